@@ -1,0 +1,228 @@
+"""What tracing costs, beside nothing, an empty pair of hooks and torch's own profiler: `python benchmarks/overhead.py`.
+
+All variants take turns in one run, on one thread, with the garbage collector as users have it; a number is the median
+over the rounds. A window of modtrace includes all its writing up to the end of the trace; windows of the profiler leave
+out its work after the window, which is long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from gpt2 import GPT2, Size
+from torch import nn
+from whole_runs import long_run, start_up
+
+import modtrace
+
+IDENTITIES = 1_000
+BARS = {
+    "identity: modtrace / empty pair": 2.2,
+    "GPT-2 training forward: modtrace / untraced": 1.12,
+    "memory growth over 1,000,000 calls [MB]": 50.0,
+    "trace on disk, identity modules [bytes a call]": 50.0,
+    "trace on disk, GPT-2 [bytes a call]": 50.0,
+    "start-up of `modtrace run` [s]": 0.1,
+}
+"""The most each may be."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the same forward; `share` of the forwards of a window are run, as slow ones need fewer."""
+
+    name: str
+    around: Callable[[], AbstractContextManager[object]]
+    share: float = 1.0
+    counts_exit: bool = False
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Medians over the rounds of one variant on one model."""
+
+    model: str
+    variant: str
+    forward_us: float
+    call_ns: float
+    ratio: float
+    added_ns: float
+
+
+@contextmanager
+def empty_pair() -> Iterator[None]:
+    """The hooks modtrace registers, with nothing in them: what torch itself charges for being watched."""
+    handles = (
+        nn.modules.module.register_module_forward_pre_hook(lambda module, args: None),
+        nn.modules.module.register_module_forward_hook(
+            lambda module, args, *rest: None, with_kwargs=True, always_call=True
+        ),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """modtrace, writing into a folder that is then removed."""
+    with TemporaryDirectory() as folder, modtrace.trace(path=Path(folder) / "run.mtrace"):
+        yield
+
+
+def profiler(**options: bool) -> AbstractContextManager[object]:
+    """torch's profiler of the CPU."""
+    return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], **options)
+
+
+VARIANTS = (
+    Variant("untraced", nullcontext),
+    Variant("empty pair of hooks", empty_pair),
+    Variant("modtrace", traced, counts_exit=True),
+    Variant("torch.profiler", profiler, share=0.1),
+    Variant("torch.profiler, record_shapes", lambda: profiler(record_shapes=True), share=0.1),
+    Variant("torch.profiler, with_stack", lambda: profiler(with_stack=True), share=0.1),
+)
+
+
+def window(variant: Variant, forward: Callable[[], object], forwards: int) -> float:
+    """Seconds a forward takes under the variant."""
+    forwards = max(1, round(forwards * variant.share))
+    with ExitStack() as stack:
+        stack.enter_context(variant.around())
+        forward()
+        started = time.perf_counter()
+        for _ in range(forwards):
+            forward()
+        ended = time.perf_counter()
+    if variant.counts_exit:
+        ended = time.perf_counter()
+    return (ended - started) / forwards
+
+
+def measure(
+    name: str, forward: Callable[[], object], calls: int, *, forwards: int, rounds: int
+) -> list[Measurement]:
+    """All variants on one model, taking turns."""
+    seconds: dict[str, list[float]] = {variant.name: [] for variant in VARIANTS}
+    for _ in range(rounds):
+        for variant in VARIANTS:
+            seconds[variant.name].append(window(variant, forward, forwards))
+    medians = {variant: statistics.median(taken) for variant, taken in seconds.items()}
+    untraced = medians["untraced"]
+    return [
+        Measurement(
+            model=name,
+            variant=variant,
+            forward_us=median * 1e6,
+            call_ns=median / calls * 1e9,
+            ratio=median / untraced,
+            added_ns=(median - untraced) / calls * 1e9,
+        )
+        for variant, median in medians.items()
+    ]
+
+
+def identity_forward() -> Callable[[], object]:
+    """A container that calls 1,000 identity modules."""
+    model = nn.Sequential(*[nn.Identity() for _ in range(IDENTITIES)])
+    x = torch.ones(1)
+    return lambda: model(x)
+
+
+def gpt2_forward(*, training: bool) -> tuple[Callable[[], object], int]:
+    """A 12-layer GPT-2 of width 64 on a batch of 2 x 32 tokens, and how many module calls its forward makes."""
+    size = Size(layers=12, width=64)
+    model = GPT2(size).train(training)
+    tokens = torch.randint(0, size.vocabulary, (2, 32))
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    handle = nn.modules.module.register_module_forward_pre_hook(count)
+    model(tokens)
+    handle.remove()
+    return lambda: model(tokens), calls
+
+
+def measure_all(rounds: int) -> list[Measurement]:
+    """Every model under every variant."""
+    found = measure("identity modules", identity_forward(), IDENTITIES + 1, forwards=100, rounds=rounds)
+    for name, training in (("GPT-2 training forward", True), ("GPT-2 eval forward", False)):
+        forward, calls = gpt2_forward(training=training)
+        found += measure(name, forward, calls, forwards=150, rounds=rounds)
+    return found
+
+
+def facts_of(found: list[Measurement], rounds: int) -> dict[str, float]:
+    """Single numbers: those with a bar and a few beside them."""
+    at = {(one.model, one.variant): one for one in found}
+    traced, pair = at["identity modules", "modtrace"], at["identity modules", "empty pair of hooks"]
+    facts = {
+        "identity: modtrace / empty pair": traced.call_ns / pair.call_ns,
+        "identity: added by modtrace / added by empty pair": traced.added_ns / pair.added_ns,
+        "GPT-2 training forward: modtrace / untraced": at["GPT-2 training forward", "modtrace"].ratio,
+        "GPT-2 eval forward: modtrace / untraced": at["GPT-2 eval forward", "modtrace"].ratio,
+    }
+    return facts | long_run() | start_up(rounds)
+
+
+def show(found: list[Measurement], facts: dict[str, float]) -> None:
+    """The table, for people."""
+    print(f"torch {torch.__version__}, Python {sys.version.split()[0]}, one thread\n")
+    model = None
+    for one in found:
+        if one.model != model:
+            model = one.model
+            print(f"{model:32}{'forward us':>12}{'ns a call':>12}{'ratio':>8}{'added ns a call':>18}")
+        print(
+            f"  {one.variant:30}{one.forward_us:12.0f}{one.call_ns:12.0f}{one.ratio:8.2f}{one.added_ns:18.0f}"
+        )
+    print()
+    for name, value in facts.items():
+        bar = f"  at most {BARS[name]:g}" if name in BARS else ""
+        missed = "  MISSED" if name in BARS and value > BARS[name] else ""
+        print(f"{name:54}{value:10.3f}{bar}{missed}")
+
+
+def main() -> int:
+    """Measure, print, and with --check say by the exit status whether a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9, help="how often every variant has its turn")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    found = measure_all(options.rounds)
+    facts = facts_of(found, options.rounds)
+    if options.json:
+        json.dump(
+            {"measurements": [asdict(one) for one in found], "facts": facts, "bars": BARS},
+            sys.stdout,
+            indent=1,
+        )
+        print()
+    else:
+        show(found, facts)
+    missed = [name for name, bar in BARS.items() if facts[name] > bar]
+    return 1 if options.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""The version, in one place: read by the package, by traces and by the build."""
+
+from typing import Final
+
+__version__: Final = "0.1.0"

@@ -1,0 +1,234 @@
+"""What is known of a module without running any code of its class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from modtrace.text import plain
+from modtrace.trace.schema import TEXT_LIMIT
+
+Module = torch.nn.Module
+
+_UninitializedMixin: Any = torch.nn.parameter.UninitializedTensorMixin
+
+
+@dataclass
+class Totals:
+    """Elements and bytes of the tensors of a subtree, shared ones once; `known` is False where a size is not."""
+
+    parameter_count: int = 0
+    parameter_bytes: int = 0
+    trainable_count: int = 0
+    buffer_count: int = 0
+    buffer_bytes: int = 0
+    known: bool = True
+
+    def add(self, other: Totals) -> None:
+        self.parameter_count += other.parameter_count
+        self.parameter_bytes += other.parameter_bytes
+        self.trainable_count += other.trainable_count
+        self.buffer_count += other.buffer_count
+        self.buffer_bytes += other.buffer_bytes
+        self.known = self.known and other.known
+
+
+def raw(module: Module) -> dict[str, Any]:
+    """The instance dictionary, past any `__getattr__` or property."""
+    try:
+        held = object.__getattribute__(module, "__dict__")
+    except AttributeError:
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def _tensors(module: Module, table: str) -> list[tuple[str, Any]]:
+    held = raw(module).get(table)
+    if not isinstance(held, dict):
+        return []
+    return [(str(name), tensor) for name, tensor in dict.items(held) if tensor is not None]
+
+
+def is_lazy(module: Module) -> bool:
+    """Whether a parameter or buffer of the module itself has no size yet."""
+    tables = ("_parameters", "_buffers")
+    return any(
+        _UninitializedMixin in type(tensor).__mro__ for table in tables for _, tensor in _tensors(module, table)
+    )
+
+
+def _size(tensor: Any) -> tuple[int, int] | None:
+    """(elements, bytes), None where a tensor does not tell."""
+    try:
+        with torch._C.DisableTorchFunctionSubclass():  # type: ignore[attr-defined]
+            sizes = tuple(tensor.shape)
+            if any(type(size) is not int for size in sizes):
+                return None
+            count = math.prod(sizes)
+            return count, count * tensor.dtype.itemsize
+    except Exception:
+        return None
+
+
+def _one(tensor: Any, *, parameter: bool) -> Totals:
+    size = _size(tensor)
+    if size is None:
+        return Totals(known=False)
+    count, held_bytes = size
+    if not parameter:
+        return Totals(buffer_count=count, buffer_bytes=held_bytes)
+    with torch._C.DisableTorchFunctionSubclass():  # type: ignore[attr-defined]
+        trainable = count if tensor.requires_grad else 0
+    return Totals(parameter_count=count, parameter_bytes=held_bytes, trainable_count=trainable)
+
+
+def subtree_totals(top: Module, modules: Sequence[Module]) -> dict[int, Totals]:
+    """id of each module -> totals of its subtree. `modules` is `top` and all below it, parents before children.
+
+    A tensor held once is added up along the tree; one held in several places (tied weights, shared modules) is added
+    to every module that has it somewhere below, once.
+    """
+    from modtrace.capture.registry import children
+
+    parents: dict[int, list[int]] = {id(module): [] for module in modules}
+    for module in modules:
+        for _, child in children(module):
+            if id(child) in parents:
+                parents[id(child)].append(id(module))
+    totals = {id(module): Totals(known=_transparent(module)) for module in modules}
+    holders: dict[int, tuple[Any, bool, list[int]]] = {}
+    for module in modules:
+        for table in ("_parameters", "_buffers"):
+            for _, tensor in _tensors(module, table):
+                entry = holders.setdefault(id(tensor), (tensor, table == "_parameters", []))
+                entry[2].append(id(module))
+    shared_below = _below_shared(modules, parents)
+    for tensor, parameter, held_by in holders.values():
+        one = _one(tensor, parameter=parameter)
+        if len(held_by) == 1 and held_by[0] not in shared_below:
+            totals[held_by[0]].add(one)
+        else:
+            held_by.append(-1)
+    _add_up(modules, parents, totals)
+    for tensor, parameter, held_by in holders.values():
+        if held_by[-1] == -1:
+            one = _one(tensor, parameter=parameter)
+            for key in _ancestors(held_by[:-1], parents):
+                totals[key].add(one)
+    return totals
+
+
+def _below_shared(modules: Sequence[Module], parents: dict[int, list[int]]) -> set[int]:
+    """Modules with more than one way up to the top."""
+    shared: set[int] = set()
+    for module in modules:
+        above = parents[id(module)]
+        if len(above) > 1 or any(key in shared for key in above):
+            shared.add(id(module))
+    return shared
+
+
+def _add_up(modules: Sequence[Module], parents: dict[int, list[int]], totals: dict[int, Totals]) -> None:
+    for module in reversed(modules):
+        above = parents[id(module)]
+        if above:
+            totals[above[0]].add(totals[id(module)])
+
+
+def _ancestors(keys: Sequence[int], parents: dict[int, list[int]]) -> set[int]:
+    found: set[int] = set()
+    pending = list(keys)
+    while pending:
+        key = pending.pop()
+        if key not in found:
+            found.add(key)
+            pending.extend(parents[key])
+    return found
+
+
+def _transparent(module: Module) -> bool:
+    """Whether the module's tensors can be seen from Python (those of a scripted module cannot)."""
+    held = raw(module)
+    return all(isinstance(held.get(table), dict) for table in ("_parameters", "_buffers", "_modules"))
+
+
+def module_row(number: int, module: Module, totals: Totals | None) -> dict[str, Any]:
+    """One row of the `modules` table."""
+    kind = type(module)
+    source_file, source_line = _source(kind)
+    counted = totals if totals is not None and totals.known else None
+    return {
+        "module": number,
+        "type": plain(kind.__name__, TEXT_LIMIT),
+        "type_module": plain(str(kind.__dict__.get("__module__", "?")), TEXT_LIMIT),
+        "parameter_count": counted and counted.parameter_count,
+        "parameter_bytes": counted and counted.parameter_bytes,
+        "trainable_count": counted and counted.trainable_count,
+        "buffer_count": counted and counted.buffer_count,
+        "buffer_bytes": counted and counted.buffer_bytes,
+        "parameters": [_parameter(name, tensor) for name, tensor in _tensors(module, "_parameters")],
+        "training": _training(module),
+        "extra_repr": _extra_repr(module, kind),
+        "source_file": source_file,
+        "source_line": source_line,
+        "overrides_call": _overrides_call(kind),
+    }
+
+
+def _parameter(name: str, tensor: Any) -> dict[str, Any]:
+    with torch._C.DisableTorchFunctionSubclass():  # type: ignore[attr-defined]
+        try:
+            shape = [size if type(size) is int else None for size in tensor.shape]
+        except Exception:
+            shape = None
+        return {
+            "path": plain(name, TEXT_LIMIT),
+            "shape": shape,
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "device": str(tensor.device),
+            "layout": str(tensor.layout).removeprefix("torch."),
+            "requires_grad": bool(tensor.requires_grad),
+        }
+
+
+def _training(module: Module) -> bool | None:
+    value = raw(module).get("training")
+    return value if type(value) is bool else None
+
+
+def _extra_repr(module: Module, kind: type) -> str | None:
+    """torch's own description. A class's own extra_repr is not called: it may compute, print or communicate."""
+    for base in kind.__mro__:
+        method = base.__dict__.get("extra_repr")
+        if method is None:
+            continue
+        if not str(base.__dict__.get("__module__", "")).startswith("torch.nn.modules."):
+            return None
+        try:
+            return plain(str(method(module)), TEXT_LIMIT)
+        except Exception:
+            return None
+    return None
+
+
+def _source(kind: type) -> tuple[str | None, int | None]:
+    forward: Any = next((base.__dict__["forward"] for base in kind.__mro__ if "forward" in base.__dict__), None)
+    for _ in range(8):  # decorated: the innermost function is the one the person wrote
+        inner = getattr(forward, "__dict__", {}).get("__wrapped__")
+        if inner is None:
+            break
+        forward = inner
+    code = getattr(forward, "__code__", None)
+    if code is None or kind.__mro__[0] is Module:
+        return None, None
+    return plain(code.co_filename, TEXT_LIMIT), code.co_firstlineno
+
+
+def _overrides_call(kind: type) -> bool:
+    return next(base for base in kind.__mro__ if "__call__" in base.__dict__) is not Module and not str(
+        kind.__dict__.get("__module__", "")
+    ).startswith(("torch.jit", "torch._dynamo", "torch.nn", "torch.fx"))

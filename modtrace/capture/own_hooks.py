@@ -1,0 +1,142 @@
+"""The end of a call that has forward hooks of its own.
+
+torch runs global hooks before a module's own, so the post-hook sees such a call too early: own hooks may replace the
+output and take time. For the length of one call a last hook, the tail, is put behind them; it takes itself away. A
+tail is left behind only while a `BaseException` is on its way, until the next event or the end of the trace.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from modtrace.capture.lanes import CODE_BITS, HOOKS, RAISED, REPLACED, RETURNED, Lane
+from modtrace.capture.raised import is_early_stop
+from modtrace.capture.signature import value_key
+
+if TYPE_CHECKING:
+    from modtrace.capture.hooks import State
+
+UNKNOWN_OUTPUT = (1 << 32) - 1
+
+
+class Tail:
+    """A forward hook that runs after all others of one module, for one call."""
+
+    __slots__ = ("began", "frame_id", "key", "lane", "output_id", "signature", "state", "tables")
+
+    def __init__(self, state: State, lane: Lane, module: Any, frame_id: int) -> None:
+        self.state = state
+        self.lane = lane
+        self.frame_id = frame_id
+        self.key = -id(self)
+        self.began = False
+        self.output_id = 0
+        self.signature = 0
+        self.tables = (module._forward_hooks, module._forward_hooks_always_called)
+
+    def install(self) -> None:
+        """Put it last. Its key is negative: the ids torch gives to hooks are not."""
+        hooks, always_called = self.tables
+        always_called[self.key] = True
+        hooks[self.key] = self
+
+    def remove(self) -> None:
+        """Take it away; does nothing the second time."""
+        hooks, always_called = self.tables
+        hooks.pop(self.key, None)
+        always_called.pop(self.key, None)
+
+    def __call__(self, module: Any, args: Any, output: Any) -> None:
+        now = self.state.clock()
+        try:
+            self._end(output, now)
+        except Exception as fault:
+            self.state.fault(fault)
+
+    def _end(self, output: Any, now: int) -> None:
+        caller = sys._getframe(2)
+        error = sys.exc_info()[1]
+        failed = error is not None and _caught_in(error, caller)
+        hooks, _ = self.tables
+        if not failed or next(reversed(hooks), None) == self.key:
+            self.remove()  # torch walks the live table when a hook has raised: only its last entry may go then
+        lane, state = self.lane, self.state
+        if state.off or not self.began or self.frame_id not in lane.frames:
+            return
+        if state.lanes.lane is not lane:
+            return
+        while lane.frames.pop() != self.frame_id:
+            pass
+        depth, kwargs = len(lane.frames), self.signature >> 32 << 32
+        if not failed or error is None:
+            drop_dead(lane)
+            signature, code = self.signature, RETURNED
+            if id(output) != self.output_id:
+                number = state.signatures.number(value_key(output))
+                signature, code = kwargs | number, REPLACED
+            lane.extend((signature, depth << CODE_BITS | code, now))
+        elif is_early_stop(error):
+            lane.extend((kwargs | UNKNOWN_OUTPUT, depth << CODE_BITS | RETURNED, now))
+        else:
+            number = state.errors.number(error)
+            lane.extend((kwargs | number, depth << CODE_BITS | RAISED, now))
+            lane.error = (id(error), number, now)
+        if depth == 0 and now > state.flush_outside_at:
+            state.flush(lane)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return _inert
+
+    def __reduce__(self) -> Any:
+        return (_make_inert, ())
+
+
+def _caught_in(error: BaseException, frame: Any) -> bool:
+    """Whether the exception in flight was caught by `frame` (and is not one the caller was handling already)."""
+    traceback = error.__traceback__
+    return traceback is not None and traceback.tb_frame is frame
+
+
+def _inert(*_: Any) -> None:
+    """What a copy of a tail is."""
+
+
+def _make_inert() -> Any:
+    return _inert
+
+
+def expect(state: State, lane: Lane, module: Any, frame_id: int) -> None:
+    """Put a tail behind the own hooks of a module whose call begins."""
+    drop_dead(lane)
+    tail = Tail(state, lane, module, frame_id)
+    lane.tails.append(tail)
+    tail.install()
+
+
+def begins(lane: Lane, frame_id: int, now: int, signature: int, output: Any) -> bool:
+    """Note that forward has returned and own hooks begin. False when no tail will come for this call."""
+    tail = lane.tails[-1]
+    if tail.frame_id != frame_id or tail.began:
+        return False
+    if tail.key not in tail.tables[0]:  # the forward has cleared its own hooks
+        lane.tails.pop()
+        tail.remove()
+        return False
+    tail.began = True
+    tail.output_id = id(output)
+    tail.signature = signature
+    lane.extend((0, (len(lane.frames) - 1) << CODE_BITS | HOOKS, now))
+    return True
+
+
+def drop_dead(lane: Lane) -> None:
+    """Remove the tails of calls that are no longer open."""
+    while lane.tails and lane.tails[-1].frame_id not in lane.frames:
+        lane.tails.pop().remove()
+
+
+def drop_all(lane: Lane) -> None:
+    """Remove every tail, at the end of a trace."""
+    while lane.tails:
+        lane.tails.pop().remove()

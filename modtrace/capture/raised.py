@@ -1,0 +1,67 @@
+"""Exceptions that passed through calls: their type and first line, without running code of theirs."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any, Final
+
+from modtrace.text import plain
+from modtrace.trace.schema import MESSAGE_LIMIT, TEXT_LIMIT
+
+_SIMPLE: Final = (str, int, float, bool, type(None))
+_BUILTIN_TEXTS: Final = {
+    kind.__dict__["__str__"]
+    for kind in vars(builtins).values()
+    if isinstance(kind, type) and issubclass(kind, BaseException) and "__str__" in kind.__dict__
+}
+
+
+class Errors:
+    """The exceptions of one trace, numbered as they are seen."""
+
+    def __init__(self, *, messages: bool) -> None:
+        self._messages = messages
+        self._rows: list[tuple[int, str, str | None]] = []
+        self._count = 0
+
+    def number(self, error: BaseException) -> int:
+        """A new number for an exception just seen for the first time. No reference to it is kept."""
+        number = self._count
+        self._count = number + 1
+        name = plain(type(error).__name__, TEXT_LIMIT)
+        self._rows.append((number, name, first_line(error) if self._messages else None))
+        return number
+
+    def rows(self) -> dict[str, list[Any]]:
+        """Rows of the `errors` table not handed out before."""
+        rows, self._rows = self._rows, []
+        return {
+            "error": [number for number, _, _ in rows],
+            "type": [name for _, name, _ in rows],
+            "message": [message for _, _, message in rows],
+        }
+
+
+def first_line(error: BaseException) -> str | None:
+    """The first line of the message; None when only code of the exception's own class could tell."""
+    text = _message(error)
+    if text is None:
+        return None
+    lines = text.strip().splitlines()
+    return plain(lines[0], MESSAGE_LIMIT) if lines else ""
+
+
+def _message(error: BaseException) -> str | None:
+    args = BaseException.__dict__["args"].__get__(error)
+    method = next(base.__dict__["__str__"] for base in type(error).__mro__ if "__str__" in base.__dict__)
+    if all(type(arg) in _SIMPLE for arg in args) and method in _BUILTIN_TEXTS:
+        return str(error)
+    if args and type(args[0]) is str:
+        return args[0]
+    return None
+
+
+def is_early_stop(error: BaseException) -> bool:
+    """Whether this is how activation checkpointing ends a recomputation that has come far enough: no fault."""
+    kind = type(error)
+    return kind.__name__ == "_StopRecomputationError" and kind.__module__ == "torch.utils.checkpoint"

@@ -1,0 +1,337 @@
+"""Structures of inputs and outputs -> small hashable keys -> interned numbers, texts and tensor rows.
+
+A key holds no tensor and no value: sizes, types and names only. It is made in the traced program's time, so it never
+calls a tensor operation, never runs code of the values it looks at, and walks a bounded part of them. Text and rows
+are made from the key alone, once a key, when a block is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import groupby
+from typing import Any, Final
+
+import torch
+
+from modtrace.text import plain
+from modtrace.trace.schema import TEXT_LIMIT
+
+Key = Hashable
+
+MAX_DEPTH: Final = 4
+MAX_LEAVES: Final = 64
+"""Of a longer structure the first leaves are recorded and the number of the others."""
+MAX_KEYS: Final = 20_000
+"""Interned keys held in memory. Beyond it the table starts again, so that shapes that never repeat cannot fill memory."""
+
+EMPTY: Final[Key] = ("args",)
+"""The key of no arguments."""
+UNKNOWN: Final[Key] = ("type", "?")
+"""The key of what cannot be looked at."""
+
+_SHORT: Final = {
+    "float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16",
+    "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8",
+    "uint64": "u64", "uint32": "u32", "uint16": "u16", "uint8": "u8",
+    "complex128": "c128", "complex64": "c64", "complex32": "c32", "bool": "bool",
+}  # fmt: skip
+
+_PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
+_SCALARS: Final = (bool, int, float, complex)
+_NoDispatch: Any = torch._C.DisableTorchFunctionSubclass
+
+
+class _Budget:
+    """Leaves still to be looked at in one structure."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = MAX_LEAVES
+
+
+def arguments_key(args: tuple[Any, ...], *, vmapped: bool = False) -> Key:
+    """The key of positional arguments."""
+    try:
+        with _NoDispatch():
+            return ("args", *_items(args, 0, _Budget(), vmapped))
+    except Exception:  # an object that cannot be looked at is unknown; it is no fault of the recorder
+        return UNKNOWN
+
+
+def keywords_key(kwargs: dict[str, Any], *, vmapped: bool = False) -> Key:
+    """The key of keyword arguments."""
+    try:
+        with _NoDispatch():
+            return ("kwargs", *_pairs(kwargs.items(), len(kwargs), 0, _Budget(), vmapped))
+    except Exception:
+        return ("kwargs", ("?", UNKNOWN))
+
+
+def value_key(value: Any, *, vmapped: bool = False) -> Key:
+    """The key of one value, such as an output."""
+    try:
+        with _NoDispatch():
+            return _key(value, 0, _Budget(), vmapped)
+    except Exception:
+        return UNKNOWN
+
+
+def _key(value: Any, depth: int, budget: _Budget, vmapped: bool) -> Key:
+    budget.left -= 1
+    kind = type(value)
+    if kind in _PLAIN and not vmapped:
+        try:
+            key = (value.shape, value.dtype, value.device, value.requires_grad, value.layout)
+            hash(key)
+        except Exception:
+            return _tensor_key(value, kind, vmapped)
+        return key
+    if value is None:
+        return ("type", "None")
+    if kind in _SCALARS:
+        return ("type", kind.__name__)
+    if kind is str:
+        return ("type", f"str({len(value)})")
+    mro = type.__getattribute__(kind, "__mro__")
+    if torch.Tensor in mro:
+        return _tensor_key(value, kind, vmapped)
+    if depth >= MAX_DEPTH:
+        return ("type", _name(kind))
+    return _container_key(value, kind, mro, depth, budget, vmapped)
+
+
+def _container_key(
+    value: Any, kind: type, mro: Sequence[type], depth: int, budget: _Budget, vmapped: bool
+) -> Key:
+    fields = _fields(value, kind, mro)
+    if fields is not None:
+        return ("fields", _name(kind), *_pairs(fields, len(fields), depth + 1, budget, vmapped))
+    if kind is torch.Size:
+        return ("type", "Size")
+    for base in (tuple, list):
+        if base in mro:
+            label = base.__name__ if kind is base else _name(kind)
+            return ("sequence", label, *_items(value, depth + 1, budget, vmapped, base))
+    if dict in mro:
+        label = "dict" if kind is dict else _name(kind)
+        return (
+            "mapping",
+            label,
+            *_pairs(dict.items(value), dict.__len__(value), depth + 1, budget, vmapped),
+        )
+    return ("type", _name(kind))
+
+
+def _fields(value: Any, kind: type, mro: Sequence[type]) -> list[tuple[str, Any]] | None:
+    """Fields of a namedtuple or dataclass, read past any property or `__getattr__` of the class."""
+    names = kind.__dict__.get("_fields") if tuple in mro else None
+    if names is None and tuple in mro:
+        names = next((base.__dict__["_fields"] for base in mro if "_fields" in base.__dict__), None)
+    if type(names) is tuple and len(names) == tuple.__len__(value):
+        return list(zip(map(str, names), tuple.__iter__(value)))
+    declared = next(
+        (base.__dict__["__dataclass_fields__"] for base in mro if "__dataclass_fields__" in base.__dict__),
+        None,
+    )
+    if type(declared) is not dict:
+        return None
+    held = _instance_dict(value)
+    found = []
+    for name in declared:
+        if name in held:
+            found.append((str(name), held[name]))
+        else:
+            slot = next((base.__dict__[name] for base in mro if name in base.__dict__), None)
+            if type(slot).__name__ == "member_descriptor":
+                found.append((str(name), slot.__get__(value)))
+    if dict in mro:  # a transformers ModelOutput: absent outputs are fields that hold None
+        found = [(name, item) for name, item in found if item is not None]
+    return found
+
+
+def _instance_dict(value: Any) -> dict[str, Any]:
+    try:
+        held = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
+    return held if type(held) is dict else {}
+
+
+def _items(
+    values: Any, depth: int, budget: _Budget, vmapped: bool, base: type = tuple
+) -> Iterable[Key]:
+    total = base.__len__(values)  # type: ignore[attr-defined]
+    keys: list[Key] = []
+    for item in base.__iter__(values):  # type: ignore[attr-defined]
+        if budget.left <= 0:
+            break
+        keys.append(_key(item, depth, budget, vmapped))
+    if total > len(keys):
+        keys.append(("more", total - len(keys)))
+    return keys
+
+
+def _pairs(
+    pairs: Iterable[tuple[Any, Any]], total: int, depth: int, budget: _Budget, vmapped: bool
+) -> Iterable[Key]:
+    keys: list[Key] = []
+    for name, item in pairs:
+        if budget.left <= 0:
+            break
+        shown = name[:60] if type(name) is str else str(name) if type(name) is int else _name(type(name))
+        keys.append((shown, _key(item, depth, budget, vmapped)))
+    if total > len(keys):
+        keys.append(("...", ("more", total - len(keys))))
+    return keys
+
+
+def _tensor_key(value: Any, kind: type, vmapped: bool) -> Key:
+    """A tensor whose attributes may be absent, symbolic or guarded: everything becomes text or a plain int."""
+    mark = "" if kind in _PLAIN else _name(kind)
+    if vmapped and torch._C._functorch.is_batchedtensor(value):
+        mark = f"{mark} vmap".strip()
+    placements = _placements(value) if mark == "DTensor" else ""
+    return (
+        "tensor",
+        mark + placements,
+        _read(lambda: tuple(d if type(d) is int else str(d) for d in value.shape)),
+        _read(lambda: _dtype(value.dtype)),
+        _read(lambda: str(value.device)),
+        _read(lambda: bool(value.requires_grad)),
+        _read(lambda: _layout(value.layout)),
+    )
+
+
+def _read(attribute: Any) -> Any:
+    try:
+        return attribute()
+    except Exception:
+        return None
+
+
+def _placements(value: Any) -> str:
+    spec = _instance_dict(value).get("_spec")
+    return str(getattr(spec, "placements", "")) if spec is not None else ""
+
+
+def _name(kind: type) -> str:
+    name = type.__getattribute__(kind, "__name__")
+    return name[:120] if type(name) is str else "?"
+
+
+def _dtype(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _layout(layout: Any) -> str:
+    return str(layout).removeprefix("torch.")
+
+
+class Signatures:
+    """The interned keys of one trace. `number` is called by the hooks; `rows` by the writer of a block."""
+
+    def __init__(self) -> None:
+        self.known: dict[Key, int] = {}
+        self._fresh: list[tuple[int, Key]] = []
+        self._count = 0
+        self._keys: dict[int, Key] = {}
+        self._older_keys: dict[int, Key] = {}
+        self.empty = self.number(EMPTY)
+
+    def number(self, key: Key) -> int:
+        """The number of a key, a new one for a new key. A dict and two list operations: safe in any thread."""
+        known = self.known.get(key)
+        if known is not None:
+            return known
+        if len(self.known) >= MAX_KEYS:
+            self.known.clear()
+            self._older_keys, self._keys = self._keys, {}
+        number = self._count
+        self._count = number + 1
+        self._fresh.append((number, key))
+        self.known[key] = number
+        return number
+
+    def joined(self, args: int, kwargs: int) -> int:
+        """The number for positional and keyword arguments together."""
+        return self.number(("call", args, kwargs))
+
+    def rows(self) -> dict[str, list[Any]]:
+        """Rows of the `signatures` table not handed out before; empty lists when there are none."""
+        fresh, self._fresh = self._fresh, []
+        for number, key in fresh:
+            self._keys[number] = key
+        described = [self._describe(key) for _, key in fresh]
+        return {
+            "signature": [number for number, _ in fresh],
+            "text": [text for text, _ in described],
+            "tensors": [tensors for _, tensors in described],
+        }
+
+    def _describe(self, key: Any) -> tuple[str, list[dict[str, Any]]]:
+        try:
+            tensors: list[dict[str, Any]] = []
+            if key[0] == "call":
+                parts = [self._keys.get(part) or self._older_keys.get(part) for part in key[1:]]
+                texts = [_text(part, "", tensors) if part is not None else "?" for part in parts]
+                return plain(", ".join(filter(None, texts)), TEXT_LIMIT), tensors
+            return plain(_text(key, "", tensors), TEXT_LIMIT), tensors
+        except Exception:  # an odd key costs its text, never the recording
+            return "?", []
+
+
+def _text(key: Any, path: str, tensors: list[dict[str, Any]]) -> str:
+    tag = key[0]
+    if tag == "args":
+        return _joined([_text(k, str(i), tensors) for i, k in enumerate(key[1:])])
+    if tag == "kwargs":
+        return ", ".join(f"{name}={_text(k, name, tensors)}" for name, k in key[1:])
+    if tag == "type":
+        return str(key[1])
+    if tag == "more":
+        return f"... {key[1]} more"
+    prefix = f"{path}." if path else ""
+    if tag == "sequence":
+        texts = [_text(k, f"{prefix}{i}", tensors) for i, k in enumerate(key[2:])]
+        left, right = ("[", "]") if key[1] == "list" else ("(", ")")
+        name = "" if key[1] in ("list", "tuple") else key[1]
+        return f"{name}{left}{_joined(texts)}{right}"
+    if tag == "mapping":
+        inside = ", ".join(f"{name}: {_text(k, prefix + name, tensors)}" for name, k in key[2:])
+        return f"{'' if key[1] == 'dict' else key[1]}{{{inside}}}"
+    if tag == "fields":
+        inside = ", ".join(f"{name}={_text(k, prefix + name, tensors)}" for name, k in key[2:])
+        return f"{key[1]}({inside})"
+    return _tensor_text(key, path, tensors)
+
+
+def _joined(texts: list[str]) -> str:
+    """Texts with runs of equal ones folded: `f32[2] x24`."""
+    runs = [(text, len(list(group))) for text, group in groupby(texts)]
+    return ", ".join(text if count == 1 else f"{text} x{count}" for text, count in runs)
+
+
+def _tensor_text(key: Any, path: str, tensors: list[dict[str, Any]]) -> str:
+    if key[0] == "tensor":
+        _, mark, shape, dtype, device, requires_grad, layout = key
+    else:
+        shape, dtype, device, requires_grad, layout = key
+        mark, shape, dtype, device, layout = "", tuple(shape), _dtype(dtype), str(device), _layout(layout)
+    tensors.append(
+        {
+            "path": plain(path, TEXT_LIMIT),
+            "shape": None if shape is None else [d if type(d) is int else None for d in shape],
+            "dtype": dtype or "?",
+            "device": device or "?",
+            "layout": layout or "?",
+            "requires_grad": bool(requires_grad),
+        }
+    )
+    sizes = "?" if shape is None else ",".join(map(str, shape))
+    if shape is None and (layout in (None, "strided")):
+        return "nested[?]"
+    where = "" if device in ("cpu", None) else f"@{device}"
+    kind = "" if layout in ("strided", None) else f":{layout}"
+    name = f"{mark}:" if mark else ""
+    return f"{name}{_SHORT.get(dtype or '', dtype or '?')}[{sizes}]{kind}{where}"

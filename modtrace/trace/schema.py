@@ -1,0 +1,145 @@
+"""What a trace holds: tables, columns, units, codes, limits. The one place that names a column.
+
+A trace is a directory `NAME.mtrace` with `run.json` and one folder a process; a folder holds `process.json`,
+one Arrow IPC stream a table (`calls.arrows`, ...) and, after a clean end, `end.json`.
+
+Version history
+    1  first layout: module calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+VERSION: Final = 1
+FORMAT: Final = "modtrace"
+SUFFIX: Final = ".mtrace"
+
+RUN_FILE: Final = "run.json"
+PROCESS_FILE: Final = "process.json"
+END_FILE: Final = "end.json"
+STREAM_SUFFIX: Final = ".arrows"
+
+KINDS: Final = ("module", "function", "backward", "phase", "span", "step")
+"""`calls.kind` is an index into this."""
+
+STATUSES: Final = ("ok", "raised", "aborted", "unfinished")
+"""`calls.status` is an index into this. aborted: left by a BaseException; unfinished: open when recording ended."""
+
+OK, RAISED, ABORTED, UNFINISHED = range(4)
+
+THREAD_SHIFT: Final = 40
+"""A stored call id is `thread << THREAD_SHIFT | n`, n counting the calls of that thread in order of their start."""
+
+TEXT_LIMIT: Final = 512
+"""Characters kept of any name or repr; longer ones end in `...`."""
+MESSAGE_LIMIT: Final = 300
+"""Characters kept of the first line of an exception's message."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `type` is int8/int32/int64/bool/string/list<string>/tensors; unit in the name, `doc` for people."""
+
+    name: str
+    type: str
+    doc: str
+    nullable: bool = False
+
+
+TENSOR_FIELDS: Final = (
+    Column("path", "string", "where in the structure: `0`, `0.mask`, `kwargs.mask`, `logits`; a parameter's own name"),
+    Column("shape", "list<int64>", "sizes; a null element is a symbolic size; null where the tensor has no shape", True),
+    Column("dtype", "string", "torch's name without `torch.`: float32"),
+    Column("device", "string", "cpu, cuda:0, meta"),
+    Column("layout", "string", "strided, sparse_coo, ..."),
+    Column("requires_grad", "bool", "whether autograd tracked it"),
+)
+"""Fields of one element of a `tensors` column (a list of structs)."""
+
+TABLES: Final[dict[str, tuple[Column, ...]]] = {
+    # One row an execution of Module.__call__, written when it has ended. Rows of one batch are sorted by `call`;
+    # a call open over a flush comes in a later batch than its children.
+    "calls": (
+        Column("call", "int64", "id, order of start within its thread (see THREAD_SHIFT)"),
+        Column("parent", "int64", "id of the enclosing call, -1 for a root call"),
+        Column("last_call", "int64", "id of the last descendant (itself if none): a subtree is one range of ids"),
+        Column("kind", "int8", "index into KINDS"),
+        Column("module", "int32", "row key in `modules`"),
+        Column("root", "int32", "module at the top of the tree that `module` is named in; see `names`"),
+        Column("step", "int64", "number of the root call, from 0 in order of start over all threads"),
+        Column("depth", "int32", "0 for a root call"),
+        Column("start_ns", "int64", "nanoseconds since the start of recording in this process"),
+        Column("duration_ns", "int64", "inclusive wall time; null when the end was not seen", True),
+        Column("self_ns", "int64", "duration without child calls and without tracer_ns", True),
+        Column("tracer_ns", "int64", "modtrace's own time inside this call and outside its children", True),
+        Column("hooks_ns", "int64", "time of the module's own forward hooks; null when it has none", True),
+        Column("output_replaced", "bool", "an own forward hook changed the output; null without own hooks", True),
+        Column("inputs", "int32", "row key in `signatures`; null when unknown", True),
+        Column("outputs", "int32", "row key in `signatures`; null when it did not return", True),
+        Column("status", "int8", "index into STATUSES"),
+        Column("error", "int32", "row key in `errors` when an exception passed through", True),
+    ),
+    # Calls still open at a flush, each written once; those without a row in `calls` never ended.
+    "open": (
+        Column("call", "int64", "as in calls"),
+        Column("parent", "int64", "as in calls"),
+        Column("kind", "int8", "as in calls"),
+        Column("module", "int32", "as in calls"),
+        Column("root", "int32", "as in calls"),
+        Column("step", "int64", "as in calls"),
+        Column("depth", "int32", "as in calls"),
+        Column("start_ns", "int64", "as in calls"),
+        Column("inputs", "int32", "as in calls (positional arguments only)", True),
+    ),
+    # One row a module instance; a later row with the same key replaces the earlier (lazy modules change).
+    "modules": (
+        Column("module", "int32", "key, one a module instance"),
+        Column("type", "string", "class name"),
+        Column("type_module", "string", "Python module of the class"),
+        Column("parameter_count", "int64", "elements of all parameters in the subtree, shared ones once", True),
+        Column("parameter_bytes", "int64", "their bytes", True),
+        Column("trainable_count", "int64", "elements of those that require grad", True),
+        Column("buffer_count", "int64", "elements of all buffers in the subtree, shared ones once", True),
+        Column("buffer_bytes", "int64", "their bytes", True),
+        Column("parameters", "tensors", "the module's own parameters (not its children's)"),
+        Column("training", "bool", "the mode when first seen; null when it cannot be read", True),
+        Column("extra_repr", "string", "torch's own description (`in_features=3, ...`); null where it is not torch's", True),
+        Column("source_file", "string", "file of the class's forward", True),
+        Column("source_line", "int32", "its line", True),
+        Column("overrides_call", "bool", "the class has a __call__ of its own, so calls may have gone unseen"),
+    ),
+    # A module's names in one tree; `root` is the module the names are relative to. A later row replaces an earlier.
+    "names": (
+        Column("root", "int32", "row key in modules: the top of the tree"),
+        Column("module", "int32", "row key in modules"),
+        Column("name", "string", 'FQN, the first in named_modules order; "" for the root itself'),
+        Column("aliases", "list<string>", "the other FQNs of a shared module"),
+    ),
+    # Each distinct structure of inputs or outputs once.
+    "signatures": (
+        Column("signature", "int32", "key"),
+        Column("text", "string", "as shown: f32[2,225,15,15], (f32[2,3], mask=bool[2,3])"),
+        Column("tensors", "tensors", "its tensors in order"),
+    ),
+    "errors": (
+        Column("error", "int32", "key, one an exception object"),
+        Column("type", "string", "class name"),
+        Column("message", "string", "first line, at most MESSAGE_LIMIT characters; null with --no-messages", True),
+    ),
+    # What could not be recorded. Every view shows it.
+    "gaps": (
+        Column("at_ns", "int64", "nanoseconds since the start of recording in this process"),
+        Column("reason", "string", "what happened, for people"),
+        Column("lost_calls", "int64", "calls known to be lost; null when the number is unknown", True),
+    ),
+}
+
+CALL_COLUMNS: Final = (
+    "parent", "kind", "name", "type", "root", "module_id", "step", "rank", "thread", "depth",
+    "start_ns", "duration_ns", "self_ns", "device_ns", "inputs", "outputs",
+    "memory_delta_bytes", "memory_peak_bytes", "status", "error",
+    "last_call", "tracer_ns", "hooks_ns", "output_replaced",
+)  # fmt: skip
+"""Columns of the public `calls` DataFrame, indexed by `call`. Not yet recorded: device_ns, memory_*: null."""

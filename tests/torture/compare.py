@@ -1,0 +1,75 @@
+"""A trace's calls beside the oracle's, thread by thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from tests.torture.oracle import Oracle, OracleCall
+
+Row = tuple[int, int, str]
+"""depth, position of the parent among the calls of its thread (-1 for none), class"""
+
+
+def traced_threads(calls: pd.DataFrame) -> list[pd.DataFrame]:
+    """The calls of each thread, threads in order of their number."""
+    return [rows for _, rows in calls.groupby("thread", sort=True)]
+
+
+def traced_rows(rows: pd.DataFrame) -> list[Row]:
+    """The calls of one thread."""
+    position = {-1: -1} | {call: index for index, call in enumerate(rows.index)}
+    return [
+        (int(depth), position[parent], str(kind))
+        for depth, parent, kind in zip(rows["depth"], rows["parent"], rows["type"], strict=True)
+    ]
+
+
+def oracle_rows(oracle: Oracle, calls: Sequence[OracleCall]) -> list[Row]:
+    """The same of the oracle's."""
+    position = {id(call): index for index, call in enumerate(calls)}
+    return [
+        (call.depth, -1 if call.parent == -1 else position[id(oracle.calls[call.parent])], call.type)
+        for call in calls
+    ]
+
+
+def one_to_one(left: Sequence[object], right: Sequence[object]) -> dict[object, object]:
+    """The mapping that turns `left` into `right`, item by item; fails unless it is one to one."""
+    forward: dict[object, object] = {}
+    for a, b in zip(left, right, strict=True):
+        assert forward.setdefault(a, b) == b, f"{a} is both {forward[a]} and {b}"
+    assert len(set(forward.values())) == len(forward), "two modules have one number"
+    return forward
+
+
+def assert_well_formed(calls: pd.DataFrame) -> None:
+    """Parents come first, depths follow from them, subtrees are ranges, intervals lie inside each other."""
+    assert list(calls.index) == list(range(len(calls)))
+    last = {}
+    for call, row in calls.iterrows():
+        parent = row["parent"]
+        assert -1 <= parent < call
+        assert row["depth"] == (0 if parent == -1 else calls.at[parent, "depth"] + 1)
+        last[call] = call
+        while parent != -1:
+            last[parent] = call
+            assert calls.at[parent, "thread"] == row["thread"]
+            assert calls.at[parent, "step"] == row["step"]
+            parent = calls.at[parent, "parent"]
+    assert list(calls["last_call"]) == [last[call] for call in calls.index]
+    _assert_times_nest(calls)
+
+
+def _assert_times_nest(calls: pd.DataFrame) -> None:
+    timed = calls[calls["duration_ns"].notna()]
+    assert (timed["duration_ns"] >= 0).all()
+    assert (timed["self_ns"].dropna() >= 0).all()
+    inner = timed[timed["parent"].isin(timed.index)]
+    outer = timed.loc[inner["parent"]]
+    starts, outer_starts = inner["start_ns"].to_numpy(int), outer["start_ns"].to_numpy(int)
+    ends = starts + inner["duration_ns"].to_numpy(int)
+    outer_ends = outer_starts + outer["duration_ns"].to_numpy(int)
+    assert (outer_starts <= starts).all()
+    assert (ends <= outer_ends).all()

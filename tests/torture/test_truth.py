@@ -1,0 +1,141 @@
+"""The recorded calls of every case are the oracle's, in the same run."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+
+import pytest
+import torch
+
+import modtrace
+from modtrace.trace.schema import TEXT_LIMIT
+from tests.torture.compare import (
+    assert_well_formed,
+    one_to_one,
+    oracle_rows,
+    traced_rows,
+    traced_threads,
+)
+from tests.torture.models import CASE_LIST, CASES
+from tests.torture.observe import seed
+from tests.torture.oracle import Oracle
+from tests.torture.tree_walk import named_modules
+
+SEEN = [case for case in CASE_LIST if case.hooks_seen]
+UNSEEN = [case for case in CASE_LIST if not case.hooks_seen]
+
+
+def record(case):
+    """Run a case under both; returns the model, the trace and the oracle."""
+    seed()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = case.make()
+        with modtrace.trace() as trace, Oracle() as oracle, contextlib.suppress(case.raises or ()):
+            case.run(model)
+    return model, trace, oracle
+
+
+@pytest.mark.parametrize("case", SEEN, ids=lambda case: case.name)
+def test_calls_are_the_oracles(case):
+    model, trace, oracle = record(case)
+    calls = trace.calls
+    threads = traced_threads(calls)
+    expected = oracle.by_thread()
+
+    assert_well_formed(calls)
+    assert sorted(map(traced_rows, threads)) == sorted(oracle_rows(oracle, rows) for rows in expected)
+
+    def seen(rows):
+        return list(zip(traced_rows(rows), rows["module_id"], rows["status"], strict=True))
+
+    numbers = module_numbers(trace, oracle, calls, len(expected))
+    failed = "aborted" if case.aborts else "raised"
+    told = [
+        list(
+            zip(
+                oracle_rows(oracle, rows),
+                [numbers[call.module] for call in rows],
+                case.statuses or ["ok" if call.returned else failed for call in rows],
+                strict=True,
+            )
+        )
+        for rows in expected
+    ]
+    assert sorted(map(seen, threads)) == sorted(told)
+    check_names(case, model, trace)
+    if len(threads) == 1:
+        roots = calls[calls["parent"] == -1]
+        assert list(roots["step"]) == list(range(len(roots)))
+
+
+def module_numbers(trace, oracle, calls, thread_count):
+    """Which module_id each of the oracle's modules has."""
+    alive = {
+        number: trace.module_id_of(module)
+        for number, reference in enumerate(oracle.modules)
+        if (module := reference()) is not None
+    }
+    if thread_count != 1:
+        return alive
+    numbers = one_to_one([call.module for call in oracle.calls], list(calls["module_id"]))
+    assert {number: numbers[number] for number in alive} == alive
+    return numbers
+
+
+def check_names(case, model, trace):
+    """Calls below a call of the model are named as in its `named_modules()`."""
+    if not case.fixed_tree:
+        return
+    names = {trace.module_id_of(module): name for name, module in named_modules(model)}
+    calls = trace.calls
+    for step in calls.loc[
+        (calls["parent"] == -1) & (calls["module_id"] == trace.module_id_of(model)), "step"
+    ]:
+        inside = calls[calls["step"] == step]
+        assert list(inside["name"]) == [names[number] for number in inside["module_id"]]
+
+
+@pytest.mark.parametrize("case", UNSEEN, ids=lambda case: case.name)
+def test_calls_torch_shows_to_nobody(case):
+    """Where torch itself fails before its hooks, what was seen is still a tree."""
+    _, trace, _ = record(case)
+    assert_well_formed(trace.calls)
+
+
+def test_names_of_strangers_are_made_safe():
+    _, trace, _ = record(CASES["hostile_names"])
+    for name in trace.calls["name"]:
+        assert name.isprintable()
+        assert len(name) <= TEXT_LIMIT + len("...")
+        name.encode()
+
+
+def test_modules_that_never_ran_are_listed():
+    _, trace, _ = record(CASES["UnusedAndNone"])
+    modules = trace.modules.set_index("name")
+    assert modules.at["unused", "calls"] == 0
+    assert modules.at["used", "calls"] == 1
+
+
+def test_shared_module_has_one_number_and_all_names():
+    _, trace, _ = record(CASES["SharedModule"])
+    row = trace.modules.set_index("name").loc["first"]
+    assert list(row["aliases"]) == ["second"]
+    assert row["calls"] == 2
+
+
+def test_ids_of_dead_modules_are_not_mixed_up():
+    """10,000 modules that live for one call each, at a handful of addresses."""
+    addresses = set()
+    with modtrace.trace() as trace:
+        for width in range(10_000):
+            module = torch.nn.Identity() if width % 2 else torch.nn.ReLU()
+            addresses.add(id(module))
+            module(None) if width % 2 else module(torch.ones(1))
+            del module
+    calls = trace.calls
+    assert len(addresses) < 1_000
+    assert calls["module_id"].nunique() == len(calls) == 10_000
+    assert list(calls["type"]) == ["ReLU", "Identity"] * 5_000
