@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 
 from modtrace.capture.decode import Costs
-from modtrace.capture.lanes import CODE_MASK, PRE, RETURNED, WORDS, Lane
+from modtrace.capture.lanes import WORDS, Lane
 
 CALLS: Final = 200
 ROUNDS: Final = 7
@@ -113,10 +113,8 @@ def _round(call: Callable[..., Any], probe: Probe, value: Any, clock: Callable[[
 
 def _inside(words: list[int]) -> float:
     """The median time between the clocks of a call's two hooks."""
-    events = [(words[i + 1] & CODE_MASK, words[i + 2]) for i in range(0, len(words), WORDS)]
+    events = [(words[i + 2] >= 0, words[i + 3]) for i in range(0, len(words), WORDS)]
     spans = [
-        later[1] - earlier[1]
-        for earlier, later in zip(events, events[1:])
-        if earlier[0] == PRE and later[0] == RETURNED
+        later[1] - earlier[1] for earlier, later in zip(events, events[1:]) if earlier[0] and not later[0]
     ]
     return median(spans) if spans else 0.0

@@ -16,11 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.capture.lanes import (
-    CODE_BITS,
-    CODE_MASK,
+    CODE_SHIFT,
     COST,
     HOOKS,
-    LOW,
     PRE,
     RAISED,
     REPLACED,
@@ -84,14 +82,19 @@ class Block:
 
 
 def events_of(words: list[int]) -> Ints:
-    """The words of whole events, one event a row: shape (n, 3)."""
+    """The words of whole events, one event a row: shape (n, 4)."""
     flat = np.frombuffer(array("q", words), dtype=np.int64)
     return flat[: len(flat) // WORDS * WORDS].reshape(-1, WORDS)
 
 
-def root_starts(events: Ints) -> Ints:
-    """The clocks at which root calls start, in order; steps are numbered over all lanes by them."""
-    return events[events[:, 1] == PRE, 2]
+def is_start(events: Ints) -> Bools:
+    """Which events start a call."""
+    return (events[:, 2] >= 0) & (events[:, 2] >> CODE_SHIFT == 0)
+
+
+def is_root_start(events: Ints) -> Bools:
+    """Which events start a root call."""
+    return events[:, 2] == 0
 
 
 def decode(
@@ -100,7 +103,7 @@ def decode(
     """Decode one block of one lane.
 
     Args:
-        events: shape (n, 3), see `events_of`.
+        events: shape (n, 4), see `events_of`.
         carried: the calls that were open before the block.
         base: what is added to the lane's own count of calls to make a call id.
         steps: the step of each root call that starts in the block, in order.
@@ -128,8 +131,8 @@ def decode(
     calls: dict[str, Ints] = {
         "call": call,
         "parent": np.where(parent_at >= 0, call[parent_at], -1),
-        "module": stream.first[starts] >> 32,
-        "args": stream.first[starts] & LOW,
+        "module": stream.first[starts],
+        "args": stream.second[starts],
         "depth": stream.depth[starts],
         "clock": stream.clock[starts],
     }
@@ -168,11 +171,16 @@ class _Stream:
 
     def __init__(self, events: Ints, carried: Open) -> None:
         old = carried.columns
-        word = events[:, 1]
-        self.code = np.concatenate([np.full(len(carried), PRE, np.int64), word & CODE_MASK])
-        self.depth = np.concatenate([old["depth"], word >> CODE_BITS])
-        self.first = np.concatenate([old["module"] << 32 | old["args"], events[:, 0]])
-        self.clock = np.concatenate([old["clock"], events[:, 2]])
+        word = events[:, 2]
+        returned = word < 0
+        self.code = np.concatenate(
+            [np.full(len(carried), PRE, np.int64), np.where(returned, RETURNED, word >> CODE_SHIFT)]
+        )
+        depth = np.where(returned, -1 - word, word & ((1 << CODE_SHIFT) - 1))
+        self.depth = np.concatenate([old["depth"], depth])
+        self.first = np.concatenate([old["module"], events[:, 0]])
+        self.second = np.concatenate([old["args"], events[:, 1]])
+        self.clock = np.concatenate([old["clock"], events[:, 3]])
         self.starts = np.flatnonzero(self.code == PRE)
         self._known = len(carried)
         self._is_end = (self.code == RETURNED) | (self.code == RAISED) | (self.code == REPLACED)
@@ -299,9 +307,9 @@ def _rows(
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Bools]]:
     closed = end >= 0
     end_code = np.where(closed, stream.code[end], UNWIND)
-    end_word = np.where(closed, stream.first[end], 0)
+    kwargs = np.where(closed, stream.first[end], 0)
+    second = np.where(closed, stream.second[end], 0)
     raised = end_code == RAISED
-    low = end_word & LOW
     has_hooks = calls["hooks_at"] >= 0
     overhead = costs.inside_ns + calls["children"] * costs.outside_ns + calls["cost_ns"]
     own = np.maximum(duration - calls["children_ns"], 0)
@@ -321,10 +329,10 @@ def _rows(
         "tracer_ns": tracer,
         "hooks_ns": np.where(has_hooks & closed, stream.clock[end] - calls["hooks_at"], 0),
         "output_replaced": end_code == REPLACED,
-        "inputs": _inputs(calls["args"], end_word >> 32, naming).astype(np.int32),
-        "outputs": np.where(raised | (low == UNKNOWN_OUTPUT), 0, low).astype(np.int32),
+        "inputs": _inputs(calls["args"], kwargs, naming).astype(np.int32),
+        "outputs": np.where(raised | (second == UNKNOWN_OUTPUT), 0, second).astype(np.int32),
         "status": status.astype(np.int8),
-        "error": np.where(raised, low, 0).astype(np.int32),
+        "error": np.where(raised, second, 0).astype(np.int32),
     }
     uncertain = ~closed | (calls["unknown"] > 0)
     nulls = {
@@ -333,7 +341,7 @@ def _rows(
         "tracer_ns": uncertain,
         "hooks_ns": ~(has_hooks & closed),
         "output_replaced": ~(has_hooks & closed) | raised,
-        "outputs": ~closed | raised | (low == UNKNOWN_OUTPUT),
+        "outputs": ~closed | raised | (second == UNKNOWN_OUTPUT),
         "error": ~raised,
     }
     return rows, nulls
@@ -346,7 +354,7 @@ def _inputs(args: Ints, kwargs: Ints, naming: Naming) -> Ints:
         return args
     inputs = args.copy()
     pairs, which = np.unique(args[both] << 32 | kwargs[both], return_inverse=True)
-    joined = [naming.joined(pair >> 32, pair & LOW) for pair in pairs.tolist()]
+    joined = [naming.joined(pair >> 32, pair & 0xFFFFFFFF) for pair in pairs.tolist()]
     inputs[both] = np.array(joined, np.int64)[which]
     return inputs
 

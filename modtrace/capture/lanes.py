@@ -1,17 +1,17 @@
 """The event stream of each thread, and its words.
 
-An event is three integers appended by one `list.extend`, which no signal handler and no other thread can cut in two.
+An event is four integers appended by one `list.extend`, which no signal handler and no other thread can cut in two.
 A list of integers takes 14 ns where `array('q').extend` takes 150 (torch 2.13, CPython 3.11); it is turned into an
-array when a block is decoded, and a block is kept short, so that the objects in it stay few.
+array when a block is decoded. Small integers are objects that exist already, so only the clock is a new one.
 
-    first word        second word          third word
-    PRE               module << 32 | signature of args        depth << 3 | PRE        clock, read last
-    RETURNED          signature of kwargs << 32 | of output   depth << 3 | RETURNED   clock, read first
-    REPLACED          the same; an own forward hook replaced the output
-    RAISED            signature of kwargs << 32 | error       depth << 3 | RAISED     clock, read first
-    HOOKS             0                                       depth << 3 | HOOKS      clock when own hooks begin
-    COST              nanoseconds spent by the recorder       depth << 3 | COST       clock
-    UNWIND            0                                       depth << 3 | UNWIND     clock: nothing is open from there
+    third word              meaning                         first, second               fourth (clock)
+    depth >= 0              a call starts                   module, signature of args   read last
+    -1 - depth < 0          it returns                      signature of kwargs, output read first
+    RAISED << 32 | depth    an exception leaves it          signature of kwargs, error  read first
+    REPLACED << 32 | depth  it returns what an own forward hook put in place of its output
+    HOOKS << 32 | depth     its own forward hooks begin     0, 0
+    COST << 32 | depth      the recorder worked inside the call at depth - 1: nanoseconds, 0
+    UNWIND << 32 | depth    nothing at this depth or deeper is open any more: 0, 0
 """
 
 from __future__ import annotations
@@ -22,27 +22,35 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from modtrace.capture.own_hooks import Tail
+    from modtrace.capture.registry import Entry
 
 PRE, RETURNED, RAISED, COST, HOOKS, REPLACED, UNWIND = range(7)
-CODE_BITS: Final = 3
-CODE_MASK: Final = (1 << CODE_BITS) - 1
-LOW: Final = (1 << 32) - 1
-WORDS: Final = 3
+CODE_SHIFT: Final = 32
+WORDS: Final = 4
 
 
 class Lane:
-    """What one thread records into. `frames` holds the ids of the frames of its open calls, outermost first."""
+    """What one thread records into. `frames` holds the ids of the frames of its open calls, outermost first,
+    `entries` the entries of their modules.
+    `transformed` is 1 + the depth of the call in which a functorch transform (vmap, grad) was first seen, or 0."""
 
-    __slots__ = ("error", "events", "extend", "finished", "frames", "number", "tails")
+    __slots__ = ("entries", "error", "events", "extend", "finished", "frames", "number", "tails", "transformed")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.events: list[int] = []
         self.extend = self.events.extend
         self.frames: list[int] = []
+        self.entries: list[Entry] = []
         self.error: tuple[int, int, int] | None = None
         self.tails: list[Tail] = []
+        self.transformed = 0
         self.finished = False
+
+    def cut(self, depth: int) -> None:
+        """Forget the open calls from a depth on."""
+        del self.frames[depth:]
+        del self.entries[depth:]
 
     def take(self) -> list[int]:
         """The events so far, taken out. Only what stood at the front goes, so the thread may append meanwhile."""

@@ -10,20 +10,20 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from modtrace.capture.lanes import CODE_BITS, HOOKS, RAISED, REPLACED, RETURNED, Lane
+from modtrace.capture.lanes import CODE_SHIFT, HOOKS, RAISED, REPLACED, Lane
 from modtrace.capture.raised import is_early_stop
 from modtrace.capture.signature import value_key
 
 if TYPE_CHECKING:
     from modtrace.capture.hooks import State
 
-UNKNOWN_OUTPUT = (1 << 32) - 1
+UNKNOWN_OUTPUT = (1 << 31) - 1
 
 
 class Tail:
     """A forward hook that runs after all others of one module, for one call."""
 
-    __slots__ = ("began", "frame_id", "key", "lane", "output_id", "signature", "state", "tables")
+    __slots__ = ("began", "frame_id", "key", "lane", "output_id", "signatures", "state", "tables")
 
     def __init__(self, state: State, lane: Lane, module: Any, frame_id: int) -> None:
         self.state = state
@@ -32,7 +32,7 @@ class Tail:
         self.key = -id(self)
         self.began = False
         self.output_id = 0
-        self.signature = 0
+        self.signatures = (0, 0)
         self.tables = (module._forward_hooks, module._forward_hooks_always_called)
 
     def install(self) -> None:
@@ -66,23 +66,23 @@ class Tail:
             return
         if state.lanes.lane is not lane:
             return
-        while lane.frames.pop() != self.frame_id:
-            pass
-        depth, kwargs = len(lane.frames), self.signature >> 32 << 32
+        depth = lane.frames.index(self.frame_id)
+        lane.cut(depth)
+        kwargs, returned = self.signatures
         if not failed or error is None:
             drop_dead(lane)
-            signature, code = self.signature, RETURNED
-            if id(output) != self.output_id:
+            if id(output) == self.output_id:
+                lane.extend((kwargs, returned, -1 - depth, now))
+            else:
                 number = state.signatures.number(value_key(output))
-                signature, code = kwargs | number, REPLACED
-            lane.extend((signature, depth << CODE_BITS | code, now))
+                lane.extend((kwargs, number, REPLACED << CODE_SHIFT | depth, now))
         elif is_early_stop(error):
-            lane.extend((kwargs | UNKNOWN_OUTPUT, depth << CODE_BITS | RETURNED, now))
+            lane.extend((kwargs, UNKNOWN_OUTPUT, -1 - depth, now))
         else:
             number = state.errors.number(error)
-            lane.extend((kwargs | number, depth << CODE_BITS | RAISED, now))
+            lane.extend((kwargs, number, RAISED << CODE_SHIFT | depth, now))
             lane.error = (id(error), number, now)
-        if depth == 0 and now > state.flush_outside_at:
+        if depth == 0 and now > state.due:
             state.flush(lane)
 
     def __deepcopy__(self, memo: Any) -> Any:
@@ -114,7 +114,7 @@ def expect(state: State, lane: Lane, module: Any, frame_id: int) -> None:
     tail.install()
 
 
-def begins(lane: Lane, frame_id: int, now: int, signature: int, output: Any) -> bool:
+def begins(lane: Lane, frame_id: int, now: int, kwargs: int, returned: int, output: Any) -> bool:
     """Note that forward has returned and own hooks begin. False when no tail will come for this call."""
     tail = lane.tails[-1]
     if tail.frame_id != frame_id or tail.began:
@@ -125,8 +125,8 @@ def begins(lane: Lane, frame_id: int, now: int, signature: int, output: Any) -> 
         return False
     tail.began = True
     tail.output_id = id(output)
-    tail.signature = signature
-    lane.extend((0, (len(lane.frames) - 1) << CODE_BITS | HOOKS, now))
+    tail.signatures = (kwargs, returned)
+    lane.extend((0, 0, HOOKS << CODE_SHIFT | len(lane.frames) - 1, now))
     return True
 
 

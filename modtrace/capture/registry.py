@@ -26,6 +26,22 @@ MAX_REFRESHES: Final = 32
 """A tree that grows for ever (a new module every step) is not read again for ever."""
 
 
+class Entry:
+    """A module's number, and what it was given and returned last: most modules see one shape again and again, and
+    comparing with it is three times cheaper than looking a signature up.
+
+    `given` and `returned` are (shape, dtype, requires_grad, signature) of a plain strided tensor on the CPU. They are
+    replaced as a whole, so that threads never see halves of two.
+    """
+
+    __slots__ = ("given", "number", "returned")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.given: tuple[Any, Any, Any, int] = (None, None, None, 0)
+        self.returned: tuple[Any, Any, Any, int] = (None, None, None, 0)
+
+
 class _Tree:
     """The names below one top module: number -> FQN, as last walked."""
 
@@ -39,11 +55,11 @@ class _Tree:
 
 
 class Registry:
-    """Modules seen by one trace. Everything but `number_of` is off the hot path."""
+    """Modules seen by one trace. Everything but `entries` is off the hot path."""
 
     def __init__(self) -> None:
-        self.number_of: dict[int, int] = {}
-        """id of a living module -> its number: the hooks look modules up here."""
+        self.entries: dict[int, Entry] = {}
+        """id of a living module -> its entry: the hooks look modules up here."""
         self._modules: dict[int, weakref.ref[Module]] = {}
         self._trees: dict[int, _Tree] = {}
         self._home: dict[int, int] = {}
@@ -59,36 +75,40 @@ class Registry:
         self._name_rows: list[dict[str, Any]] = []
         self._lock = threading.RLock()
 
-    def root_number(self, module: Module) -> int:
-        """The number of a module called with nothing around it; its whole tree is entered first."""
-        with self._lock:
-            number = self.number_of.get(id(module))
-            if number is None or number not in self._trees:
-                number = self._enter_tree(module)
-            return number
+    def number_of(self, module: Module) -> int | None:
+        """The number of a module; None for one not seen."""
+        entry = self.entries.get(id(module))
+        return entry.number if entry is not None else None
 
-    def inner_number(self, module: Module, parent: Module | None, root: Module | None) -> int:
-        """The number of a module not seen before that is called inside another.
+    def root_entry(self, module: Module) -> Entry:
+        """The entry of a module called with nothing around it; its whole tree is entered first."""
+        with self._lock:
+            number = self.number_of(module)
+            if number is None or number not in self._trees:
+                self._enter_tree(module)
+            return self.entries[id(module)]
+
+    def inner_entry(self, module: Module, parent: Module | None, root: Module | None) -> Entry:
+        """The entry of a module not seen before that is called inside another.
 
         Its name is looked for among the caller's children, then in the whole tree of the root call; a module that
         is in neither is the top of a tree of its own.
         """
         with self._lock:
-            known = self.number_of.get(id(module))
+            known = self.entries.get(id(module))
             if known is not None:
                 return known
             tree = self._tree_of(parent)
             if parent is not None and tree is not None:
                 for key, child in children(parent):
                     if child is module:
-                        base = tree.names[self.number_of[id(parent)]]
+                        base = tree.names[self.entries[id(parent)].number]
                         self._enter(tree, module, f"{base}.{key}" if base else str(key))
-                        return self.number_of[id(module)]
-            if root is not None and self._walk_again(root):
-                known = self.number_of.get(id(module))
-                if known is not None:
-                    return known
-            return self._enter_tree(module)
+                        return self.entries[id(module)]
+            if root is not None and self._walk_again(root) and id(module) in self.entries:
+                return self.entries[id(module)]
+            self._enter_tree(module)
+            return self.entries[id(module)]
 
     def ensure_tree(self, number: int) -> None:
         """Name the tree below a module that was called as a root, but was met first as a part of another tree."""
@@ -159,13 +179,13 @@ class Registry:
         return _columns(modules), _columns(names)
 
     def _tree_of(self, module: Module | None) -> _Tree | None:
-        number = self.number_of.get(id(module)) if module is not None else None
+        number = self.number_of(module) if module is not None else None
         home = self._home.get(number) if number is not None else None
         return self._trees.get(home) if home is not None else None
 
     def _walk_again(self, root: Module) -> bool:
         """Walk a known tree once more for new modules; ever less often while that finds nothing."""
-        tree = self._trees.get(self.number_of.get(id(root), -1))
+        tree = self._trees.get(self.number_of(root) if id(root) in self.entries else -1)
         if tree is None:
             return False
         tree.walks += 1
@@ -186,7 +206,7 @@ class Registry:
         """Enter a module and everything below it under a name of `tree`."""
         fresh = False
         for module, names in named_modules(top, name):
-            new = id(module) not in self.number_of
+            new = id(module) not in self.entries
             number = self._number(module)
             fresh = fresh or new
             self._home.setdefault(number, tree.top)
@@ -207,7 +227,7 @@ class Registry:
         modules = [module for module, _ in named_modules(top, "")]
         totals = subtree_totals(top, modules)
         for module in modules:
-            number = self.number_of.get(id(module))
+            number = self.number_of(module)
             if number is None:
                 continue
             if is_lazy(module):
@@ -220,23 +240,24 @@ class Registry:
 
     def _number(self, module: Module) -> int:
         key = id(module)
-        known = self.number_of.get(key)
+        known = self.entries.get(key)
         if known is not None:
-            return known
+            return known.number
         number = self._count
         self._count = number + 1
         self._version += 1
         self._modules[number] = weakref.ref(module, self._forget(key, number))
-        self.number_of[key] = number
+        self.entries[key] = Entry(number)
         return number
 
 
     def _forget(self, key: int, number: int) -> Callable[[Any], None]:
-        number_of, modules, dead = self.number_of, self._modules, weakref.ref(self)
+        entries, modules, dead = self.entries, self._modules, weakref.ref(self)
 
         def forget(_: Any) -> None:
-            if number_of.get(key) == number:
-                del number_of[key]
+            entry = entries.get(key)
+            if entry is not None and entry.number == number:
+                del entries[key]
             modules.pop(number, None)
             registry = dead()
             if registry is not None:

@@ -24,11 +24,11 @@ from torch.utils.hooks import RemovableHandle
 
 from modtrace.capture import own_hooks
 from modtrace.capture.calibrate import frame_depth, measure
-from modtrace.capture.decode import Block, Costs, Ints, Naming, Open, decode, events_of, root_starts
+from modtrace.capture.decode import Block, Costs, Ints, Naming, Open, decode, events_of, is_root_start
 from modtrace.capture.hooks import CALL_IMPL, State, build
-from modtrace.capture.lanes import CODE_BITS, COST, PRE, UNWIND, Lane, Lanes, LaneTable
+from modtrace.capture.lanes import CODE_SHIFT, COST, UNWIND, Lane, Lanes, LaneTable
 from modtrace.capture.raised import Errors
-from modtrace.capture.registry import Registry
+from modtrace.capture.registry import Entry, Registry
 from modtrace.capture.signature import Signatures
 from modtrace.errors import WriteError
 from modtrace.trace.folder import write_json
@@ -38,6 +38,8 @@ from modtrace.trace.writer import Writer
 OUTSIDE_NS: Final = 250_000_000
 INSIDE_NS: Final = 750_000_000
 """How old a block may get outside of and inside a root call."""
+LATER_NS: Final = 50_000_000
+"""How long after a block became due inside a root call the end of that root call is looked for again."""
 FIRST_NS: Final = 20_000_000
 BLOCK_EVENTS: Final = 40_000
 """A block is sought to hold about this many events (20,000 calls, 5 MB): at high call rates it is due earlier."""
@@ -88,6 +90,7 @@ class Tracer:
         self._ended_ns: int | None = None
         self._costs = Costs(0, 0)
         self._interval_ns = FIRST_NS
+        self._inside_at = 0
         self._paced_at = self._started_ns
         self._selected: set[int] = set()
         self._refused: dict[int, Any] = {}
@@ -110,7 +113,7 @@ class Tracer:
             self._costs = self._measure(depth)
             if self._model is not None:
                 self._selected = set(map(id, self._model.modules()))
-                self._registry.root_number(self._model)
+                self._registry.root_entry(self._model)
             self._write_process()
             self._due(self._clock())
             _RUNNING.add(self)
@@ -145,7 +148,7 @@ class Tracer:
 
     def module_id_of(self, module: torch.nn.Module) -> int | None:
         """The number a living module has in this trace; None for one that was not seen."""
-        return self._registry.number_of.get(id(module))
+        return self._registry.number_of(module)
 
     @property
     def end_facts(self) -> dict[str, Any]:
@@ -195,7 +198,7 @@ class Tracer:
 
     def _admits(self, module: torch.nn.Module) -> bool:
         """Whether a root call belongs to the traced model: its module is in the model's tree."""
-        if id(module) in self._selected and id(module) in self._registry.number_of:
+        if id(module) in self._selected and id(module) in self._registry.entries:
             return True
         if id(module) in self._refused:
             return False
@@ -214,6 +217,8 @@ class Tracer:
         if self._state.off:
             return
         self._state.off = True
+        for lane in self._table.all:
+            lane.cut(0)
         if isinstance(fault, WriteError):
             reason = str(fault)
         else:
@@ -227,15 +232,19 @@ class Tracer:
     # writing ----------------------------------------------------------------------------------------------------
 
     def _flush_due(self, lane: Lane) -> None:
+        """Called by a post-hook once `due` has passed. Inside a root call a block may grow older."""
         started = self._clock()
+        if lane.frames and started < self._inside_at:
+            self._state.due = min(self._inside_at, started + LATER_NS)
+            return
         self._flush()
         now = self._clock()
         if lane.frames:
-            lane.extend((now - started, len(lane.frames) << CODE_BITS | COST, now))
+            lane.extend((now - started, 0, COST << CODE_SHIFT | len(lane.frames), now))
 
     def _due(self, now: int) -> None:
-        self._state.flush_outside_at = now + min(OUTSIDE_NS, self._interval_ns)
-        self._state.flush_inside_at = now + min(INSIDE_NS, self._interval_ns)
+        self._state.due = now + min(OUTSIDE_NS, self._interval_ns)
+        self._inside_at = now + min(INSIDE_NS, self._interval_ns)
 
     def _flush(self) -> None:
         """Write a block of every lane. Returns at once when one is being written, also by this very thread."""
@@ -282,9 +291,9 @@ class Tracer:
                 self._writer.append("calls", block.calls, nulls=block.calls_nulls, at_ns=at_ns)
 
     def _decode(self, blocks: list[tuple[Lane, Ints]]) -> list[Block]:
-        starts = [root_starts(events) for _, events in blocks]
+        starts = [events[is_root_start(events), 3] for _, events in blocks]
         for _, events in blocks:
-            for module in np.unique(events[events[:, 1] == PRE, 0] >> 32).tolist():
+            for module in np.unique(events[is_root_start(events), 0]).tolist():
                 self._registry.ensure_tree(module)
         every = np.concatenate(starts)
         numbers = np.empty(len(every), np.int64)
@@ -293,7 +302,7 @@ class Tracer:
         naming = Naming(labels=self._registry.labels, joined=self._signatures.joined)
         decoded = []
         for lane, events in blocks:
-            steps, numbers = np.split(numbers, [int((events[:, 1] == PRE).sum())])
+            steps, numbers = np.split(numbers, [int(is_root_start(events).sum())])
             if not len(events):
                 continue
             carried = self._carried.get(lane.number, Open())
@@ -323,8 +332,8 @@ class Tracer:
                 current = current.f_back
         for lane in self._table.all:
             while lane.frames and lane.frames[-1] not in live:
-                lane.frames.pop()
-            lane.extend((0, len(lane.frames) << CODE_BITS | UNWIND, self._clock()))
+                lane.cut(len(lane.frames) - 1)
+            lane.extend((0, 0, UNWIND << CODE_SHIFT | len(lane.frames), self._clock()))
 
     def _write_gaps(self) -> None:
         if self.gaps:
@@ -374,13 +383,13 @@ class Tracer:
             fault=self._fault,
             admits=None,
         )
-        state.flush_inside_at = state.flush_outside_at = sys.maxsize
+        state.due = sys.maxsize
 
         def pair() -> tuple[Any, Any, Lane]:
             pre, post = build(state, depth)
             return pre, post, lanes.lane
 
-        return measure(pair, lambda probe: registry.number_of.setdefault(id(probe), 0), self._clock)
+        return measure(pair, lambda probe: registry.entries.setdefault(id(probe), Entry(0)), self._clock)
 
 
 def _abandon_all() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
+from modtrace.text import plain
 
+from modtrace.trace.schema import TEXT_LIMIT
 from tests.torture.oracle import Oracle, OracleCall
 
 Row = tuple[int, int, str]
-"""depth, position of the parent among the calls of its thread (-1 for none), class"""
+"""depth, position of the parent among the calls of its thread (-1 for none), class as it is shown"""
 
 
 def traced_threads(calls: pd.DataFrame) -> list[pd.DataFrame]:
@@ -29,10 +31,11 @@ def traced_rows(rows: pd.DataFrame) -> list[Row]:
 def oracle_rows(oracle: Oracle, calls: Sequence[OracleCall]) -> list[Row]:
     """The same of the oracle's."""
     position = {id(call): index for index, call in enumerate(calls)}
-    return [
-        (call.depth, -1 if call.parent == -1 else position[id(oracle.calls[call.parent])], call.type)
-        for call in calls
-    ]
+    rows = []
+    for call in calls:
+        parent = -1 if call.parent == -1 else position[id(oracle.calls[call.parent])]
+        rows.append((call.depth, parent, plain(call.type, TEXT_LIMIT)))
+    return rows
 
 
 def one_to_one(left: Sequence[object], right: Sequence[object]) -> dict[object, object]:
@@ -46,19 +49,19 @@ def one_to_one(left: Sequence[object], right: Sequence[object]) -> dict[object, 
 
 def assert_well_formed(calls: pd.DataFrame) -> None:
     """Parents come first, depths follow from them, subtrees are ranges, intervals lie inside each other."""
-    assert list(calls.index) == list(range(len(calls)))
-    last = {}
-    for call, row in calls.iterrows():
-        parent = row["parent"]
+    count = len(calls)
+    assert list(calls.index) == list(range(count))
+    parents, depths, lasts = calls["parent"].tolist(), calls["depth"].tolist(), list(range(count))
+    steps, threads = calls["step"].tolist(), calls["thread"].tolist()
+    for call, parent in reversed(list(enumerate(parents))):
         assert -1 <= parent < call
-        assert row["depth"] == (0 if parent == -1 else calls.at[parent, "depth"] + 1)
-        last[call] = call
-        while parent != -1:
-            last[parent] = call
-            assert calls.at[parent, "thread"] == row["thread"]
-            assert calls.at[parent, "step"] == row["step"]
-            parent = calls.at[parent, "parent"]
-    assert list(calls["last_call"]) == [last[call] for call in calls.index]
+        if parent == -1:
+            assert depths[call] == 0
+            continue
+        lasts[parent] = max(lasts[parent], lasts[call])
+        assert depths[call] == depths[parent] + 1
+        assert (steps[call], threads[call]) == (steps[parent], threads[parent])
+    assert calls["last_call"].tolist() == lasts
     _assert_times_nest(calls)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 
 import pytest
@@ -139,3 +140,84 @@ def test_ids_of_dead_modules_are_not_mixed_up():
     assert len(addresses) < 1_000
     assert calls["module_id"].nunique() == len(calls) == 10_000
     assert list(calls["type"]) == ["ReLU", "Identity"] * 5_000
+
+
+class Waits(torch.nn.Module):
+    """Stays in its forward until it is told to go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Identity()
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+
+    def forward(self, x):
+        x = self.inner(x)
+        self.entered.set()
+        assert self.go_on.wait(60)
+        return self.inner(x)
+
+
+def test_call_open_at_the_end_on_another_thread():
+    model = torch.nn.Sequential(Waits())
+    thread = threading.Thread(target=model, args=(torch.ones(1),))
+    with modtrace.trace() as trace:
+        thread.start()
+        assert model[0].entered.wait(60)
+    model[0].go_on.set()
+    thread.join()
+
+    calls = trace.calls
+    assert list(calls["type"]) == ["Sequential", "Waits", "Identity"]
+    assert list(calls["status"]) == ["unfinished", "unfinished", "ok"]
+    assert list(calls["duration_ns"].isna()) == [True, True, False]
+    assert list(calls["outputs"].isna()) == [True, True, False]
+
+
+class Switches(torch.nn.Module):
+    """Begins or ends a trace in the middle of its forward."""
+
+    def __init__(self, switch):
+        super().__init__()
+        self.before = torch.nn.Identity()
+        self.after = torch.nn.ReLU()
+        self.switch = switch
+
+    def forward(self, x):
+        x = self.before(x)
+        self.switch()
+        return self.after(x)
+
+
+def test_trace_begun_inside_a_call():
+    """The call that was running when recording began is not seen; what it calls then is."""
+    with contextlib.ExitStack() as stack:
+        traces = []
+        model = Switches(lambda: traces.append(stack.enter_context(modtrace.trace())))
+        model(torch.ones(1))
+        model.before(torch.ones(1))
+    assert list(traces[0].calls["type"]) == ["ReLU", "Identity"]
+    assert list(traces[0].calls["depth"]) == [0, 0]
+
+
+def test_trace_ended_inside_a_call():
+    with contextlib.ExitStack() as stack:
+        trace = stack.enter_context(modtrace.trace())
+        Switches(stack.close)(torch.ones(1))
+    calls = trace.calls
+    assert list(calls["type"]) == ["Switches", "Identity"]
+    assert list(calls["status"]) == ["unfinished", "ok"]
+
+
+def test_calls_on_threads_that_die_one_after_another():
+    """Threads get the identifiers of dead ones; their calls stay apart."""
+    model = torch.nn.Sequential(torch.nn.Identity())
+    with modtrace.trace() as trace:
+        for _ in range(30):
+            thread = threading.Thread(target=model, args=(1,))
+            thread.start()
+            thread.join()
+    calls = trace.calls
+    assert_well_formed(calls)
+    assert len(calls) == 60
+    assert calls["step"].nunique() == 30

@@ -246,7 +246,7 @@ class ForwardDirectly(nn.Module):
         return self.child.forward(x)
 
 
-@case(grad=True)
+@case(grad=True, fixed_tree=False)
 def forward_replaced() -> nn.Module:
     """`forward` as an attribute of the instance: a function, and another module."""
     model = nn.Sequential(nn.Linear(4, 4), nn.Identity(), nn.ReLU())

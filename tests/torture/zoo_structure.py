@@ -259,6 +259,11 @@ def deep_500() -> nn.Module:
     return Nest(500)
 
 
+@case(run=_with_room)
+def deep_3000() -> nn.Module:
+    return Nest(3_000)
+
+
 @case(run=lambda model: [model(torch.randn(2, 4)) for _ in range(20)])
 def many_root_calls() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 4), nn.ReLU())

@@ -1,0 +1,154 @@
+"""The files around the package say what is so."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import runpy
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import modtrace
+from modtrace.trace.schema import TABLES
+
+ROOT = Path(__file__).resolve().parents[1]
+SKIPPED = {".git", ".venv", "venv", "build", "dist", "__pycache__"}
+
+
+def project_files():
+    """All text files a clone has."""
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+            cwd=ROOT, capture_output=True, check=True, text=True,
+        ).stdout.split("\0")  # fmt: skip
+        files = [ROOT / name for name in listed if name]
+    except (OSError, subprocess.CalledProcessError):
+        files = [file for file in ROOT.rglob("*") if not SKIPPED & set(file.relative_to(ROOT).parts)]
+    return [file for file in files if file.is_file()]
+
+
+@pytest.fixture(scope="module")
+def project():
+    tomllib = pytest.importorskip("tomllib")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_metadata(project):
+    assert project["name"] == "modtrace"
+    assert project["license"] == "Apache-2.0"
+    assert project["requires-python"] == ">=3.10"
+    assert project["scripts"] == {"modtrace": "modtrace.cli:main"}
+
+
+def test_dependencies(project):
+    floors = dict(re.match(r"([a-z]+)(.*)", line).groups() for line in project["dependencies"])
+    assert set(floors) == {"torch", "rich", "textual", "pandas", "pyarrow"}
+    assert floors["torch"] == ">=2.4"
+    # Older ones run code from a file they read: CVE-2023-47248.
+    assert floors["pyarrow"] == ">=14.0.1"
+
+
+def test_each_dependency_has_its_reason():
+    text = (ROOT / "pyproject.toml").read_text()
+    block = re.search(r"^dependencies = \[\n(.*?)^\]", text, re.DOTALL | re.MULTILINE).group(1)
+    lines = block.strip().splitlines()
+    for comment, dependency in zip(lines[::2], lines[1::2], strict=True):
+        assert comment.strip().startswith("# ")
+        assert dependency.strip().startswith('"')
+
+
+def test_each_lint_exception_has_its_reason():
+    text = (ROOT / "pyproject.toml").read_text()
+    exceptions = re.findall(r'^    "[A-Z]+\d*",(?! ").*$', text, re.MULTILINE)
+    assert len(exceptions) > 20
+    assert all("  # " in line for line in exceptions)
+
+
+def test_tests_run_on_one_torch():
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
+
+
+def test_version_is_in_one_place():
+    if installed():
+        assert importlib.metadata.version("modtrace") == modtrace.__version__
+    pattern = re.compile(rf"""["']{re.escape(modtrace.__version__)}["']""")
+    said_by = [
+        file.name for file in project_files() if file.suffix in (".py", ".toml") and says(file, pattern)
+    ]
+    assert said_by == ["_version.py"]
+
+
+def installed():
+    try:
+        importlib.metadata.version("modtrace")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def says(file, pattern):
+    try:
+        return pattern.search(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        return None
+
+
+def test_license_is_whole():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License\n                           Version 2.0, January 2004" in text
+    assert text.rstrip().endswith("limitations under the License.")
+
+
+def test_readme_has_the_two_commands():
+    text = (ROOT / "README.md").read_text()
+    assert "pip install -c constraints.txt . && modtrace run examples/feature_regression.py" in text
+    assert "pip install -c constraints.txt -e '.[test]' && pytest" in text
+
+
+def test_readme_and_docs_link_to_files_that_exist():
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_page_of_the_format_is_not_stale():
+    generator = runpy.run_path(str(ROOT / "docs" / "trace_format.py"))
+    page = (ROOT / "docs" / "trace-format.md").read_text()
+    assert page == generator["page"](), "run: python docs/trace_format.py"
+    for table, columns in TABLES.items():
+        assert f"### `{table}`" in page
+        assert all(f"| `{column.name}` |" in page for column in columns)
+
+
+def test_ci_runs_what_the_readme_says():
+    script = ROOT / ".ci" / "run"
+    text = script.read_text()
+    assert os.access(script, os.X_OK)
+    assert "pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'" in text
+    steps = [text.index(step) for step in ("\nruff check", "\nruff format --check", "\nmypy", "\npytest")]
+    assert steps == sorted(steps)
+
+
+def test_files_are_small():
+    long = {
+        str(file.relative_to(ROOT)): len(file.read_text().splitlines())
+        for file in (ROOT / "modtrace").rglob("*.py")
+        if len(file.read_text().splitlines()) > 400
+    }
+    assert not long
+
+
+def test_no_file_speaks_of_the_machine_it_was_written_on():
+    """Folders, registries and tools of whoever wrote it are nobody else's business."""
+    patterns = [
+        r"/[w]ork/", r"/[o]pt/", r"/[r]oot/", r"/[h]ome/[a-z]", r"[t]mp/contract", r"/[f]arm/", r"\.[l]ibrary\b",
+        r"[s]ubagent", r"pypi\.[o]rg", r"[f]iles\.pythonhosted", r"index-[u]rl", r"download\.[p]ytorch",
+    ]  # fmt: skip
+    pattern = re.compile("|".join(patterns))
+    found = [str(file.relative_to(ROOT)) for file in project_files() if says(file, pattern)]
+    assert not found

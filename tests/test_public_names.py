@@ -1,0 +1,48 @@
+"""What `import modtrace` offers: adding a name is a decision."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import modtrace
+
+NAMES = ["ModtraceError", "Recording", "Trace", "__version__", "load", "trace"]
+
+
+def test_public_names():
+    assert sorted(modtrace.__all__) == NAMES
+    assert set(NAMES) <= set(dir(modtrace))
+
+
+def test_every_name_is_documented():
+    for name in NAMES:
+        value = getattr(modtrace, name)
+        if name != "__version__":
+            assert inspect.getdoc(value), name
+
+
+def test_trace_has_what_the_readme_uses():
+    names = {"path", "calls", "modules", "steps", "summary", "tree", "save", "to_csv"}
+    assert names <= {name for name in dir(modtrace.Trace) if not name.startswith("_")}
+    for name in names:
+        assert inspect.getdoc(inspect.getattr_static(modtrace.Trace, name)), name
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import modtrace",
+        "import modtrace; import modtrace.trace.reader",
+        "import modtrace.trace.schema; import modtrace",
+        "from modtrace.trace.schema import VERSION; import modtrace",
+        "import modtrace; modtrace.load; from modtrace.trace.folder import find",
+    ],
+)
+def test_the_function_is_not_hidden_by_the_package(code):
+    """`modtrace.trace` is what people call and `modtrace/trace/` is the format: neither import may hide the other."""
+    check = "assert callable(modtrace.trace) and modtrace.trace.__doc__"
+    subprocess.run([sys.executable, "-c", f"{code}\n{check}"], check=True)
