@@ -113,8 +113,5 @@ def _round(call: Callable[..., Any], probe: Probe, value: Any, clock: Callable[[
 
 def _inside(words: list[int]) -> float:
     """The median time between the clocks of a call's two hooks."""
-    events = [(words[i + 2] >= 0, words[i + 3]) for i in range(0, len(words), WORDS)]
-    spans = [
-        later[1] - earlier[1] for earlier, later in zip(events, events[1:]) if earlier[0] and not later[0]
-    ]
+    spans = [words[i + 7] - words[i + 4] for i in range(0, len(words), WORDS)]
     return median(spans) if spans else 0.0

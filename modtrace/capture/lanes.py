@@ -1,62 +1,88 @@
-"""The event stream of each thread, and its words.
+"""What each thread records into: the calls that are open, and the records of those that are over.
 
-An event is four integers appended by one `list.extend`, which no signal handler and no other thread can cut in two.
-A list of integers takes 14 ns where `array('q').extend` takes 150 (torch 2.13, CPython 3.11); it is turned into an
-array when a block is decoded. Small integers are objects that exist already, so only the clock is a new one.
+A record is eight integers appended by one `list.extend`, which no signal handler and no other thread can cut in two.
+A list takes 14 ns for it where `array('q').extend` takes 150 (torch 2.13, CPython 3.11); it is turned into an array
+when a block is decoded. Small integers are objects that exist already, so only the clocks are new ones, and the
+garbage collector finds one list.
 
-    third word              meaning                         first, second               fourth (clock)
-    depth >= 0              a call starts                   module, signature of args   read last
-    -1 - depth < 0          it returns                      signature of kwargs, output read first
-    RAISED << 32 | depth    an exception leaves it          signature of kwargs, error  read first
-    REPLACED << 32 | depth  it returns what an own forward hook put in place of its output
-    HOOKS << 32 | depth     its own forward hooks begin     0, 0
-    COST << 32 | depth      the recorder worked inside the call at depth - 1: nanoseconds, 0
-    UNWIND << 32 | depth    nothing at this depth or deeper is open any more: 0, 0
+    0 call   number of the call within its thread, in order of start
+    1 module its number
+    2 given  signature of the positional arguments
+    3 depth  code << CODE_SHIFT | depth
+    4 start  clock, read last before forward
+    5 named  signature of the keyword arguments, 0 for none
+    6 result signature of the output; number of the error of a call that raised
+    7 end    clock, read first after forward
+
+    code     a record with another meaning
+    HOOKS    own forward hooks of `call` began at `start`
+    COST     the recorder worked for `start` nanoseconds inside `call`
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from modtrace.capture.own_hooks import Tail
-    from modtrace.capture.registry import Entry
+    from modtrace.capture.seen import Entry
 
-PRE, RETURNED, RAISED, COST, HOOKS, REPLACED, UNWIND = range(7)
+RETURNED, RAISED, REPLACED, ABORTED, HOOKS, COST = range(6)
 CODE_SHIFT: Final = 32
-WORDS: Final = 4
+WORDS: Final = 8
+
+
+OpenCall = tuple[int, int, "Entry", int, int]
+"""An open call: (id of the frame that runs it, its number, its module, signature given, start)."""
 
 
 class Lane:
-    """What one thread records into. `frames` holds the ids of the frames of its open calls, outermost first,
-    `entries` the entries of their modules.
-    `transformed` is 1 + the depth of the call in which a functorch transform (vmap, grad) was first seen, or 0."""
+    """One thread's. `calls` are its open calls, outermost first. `transformed` is 1 + the depth of the call in which a
+    functorch transform (vmap, grad) was first seen, or 0. `error` is the exception that last left a call."""
 
-    __slots__ = ("entries", "error", "events", "extend", "finished", "frames", "number", "tails", "transformed")
+    __slots__ = ("calls", "error", "extend", "finished", "next_call", "number", "records", "tails", "transformed")
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.events: list[int] = []
-        self.extend = self.events.extend
-        self.frames: list[int] = []
-        self.entries: list[Entry] = []
+        self.records: list[int] = []
+        self.extend = self.records.extend
+        self.calls: list[OpenCall] = []
+        self.next_call = itertools.count().__next__
         self.error: tuple[int, int, int] | None = None
         self.tails: list[Tail] = []
         self.transformed = 0
         self.finished = False
 
-    def cut(self, depth: int) -> None:
-        """Forget the open calls from a depth on."""
-        del self.frames[depth:]
-        del self.entries[depth:]
+    def find(self, frame_id: int) -> int:
+        """The depth of the open call that a frame runs, -1 for none."""
+        for depth in range(len(self.calls) - 1, -1, -1):
+            if self.calls[depth][0] == frame_id:
+                return depth
+        return -1
+
+    def abort(self, depth: int) -> None:
+        """Close the open calls from a depth on: a `BaseException` left them, when is not known."""
+        while len(self.calls) > depth:
+            _, call, entry, given, start = self.calls[-1]
+            depth_code = ABORTED << CODE_SHIFT | len(self.calls) - 1
+            self.extend((call, entry.number, given, depth_code, start, 0, 0, start))
+            self.calls.pop()
+        if self.transformed > depth:
+            self.transformed = 0
+
+    def cost(self, depth: int, spent_ns: int) -> None:
+        """Say that the recorder worked inside the call at a depth."""
+        if 0 <= depth < len(self.calls):
+            self.extend((self.calls[depth][1], 0, 0, COST << CODE_SHIFT, spent_ns, 0, 0, 0))
 
     def take(self) -> list[int]:
-        """The events so far, taken out. Only what stood at the front goes, so the thread may append meanwhile."""
-        count = len(self.events)
-        taken = self.events[:count]
-        del self.events[:count]
+        """The records so far, taken out. Only what stood at the front goes, so the thread may append meanwhile."""
+        count = len(self.records)
+        taken = self.records[:count]
+        del self.records[:count]
         return taken
 
 
@@ -65,8 +91,8 @@ class Lanes(threading.local):
 
     lane: Lane
 
-    def __init__(self, register: LaneTable) -> None:
-        self.lane, self._token = register.add()
+    def __init__(self, table: LaneTable) -> None:
+        self.lane, self._token = table.add()
 
 
 class LaneTable:
@@ -92,7 +118,8 @@ class LaneTable:
         if main:
             return self.all[0]
         for lane in self.all[1:]:
-            if lane.finished and not lane.frames:
+            if lane.finished:
+                lane.abort(0)
                 return lane
         lane = Lane(len(self.all))
         self.all.append(lane)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from modtrace.capture.lanes import CODE_SHIFT, HOOKS, RAISED, REPLACED, Lane
+from modtrace.capture.lanes import CODE_SHIFT, HOOKS, RAISED, REPLACED, RETURNED, Lane
 from modtrace.capture.raised import is_early_stop
 from modtrace.capture.signature import value_key
 
@@ -62,26 +62,25 @@ class Tail:
         if not failed or next(reversed(hooks), None) == self.key:
             self.remove()  # torch walks the live table when a hook has raised: only its last entry may go then
         lane, state = self.lane, self.state
-        if state.off or not self.began or self.frame_id not in lane.frames:
+        depth = lane.find(self.frame_id)
+        if state.off or not self.began or depth < 0 or state.lanes.lane is not lane:
             return
-        if state.lanes.lane is not lane:
-            return
-        depth = lane.frames.index(self.frame_id)
-        lane.cut(depth)
-        kwargs, returned = self.signatures
-        if not failed or error is None:
-            drop_dead(lane)
-            if id(output) == self.output_id:
-                lane.extend((kwargs, returned, -1 - depth, now))
+        lane.abort(depth + 1)
+        _, call, entry, given, start = lane.calls[depth]
+        named, returned = self.signatures
+        code = RETURNED
+        if failed and error is not None:
+            if is_early_stop(error):
+                returned = UNKNOWN_OUTPUT
             else:
-                number = state.signatures.number(value_key(output))
-                lane.extend((kwargs, number, REPLACED << CODE_SHIFT | depth, now))
-        elif is_early_stop(error):
-            lane.extend((kwargs, UNKNOWN_OUTPUT, -1 - depth, now))
-        else:
-            number = state.errors.number(error)
-            lane.extend((kwargs, number, RAISED << CODE_SHIFT | depth, now))
-            lane.error = (id(error), number, now)
+                code, returned = RAISED, state.errors.number(error)
+                lane.error = (id(error), returned, now)
+        elif id(output) != self.output_id:
+            code, returned = REPLACED, state.signatures.number(value_key(output))
+        lane.extend((call, entry.number, given, code << CODE_SHIFT | depth, start, named, returned, now))
+        lane.calls.pop()
+        if not failed:
+            drop_dead(lane)
         if depth == 0 and now > state.due:
             state.flush(lane)
 
@@ -114,10 +113,10 @@ def expect(state: State, lane: Lane, module: Any, frame_id: int) -> None:
     tail.install()
 
 
-def begins(lane: Lane, frame_id: int, now: int, kwargs: int, returned: int, output: Any) -> bool:
+def begins(lane: Lane, now: int, named: int, returned: int, output: Any) -> bool:
     """Note that forward has returned and own hooks begin. False when no tail will come for this call."""
     tail = lane.tails[-1]
-    if tail.frame_id != frame_id or tail.began:
+    if tail.frame_id != lane.calls[-1][0] or tail.began:
         return False
     if tail.key not in tail.tables[0]:  # the forward has cleared its own hooks
         lane.tails.pop()
@@ -125,14 +124,14 @@ def begins(lane: Lane, frame_id: int, now: int, kwargs: int, returned: int, outp
         return False
     tail.began = True
     tail.output_id = id(output)
-    tail.signatures = (kwargs, returned)
-    lane.extend((0, 0, HOOKS << CODE_SHIFT | len(lane.frames) - 1, now))
+    tail.signatures = (named, returned)
+    lane.extend((lane.calls[-1][1], 0, 0, HOOKS << CODE_SHIFT, now, 0, 0, 0))
     return True
 
 
 def drop_dead(lane: Lane) -> None:
     """Remove the tails of calls that are no longer open."""
-    while lane.tails and lane.tails[-1].frame_id not in lane.frames:
+    while lane.tails and lane.find(lane.tails[-1].frame_id) < 0:
         lane.tails.pop().remove()
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from modtrace.capture.facts import is_lazy, module_row, raw, subtree_totals
+from modtrace.capture.seen import Entry
 
 Module = torch.nn.Module
 Ints = npt.NDArray[np.int64]
@@ -24,22 +25,6 @@ Ints = npt.NDArray[np.int64]
 MAX_ALIASES: Final = 64
 MAX_REFRESHES: Final = 32
 """A tree that grows for ever (a new module every step) is not read again for ever."""
-
-
-class Entry:
-    """A module's number, and what it was given and returned last: most modules see one shape again and again, and
-    comparing with it is three times cheaper than looking a signature up.
-
-    `given` and `returned` are (shape, dtype, requires_grad, signature) of a plain strided tensor on the CPU. They are
-    replaced as a whole, so that threads never see halves of two.
-    """
-
-    __slots__ = ("given", "number", "returned")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.given: tuple[Any, Any, Any, int] = (None, None, None, 0)
-        self.returned: tuple[Any, Any, Any, int] = (None, None, None, 0)
 
 
 class _Tree:

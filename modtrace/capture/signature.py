@@ -253,6 +253,12 @@ class Signatures:
         self.known[key] = number
         return number
 
+    def of_tensor(self, value: Any) -> int:
+        """The number of one plain tensor."""
+        key = (value.shape, value.dtype, value.device, value.requires_grad, value.layout)
+        number = self.known.get(key)
+        return self.number(key) if number is None else number
+
     def joined(self, args: int, kwargs: int) -> int:
         """The number for positional and keyword arguments together."""
         return self.number(("call", args, kwargs))

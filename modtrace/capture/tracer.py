@@ -24,11 +24,12 @@ from torch.utils.hooks import RemovableHandle
 
 from modtrace.capture import own_hooks
 from modtrace.capture.calibrate import frame_depth, measure
-from modtrace.capture.decode import Block, Costs, Ints, Naming, Open, decode, events_of, is_root_start
+from modtrace.capture.decode import Block, Carried, Costs, Ints, Naming, Nodes, decode, nodes_of, records_of, root_starts
 from modtrace.capture.hooks import CALL_IMPL, State, build
-from modtrace.capture.lanes import CODE_SHIFT, COST, UNWIND, Lane, Lanes, LaneTable
+from modtrace.capture.lanes import WORDS, Lane, Lanes, LaneTable
 from modtrace.capture.raised import Errors
-from modtrace.capture.registry import Entry, Registry
+from modtrace.capture.registry import Registry
+from modtrace.capture.seen import Entry
 from modtrace.capture.signature import Signatures
 from modtrace.errors import WriteError
 from modtrace.trace.folder import write_json
@@ -41,8 +42,8 @@ INSIDE_NS: Final = 750_000_000
 LATER_NS: Final = 50_000_000
 """How long after a block became due inside a root call the end of that root call is looked for again."""
 FIRST_NS: Final = 20_000_000
-BLOCK_EVENTS: Final = 40_000
-"""A block is sought to hold about this many events (20,000 calls, 5 MB): at high call rates it is due earlier."""
+BLOCK_CALLS: Final = 20_000
+"""A block is sought to hold about this many calls (3 MB): at high call rates it is due earlier."""
 
 _PAIRS = count()
 _RUNNING: weakref.WeakSet[Tracer] = weakref.WeakSet()
@@ -79,7 +80,7 @@ class Tracer:
         self._errors = Errors(messages=messages)
         self._table = LaneTable()
         self._lanes = Lanes(self._table)
-        self._carried: dict[int, Open] = {}
+        self._carried: dict[int, Carried] = {}
         self._steps = 0
         self._handles: list[RemovableHandle] = []
         self._busy = threading.Lock()
@@ -218,7 +219,7 @@ class Tracer:
             return
         self._state.off = True
         for lane in self._table.all:
-            lane.cut(0)
+            lane.calls.clear()
         if isinstance(fault, WriteError):
             reason = str(fault)
         else:
@@ -234,13 +235,11 @@ class Tracer:
     def _flush_due(self, lane: Lane) -> None:
         """Called by a post-hook once `due` has passed. Inside a root call a block may grow older."""
         started = self._clock()
-        if lane.frames and started < self._inside_at:
+        if lane.calls and started < self._inside_at:
             self._state.due = min(self._inside_at, started + LATER_NS)
             return
         self._flush()
-        now = self._clock()
-        if lane.frames:
-            lane.extend((now - started, 0, COST << CODE_SHIFT | len(lane.frames), now))
+        lane.cost(len(lane.calls) - 1, self._clock() - started)
 
     def _due(self, now: int) -> None:
         self._state.due = now + min(OUTSIDE_NS, self._interval_ns)
@@ -253,25 +252,25 @@ class Tracer:
         try:
             started = self._clock()
             dead = self._registry.take_dead()
-            blocks = [(lane, events_of(lane.take())) for lane in list(self._table.all)]
-            events = sum(len(block) for _, block in blocks)
-            if events:
+            blocks = [_Taken(lane) for lane in list(self._table.all)]
+            count = sum(len(block.records) for block in blocks)
+            if count:
                 self._write(blocks, started - self._origin_ns)
             self._registry.purge(dead)
             now = self._clock()
             self._flush_ns += now - started
-            self._pace(events, now)
+            self._pace(count, now)
         finally:
             self._busy.release()
 
-    def _pace(self, events: int, now: int) -> None:
+    def _pace(self, count: int, now: int) -> None:
         """Choose when the next block is due: a second at most, earlier when many events come."""
         elapsed = max(now - self._paced_at, 1)
         self._paced_at = now
-        self._interval_ns = INSIDE_NS if not events else int(min(INSIDE_NS, elapsed * BLOCK_EVENTS / events))
+        self._interval_ns = INSIDE_NS if not count else int(min(INSIDE_NS, elapsed * BLOCK_CALLS / count))
         self._due(now)
 
-    def _write(self, blocks: list[tuple[Lane, Ints]], at_ns: int) -> None:
+    def _write(self, blocks: list[_Taken], at_ns: int) -> None:
         decoded = self._decode(blocks)
         self._registry.refresh()
         module_rows, name_rows = self._registry.rows()
@@ -290,34 +289,31 @@ class Tracer:
             if block.calls:
                 self._writer.append("calls", block.calls, nulls=block.calls_nulls, at_ns=at_ns)
 
-    def _decode(self, blocks: list[tuple[Lane, Ints]]) -> list[Block]:
-        starts = [events[is_root_start(events), 3] for _, events in blocks]
-        for _, events in blocks:
-            for module in np.unique(events[is_root_start(events), 0]).tolist():
-                self._registry.ensure_tree(module)
+    def _decode(self, blocks: list[_Taken]) -> list[Block]:
+        none = Carried()
+        starts: list[Ints] = [root_starts(block.nodes, self._carried.get(block.lane, none)) for block in blocks]
         every = np.concatenate(starts)
         numbers = np.empty(len(every), np.int64)
         numbers[np.argsort(every, kind="stable")] = self._steps + np.arange(len(every))
         self._steps += len(every)
+        for block in blocks:
+            for module in np.unique(block.nodes.module[block.nodes.depth == 0]).tolist():
+                self._registry.ensure_tree(module)
         naming = Naming(labels=self._registry.labels, joined=self._signatures.joined)
         decoded = []
-        for lane, events in blocks:
-            steps, numbers = np.split(numbers, [int(is_root_start(events).sum())])
-            if not len(events):
-                continue
-            carried = self._carried.get(lane.number, Open())
-            block = decode(
-                events,
-                carried,
-                base=lane.number << THREAD_SHIFT,
+        for block, steps in zip(blocks, np.split(numbers, np.cumsum([len(new) for new in starts])[:-1])):
+            rows, self._carried[block.lane] = decode(
+                block.records,
+                block.nodes,
+                self._carried.get(block.lane, none),
+                base=block.lane << THREAD_SHIFT,
                 steps=steps,
                 naming=naming,
                 costs=self._costs,
                 origin_ns=self._origin_ns,
             )
-            self._carried[lane.number] = block.open
-            self._calls += block.open.next_call - carried.next_call
-            decoded.append(block)
+            self._calls += len(rows.calls.get("call", ()))
+            decoded.append(rows)
         return decoded
 
     def _close_lanes(self) -> None:
@@ -331,9 +327,10 @@ class Tracer:
                     live.add(id(current))
                 current = current.f_back
         for lane in self._table.all:
-            while lane.frames and lane.frames[-1] not in live:
-                lane.cut(len(lane.frames) - 1)
-            lane.extend((0, 0, UNWIND << CODE_SHIFT | len(lane.frames), self._clock()))
+            depth = len(lane.calls)
+            while depth and lane.calls[depth - 1][0] not in live:
+                depth -= 1
+            lane.abort(depth)
 
     def _write_gaps(self) -> None:
         if self.gaps:
@@ -390,6 +387,19 @@ class Tracer:
             return pre, post, lanes.lane
 
         return measure(pair, lambda probe: registry.entries.setdefault(id(probe), Entry(0)), self._clock)
+
+
+class _Taken:
+    """The block of one lane. Its open calls are looked at before and after, for its thread may be running: each call
+    above a recorded one is then a record, or was open at one of the two moments."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane.number
+        before = list(lane.calls)
+        self.records: Ints = records_of(lane.take())
+        after = [*enumerate(before), *enumerate(list(lane.calls))]
+        known = {call: (depth, call, entry.number, given, start) for depth, (_, call, entry, given, start) in after}
+        self.nodes: Nodes = nodes_of(self.records, list(known.values()))
 
 
 def _abandon_all() -> None:

@@ -29,8 +29,8 @@ def test_traced_run_is_bitwise_the_same(case):
     traced = observe(case, modtrace.trace)
 
     for key, value in untraced.items():
-        if key == "exception" and case.name in PYTHON_LIMITS:
-            continue
+        if key == "warnings" and case.name in PYTHON_LIMITS:
+            continue  # modtrace says that it stopped recording
         assert traced[key] == value, key
     assert traced.keys() == untraced.keys()
     assert traced["global hooks"] == NO_HOOKS

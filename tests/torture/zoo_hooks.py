@@ -110,11 +110,13 @@ class HookRemovesItself(nn.Module):
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(4, 4)
+        self.added = False
         handle = self.linear.register_forward_hook(lambda module, args, output: handle.remove())
         self.linear.register_forward_pre_hook(self._add)
 
     def _add(self, module, args):
-        if len(module._forward_hooks) < 2:
+        if not self.added:
+            self.added = True
             module.register_forward_hook(lambda module, args, output: output + 1)
 
     def forward(self, x):
