@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Size:
-    """Layers, width and so on."""
+    """GPT-2's own, but for the width and the heads."""
 
     layers: int = 12
     width: int = 64
     heads: int = 4
-    vocabulary: int = 256
-    length: int = 64
+    vocabulary: int = 50_257
+    length: int = 1_024
     dropout: float = 0.1
 
 

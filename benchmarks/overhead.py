@@ -1,8 +1,9 @@
 """What tracing costs, beside nothing, an empty pair of hooks and torch's own profiler: `python benchmarks/overhead.py`.
 
 All variants take turns in one run, on one thread, with the garbage collector as users have it; a number is the median
-over the rounds. A window of modtrace includes all its writing up to the end of the trace; windows of the profiler leave
-out its work after the window, which is long.
+over the rounds. A window begins when the variant has warmed up and is long enough for modtrace to write several times
+in it. What happens once a trace or once a module is measured apart. The profiler's work after a window, which is long,
+is left out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,7 @@ from whole_runs import long_run, start_up
 import modtrace
 
 IDENTITIES = 1_000
+WARM_UP_S = 0.4
 BARS = {
     "identity: modtrace / empty pair": 2.2,
     "GPT-2 training forward: modtrace / untraced": 1.12,
@@ -44,7 +46,6 @@ class Variant:
     name: str
     around: Callable[[], AbstractContextManager[object]]
     share: float = 1.0
-    counts_exit: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def profiler(**options: bool) -> AbstractContextManager[object]:
 VARIANTS = (
     Variant("untraced", nullcontext),
     Variant("empty pair of hooks", empty_pair),
-    Variant("modtrace", traced, counts_exit=True),
+    Variant("modtrace", traced),
     Variant("torch.profiler", profiler, share=0.1),
     Variant("torch.profiler, record_shapes", lambda: profiler(record_shapes=True), share=0.1),
     Variant("torch.profiler, with_stack", lambda: profiler(with_stack=True), share=0.1),
@@ -100,16 +101,33 @@ VARIANTS = (
 def window(variant: Variant, forward: Callable[[], object], forwards: int) -> float:
     """Seconds a forward takes under the variant."""
     forwards = max(1, round(forwards * variant.share))
-    with ExitStack() as stack:
-        stack.enter_context(variant.around())
-        forward()
+    with variant.around():
+        warm_at = time.perf_counter() + WARM_UP_S * variant.share
+        while time.perf_counter() < warm_at:
+            forward()
         started = time.perf_counter()
         for _ in range(forwards):
             forward()
-        ended = time.perf_counter()
-    if variant.counts_exit:
-        ended = time.perf_counter()
-    return (ended - started) / forwards
+        return (time.perf_counter() - started) / forwards
+
+
+def once_a_module(rounds: int) -> dict[str, float]:
+    """What a trace of two calls costs, and what each module costs when it is first seen."""
+    one, many = nn.Identity(), nn.Sequential(*[nn.Linear(2, 2) for _ in range(IDENTITIES)])
+
+    def seconds(model: nn.Module) -> float:
+        started = time.perf_counter()
+        with traced():
+            model(x)
+        return time.perf_counter() - started
+
+    x = torch.ones(1, 2)
+    small = statistics.median(seconds(one) for _ in range(rounds))
+    large = statistics.median(seconds(many) for _ in range(rounds))
+    return {
+        "a trace of one call, start and end [s]": small,
+        "a module seen for the first time [us]": (large - small) / IDENTITIES * 1e6,
+    }
 
 
 def measure(
@@ -142,9 +160,8 @@ def identity_forward() -> Callable[[], object]:
     return lambda: model(x)
 
 
-def gpt2_forward(*, training: bool) -> tuple[Callable[[], object], int]:
-    """A 12-layer GPT-2 of width 64 on a batch of 2 x 32 tokens, and how many module calls its forward makes."""
-    size = Size(layers=12, width=64)
+def gpt2_forward(size: Size, *, training: bool) -> tuple[Callable[[], object], int]:
+    """A GPT-2 on a batch of 2 x 32 tokens, and how many module calls its forward makes."""
     model = GPT2(size).train(training)
     tokens = torch.randint(0, size.vocabulary, (2, 32))
     calls = 0
@@ -161,9 +178,15 @@ def gpt2_forward(*, training: bool) -> tuple[Callable[[], object], int]:
 
 def measure_all(rounds: int) -> list[Measurement]:
     """Every model under every variant."""
-    found = measure("identity modules", identity_forward(), IDENTITIES + 1, forwards=100, rounds=rounds)
-    for name, training in (("GPT-2 training forward", True), ("GPT-2 eval forward", False)):
-        forward, calls = gpt2_forward(training=training)
+    found = measure("identity modules", identity_forward(), IDENTITIES + 1, forwards=150, rounds=rounds)
+    gpt2, of_bytes = Size(layers=12, width=64), Size(layers=12, width=64, vocabulary=256)
+    for name, size, training in (
+        ("GPT-2 training forward", gpt2, True),
+        ("GPT-2 eval forward", gpt2, False),
+        ("GPT-2 of bytes, training forward", of_bytes, True),
+        ("GPT-2 of bytes, eval forward", of_bytes, False),
+    ):
+        forward, calls = gpt2_forward(size, training=training)
         found += measure(name, forward, calls, forwards=150, rounds=rounds)
     return found
 
@@ -175,10 +198,13 @@ def facts_of(found: list[Measurement], rounds: int) -> dict[str, float]:
     facts = {
         "identity: modtrace / empty pair": traced.call_ns / pair.call_ns,
         "identity: added by modtrace / added by empty pair": traced.added_ns / pair.added_ns,
-        "GPT-2 training forward: modtrace / untraced": at["GPT-2 training forward", "modtrace"].ratio,
-        "GPT-2 eval forward: modtrace / untraced": at["GPT-2 eval forward", "modtrace"].ratio,
     }
-    return facts | long_run() | start_up(rounds)
+    facts |= {
+        f"{model}: modtrace / untraced": one.ratio
+        for (model, variant), one in at.items()
+        if variant == "modtrace" and model.startswith("GPT-2")
+    }
+    return facts | once_a_module(rounds) | long_run() | start_up(rounds)
 
 
 def show(found: list[Measurement], facts: dict[str, float]) -> None:
@@ -188,9 +214,9 @@ def show(found: list[Measurement], facts: dict[str, float]) -> None:
     for one in found:
         if one.model != model:
             model = one.model
-            print(f"{model:32}{'forward us':>12}{'ns a call':>12}{'ratio':>8}{'added ns a call':>18}")
+            print(f"{model:34}{'forward us':>12}{'ns a call':>12}{'ratio':>8}{'added ns a call':>18}")
         print(
-            f"  {one.variant:30}{one.forward_us:12.0f}{one.call_ns:12.0f}{one.ratio:8.2f}{one.added_ns:18.0f}"
+            f"  {one.variant:32}{one.forward_us:12.0f}{one.call_ns:12.0f}{one.ratio:8.2f}{one.added_ns:18.0f}"
         )
     print()
     for name, value in facts.items():

@@ -152,6 +152,11 @@ class Tracer:
         return self._registry.number_of(module)
 
     @property
+    def rows(self) -> dict[str, int]:
+        """Rows written so far, by table."""
+        return self._writer.rows
+
+    @property
     def end_facts(self) -> dict[str, Any]:
         """What `end.json` says about the recording."""
         call_ns = self._costs.inside_ns + self._costs.outside_ns

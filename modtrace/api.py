@@ -1,0 +1,249 @@
+"""The public objects: a trace that is there, and one that is being recorded."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable
+from contextlib import ContextDecorator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from modtrace.errors import ModtraceError, UsageError
+from modtrace.trace.folder import copy, create, write_json
+from modtrace.trace.schema import END_FILE
+from modtrace.trace.start import run_facts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from modtrace.capture.tracer import Tracer
+    from modtrace.trace.reader import Stored
+
+
+class Trace:
+    """A recorded trace.
+
+    `calls`, `modules` and `steps` are pandas DataFrames; their columns are listed in docs/trace-format.md, with units
+    in the names. They are made at the first use and kept: change a copy.
+    """
+
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
+        self._frames: dict[str, pd.DataFrame] = {}
+
+    @property
+    def path(self) -> Path | None:
+        """The directory of the trace; None while it has not been saved."""
+        return self._read().path
+
+    @property
+    def calls(self) -> pd.DataFrame:
+        """One row a call, indexed by `call` (order of start). Times in ns, sizes in bytes; unknown is null."""
+        from modtrace.analysis.calls import calls
+
+        return self._frame("calls", calls)
+
+    @property
+    def modules(self) -> pd.DataFrame:
+        """One row a module instance, indexed by `module_id`; those that never ran have 0 calls."""
+        from modtrace.analysis.modules import modules
+
+        return self._frame("modules", modules)
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row a root call, indexed by `step`."""
+        from modtrace.analysis.steps import steps
+
+        return self._frame("steps", steps)
+
+    def summary(self, *, width: int = 80, ascii: bool = False) -> str:
+        """What `modtrace run` prints at the end, without colors; at most `width` columns."""
+        from modtrace.views.console import summary
+
+        return summary(self._read(), width=width, ascii=ascii)
+
+    def tree(self, depth: int | None = None, *, width: int = 80, ascii: bool = False) -> str:
+        """The call tree, calls of one module merged and repeated blocks folded, down to `depth`."""
+        from modtrace.views.console import tree
+
+        return tree(self._read(), depth=depth, width=width, ascii=ascii)
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Copy the trace to a directory, usually named `NAME.mtrace`.
+
+        Raises:
+            UsageError: the path exists (and `force` is not given) or cannot be written.
+        """
+        target = Path(path)
+        copy(self._read().path, target, force=force)
+        return target
+
+    def to_csv(self, target: str | os.PathLike[str] | TextIO, *, raw: bool = False) -> None:
+        """Write `calls` as CSV. Cells that a spreadsheet would run as formulas get a `'` in front, unless `raw`."""
+        from modtrace.export.csv import to_csv
+
+        to_csv(self._read(), target, raw=raw)
+
+    def _frame(self, name: str, make: Callable[[Stored], pd.DataFrame]) -> pd.DataFrame:
+        stored = self._read()
+        if name not in self._frames:
+            self._frames[name] = make(stored)
+        return self._frames[name]
+
+    def _read(self) -> Stored:
+        return self._stored
+
+    def __repr__(self) -> str:
+        stored = self._read()
+        count = stored.table("calls").num_rows
+        return f"<modtrace.Trace {count:,} calls, {len(stored.processes)} processes>"
+
+
+class Recording(Trace, ContextDecorator):
+    """A trace that is recorded while its `with` block, or the function it decorates, runs. Made by `trace()`.
+
+    Inside the block the tables show what has been recorded so far. It can be used once as a context manager; as a
+    decorator every call of the function starts the recording anew, and the last one is what is shown.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module | None,
+        path: str | os.PathLike[str] | None,
+        *,
+        force: bool,
+        messages: bool,
+        max_bytes: int | None,
+    ) -> None:
+        self._model = model
+        self._target = Path(path) if path is not None else None
+        self._force = force
+        self._messages = messages
+        self._max_bytes = max_bytes
+        self._tracer: Tracer | None = None
+        self._folder: Path | None = None
+        self._running = False
+        self._seen = -1
+        self._frames = {}
+
+    def __enter__(self) -> Recording:
+        if self._running:
+            raise UsageError("this trace is being recorded already; make another one with modtrace.trace()")
+        if self._tracer is not None and self._target is not None:
+            raise UsageError("this trace has been recorded already; make another one with modtrace.trace()")
+        from modtrace.capture.tracer import Tracer
+
+        if self._target is not None:
+            root = Path(os.path.abspath(self._target))
+        else:
+            spool = tempfile.mkdtemp(prefix="modtrace-")
+            weakref.finalize(self, shutil.rmtree, spool, ignore_errors=True)
+            root = Path(spool) / "trace.mtrace"
+        self._folder = create(root, run_facts(), process="rank-0", force=self._force)
+        self._frames.clear()
+        self._seen = -1
+        rank = os.environ.get("RANK", "")
+        self._tracer = Tracer(
+            self._folder,
+            model=self._model,
+            messages=self._messages,
+            max_bytes=self._max_bytes,
+            rank=int(rank) if rank.isdigit() else 0,
+        )
+        self._running = True
+        self._tracer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._running or self._tracer is None or self._folder is None:
+            return
+        self._running = False
+        self._tracer.stop()
+        facts = self._tracer.end_facts
+        facts |= {"exit_status": None, "exception": kind.__name__ if kind is not None else None}
+        facts |= {"script_start_ns": 0, "torch_imported": True}
+        try:
+            write_json(self._folder, END_FILE, facts)
+        except OSError:
+            pass  # the disk is full or gone: the trace opens as one that did not come to its end
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return recorded
+
+    def module_id_of(self, module: torch.nn.Module) -> int | None:
+        """The `module_id` of a module that still lives; None for one that was not seen."""
+        return self._tracer.module_id_of(module) if self._tracer is not None else None
+
+    @property
+    def path(self) -> Path | None:
+        """The directory given to `trace`; None for a trace that has not been saved."""
+        return self._target
+
+    def _read(self) -> Stored:
+        from modtrace.trace.reader import open_trace
+
+        if self._tracer is None or self._folder is None:
+            raise ModtraceError("nothing has been recorded yet: use the trace in a with statement first")
+        if self._running:
+            self._tracer.flush()
+        written = sum(self._tracer.rows.values()) * 2 + self._running
+        if written != self._seen:
+            self._frames.clear()
+            self._seen = written
+            self._stored = open_trace(self._folder.parent)
+        return self._stored
+
+    def __repr__(self) -> str:
+        if self._tracer is None:
+            return "<modtrace.Trace not recorded yet>"
+        return super().__repr__()
+
+
+def trace(
+    model: torch.nn.Module | None = None,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    force: bool = False,
+    messages: bool = True,
+    max_bytes: int | None = 4 << 30,
+) -> Recording:
+    """Record the calls of a model, or of every module in the process, as a context manager or a decorator.
+
+    Args:
+        model: keep the calls of this model and of its submodules called directly, with everything called inside them;
+            None keeps all.
+        path: where to write the trace while it is recorded (`NAME.mtrace`); None keeps it in a private temporary
+            directory until `save`.
+        force: replace a trace that stands at `path`.
+        messages: keep the first line of exceptions' messages; False keeps their types only.
+        max_bytes: recording stops, the program goes on, when the trace on disk has grown to this.
+
+    Raises:
+        UsageError: `path` cannot be used.
+    """
+    if model is not None and "torch" in sys.modules and not isinstance(model, sys.modules["torch"].nn.Module):
+        raise UsageError(f"trace() takes a torch.nn.Module, not {type(model).__name__}; path= names the file")
+    return Recording(model, path, force=force, messages=messages, max_bytes=max_bytes)
+
+
+def load(path: str | os.PathLike[str]) -> Trace:
+    """Open a trace directory.
+
+    Raises:
+        TraceError: there is none, or it cannot be read.
+    """
+    from modtrace.trace.reader import open_trace
+
+    return Trace(open_trace(Path(path)))

@@ -1,0 +1,72 @@
+"""The only place where foreign text is made safe to show: in a terminal, a cell, a page."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+_UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"})
+_SAFE_ASCII: Final = re.compile(r"[ -~]*\Z")
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+def plain(text: str, limit: int | None = None) -> str:
+    r"""Text with every control, format, surrogate, separator, private and unassigned character as a visible escape.
+
+    What comes out moves no cursor, reverses no line and can always be encoded as UTF-8.
+
+    Args:
+        text: any string.
+        limit: characters kept; a longer text ends in `...`.
+    """
+    if limit is not None and len(text) > limit:
+        text = text[: max(limit - 3, 0)] + "..."
+    if not _SAFE_ASCII.match(text):
+        text = "".join(map(_visible, text))
+        if limit is not None and len(text) > limit:
+            text = text[: max(limit - 3, 0)] + "..."
+    return text
+
+
+def _visible(char: str) -> str:
+    if unicodedata.category(char) not in _UNSAFE_CATEGORIES:
+        return char
+    code = ord(char)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def cell(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula: one that starts like a formula gets a `'` in front."""
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def width(text: str) -> int:
+    """Columns that a text takes in a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def fit(text: str, columns: int, *, keep_end: bool = False) -> str:
+    """Text cut to a number of columns, with `..` where it was cut."""
+    if width(text) <= columns:
+        return text
+    if columns <= 2:
+        return "." * max(columns, 0)
+    chars = text[::-1] if keep_end else text
+    kept = ""
+    for char in chars:
+        if width(kept) + width(char) > columns - 2:
+            break
+        kept += char
+    return f"..{kept[::-1]}" if keep_end else f"{kept}.."
+
+
+def pad(text: str, columns: int, *, right: bool = False) -> str:
+    """Text cut or filled with spaces to exactly a number of columns."""
+    text = fit(text, columns)
+    space = " " * (columns - width(text))
+    return space + text if right else text + space

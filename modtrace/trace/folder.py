@@ -1,0 +1,183 @@
+"""The directory of a trace: made before the program starts, found again later. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from modtrace.errors import UsageError
+from modtrace.text import plain
+from modtrace.trace.schema import FORMAT, RUN_FILE, SUFFIX
+
+_MAX_JSON_BYTES: Final = 1 << 20
+_JOIN_SECONDS: Final = 10.0
+
+
+def create(
+    path: Path, run: Mapping[str, Any], *, process: str, force: bool = False, join: bool = False
+) -> Path:
+    """Make a trace directory with its `run.json`, and one process folder in it.
+
+    Args:
+        path: the directory to make; its parent must exist.
+        run: what `run.json` says.
+        process: name of the process folder.
+        force: replace an existing trace; never anything that is not a trace.
+        join: another process of the same launch (`run["launch"]`) may make, or have made, the directory.
+
+    Returns:
+        The process folder.
+
+    Raises:
+        UsageError: the path cannot be used; nothing of the user's has been touched.
+    """
+    try:
+        if not _make(path):
+            _enter_existing(path, run, process, force=force, join=join)
+        _write_new(path / RUN_FILE, run, exclusive=not join)
+        return _process_folder(path, process)
+    except OSError as error:
+        raise UsageError(f"cannot write a trace at {plain(str(path))}: {error.strerror or error}") from None
+
+
+def _make(path: Path) -> bool:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _enter_existing(
+    path: Path, run: Mapping[str, Any], process: str, *, force: bool, join: bool
+) -> None:
+    if join and run.get("launch") and _launch_of(path) == run["launch"]:
+        return
+    shown = plain(str(path))
+    if not force:
+        raise UsageError(f"{shown} exists already; use -f to replace it, or -o for another name")
+    if path.is_symlink() or not path.is_dir():
+        raise UsageError(f"{shown} is not a directory; it is not replaced")
+    if read_run(path) is None and any(path.iterdir()):
+        raise UsageError(f"{shown} is not a modtrace trace; it is not replaced")
+    shutil.rmtree(path)
+    _make(path)
+
+
+def copy(source: Path, target: Path, *, force: bool = False) -> None:
+    """Copy a trace directory: regular files only, readable by the user alone.
+
+    Raises:
+        UsageError: the target exists (and `force` is not given) or cannot be written.
+    """
+    shown = plain(str(target))
+    run = read_run(source)
+    if run is None:
+        raise UsageError(f"there is no trace at {plain(str(source))}")
+    try:
+        if not _make(target):
+            _enter_existing(target, run, "", force=force, join=False)
+        for folder, folders, files in os.walk(source):
+            here = target / Path(folder).relative_to(source)
+            here.mkdir(mode=0o700, exist_ok=True)
+            folders[:] = [name for name in folders if not (Path(folder) / name).is_symlink()]
+            for name in files:
+                if stat.S_ISREG((Path(folder) / name).lstat().st_mode):
+                    shutil.copyfile(Path(folder) / name, here / name, follow_symlinks=False)
+                    (here / name).chmod(0o600)
+    except OSError as error:
+        raise UsageError(f"cannot write a trace at {shown}: {error.strerror or error}") from None
+
+
+def _launch_of(path: Path) -> str | None:
+    """The launch that made a directory; waits a little for one that is just being made."""
+    until = time.monotonic() + _JOIN_SECONDS
+    while True:
+        run = read_run(path)
+        if run is not None:
+            launch = run.get("launch")
+            return launch if isinstance(launch, str) else None
+        if time.monotonic() > until:
+            return None
+        time.sleep(0.02)
+
+
+def _write_new(path: Path, run: Mapping[str, Any], *, exclusive: bool) -> None:
+    """Write `run.json` whole under another name, then link it in: a reader never sees half of it."""
+    data = json.dumps(run, ensure_ascii=True).encode()
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        try:
+            os.link(part, path, follow_symlinks=False)
+        except FileExistsError:
+            if exclusive:
+                raise
+        except (OSError, NotImplementedError):  # a file system without hard links
+            os.replace(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+
+
+def _process_folder(path: Path, process: str) -> Path:
+    """A folder of its own for this process; a restarted rank gets the next free `.1`, `.2`."""
+    for again in range(1000):
+        folder = path / (process if not again else f"{process}.{again}")
+        if _make(folder):
+            return folder
+    raise UsageError(f"too many folders for {process} in {plain(str(path))}")
+
+
+def write_json(folder: Path, name: str, data: Any) -> None:
+    """Put a JSON file in place at once; a link planted under its name is replaced, not followed."""
+    part = folder / f".{name}.{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(part, flags, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(json.dumps(data, ensure_ascii=True).encode())
+    os.replace(part, folder / name)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A small JSON object from a regular file; None for anything else."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JSON_BYTES:
+            return None
+        try:
+            data = json.loads(file.read(_MAX_JSON_BYTES))
+        except (ValueError, RecursionError):
+            return None
+    return data if isinstance(data, dict) else None
+
+
+def read_run(path: Path) -> dict[str, Any] | None:
+    """What `run.json` of a trace directory says; None if it is not one of ours."""
+    run = read_json(path / RUN_FILE)
+    return run if run is not None and run.get("format") == FORMAT else None
+
+
+def find(directory: Path) -> list[Path]:
+    """The traces directly in a directory, newest first."""
+    found = []
+    for path in sorted(directory.iterdir()):
+        if path.suffix == SUFFIX and path.is_dir() and not path.is_symlink():
+            run = read_run(path)
+            if run is not None:
+                started = run.get("started_unix_ns")
+                found.append((started if isinstance(started, int) else 0, path))
+    return [path for _, path in sorted(found, reverse=True)]

@@ -1,0 +1,211 @@
+"""Reads the batches of one stream file, trusting nothing in it.
+
+Arrow's reader believes the sizes that a message declares, so they are checked here first: the metadata and body lie
+inside the file, every buffer lies inside the body, and no compressed buffer declares more than it may. Layouts are from
+Arrow's `Message.fbs` and the flatbuffers encoding.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from modtrace.trace.arrow import CONTROL, WRITTEN, arrow_schema, control_total
+
+MAX_METADATA_BYTES: Final = 1 << 20
+MAX_BODY_BYTES: Final = 1 << 30
+MAX_BUFFER_BYTES: Final = 64 << 20
+MAX_ROWS: Final = 1 << 23
+_CONTINUATION: Final = 0xFFFFFFFF
+_RECORD_BATCH: Final = 3
+_SCHEMA: Final = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One verified batch and when it was written (nanoseconds since the start of recording)."""
+
+    rows: pa.RecordBatch
+    at_ns: int
+
+
+class Damage(Exception):
+    """The rest of a file cannot be used; the message says why."""
+
+
+class ForeignSchema(Exception):
+    """The file's columns are not those of this version."""
+
+
+def read_batches(path: Path, table: str) -> Iterator[Batch]:
+    """The batches of a stream, in order; nothing for a file that is missing or empty.
+
+    Raises:
+        Damage: after the last whole batch, when something follows that is cut or not as it was written.
+        ForeignSchema: before the first batch, when the columns are others.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Damage(f"cannot be opened ({error.strerror})") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise Damage("is not a regular file")
+        yield from _messages(descriptor, status.st_size, table)
+    finally:
+        os.close(descriptor)
+
+
+def _messages(descriptor: int, size: int, table: str) -> Iterator[Batch]:
+    schema = arrow_schema(table)
+    header = _header(schema)
+    position = number = 0
+    while position < size:
+        metadata, body_at = _metadata(descriptor, position, size)
+        if metadata is None:
+            return  # end of stream
+        message = _checked(lambda data=metadata: _Message(data))
+        end = body_at + message.body_bytes
+        if message.body_bytes < 0 or message.body_bytes > MAX_BODY_BYTES:
+            raise Damage(f"batch {number} declares an impossible size")
+        if end > size:
+            raise Damage(f"is cut in batch {number}")
+        whole = _read(descriptor, position, end - position)
+        if position == 0:
+            _check_schema(whole, message, schema)
+        else:
+            body = memoryview(whole)[body_at - position :]
+            _checked(lambda m=message, b=body: m.check_buffers(b))
+            yield _batch(header, whole, number)
+            number += 1
+        position = end
+
+
+def _metadata(descriptor: int, position: int, size: int) -> tuple[bytes | None, int]:
+    prefix = _read(descriptor, position, min(8, size - position))
+    if len(prefix) < 8:
+        raise Damage("is cut in a message's first bytes")
+    continuation, length = struct.unpack("<Ii", prefix)
+    if continuation != _CONTINUATION or length < 0 or length > MAX_METADATA_BYTES:
+        raise Damage("holds something that is no message")
+    if length == 0:
+        return None, position + 8
+    if position + 8 + length > size:
+        raise Damage("is cut in a message's description")
+    return _read(descriptor, position + 8, length), position + 8 + length
+
+
+def _checked(step):  # type: ignore[no-untyped-def]
+    try:
+        return step()
+    except (struct.error, IndexError, ValueError, OverflowError):
+        raise Damage("holds a message that cannot be taken apart") from None
+
+
+def _read(descriptor: int, position: int, count: int) -> bytes:
+    parts = []
+    while count > 0:
+        part = os.pread(descriptor, min(count, 1 << 26), position)
+        if not part:
+            raise Damage("became shorter while it was read")
+        parts.append(part)
+        position += len(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _header(schema: pa.Schema) -> bytes:
+    sink = pa.BufferOutputStream()
+    pa.ipc.new_stream(sink, schema).close()
+    return bytes(sink.getvalue())[:-8]
+
+
+def _check_schema(whole: bytes, message: _Message, schema: pa.Schema) -> None:
+    if message.kind != _SCHEMA:
+        raise Damage("does not begin with its columns")
+    try:
+        found = pa.ipc.read_schema(pa.BufferReader(whole))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Damage("has columns that cannot be read") from error
+    if not found.equals(schema):
+        raise ForeignSchema
+
+
+def _batch(header: bytes, message: bytes, number: int) -> Batch:
+    try:
+        reader = pa.ipc.open_stream(header + message)
+        rows, metadata = reader.read_next_batch_with_custom_metadata()
+        rows.validate(full=True)
+        control = int(metadata[CONTROL], 16)
+        at_ns = int(metadata[WRITTEN])
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, StopIteration, MemoryError):
+        raise Damage(f"batch {number} cannot be read") from None
+    if control_total(rows) != control:
+        raise Damage(f"batch {number} is not as it was written (its control total differs)")
+    return Batch(rows, at_ns)
+
+
+class _Message:
+    """The part of a flatbuffers `Message` that says how large things are. Every read is bounds-checked by struct."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._root = self._u32(0)
+        self.kind = self._u8(self._field(self._root, 1))
+        self.body_bytes = self._i64(self._field(self._root, 3)) if self._has(self._root, 3) else 0
+        self._header = self._follow(self._field(self._root, 2))
+
+    def check_buffers(self, body: memoryview) -> None:
+        """Raise ValueError for a batch whose sizes cannot be true."""
+        if self.kind != _RECORD_BATCH:
+            raise ValueError("not a record batch")
+        rows = self._i64(self._field(self._header, 0)) if self._has(self._header, 0) else 0
+        if not 0 <= rows <= MAX_ROWS:
+            raise ValueError("row count")
+        compressed = self._has(self._header, 3)
+        vector = self._follow(self._field(self._header, 2))
+        for index in range(self._u32(vector)):
+            offset, length = struct.unpack_from("<qq", self._data, vector + 4 + 16 * index)
+            if offset < 0 or length < 0 or offset + length > len(body) or length > MAX_BUFFER_BYTES:
+                raise ValueError("buffer outside of its body")
+            if compressed and length:
+                (plain_bytes,) = struct.unpack_from("<q", body, offset)
+                if plain_bytes != -1 and not 0 <= plain_bytes <= MAX_BUFFER_BYTES:
+                    raise ValueError("declared size")
+
+    def _u8(self, at: int) -> int:
+        return int(struct.unpack_from("<B", self._data, at)[0])
+
+    def _u32(self, at: int) -> int:
+        return int(struct.unpack_from("<I", self._data, at)[0])
+
+    def _i64(self, at: int) -> int:
+        return int(struct.unpack_from("<q", self._data, at)[0])
+
+    def _follow(self, at: int) -> int:
+        return at + self._u32(at)
+
+    def _slot(self, table: int, field: int) -> int:
+        vtable = table - int(struct.unpack_from("<i", self._data, table)[0])
+        if vtable < 0 or 4 + 2 * field + 2 > int(struct.unpack_from("<H", self._data, vtable)[0]):
+            return 0
+        return int(struct.unpack_from("<H", self._data, vtable + 4 + 2 * field)[0])
+
+    def _has(self, table: int, field: int) -> bool:
+        return self._slot(table, field) != 0
+
+    def _field(self, table: int, field: int) -> int:
+        slot = self._slot(table, field)
+        if not slot:
+            raise ValueError("missing field")
+        return table + slot

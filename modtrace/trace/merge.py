@@ -1,0 +1,259 @@
+"""Tables of several processes and threads -> one numbering, with every key and range checked.
+
+Keys are renumbered to positions: after this a key of `modules` is the row of that module, and a call is its row in
+`calls`. All checks are vectorised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from modtrace.errors import TraceError
+from modtrace.trace.arrow import arrow_schema
+from modtrace.trace.schema import KINDS, STATUSES, THREAD_SHIFT, UNFINISHED
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_INTERNED: Final = {"modules": "module", "signatures": "signature", "errors": "error"}
+_REFERENCES: Final = {
+    "module": "modules", "root": "modules", "inputs": "signatures", "outputs": "signatures", "error": "errors",
+}  # fmt: skip
+_TIMES: Final = ("duration_ns", "self_ns", "tracer_ns", "hooks_ns")
+_LIMIT: Final = 1 << 62
+
+
+def merge(
+    raw: Mapping[str, Sequence[pa.Table]], ranks: Sequence[int], *, damaged: bool
+) -> tuple[dict[str, pa.Table], list[str]]:
+    """All tables over all processes.
+
+    Args:
+        raw: table -> its rows in each process.
+        ranks: rank of each process.
+        damaged: whether parts are known to be lost, so that rows may point at what is gone: such are left out. In a
+            whole trace a row that points nowhere is a contradiction.
+
+    Returns:
+        The tables, and notes on what was left out.
+
+    Raises:
+        TraceError: rows contradict each other.
+    """
+    notes: list[str] = []
+    tables: dict[str, pa.Table] = {}
+    keys: dict[str, list[Ints]] = {}
+    for name, key in _INTERNED.items():
+        parts = [_last_of_each(part, key) for part in raw[name]]
+        keys[name] = [_ints(part, key) for part in parts]
+        tables[name] = _numbered(parts, key)
+    offsets = {name: np.cumsum([0, *map(len, found)]) for name, found in keys.items()}
+    tables["names"] = _names(raw["names"], keys["modules"], offsets["modules"])
+    tables["gaps"] = _with_process(raw["gaps"])
+    parts = []
+    start = 0
+    for index, (calls, opened) in enumerate(zip(raw["calls"], raw["open"])):
+        columns, left_out = _calls(calls, opened, {name: keys[name][index] for name in keys}, damaged=damaged)
+        if left_out:
+            notes.append(f"{left_out:,} calls are left out: what they belong to is lost")
+        for column, table in _REFERENCES.items():
+            columns[column] = columns[column] + offsets[table][index]
+        count = len(columns["call"])
+        for column in ("call", "last_call"):
+            columns[column] = columns[column] + start
+        columns["parent"] = np.where(columns["parent"] >= 0, columns["parent"] + start, -1)
+        columns["rank"] = np.full(count, ranks[index], np.int32)
+        columns["process"] = np.full(count, index, np.int32)
+        parts.append(columns)
+        start += count
+    tables["calls"] = _calls_table(parts)
+    return tables, notes
+
+
+def _ints(table: pa.Table, column: str) -> Ints:
+    return table.column(column).to_numpy().astype(np.int64)
+
+
+def _last_of_each(table: pa.Table, key: str) -> pa.Table:
+    """The last row of each key, sorted by key."""
+    keys = _ints(table, key)
+    if len(keys) and int(keys.min()) < 0:
+        raise TraceError(f"a {key} has a number below zero")
+    order = np.argsort(keys, kind="stable")
+    last = np.ones(len(order), np.bool_)
+    last[:-1] = keys[order[1:]] != keys[order[:-1]]
+    return table.take(pa.array(order[last]))
+
+
+def _numbered(parts: Sequence[pa.Table], key: str) -> pa.Table:
+    whole = pa.concat_tables(parts) if parts else arrow_schema(f"{key}s").empty_table()
+    position = whole.schema.get_field_index(key)
+    return whole.set_column(position, key, pa.array(np.arange(len(whole)), pa.int64()))
+
+
+def _names(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) -> pa.Table:
+    found = []
+    for index, part in enumerate(parts):
+        root, module = _ints(part, "root"), _ints(part, "module")
+        root_at, root_known = _position(root, modules[index])
+        module_at, module_known = _position(module, modules[index])
+        known = np.flatnonzero(root_known & module_known)
+        pair = (root_at[known] << 32) | module_at[known]
+        order = np.argsort(pair, kind="stable")
+        last = np.ones(len(order), np.bool_)
+        last[:-1] = pair[order[1:]] != pair[order[:-1]]
+        rows = known[order[last]]
+        kept = part.take(pa.array(rows))
+        kept = kept.set_column(0, "root", pa.array(root_at[rows] + offsets[index], pa.int64()))
+        found.append(kept.set_column(1, "module", pa.array(module_at[rows] + offsets[index], pa.int64())))
+    return pa.concat_tables(found) if found else arrow_schema("names").empty_table()
+
+
+def _with_process(parts: Sequence[pa.Table]) -> pa.Table:
+    found = [
+        part.append_column("process", pa.array(np.full(len(part), index, np.int32)))
+        for index, part in enumerate(parts)
+    ]
+    return pa.concat_tables(found) if found else arrow_schema("gaps").empty_table()
+
+
+def _position(values: Ints, keys: Ints) -> tuple[Ints, Bools]:
+    """Where each value stands among sorted keys, and whether it is there at all."""
+    if not len(keys):
+        return np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
+    at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+    return at, keys[at] == values
+
+
+def _calls(
+    calls: pa.Table, opened: pa.Table, keys: Mapping[str, Ints], *, damaged: bool
+) -> tuple[dict[str, Any], int]:
+    """Columns of one process, in order of start within each thread, ids as positions; and how many are left out."""
+    calls = _last_of_each(calls, "call")
+    opened = _last_of_each(opened, "call")
+    _, ended = _position(_ints(opened, "call"), _ints(calls, "call"))
+    columns, nulls = _with_unfinished(calls, opened.take(pa.array(np.flatnonzero(~ended))))
+    total = len(columns["call"])
+    keep = _keep_known(columns, nulls, keys, damaged=damaged)
+    columns = {name: column[keep] for name, column in columns.items()}
+    nulls = {name: mask[keep] for name, mask in nulls.items()}
+    columns["thread"] = (columns["call"] >> THREAD_SHIFT).astype(np.int32)
+    ids = columns["call"].copy()
+    parent_at, _ = _position(columns["parent"], ids)
+    columns["parent"] = np.where(columns["parent"] >= 0, parent_at, -1)
+    columns["last_call"] = np.searchsorted(ids, columns["last_call"], side="right") - 1
+    columns["call"] = np.arange(len(ids))
+    for name, table in _REFERENCES.items():
+        columns[name], _ = _position(columns[name], keys[table])
+    _close_unfinished(columns)
+    _check(columns, nulls)
+    columns["nulls"] = nulls
+    return columns, total - len(ids)
+
+
+def _with_unfinished(calls: pa.Table, opened: pa.Table) -> tuple[dict[str, Any], dict[str, Bools]]:
+    columns: dict[str, Any] = {}
+    nulls: dict[str, Bools] = {}
+    count, more = len(calls), len(opened)
+    for field in calls.schema:
+        column = calls.column(field.name).combine_chunks()
+        mask = np.asarray(column.is_null().to_numpy(zero_copy_only=False), np.bool_)
+        values = pc.fill_null(column, False if field.type == pa.bool_() else 0).to_numpy(zero_copy_only=False)
+        if field.name in opened.schema.names:
+            other = opened.column(field.name).combine_chunks()
+            other_mask = np.asarray(other.is_null().to_numpy(zero_copy_only=False), np.bool_)
+            other_values = pc.fill_null(other, 0).to_numpy(zero_copy_only=False)
+        else:
+            other_mask = np.full(more, field.name not in ("status", "last_call"))
+            other_values = np.zeros(more, values.dtype)
+        columns[field.name] = np.concatenate([values, other_values])
+        nulls[field.name] = np.concatenate([mask, other_mask])
+    columns["status"][count:] = UNFINISHED
+    columns["last_call"][count:] = columns["call"][count:]
+    order = np.argsort(columns["call"], kind="stable")
+    wide = {
+        name: values if values.dtype in (np.bool_, np.int8) else values.astype(np.int64)
+        for name, values in columns.items()
+    }
+    return {name: values[order] for name, values in wide.items()}, {n: m[order] for n, m in nulls.items()}
+
+
+def _keep_known(
+    columns: Mapping[str, Any], nulls: Mapping[str, Bools], keys: Mapping[str, Ints], *, damaged: bool
+) -> Bools:
+    """Which calls have everything that they point at: their parent, module, signatures, error."""
+    ids = columns["call"]
+    keep = np.ones(len(ids), np.bool_)
+    for name, table in _REFERENCES.items():
+        _, known = _position(columns[name], keys[table])
+        keep &= known | nulls[name]
+    at, known = _position(columns["parent"], ids)
+    top = columns["parent"] < 0
+    keep &= top | known
+    while len(ids):
+        next_keep = keep & (top | keep[at])
+        if bool((next_keep == keep).all()):
+            break
+        keep = next_keep
+    if not damaged and not bool(keep.all()):
+        raise TraceError("the trace contradicts itself: calls point at rows that are not there")
+    return keep
+
+
+def _close_unfinished(columns: dict[str, Any]) -> None:
+    """The last descendant of calls that never ended: what follows deeper in the same thread."""
+    depth, thread = columns["depth"], columns["thread"]
+    for at in np.flatnonzero(columns["status"] == UNFINISHED)[::-1].tolist():
+        end = int(np.searchsorted(thread, thread[at], side="right"))
+        out = depth[at + 1 : end] <= depth[at]
+        columns["last_call"][at] = at + int(np.argmax(out)) if out.any() else end - 1
+
+
+def _check(columns: Mapping[str, Any], nulls: Mapping[str, Bools]) -> None:
+    """Raise TraceError where rows cannot be true."""
+    call, parent, last = columns["call"], columns["parent"], columns["last_call"]
+    depth, thread = columns["depth"], columns["thread"]
+    inside = parent >= 0
+    over = np.where(inside, parent, 0)
+    if not len(call):
+        return
+    rules = {
+        "a call comes before its parent": parent >= call,
+        "a call ends before it starts": last < call,
+        "a call is deeper than its parent by another number than one": inside & (depth != depth[over] + 1),
+        "a root call has a depth": ~inside & (depth != 0),
+        "a call outlasts its parent": inside & (last > last[over]),
+        "a call is in another thread than its parent": inside & (thread != thread[over]),
+        "a thread has an impossible number": (thread < 0) | (thread >= 1 << 22),
+        "a kind or status is unknown": (columns["kind"] < 0)
+        | (columns["kind"] >= len(KINDS))
+        | (columns["status"] < 0)
+        | (columns["status"] >= len(STATUSES)),
+        "a step has an impossible number": (columns["step"] < 0) | (columns["step"] > _LIMIT),
+        "a time is impossible": np.abs(columns["start_ns"]) > _LIMIT,
+    }
+    for name in _TIMES:
+        rules[f"{name} is impossible"] = ~nulls[name] & ((columns[name] < 0) | (columns[name] > _LIMIT))
+    for reason, broken in rules.items():
+        if bool(np.any(broken)):
+            raise TraceError(f"the trace contradicts itself: {reason} (call {int(np.argmax(broken))})")
+
+
+def _calls_table(parts: Sequence[dict[str, Any]]) -> pa.Table:
+    schema = arrow_schema("calls")
+    names = [*schema.names, "thread", "rank", "process"]
+    arrays = []
+    for name in names:
+        values = np.concatenate([part[name] for part in parts]) if parts else np.zeros(0, np.int64)
+        mask = None
+        if name in schema.names and parts:
+            mask = np.concatenate([part["nulls"][name] for part in parts])
+        kind = pa.bool_() if name == "output_replaced" else pa.int8() if name in ("kind", "status") else pa.int64()
+        arrays.append(pa.array(values, type=kind, mask=mask))
+    return pa.table(arrays, names=names)

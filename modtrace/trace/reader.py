@@ -1,0 +1,258 @@
+"""Opens a trace: what is whole of it, checked, with one numbering over all its processes and threads.
+
+A trace is data from a stranger. Every size is checked before it is used (`framing`), every key and range before it is
+followed (`merge`); what was cut or damaged is left out and said in `notes`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from modtrace.errors import TraceError
+from modtrace.text import plain
+from modtrace.trace import merge
+from modtrace.trace.arrow import arrow_schema
+from modtrace.trace.folder import read_json, read_run
+from modtrace.trace.framing import Damage, ForeignSchema, read_batches
+from modtrace.trace.schema import END_FILE, PROCESS_FILE, RUN_FILE, STREAM_SUFFIX, TABLES, VERSION
+
+MAX_PROCESSES: Final = 65_536
+_NS_LIMIT: Final = 1 << 62
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `run.json` says."""
+
+    modtrace: str
+    started_unix_ns: int | None
+    script: str | None
+    argv: tuple[str, ...]
+    python: str | None
+    platform: str | None
+
+
+@dataclass(frozen=True)
+class End:
+    """What `end.json` says of a process that came to its end."""
+
+    ended_ns: int
+    exit_status: int | None
+    exception: str | None
+    script_start_ns: int | None
+    torch_imported: bool | None
+    calls_cost_ns: int | None
+    flush_cost_ns: int | None
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process folder. Times are nanoseconds since the start of recording in that process."""
+
+    folder: str
+    rank: int
+    world_size: int | None
+    pid: int | None
+    started_unix_ns: int | None
+    torch: str | None
+    devices: tuple[str, ...]
+    recursion_limit: int | None
+    call_cost_ns: int | None
+    outside_cost_ns: int | None
+    start_cost_ns: int | None
+    end: End | None
+    last_written_ns: int
+
+    @property
+    def wall_ns(self) -> int:
+        """From the start of recording to its end, or to the last thing known of a process that did not end."""
+        return self.end.ended_ns if self.end is not None else self.last_written_ns
+
+
+class Stored:
+    """A trace on disk. Tables are loaded and checked when they are asked for, and kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        self.run = _run(path)
+        self._folders = _folders(path)
+        self._raw: dict[str, list[pa.Table]] = {}
+        self._last_ns = [0] * len(self._folders)
+        self._tables: dict[str, pa.Table] = {}
+        self._damaged: set[int] = set()
+
+    @cached_property
+    def processes(self) -> tuple[Process, ...]:
+        """The processes of the trace, by rank."""
+        self._read("calls")
+        self._read("open")
+        found = tuple(_process(folder, self._last_ns[i]) for i, folder in enumerate(self._folders))
+        for index, process in enumerate(found):
+            if process.end is None:
+                self._note(f"{process.folder} did not come to its end; what was written by then is shown")
+            elif "calls" in process.end.rows and index not in self._damaged:
+                short = process.end.rows["calls"] - len(self._read("calls")[index])
+                if short > 0:
+                    self._note(f"{process.folder}: {short:,} calls that were written are missing")
+        return found
+
+    def table(self, name: str) -> pa.Table:
+        """A table of schema.TABLES over all processes, keys renumbered to be one numbering.
+
+        `calls` is sorted by call, has the columns thread, rank and process too, and holds the calls that never ended.
+
+        Raises:
+            TraceError: the rows contradict themselves.
+        """
+        if name not in TABLES or name == "open":
+            raise KeyError(name)
+        if name not in self._tables:
+            self._load(name)
+        return self._tables[name]
+
+    def _load(self, name: str) -> None:
+        raw = {table: self._read(table) for table in TABLES}
+        ranks = [process.rank for process in self.processes]
+        merged, notes = merge.merge(raw, ranks, damaged=bool(self._damaged))
+        for note in notes:
+            self._note(note)
+        self._tables.update(merged)
+
+    def _read(self, table: str) -> list[pa.Table]:
+        if table not in self._raw:
+            self._raw[table] = [self._read_one(i, folder, table) for i, folder in enumerate(self._folders)]
+        return self._raw[table]
+
+    def _read_one(self, index: int, folder: Path, table: str) -> pa.Table:
+        batches = []
+        name = f"{folder.name}/{table}{STREAM_SUFFIX}"
+        try:
+            for batch in read_batches(folder / f"{table}{STREAM_SUFFIX}", table):
+                batches.append(batch.rows)
+                if 0 <= batch.at_ns < _NS_LIMIT:
+                    self._last_ns[index] = max(self._last_ns[index], batch.at_ns)
+        except Damage as damage:
+            self._damaged.add(index)
+            kept = sum(rows.num_rows for rows in batches)
+            self._note(f"{plain(name)} {damage}; its first {kept:,} rows are used")
+        except ForeignSchema:
+            raise TraceError(f"{plain(name)} has columns of another version of modtrace") from None
+        return pa.Table.from_batches(batches, schema=arrow_schema(table))
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def open_trace(path: Path | str) -> Stored:
+    """Open a trace directory.
+
+    Raises:
+        TraceError: there is no trace, or none that this version can read.
+    """
+    return Stored(Path(path))
+
+
+def _run(path: Path) -> Run:
+    shown = plain(os.fspath(path))
+    if not path.exists():
+        raise TraceError(f"there is no trace at {shown}")
+    if not path.is_dir():
+        raise TraceError(f"{shown} is not a trace: a trace is a directory")
+    data = read_run(path)
+    if data is None:
+        raise TraceError(f"{shown} is not a trace: it has no readable {RUN_FILE} of modtrace")
+    version = data.get("schema")
+    if version != VERSION:
+        shown_version = version if type(version) is int else "?"
+        raise TraceError(f"{shown} has format {shown_version}; this modtrace reads format {VERSION}")
+    argv = data.get("argv")
+    return Run(
+        modtrace=_text(data, "modtrace") or "?",
+        started_unix_ns=_count(data, "started_unix_ns"),
+        script=_text(data, "script"),
+        argv=tuple(plain(a, 2000) for a in argv[:1000] if isinstance(a, str)) if isinstance(argv, list) else (),
+        python=_text(data, "python"),
+        platform=_text(data, "platform"),
+    )
+
+
+def _folders(path: Path) -> list[Path]:
+    def order(folder: Path) -> tuple[str, int, str]:
+        kind, _, number = folder.name.partition("-")
+        return kind != "rank" and kind or "", int(number) if number.isdigit() else 1 << 30, folder.name
+
+    found = [
+        entry for entry in path.iterdir() if entry.name.startswith(("rank-", "pid-")) and _is_folder(entry)
+    ]
+    if len(found) > MAX_PROCESSES:
+        raise TraceError(f"{plain(str(path))} has more than {MAX_PROCESSES:,} processes")
+    return sorted(found, key=order)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _process(folder: Path, last_ns: int) -> Process:
+    data = read_json(folder / PROCESS_FILE) or {}
+    name = folder.name.removeprefix("rank-").split(".")[0]
+    rank = _count(data, "rank")
+    cost = data.get("cost")
+    cost = cost if isinstance(cost, dict) else {}
+    devices = data.get("devices")
+    return Process(
+        folder=plain(folder.name, 200),
+        rank=rank if rank is not None and rank < 1 << 31 else int(name) if name.isdigit() else 0,
+        world_size=_count(data, "world_size"),
+        pid=_count(data, "pid"),
+        started_unix_ns=_count(data, "started_unix_ns"),
+        torch=_text(data, "torch"),
+        devices=tuple(plain(d, 200) for d in devices[:64] if isinstance(d, str)) if isinstance(devices, list) else (),
+        recursion_limit=_count(data, "recursion_limit"),
+        call_cost_ns=_count(cost, "call_ns"),
+        outside_cost_ns=_count(cost, "outside_ns"),
+        start_cost_ns=_count(cost, "start_ns"),
+        end=_end(folder),
+        last_written_ns=last_ns,
+    )
+
+
+def _end(folder: Path) -> End | None:
+    data = read_json(folder / END_FILE)
+    ended = _count(data, "ended_ns") if data is not None else None
+    if data is None or ended is None:
+        return None
+    cost = data.get("cost")
+    cost = cost if isinstance(cost, dict) else {}
+    rows = data.get("rows")
+    imported = data.get("torch_imported")
+    status = data.get("exit_status")
+    return End(
+        ended_ns=ended,
+        exit_status=status if type(status) is int and abs(status) < 1 << 31 else None,
+        exception=_text(data, "exception"),
+        script_start_ns=_count(data, "script_start_ns"),
+        torch_imported=imported if type(imported) is bool else None,
+        calls_cost_ns=_count(cost, "calls_ns"),
+        flush_cost_ns=_count(cost, "flush_ns"),
+        rows={k: v for k, v in rows.items() if type(v) is int and k in TABLES} if isinstance(rows, dict) else {},
+    )
+
+
+def _text(data: dict[str, Any], key: str) -> str | None:
+    value = data.get(key)
+    return plain(value, 2000) if isinstance(value, str) else None
+
+
+def _count(data: dict[str, Any], key: str) -> int | None:
+    value = data.get(key)
+    return value if type(value) is int and 0 <= value < _NS_LIMIT else None

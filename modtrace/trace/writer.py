@@ -1,0 +1,153 @@
+"""Appends record batches to the Arrow streams of one process folder.
+
+A batch is made in memory and written by one `write`, so what a killed process leaves is whole batches. Every batch
+carries a control total of its content and the time of its writing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from modtrace.errors import WriteError
+from modtrace.trace.arrow import CONTROL, WRITTEN, arrow_schema, control_total
+from modtrace.trace.schema import STREAM_SUFFIX, TABLES
+
+_OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Column = npt.NDArray[Any] | Sequence[Any]
+
+
+class _Stream:
+    """One table's file: its descriptor, the length of what is whole, and the schema it begins with."""
+
+    def __init__(self, path: Path, table: str) -> None:
+        self.schema = arrow_schema(table)
+        self.descriptor = os.open(path, _FLAGS, 0o600)
+        self.length = 0
+        self.rows = 0
+        sink = pa.BufferOutputStream()
+        pa.ipc.new_stream(sink, self.schema, options=_OPTIONS).close()
+        self.header = bytes(sink.getvalue())[:-8]  # without the end-of-stream marker
+
+
+class Writer:
+    """The only writer of a process folder. Not for use by two threads at once.
+
+    After the first failure nothing more is written: what is on disk stays a trace that can be read.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int | None = None) -> None:
+        self.rows: dict[str, int] = {}
+        self.bytes_written = 0
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._streams: dict[str, _Stream] = {}
+        self._broken: str | None = None
+
+    def append(
+        self,
+        table: str,
+        columns: Mapping[str, Column],
+        *,
+        nulls: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+        at_ns: int,
+    ) -> None:
+        """Write one batch.
+
+        Args:
+            table: a key of schema.TABLES.
+            columns: every column of the table, all of one length; arrays in the column's type or lists.
+            nulls: for columns given as arrays, where they hold nothing.
+            at_ns: now, in nanoseconds since the start of recording.
+
+        Raises:
+            WriteError: the batch is not on disk, and no later one will be.
+        """
+        if self._broken is not None:
+            raise WriteError(self._broken)
+        try:
+            stream = self._streams.get(table)
+            if stream is None:
+                path = self._folder / f"{table}{STREAM_SUFFIX}"
+                stream = self._streams[table] = _Stream(path, table)
+            batch = _batch(stream.schema, table, columns, nulls or {})
+            message = _message(stream, batch, at_ns)
+            self._put(stream, message if stream.length else stream.header + message)
+        except OSError as error:
+            self._break(f"the trace cannot be written any further: {error.strerror or error}")
+        stream.rows += batch.num_rows
+        self.rows[table] = stream.rows
+
+    def close(self) -> None:
+        """End every stream and close it; does nothing the second time."""
+        streams, self._streams = self._streams, {}
+        if self._broken is None:
+            self._broken = "the trace is closed"
+        for stream in streams.values():
+            try:
+                os.write(stream.descriptor, b"\xff\xff\xff\xff\x00\x00\x00\x00")
+            except OSError:
+                pass  # a stream without its end is read like one that has it
+            finally:
+                os.close(stream.descriptor)
+
+    def _put(self, stream: _Stream, data: bytes) -> None:
+        if self._max_bytes is not None and self.bytes_written + len(data) > self._max_bytes:
+            self._break(f"the trace has reached its limit of {self._max_bytes:,} bytes")
+        status = os.fstat(stream.descriptor)
+        if status.st_nlink == 0 or status.st_size != stream.length:
+            self._break("the trace was removed or changed by another program")
+        written = 0
+        try:
+            written = os.write(stream.descriptor, data)
+        finally:
+            if written != len(data):
+                _cut_back(stream)
+        if written != len(data):
+            self._break("the trace cannot be written any further: the disk is full")
+        stream.length += written
+        self.bytes_written += written
+
+    def _break(self, reason: str) -> None:
+        self._broken = reason
+        raise WriteError(reason)
+
+
+def _cut_back(stream: _Stream) -> None:
+    """Take away a batch that was written in part."""
+    try:
+        os.ftruncate(stream.descriptor, stream.length)
+    except OSError:
+        pass  # a reader leaves out what is not whole
+
+
+def _batch(
+    schema: pa.Schema, table: str, columns: Mapping[str, Column], nulls: Mapping[str, npt.NDArray[np.bool_]]
+) -> pa.RecordBatch:
+    arrays = []
+    for column, field in zip(TABLES[table], schema):
+        values = columns[column.name]
+        if isinstance(values, np.ndarray):
+            arrays.append(pa.array(values, type=field.type, mask=nulls.get(column.name)))
+        else:
+            arrays.append(pa.array(values, type=field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _message(stream: _Stream, batch: pa.RecordBatch, at_ns: int) -> bytes:
+    """One batch as an encapsulated message, with its metadata."""
+    sink = pa.BufferOutputStream()
+    writer = pa.ipc.new_stream(sink, stream.schema, options=_OPTIONS)
+    metadata = {CONTROL: b"%08x" % control_total(batch), WRITTEN: b"%d" % at_ns}
+    writer.write_batch(batch, custom_metadata=metadata)
+    return memoryview(sink.getvalue())[len(stream.header) :].tobytes()
+
+
