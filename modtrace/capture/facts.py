@@ -14,6 +14,7 @@ from modtrace.trace.schema import TEXT_LIMIT
 
 Module = torch.nn.Module
 
+_NoDispatch: Any = torch._C.DisableTorchFunction
 _UninitializedMixin: Any = torch.nn.parameter.UninitializedTensorMixin
 
 
@@ -64,7 +65,7 @@ def is_lazy(module: Module) -> bool:
 def _size(tensor: Any) -> tuple[int, int] | None:
     """(elements, bytes), None where a tensor does not tell."""
     try:
-        with torch._C.DisableTorchFunctionSubclass():  # type: ignore[attr-defined]
+        with _NoDispatch():
             sizes = tuple(tensor.shape)
             if any(type(size) is not int for size in sizes):
                 return None
@@ -81,7 +82,7 @@ def _one(tensor: Any, *, parameter: bool) -> Totals:
     count, held_bytes = size
     if not parameter:
         return Totals(buffer_count=count, buffer_bytes=held_bytes)
-    with torch._C.DisableTorchFunctionSubclass():  # type: ignore[attr-defined]
+    with _NoDispatch():
         trainable = count if tensor.requires_grad else 0
     return Totals(parameter_count=count, parameter_bytes=held_bytes, trainable_count=trainable)
 
@@ -180,7 +181,7 @@ def module_row(number: int, module: Module, totals: Totals | None) -> dict[str, 
 
 
 def _parameter(name: str, tensor: Any) -> dict[str, Any]:
-    with torch._C.DisableTorchFunctionSubclass():  # type: ignore[attr-defined]
+    with _NoDispatch():
         try:
             shape = [size if type(size) is int else None for size in tensor.shape]
         except Exception:

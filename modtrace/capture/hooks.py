@@ -19,7 +19,7 @@ from modtrace.capture import own_hooks
 from modtrace.capture.raised import Errors, is_early_stop
 from modtrace.capture.lanes import CODE_SHIFT, RAISED, Lane, Lanes
 from modtrace.capture.registry import Registry
-from modtrace.capture.seen import Entry, remember
+from modtrace.capture.seen import Entry, has_grad, remember
 from modtrace.capture.signature import Signatures, arguments_key, keywords_key, value_key
 
 Hook = Callable[..., None]
@@ -70,6 +70,7 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:
     is_dynamo_compiling = torch.compiler.is_dynamo_compiling
     get_frame = sys._getframe
     lanes, clock, admits = state.lanes, state.clock, state.admits
+    grad_enabled = torch._C.is_grad_enabled
     entry_of, empty = state.registry.entries.get, state.signatures.empty
     parent_depth = 2 * frame_depth + 2
     call_impl = CALL_IMPL
@@ -96,7 +97,7 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:
             if len(args) == 1:
                 only = args[0]
                 alike, requires_grad, given = entry.given
-                if not alike(only) or only.requires_grad is not requires_grad:
+                if not alike(only) or (not grad_enabled() and has_grad(only) is not requires_grad):
                     given = _argument(state, lane, entry, args)
             else:
                 given = _arguments(state, lane, args) if args else empty
@@ -114,6 +115,7 @@ def _post_hook(state: State, frame_depth: int) -> Hook:
     is_dynamo_compiling = torch.compiler.is_dynamo_compiling
     get_frame = sys._getframe
     lanes, clock = state.lanes, state.clock
+    grad_enabled = torch._C.is_grad_enabled
     absent = object()
 
     def post(module: Any, args: Any, kwargs: Any, output: Any = absent) -> None:
@@ -135,7 +137,7 @@ def _post_hook(state: State, frame_depth: int) -> Hook:
                 _raised(state, lane, get_frame(1), now)
                 return
             alike, requires_grad, result = entry.returned
-            if not alike(output) or output.requires_grad is not requires_grad:
+            if not alike(output) or (not grad_enabled() and has_grad(output) is not requires_grad):
                 result = _result(state, lane, entry, output)
             named = _keywords(state, lane, kwargs) if kwargs else 0
             if lane.tails and own_hooks.begins(lane, now, named, result, output):
@@ -266,7 +268,10 @@ def _result(state: State, lane: Lane, entry: Entry, value: Any) -> int:
 def _is_plain(value: Any) -> bool:
     """Whether a value is a tensor whose attributes can all be read: no subclass, not nested."""
     kind = type(value)
-    return (kind is torch.Tensor or kind is torch.nn.Parameter) and not value.is_nested
+    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
+        return False
+    with torch._C.DisableTorchFunction():
+        return not value.is_nested
 
 
 def _arguments(state: State, lane: Lane, args: tuple[Any, ...]) -> int:

@@ -18,6 +18,8 @@ import torch
 
 from modtrace.capture.facts import is_lazy, module_row, raw, subtree_totals
 from modtrace.capture.seen import Entry
+from modtrace.text import plain
+from modtrace.trace.schema import TEXT_LIMIT
 
 Module = torch.nn.Module
 Ints = npt.NDArray[np.int64]
@@ -121,6 +123,14 @@ class Registry:
             self._labels[root] = (self._version, labels)
             return labels
 
+    def look_again(self, numbers: list[int]) -> None:
+        """Note modules among those called whose class has changed meanwhile, as that of a lazy module does."""
+        for number in numbers:
+            module = self._living(number)
+            written = self._written.get(number)
+            if module is not None and written is not None and written[0] != type(module).__name__:
+                self._grown.add(self._home.get(number, number))
+
     def refresh(self) -> None:
         """Read again the facts of trees that have grown, and of modules whose parameters did not exist at first."""
         with self._lock:
@@ -200,7 +210,12 @@ class Registry:
             self._version += 1
             tree.names[number] = names[0]
             self._name_rows.append(
-                {"root": tree.top, "module": number, "name": names[0], "aliases": names[1:]}
+                {
+                    "root": tree.top,
+                    "module": number,
+                    "name": plain(names[0], TEXT_LIMIT),
+                    "aliases": [plain(name, TEXT_LIMIT) for name in names[1:]],
+                }
             )
         if fresh or not name:
             self._facts(top)
@@ -218,7 +233,7 @@ class Registry:
             if is_lazy(module):
                 self._lazy.add(number)
             row = module_row(number, module, totals.get(id(module)))
-            state = (row["type"], row["parameter_count"], row["trainable_count"], row["buffer_count"])
+            state = (type(module).__name__, row["parameter_count"], row["trainable_count"], row["buffer_count"])
             if self._written.get(number) != state:
                 self._written[number] = state
                 self._module_rows.append(row)

@@ -3,7 +3,7 @@
 Most modules see one shape again and again. Reading shape, dtype, device, layout and requires_grad of a tensor one by
 one and hashing them takes 350 ns; torch's own tensor guard, which the compiler uses, compares all of them in one call
 of 140 ns (torch 2.13). It compares type, dispatch keys (device type, layout, functorch wrappers), dtype, device index,
-sizes and strides; requires_grad it sees only while grad mode is on, so that is compared apart.
+sizes and strides; requires_grad it sees only while grad mode is on, so in no_grad that is compared apart.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 Check = Callable[[Any], bool]
 Memory = tuple[Check, bool, int]
-"""(whether a tensor is like the remembered one but for requires_grad, its requires_grad, its signature)."""
+"""(whether a value is like the remembered tensor, its requires_grad, its signature)."""
 
 
 def _never(_: Any) -> bool:
@@ -41,7 +41,7 @@ def remember(last: Memory, value: Any, signature: int) -> Memory:
     that a module whose shapes change with every call does not pay for guards that never match."""
     if last[2] != signature:
         return (_never, False, signature)
-    return (_guard(value), value.requires_grad, signature)
+    return (_guard(value), has_grad(value), signature)
 
 
 def _tensor_guard(value: Any) -> Check:
@@ -51,36 +51,47 @@ def _tensor_guard(value: Any) -> Check:
 
 
 def _attribute_guard(value: Any) -> Check:
-    kind, shape, dtype, device, layout = type(value), value.shape, value.dtype, value.device, value.layout
+    kind, attributes = type(value), _attributes(value)
 
     def check(other: Any) -> bool:
         return (
             type(other) is kind
-            and other.shape == shape
-            and other.dtype is dtype
-            and other.device == device
-            and other.layout is layout
             and torch._C._functorch.maybe_current_level() is None
+            and not other.is_nested
+            and _attributes(other) == attributes
         )
 
     return check
 
 
+def _attributes(value: Any) -> tuple[Any, ...]:
+    with torch._C.DisableTorchFunction():
+        return value.shape, value.dtype, value.device, value.layout
+
+
+def has_grad(value: Any) -> bool:
+    """requires_grad of a tensor, read out of sight of subclasses and modes."""
+    with torch._C.DisableTorchFunction():
+        return bool(value.requires_grad)
+
+
 def _choose_guard() -> Callable[[Any], Check]:
     """torch's guard where it tells what it should, else one of attributes."""
     try:
-        made = torch.empty(2, 3, device="meta")
-        check = _tensor_guard(made)
-        same = torch.empty(2, 3, device="meta")
-        others = (
-            torch.empty(2, 4, device="meta"),
-            torch.empty(2, 3, 1, device="meta"),
-            torch.empty(2, 3, device="meta", dtype=torch.float64),
-            torch.nn.Parameter(same),
-            None,
-        )
-        if check(same) and not any(check(other) for other in others):
-            return _tensor_guard
+        # Out of sight of any mode that the program is in.
+        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+            made = torch.empty(2, 3, device="meta")
+            same = torch.empty(2, 3, device="meta")
+            others = (
+                torch.empty(2, 4, device="meta"),
+                torch.empty(2, 3, 1, device="meta"),
+                torch.empty(2, 3, device="meta", dtype=torch.float64),
+                torch.nn.Parameter(same),
+                None,
+            )
+            check = _tensor_guard(made)
+            if check(same) and not any(check(other) for other in others):
+                return _tensor_guard
     except Exception:  # another torch
         pass
     return _attribute_guard

@@ -38,7 +38,8 @@ _SHORT: Final = {
 
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
 _SCALARS: Final = (bool, int, float, complex)
-_NoDispatch: Any = torch._C.DisableTorchFunctionSubclass
+_NoDispatch: Any = torch._C.DisableTorchFunction
+"""Attributes are read out of sight of subclasses and of modes: both would be told of every one."""
 
 
 class _Budget:
@@ -255,7 +256,8 @@ class Signatures:
 
     def of_tensor(self, value: Any) -> int:
         """The number of one plain tensor."""
-        key = (value.shape, value.dtype, value.device, value.requires_grad, value.layout)
+        with _NoDispatch():
+            key = (value.shape, value.dtype, value.device, value.requires_grad, value.layout)
         number = self.known.get(key)
         return self.number(key) if number is None else number
 

@@ -12,6 +12,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 import warnings
 import weakref
 from itertools import count
@@ -182,12 +183,14 @@ class Tracer:
         finally:
             RemovableHandle.next_id = following
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
-        self._silenced = (filters, ("ignore", re.compile(_COMPILED_WARNING), UserWarning, None, 0))
+        self._silenced = (filters, ("ignore", re.compile(re.escape(_COMPILED_WARNING)), UserWarning, None, 0))
         filters.insert(0, self._silenced[1])  # not by filterwarnings(): that would let printed warnings print again
 
     def _unregister(self) -> None:
+        with_kwargs = torch.nn.modules.module._global_forward_hooks_with_kwargs
         for handle in self._handles:
             handle.remove()
+            with_kwargs.pop(handle.id, None)  # torch 2.13 leaves it there
         self._handles.clear()
         for lane in self._table.all:
             own_hooks.drop_all(lane)
@@ -230,6 +233,8 @@ class Tracer:
         else:
             reason = f"recording was switched off by a fault of modtrace: {type(fault).__name__}"
         self.gaps.append(reason)
+        if os.environ.get("MODTRACE_DEBUG"):
+            traceback.print_exception(fault)
         try:
             warnings.warn(f"modtrace: {reason}; the program goes on unrecorded", RuntimeWarning, stacklevel=2)
         except Warning:
@@ -277,6 +282,8 @@ class Tracer:
 
     def _write(self, blocks: list[_Taken], at_ns: int) -> None:
         decoded = self._decode(blocks)
+        for block in blocks:
+            self._registry.look_again(np.unique(block.nodes.module).tolist())
         self._registry.refresh()
         module_rows, name_rows = self._registry.rows()
         interned = (

@@ -1,0 +1,129 @@
+"""The merged tree: calls of one module in one place are one node, repeated blocks are folded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from modtrace.analysis.calls import column, nullable_codes, values_and_known
+from modtrace.analysis.modules import _commonest, _sums
+from modtrace.analysis.paths import Folded, folded
+from modtrace.trace.reader import Stored
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Nodes in pre-order, parents before children; an array or list element a node.
+
+    `label` is the name below the parent (`attn`, `h.*`), `(Class)` for a module that is in no tree above it.
+    `unknown` counts calls whose duration is not known; `total_ns` and `self_ns` leave them out.
+    """
+
+    depth: Ints
+    label: list[str]
+    type: list[str]
+    instances: Ints
+    calls: Ints
+    total_ns: Ints
+    self_ns: Ints
+    raised: Ints
+    unknown: Ints
+    inputs: list[str]
+    outputs: list[str]
+
+
+def merged(stored: Stored, process: int | None = None) -> Tree:
+    """The merged tree of all calls, or of those of one process."""
+    table = stored.table("calls")
+    if process is not None:
+        table = table.filter(column(table, "process") == process) if len(stored.processes) > 1 else table
+    groups = folded(stored)
+    group = groups.group[column(table, "call")]
+    node, parent, depth, of_group = _nodes(table, group)
+    count = len(parent)
+    duration, known = values_and_known(table, "duration_ns")
+    own, own_known = values_and_known(table, "self_ns")
+    signatures = stored.table("signatures").column("text").to_pylist()
+    pairs = np.unique(node << 32 | column(table, "module"))
+    order = _preorder(parent, _first(node, count))
+
+    def texts(name: str) -> list[str]:
+        codes = _commonest(node, nullable_codes(table, name), count)[order].tolist()
+        return [signatures[code] if code >= 0 else "" for code in codes]
+
+    names = [groups.name[g] for g in of_group.tolist()]
+    return Tree(
+        depth=depth[order],
+        label=[_label(names, groups, of_group, parent, int(at)) for at in order],
+        type=[groups.type[of_group[at]] for at in order],
+        instances=np.bincount(pairs >> 32, minlength=count)[order],
+        calls=np.bincount(node, minlength=count)[order],
+        total_ns=_sums(node[known], duration[known], count)[order],
+        self_ns=_sums(node[own_known], own[own_known], count)[order],
+        raised=np.bincount(node[column(table, "status") == 1], minlength=count)[order],
+        unknown=np.bincount(node[~known], minlength=count)[order],
+        inputs=texts("inputs"),
+        outputs=texts("outputs"),
+    )
+
+
+def _nodes(table: object, group: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """Node of each call; parent, depth and group of each node. Level by level, so no depth is too deep."""
+    depth = column(table, "depth")  # type: ignore[arg-type]
+    call = column(table, "call")  # type: ignore[arg-type]
+    over = column(table, "parent")  # type: ignore[arg-type]
+    above = np.where(over >= 0, np.searchsorted(call, np.maximum(over, 0)), -1)
+    node = np.full(len(depth), -1, np.int64)
+    parents: list[Ints] = [np.zeros(0, np.int64)]
+    depths: list[Ints] = [np.zeros(0, np.int64)]
+    group_of: list[Ints] = [np.zeros(0, np.int64)]
+    by_depth = np.argsort(depth, kind="stable")
+    edges = np.searchsorted(depth[by_depth], np.arange(int(depth.max()) + 2)) if len(depth) else np.zeros(1, int)
+    total = 0
+    for level in range(len(edges) - 1):
+        rows = by_depth[edges[level] : edges[level + 1]]
+        up = np.where(above[rows] >= 0, node[above[rows]], -1)
+        keys, which = np.unique((up + 1) << 32 | group[rows], return_inverse=True)
+        node[rows] = which + total
+        parents.append((keys >> 32) - 1)
+        group_of.append(keys & 0xFFFFFFFF)
+        depths.append(np.full(len(keys), level, np.int64))
+        total += len(keys)
+    return node, np.concatenate(parents), np.concatenate(depths), np.concatenate(group_of)
+
+
+def _first(node: Ints, count: int) -> Ints:
+    """The first call of each node."""
+    first = np.full(count, len(node), np.int64)
+    np.minimum.at(first, node, np.arange(len(node)))
+    return first
+
+
+def _preorder(parent: Ints, first: Ints) -> Ints:
+    """Nodes with each parent before its children, children in the order of their first calls."""
+    children: dict[int, list[int]] = {}
+    for at in np.argsort(first, kind="stable").tolist():
+        children.setdefault(int(parent[at]), []).append(at)
+    order = []
+    pending = children.get(-1, [])[::-1]
+    while pending:
+        at = pending.pop()
+        order.append(at)
+        pending.extend(children.get(at, [])[::-1])
+    return np.array(order, np.int64)
+
+
+def _label(names: list[str], groups: Folded, of_group: Ints, parent: Ints, at: int) -> str:
+    """The name of a node below its parent's."""
+    name, up = names[at], int(parent[at])
+    if up < 0:
+        return name or groups.type[of_group[at]]
+    if not name:
+        return f"({groups.type[of_group[at]]})"
+    prefix = f"{names[up]}." if names[up] else ""
+    same_tree = groups.root[of_group[at]] == groups.root[of_group[up]]
+    return name[len(prefix) :] if same_tree and name.startswith(prefix) and name != prefix else name
