@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import torch
 
+from modtrace.capture.classes import class_name, defined, inherits, module_of
 from modtrace.text import plain
 from modtrace.trace.schema import TEXT_LIMIT
 
@@ -58,7 +60,7 @@ def is_lazy(module: Module) -> bool:
     """Whether a parameter or buffer of the module itself has no size yet."""
     tables = ("_parameters", "_buffers")
     return any(
-        _UninitializedMixin in type(tensor).__mro__ for table in tables for _, tensor in _tensors(module, table)
+        inherits(type(tensor), _UninitializedMixin) for table in tables for _, tensor in _tensors(module, table)
     )
 
 
@@ -164,8 +166,8 @@ def module_row(number: int, module: Module, totals: Totals | None) -> dict[str, 
     counted = totals if totals is not None and totals.known else None
     return {
         "module": number,
-        "type": plain(kind.__name__, TEXT_LIMIT),
-        "type_module": plain(str(kind.__dict__.get("__module__", "?")), TEXT_LIMIT),
+        "type": plain(class_name(kind), TEXT_LIMIT),
+        "type_module": plain(module_of(kind), TEXT_LIMIT),
         "parameter_count": counted and counted.parameter_count,
         "parameter_bytes": counted and counted.parameter_bytes,
         "trainable_count": counted and counted.trainable_count,
@@ -203,33 +205,32 @@ def _training(module: Module) -> bool | None:
 
 def _extra_repr(module: Module, kind: type) -> str | None:
     """torch's own description. A class's own extra_repr is not called: it may compute, print or communicate."""
-    for base in kind.__mro__:
-        method = base.__dict__.get("extra_repr")
-        if method is None:
-            continue
-        if not str(base.__dict__.get("__module__", "")).startswith("torch.nn.modules."):
-            return None
-        try:
-            return plain(str(method(module)), TEXT_LIMIT)
-        except Exception:
-            return None
-    return None
+    found = defined(kind, "extra_repr")
+    if found is None or not module_of(found[0]).startswith("torch.nn.modules."):
+        return None
+    try:
+        return plain(str(found[1](module)), TEXT_LIMIT)
+    except Exception:
+        return None
 
 
 def _source(kind: type) -> tuple[str | None, int | None]:
-    forward: Any = next((base.__dict__["forward"] for base in kind.__mro__ if "forward" in base.__dict__), None)
+    found = defined(kind, "forward")
+    if found is None or found[0] is Module:
+        return None, None
+    forward = found[1]
     for _ in range(8):  # decorated: the innermost function is the one the person wrote
         inner = getattr(forward, "__dict__", {}).get("__wrapped__")
         if inner is None:
             break
         forward = inner
     code = getattr(forward, "__code__", None)
-    if code is None or kind.__mro__[0] is Module:
+    if type(code) is not CodeType:
         return None, None
     return plain(code.co_filename, TEXT_LIMIT), code.co_firstlineno
 
 
 def _overrides_call(kind: type) -> bool:
-    return next(base for base in kind.__mro__ if "__call__" in base.__dict__) is not Module and not str(
-        kind.__dict__.get("__module__", "")
-    ).startswith(("torch.jit", "torch._dynamo", "torch.nn", "torch.fx"))
+    found = defined(kind, "__call__")
+    torch_own = ("torch.jit", "torch._dynamo", "torch.nn", "torch.fx")
+    return found is not None and found[0] is not Module and not module_of(found[0]).startswith(torch_own)

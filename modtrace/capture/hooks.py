@@ -160,7 +160,8 @@ def _begin(state: State, lane: Lane, caller: FrameType | None) -> bool:
     Returns False for a call that must not be looked at: a trace of torch's own is being made.
     """
     compiler: Any = torch.compiler
-    if compiler._is_compiling_flag or torch._C._get_tracing_state():
+    symbolic: Any = torch.fx._symbolic_trace
+    if compiler._is_compiling_flag or torch._C._get_tracing_state() or symbolic._is_fx_tracing_flag:
         return False
     if lane.calls:
         _unwind(lane, caller)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 RETURNED, RAISED, REPLACED, ABORTED, HOOKS, COST = range(6)
 CODE_SHIFT: Final = 32
 WORDS: Final = 8
+MANY_LANES: Final = 256
+"""From so many threads on, a new one takes the lane, and the number, of one that has ended."""
 
 
 OpenCall = tuple[int, int, "Entry", int, int]
@@ -96,7 +98,7 @@ class Lanes(threading.local):
 
 
 class LaneTable:
-    """All lanes of one trace; the lane of a thread that has ended is given to a later one."""
+    """All lanes of one trace; from MANY_LANES on that of a thread that has ended is used again."""
 
     def __init__(self) -> None:
         self.all: list[Lane] = []
@@ -117,7 +119,7 @@ class LaneTable:
     def _choose(self, main: bool) -> Lane:
         if main:
             return self.all[0]
-        for lane in self.all[1:]:
+        for lane in self.all[1:] if len(self.all) > MANY_LANES else ():
             if lane.finished:
                 lane.abort(0)
                 return lane

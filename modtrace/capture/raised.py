@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from typing import Any, Final
 
+from modtrace.capture.classes import class_name
 from modtrace.text import plain
 from modtrace.trace.schema import MESSAGE_LIMIT, TEXT_LIMIT
 
@@ -28,7 +29,7 @@ class Errors:
         """A new number for an exception just seen for the first time. No reference to it is kept."""
         number = self._count
         self._count = number + 1
-        name = plain(type(error).__name__, TEXT_LIMIT)
+        name = plain(class_name(type(error)), TEXT_LIMIT)
         self._rows.append((number, name, first_line(error) if self._messages else None))
         return number
 

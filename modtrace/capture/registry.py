@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from modtrace.capture.classes import class_name, inherits
 from modtrace.capture.facts import is_lazy, module_row, raw, subtree_totals
 from modtrace.capture.seen import Entry
 from modtrace.text import plain
@@ -128,7 +129,7 @@ class Registry:
         for number in numbers:
             module = self._living(number)
             written = self._written.get(number)
-            if module is not None and written is not None and written[0] != type(module).__name__:
+            if module is not None and written is not None and written[0] != class_name(type(module)):
                 self._grown.add(self._home.get(number, number))
 
     def refresh(self) -> None:
@@ -233,7 +234,7 @@ class Registry:
             if is_lazy(module):
                 self._lazy.add(number)
             row = module_row(number, module, totals.get(id(module)))
-            state = (type(module).__name__, row["parameter_count"], row["trainable_count"], row["buffer_count"])
+            state = (class_name(type(module)), row["parameter_count"], row["trainable_count"], row["buffer_count"])
             if self._written.get(number) != state:
                 self._written[number] = state
                 self._module_rows.append(row)
@@ -275,7 +276,7 @@ def children(module: Module) -> list[tuple[str, Module]]:
 
 
 def _is_module(value: Any) -> bool:
-    return Module in type.__getattribute__(type(value), "__mro__")
+    return inherits(type(value), Module)
 
 
 def named_modules(top: Module, name: str) -> Iterator[tuple[Module, list[str]]]:

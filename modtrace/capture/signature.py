@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import groupby
+from types import MemberDescriptorType
 from typing import Any, Final
 
 import torch
 
+from modtrace.capture.classes import bases, class_name, defined, inherits
 from modtrace.text import plain
 from modtrace.trace.schema import TEXT_LIMIT
 
@@ -81,7 +83,7 @@ def value_key(value: Any, *, vmapped: bool = False) -> Key:
 def _key(value: Any, depth: int, budget: _Budget, vmapped: bool) -> Key:
     budget.left -= 1
     kind = type(value)
-    if kind in _PLAIN and not vmapped:
+    if (kind is torch.Tensor or kind is torch.nn.Parameter) and not vmapped:
         try:
             key = (value.shape, value.dtype, value.device, value.requires_grad, value.layout)
             hash(key)
@@ -94,8 +96,8 @@ def _key(value: Any, depth: int, budget: _Budget, vmapped: bool) -> Key:
         return ("type", kind.__name__)
     if kind is str:
         return ("type", f"str({len(value)})")
-    mro = type.__getattribute__(kind, "__mro__")
-    if torch.Tensor in mro:
+    mro = bases(kind)
+    if inherits(kind, torch.Tensor):
         return _tensor_key(value, kind, vmapped)
     if depth >= MAX_DEPTH:
         return ("type", _name(kind))
@@ -111,10 +113,10 @@ def _container_key(
     if kind is torch.Size:
         return ("type", "Size")
     for base in (tuple, list):
-        if base in mro:
+        if _has(mro, base):
             label = base.__name__ if kind is base else _name(kind)
             return ("sequence", label, *_items(value, depth + 1, budget, vmapped, base))
-    if dict in mro:
+    if _has(mro, dict):
         label = "dict" if kind is dict else _name(kind)
         return (
             "mapping",
@@ -126,29 +128,29 @@ def _container_key(
 
 def _fields(value: Any, kind: type, mro: Sequence[type]) -> list[tuple[str, Any]] | None:
     """Fields of a namedtuple or dataclass, read past any property or `__getattr__` of the class."""
-    names = kind.__dict__.get("_fields") if tuple in mro else None
-    if names is None and tuple in mro:
-        names = next((base.__dict__["_fields"] for base in mro if "_fields" in base.__dict__), None)
+    found = defined(kind, "_fields") if _has(mro, tuple) else None
+    names = found[1] if found is not None else None
     if type(names) is tuple and len(names) == tuple.__len__(value):
         return list(zip(map(str, names), tuple.__iter__(value)))
-    declared = next(
-        (base.__dict__["__dataclass_fields__"] for base in mro if "__dataclass_fields__" in base.__dict__),
-        None,
-    )
-    if type(declared) is not dict:
+    found = defined(kind, "__dataclass_fields__")
+    if found is None or type(found[1]) is not dict:
         return None
+    declared = found[1]
     held = _instance_dict(value)
-    found = []
+    fields: list[tuple[str, Any]] = []
     for name in declared:
+        slot = defined(kind, name)
         if name in held:
-            found.append((str(name), held[name]))
-        else:
-            slot = next((base.__dict__[name] for base in mro if name in base.__dict__), None)
-            if type(slot).__name__ == "member_descriptor":
-                found.append((str(name), slot.__get__(value)))
-    if dict in mro:  # a transformers ModelOutput: absent outputs are fields that hold None
-        found = [(name, item) for name, item in found if item is not None]
-    return found
+            fields.append((str(name), held[name]))
+        elif slot is not None and type(slot[1]) is MemberDescriptorType:
+            fields.append((str(name), slot[1].__get__(value)))
+    if _has(mro, dict):  # a transformers ModelOutput: absent outputs are fields that hold None
+        fields = [(name, item) for name, item in fields if item is not None]
+    return fields
+
+
+def _has(mro: Sequence[type], base: type) -> bool:
+    return any(one is base for one in mro)
 
 
 def _instance_dict(value: Any) -> dict[str, Any]:
@@ -189,6 +191,11 @@ def _pairs(
 
 def _tensor_key(value: Any, kind: type, vmapped: bool) -> Key:
     """A tensor whose attributes may be absent, symbolic or guarded: everything becomes text or a plain int."""
+    with torch._C._DisableTorchDispatch():  # a wrapper subclass would be asked for its sizes by an operation
+        return _read_tensor(value, kind, vmapped)
+
+
+def _read_tensor(value: Any, kind: type, vmapped: bool) -> Key:
     mark = "" if kind in _PLAIN else _name(kind)
     if vmapped and torch._C._functorch.is_batchedtensor(value):
         mark = f"{mark} vmap".strip()
@@ -217,8 +224,7 @@ def _placements(value: Any) -> str:
 
 
 def _name(kind: type) -> str:
-    name = type.__getattribute__(kind, "__name__")
-    return name[:120] if type(name) is str else "?"
+    return class_name(kind)[:120]
 
 
 def _dtype(dtype: Any) -> str:

@@ -24,6 +24,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from modtrace.capture import own_hooks
+from modtrace.capture.compiling import Aside
 from modtrace.capture.calibrate import frame_depth, measure
 from modtrace.capture.decode import Block, Carried, Costs, Ints, Naming, Nodes, decode, nodes_of, records_of, root_starts
 from modtrace.capture.hooks import CALL_IMPL, State, build
@@ -86,6 +87,9 @@ class Tracer:
         self._handles: list[RemovableHandle] = []
         self._busy = threading.Lock()
         self._busy_thread = 0
+        self._held: list[tuple[RemovableHandle, Any, Any]] = []
+        self._last = False
+        self._aside = Aside(self._hide, self._show)
         self._pid = os.getpid()
         self._flush_ns = 0
         self._calls = 0
@@ -176,17 +180,34 @@ class Tracer:
         following = RemovableHandle.next_id
         try:
             RemovableHandle.next_id = -2 - 2 * next(_PAIRS)
-            self._handles.append(modules.register_module_forward_pre_hook(pre))
-            self._handles.append(
-                modules.register_module_forward_hook(post, with_kwargs=True, always_call=True)
-            )
+            before: Any = modules._global_forward_pre_hooks
+            after: Any = modules._global_forward_hooks
+            self._last = bool(before or after)
+            first = modules.register_module_forward_pre_hook(pre)
+            second = modules.register_module_forward_hook(post, with_kwargs=True, always_call=True)
+            self._handles += [first, second]
+            self._held = [(first, pre, before), (second, post, after)]
         finally:
             RemovableHandle.next_id = following
+        self._aside.install()
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
         self._silenced = (filters, ("ignore", re.compile(re.escape(_COMPILED_WARNING)), UserWarning, None, 0))
         filters.insert(0, self._silenced[1])  # not by filterwarnings(): that would let printed warnings print again
 
+    def _hide(self) -> None:
+        """Take the hooks out of torch's tables for a while."""
+        for handle, _, table in self._held:
+            table.pop(handle.id, None)
+
+    def _show(self) -> None:
+        """Put them back, before those of the user as they were."""
+        for handle, hook, table in self._held:
+            if handle in self._handles:
+                table[handle.id] = hook
+                table.move_to_end(handle.id, last=self._last)
+
     def _unregister(self) -> None:
+        self._aside.remove()
         with_kwargs = torch.nn.modules.module._global_forward_hooks_with_kwargs
         for handle in self._handles:
             handle.remove()

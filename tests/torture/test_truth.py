@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import modtrace
+from modtrace.text import plain
 from modtrace.trace.schema import TEXT_LIMIT
 from tests.torture.compare import (
     assert_well_formed,
@@ -95,7 +96,7 @@ def check_names(case, model, trace):
         (calls["parent"] == -1) & (calls["module_id"] == trace.module_id_of(model)), "step"
     ]:
         inside = calls[calls["step"] == step]
-        assert list(inside["name"]) == [names[number] for number in inside["module_id"]]
+        assert list(inside["name"]) == [plain(names[number], TEXT_LIMIT) for number in inside["module_id"]]
 
 
 @pytest.mark.parametrize("case", UNSEEN, ids=lambda case: case.name)
