@@ -1,0 +1,151 @@
+"""One recorded run of `modtrace run`: from before the script starts to after it has ended. Standard library only.
+
+torch is not imported here: recording begins when the script has imported it, so that environment variables which the
+script sets before still count, and a script without torch costs nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from modtrace.capture import runner
+from modtrace.capture.imports import AfterImport
+from modtrace.trace.folder import write_json
+from modtrace.trace.schema import END_FILE
+
+
+class Session:
+    """Records what the process does while its `with` block runs the script.
+
+    `report` is called at the very end, after the user's own exit functions, in this process only. `troubles` are faults
+    of ours, for it to print.
+    """
+
+    def __init__(self, folder: Path, options: dict[str, Any], report: Callable[[Session], None]) -> None:
+        self.folder = folder
+        self.troubles: list[str] = []
+        self.exit_status: int | None = None
+        self.exception: str | None = None
+        self._options = options
+        self._report = report
+        self._pid = os.getpid()
+        self._tracer: Any = None
+        self._ended = False
+        self._waiting = AfterImport("torch", self._begin)
+        self._origin_ns = 0
+        self._replaced: dict[int, Any] = {}
+
+    @property
+    def here(self) -> bool:
+        """Whether this is the process that was started, not a fork of it."""
+        return os.getpid() == self._pid
+
+    def __enter__(self) -> Session:
+        atexit.register(self._finish)
+        self._origin_ns = time.perf_counter_ns()
+        self._waiting.install()
+        self._watch_signals()
+        self._wrap_excepthook()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self.here:
+            return
+        self._note_end(error)
+        self.stop()
+
+    def stop(self) -> None:
+        """End the recording and say so on disk; does nothing the second time."""
+        if self._ended or not self.here:
+            return
+        self._ended = True
+        self._waiting.remove()
+        facts: dict[str, Any] = {"ended_ns": time.perf_counter_ns() - self._origin_ns, "rows": {}, "cost": {}}
+        try:
+            if self._tracer is not None:
+                self._tracer.stop()
+                facts = self._tracer.end_facts
+                self.troubles += self._tracer.gaps
+            facts |= {
+                "exit_status": self.exit_status,
+                "exception": self.exception,
+                "script_start_ns": 0,
+                "torch_imported": self._tracer is not None or "torch" in sys.modules,
+            }
+            write_json(self.folder, END_FILE, facts)
+        except Exception as fault:
+            self.troubles.append(f"the end of the run could not be written: {type(fault).__name__}")
+
+    def _begin(self) -> None:
+        """torch has just been imported."""
+        if not self.here or self._ended:
+            return
+        try:
+            torch = sys.modules["torch"]
+            if not hasattr(getattr(torch, "nn", None), "Module"):
+                return  # a module of the user's own by that name
+            from modtrace.capture.tracer import Tracer
+
+            self._tracer = Tracer(self.folder, origin_ns=self._origin_ns, **self._options)
+            self._tracer.start()
+        except Exception as fault:
+            self.troubles.append(f"recording could not begin: {type(fault).__name__}: {fault}")
+
+    def _note_end(self, error: BaseException | None) -> None:
+        if error is None:
+            self.exit_status = 0
+        elif isinstance(error, SystemExit):
+            code = error.code
+            self.exit_status = 0 if code is None else code & 0xFF if isinstance(code, int) else 1
+        else:
+            self.exception = type(error).__name__
+            self.exit_status = None if isinstance(error, KeyboardInterrupt) else 1
+
+    def _finish(self) -> None:
+        """Registered before the script starts, so it runs after every exit function of the user's."""
+        if self.here:
+            self.stop()
+            self._report(self)
+
+    def _wrap_excepthook(self) -> None:
+        before = sys.excepthook
+
+        def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+            stripped = runner.strip_own_frames(error, traceback, (__file__, *OWN_FRAMES))
+            before(kind, stripped, stripped.__traceback__)
+
+        if before is sys.__excepthook__:
+            sys.excepthook = excepthook
+        else:
+            sys.excepthook = excepthook
+
+    def _watch_signals(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        """Write what there is, then die as if there had been no handler."""
+        signal.signal(number, signal.SIG_DFL)
+        try:
+            self.stop()
+        finally:
+            os.kill(os.getpid(), number)
+
+
+OWN_FRAMES: list[str] = []
+"""Files of ours whose frames are above the script's; the command adds its own."""

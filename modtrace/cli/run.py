@@ -1,0 +1,160 @@
+"""`modtrace run`: run a script, a module or a string as python would, and record its module calls."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from modtrace.capture import runner, session
+from modtrace.capture.launch import Launch, default_path, launch
+from modtrace.capture.runner import Target
+from modtrace.capture.session import Session
+from modtrace.cli.options import Option, Parsed, parse, usage
+from modtrace.errors import UsageError
+from modtrace.text import plain
+from modtrace.trace.folder import create
+from modtrace.trace.start import run_facts
+
+OPTIONS: Final = (
+    Option(("-o", "--output"), "PATH", "where to write the trace (default: ./NAME-DATE-TIME.mtrace)"),
+    Option(("-f", "--force"), None, "replace a trace that stands there"),
+    Option(("-q", "--quiet"), None, "print only where the trace was saved"),
+    Option(("--print",), "WHAT", "summary (default), tree or none"),
+    Option(("--no-messages",), None, "keep only the types of exceptions, not their messages"),
+    Option(("--max-size",), "SIZE", "stop recording at this size on disk (default 4GB)"),
+    Option(("-h", "--help"), None, "this text"),
+)
+_LINE: Final = "modtrace run [options] script.py | -m module | -c code  [args ...]"
+_TEXT: Final = (
+    "Runs the script as python would and records every module call of it. Everything behind the script's name is\n"
+    "its own. The summary goes to stderr; stdout, exit status and tracebacks are the script's."
+)
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start: the trace's folder exists."""
+
+    target: Target
+    folder: Path
+    launched: Launch
+    show: str
+    messages: bool
+    max_bytes: int
+
+
+def prepare(words: Sequence[str]) -> Prepared:
+    """Read the command line and make the trace.
+
+    Raises:
+        UsageError: nothing has been started.
+    """
+    parsed = parse(words, OPTIONS, stop=("-m", "-c"), verb="run")
+    if parsed.on("help"):
+        print(usage(_LINE, _TEXT, OPTIONS), end="")
+        raise SystemExit(0)
+    target = _target(parsed)
+    show = "saved" if parsed.on("quiet") else parsed.values.get("print", "summary")
+    if show not in ("saved", "summary", "tree", "none"):
+        raise UsageError(f"--print takes summary, tree or none, not {show!r}")
+    max_bytes = size(parsed.values.get("max-size", "4GB"))
+    runner.check(target)
+    launched = launch()
+    output = parsed.values.get("output")
+    path = Path(os.path.abspath(output)) if output else default_path(target.stem, launched)
+    facts = run_facts(script=target.name, argv=target.args, launch=launched.key)
+    folder = create(
+        path, facts, process=launched.folder, force=parsed.on("force"), join=launched.key is not None
+    )
+    return Prepared(target, folder, launched, show, not parsed.on("no-messages"), max_bytes)
+
+
+def execute(prepared: Prepared) -> None:
+    """Run it. Whatever the script raises goes on up."""
+    options = {
+        "rank": prepared.launched.rank,
+        "messages": prepared.messages,
+        "max_bytes": prepared.max_bytes,
+    }
+    session.OWN_FRAMES[:] = [__file__, str(Path(__file__).with_name("__init__.py")), *_entry_files()]
+    with Session(prepared.folder, options, lambda ended: _report(prepared, ended)):
+        runner.run(prepared.target)
+
+
+def size(text: str) -> int:
+    """Bytes from a text such as `512MB` or `4GB` (powers of ten)."""
+    match = re.fullmatch(r"(\d+)\s*([KMGT]?)B?", text.strip().upper())
+    if match is None:
+        raise UsageError(f"{text!r} is no size; write it like 512MB or 4GB")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _target(parsed: Parsed) -> Target:
+    if not parsed.rest:
+        raise UsageError(f"what should be run? {_LINE}")
+    first, rest = parsed.rest[0], parsed.rest[1:]
+    if first in ("-m", "-c"):
+        if not rest:
+            raise UsageError(f"{first} needs {'a module' if first == '-m' else 'code'}")
+        return Target("module" if first == "-m" else "code", rest[0], tuple(rest[1:]))
+    return Target("script", first, tuple(rest))
+
+
+def _entry_files() -> list[str]:
+    """The file of the program that called us: the console script, or `python -m modtrace`."""
+    main: Any = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    return [file, "<frozen runpy>"] if isinstance(file, str) else ["<frozen runpy>"]
+
+
+def _report(prepared: Prepared, ended: Session) -> None:
+    """Print what is to be said at the end, to stderr. It never makes a run fail."""
+    try:
+        text = _text(prepared, ended)
+        if text:
+            _write(text if text.endswith("\n") else text + "\n")
+    except Exception as fault:
+        _write(f"modtrace: the summary could not be made: {type(fault).__name__}: {plain(str(fault))}\n")
+
+
+def _text(prepared: Prepared, ended: Session) -> str:
+    troubles = "".join(f"modtrace: {plain(trouble)}\n" for trouble in ended.troubles)
+    if prepared.show == "none" or (prepared.launched.rank and not ended.exit_status):
+        return troubles
+    trace = prepared.folder.parent
+    shown = os.path.relpath(trace)
+    shown = f"./{shown}" if not shown.startswith("..") else str(trace)
+    if prepared.show == "saved" or prepared.launched.rank:
+        return f"{troubles}modtrace: saved {plain(shown)}\n"
+    from modtrace.trace.reader import open_trace
+    from modtrace.views import console
+
+    stored = open_trace(trace)
+    style = console.style_of(sys.stderr)
+    if prepared.show == "tree":
+        return f"{troubles}{console.tree(stored, **style)}\nsaved {plain(shown)}\n"
+    return troubles + console.summary(stored, shown_path=shown, **style)
+
+
+def _write(text: str) -> None:
+    """To stderr as it is now; where the script has closed or replaced it, to the descriptor, or nowhere."""
+    encoding = getattr(sys.__stderr__, "encoding", None) or "ascii"
+    data = text.encode(encoding, "backslashreplace")
+    try:
+        sys.stdout.flush()
+    except Exception:  # closed by the script
+        pass
+    try:
+        stream = sys.__stderr__
+        if stream is not None and not stream.closed:
+            stream.flush()
+        while data:
+            data = data[os.write(2, data) :]
+    except (OSError, ValueError):
+        pass
