@@ -27,7 +27,7 @@ def modules(stored: Stored) -> pd.DataFrame:
     own, own_known = values_and_known(calls, "self_ns")
     ran = np.bincount(module, minlength=count)
     timed = np.bincount(module[known], minlength=count)
-    total = _sums(module[known], duration[known], count)
+    total = sums(module[known], duration[known], count)
     longest = np.zeros(count, np.int64)
     np.maximum.at(longest, module[known], duration[known])
     has_own = np.bincount(module[own_known], minlength=count) > 0
@@ -40,11 +40,11 @@ def modules(stored: Stored) -> pd.DataFrame:
         "root": [types[r] for r in root],
         "calls": ran,
         "total_ns": _masked(total, timed > 0),
-        "self_ns": _masked(_sums(module[own_known], own[own_known], count), has_own),
+        "self_ns": _masked(sums(module[own_known], own[own_known], count), has_own),
         "mean_ns": _masked(total // np.maximum(timed, 1), timed > 0),
         "max_ns": _masked(longest, timed > 0),
-        "inputs": coded(_commonest(module, nullable_codes(calls, "inputs"), count), signatures),
-        "outputs": coded(_commonest(module, nullable_codes(calls, "outputs"), count), signatures),
+        "inputs": coded(commonest(module, nullable_codes(calls, "inputs"), count), signatures),
+        "outputs": coded(commonest(module, nullable_codes(calls, "outputs"), count), signatures),
     }
     for field in ("parameter_count", "parameter_bytes", "trainable_count", "buffer_count", "buffer_bytes"):
         values, there = values_and_known(table, field)
@@ -62,7 +62,7 @@ def modules(stored: Stored) -> pd.DataFrame:
     return frame
 
 
-def _sums(keys: Ints, values: Ints, count: int) -> Ints:
+def sums(keys: Ints, values: Ints, count: int) -> Ints:
     total = np.zeros(count, np.int64)
     np.add.at(total, keys, values)
     return total
@@ -72,7 +72,7 @@ def _masked(values: Ints, known: npt.NDArray[np.bool_]) -> pd.arrays.IntegerArra
     return pd.arrays.IntegerArray(values.astype(np.int64), ~known)
 
 
-def _commonest(keys: Ints, codes: Ints, count: int) -> Ints:
+def commonest(keys: Ints, codes: Ints, count: int) -> Ints:
     """For each key the code that it has most often, -1 for none."""
     result = np.full(count, -1, np.int64)
     some = codes >= 0

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.calls import column, nullable_codes, values_and_known
-from modtrace.analysis.modules import _commonest, _sums
+from modtrace.analysis.modules import commonest, sums
 from modtrace.analysis.paths import Folded, folded
 from modtrace.trace.reader import Stored
 
@@ -52,7 +52,7 @@ def merged(stored: Stored, process: int | None = None) -> Tree:
     order = _preorder(parent, _first(node, count))
 
     def texts(name: str) -> list[str]:
-        codes = _commonest(node, nullable_codes(table, name), count)[order].tolist()
+        codes = commonest(node, nullable_codes(table, name), count)[order].tolist()
         return [signatures[code] if code >= 0 else "" for code in codes]
 
     names = [groups.name[g] for g in of_group.tolist()]
@@ -62,8 +62,8 @@ def merged(stored: Stored, process: int | None = None) -> Tree:
         type=[groups.type[of_group[at]] for at in order],
         instances=np.bincount(pairs >> 32, minlength=count)[order],
         calls=np.bincount(node, minlength=count)[order],
-        total_ns=_sums(node[known], duration[known], count)[order],
-        self_ns=_sums(node[own_known], own[own_known], count)[order],
+        total_ns=sums(node[known], duration[known], count)[order],
+        self_ns=sums(node[own_known], own[own_known], count)[order],
         raised=np.bincount(node[column(table, "status") == 1], minlength=count)[order],
         unknown=np.bincount(node[~known], minlength=count)[order],
         inputs=texts("inputs"),

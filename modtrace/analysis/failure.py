@@ -1,0 +1,173 @@
+"""The path of an exception through a root call, and what certainly disagrees about the sizes it stumbled over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from modtrace.analysis.calls import column, error_texts, names, nullable_codes
+from modtrace.trace.reader import Stored
+from modtrace.trace.schema import OK, RAISED
+
+
+@dataclass(frozen=True)
+class Place:
+    """One call on the way from the root to the failing module."""
+
+    name: str
+    type: str
+    inputs: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The last root call that raised. `parameters` are the failing module's own; `sibling` is the last call before it,
+    under the same parent, that returned: (name, class, what it returned). `disagree` is None where nothing is certain."""
+
+    step: int
+    error: str
+    path: list[Place]
+    parameters: list[str]
+    sibling: tuple[str, str, str] | None
+    disagree: str | None
+    source: str | None
+
+
+def last_failure(stored: Stored) -> Failure | None:
+    """What is known of the last root call that an exception left."""
+    table = stored.table("calls")
+    status, depth = column(table, "status"), column(table, "depth")
+    failed = np.flatnonzero((depth == 0) & (status == RAISED))
+    if not len(failed):
+        return None
+    parent, error = column(table, "parent"), nullable_codes(table, "error")
+    at = int(failed[-1])
+    path = [at]
+    last = column(table, "last_call")
+    while True:
+        inside = np.arange(path[-1] + 1, int(last[path[-1]]) + 1)
+        below = inside[(parent[inside] == path[-1]) & (status[inside] == RAISED) & (error[inside] == error[at])]
+        if not len(below):
+            break
+        path.append(int(below[-1]))
+    return _describe(stored, table, path, int(error[at]))
+
+
+def _describe(stored: Stored, table: Any, path: list[int], error: int) -> Failure:
+    modules = stored.table("modules")
+    module, root = column(table, "module"), column(table, "root")
+    signatures = stored.table("signatures")
+    texts = signatures.column("text").to_pylist()
+    given, returned = nullable_codes(table, "inputs"), nullable_codes(table, "outputs")
+    codes, labels = names(stored, root, module)
+
+    def place(call: int) -> Place:
+        inputs = texts[given[call]] if given[call] >= 0 else "?"
+        return Place(labels[codes[call]], str(modules.column("type")[int(module[call])]), inputs)
+
+    failing = path[-1]
+    record = modules.slice(int(module[failing]), 1).to_pylist()[0]
+    tensors = signatures.column("tensors")[int(given[failing])].as_py() if given[failing] >= 0 else []
+    kind = str(stored.table("errors").column("type")[error])
+    file, line = record["source_file"], record["source_line"]
+    return Failure(
+        step=int(column(table, "step")[failing]),
+        error=error_texts(stored)[error],
+        path=[place(call) for call in path],
+        parameters=[f"{p['path']} {_shown(p)}" for p in record["parameters"]],
+        sibling=_sibling(table, path, place, texts, returned),
+        disagree=disagreement(kind, record["type"], record["parameters"], tensors),
+        source=f"{file}:{line}" if file and line else None,
+    )
+
+
+def _sibling(table: Any, path: list[int], place: Any, texts: list[str], returned: Any) -> Any:
+    """The last call before the failing one that returned; with no failing child, the last child."""
+    parent, status = column(table, "parent"), column(table, "status")
+    for over, below in ((path[-1], len(parent)), *((path[i - 1], path[i]) for i in range(len(path) - 1, 0, -1))):
+        found = np.flatnonzero((parent[:below] == over) & (status[:below] == OK))
+        if len(found):
+            call = int(found[-1])
+            where = place(call)
+            return where.name, where.type, texts[returned[call]] if returned[call] >= 0 else "?"
+    return None
+
+
+def _shown(tensor: dict[str, Any]) -> str:
+    sizes = "?" if tensor["shape"] is None else ",".join("?" if s is None else str(s) for s in tensor["shape"])
+    where = "" if tensor["device"] == "cpu" else f" {tensor['device']}"
+    return f"{tensor['dtype']}[{sizes}]{where}"
+
+
+def disagreement(
+    error: str, kind: str, parameters: list[dict[str, Any]], given: list[dict[str, Any]]
+) -> str | None:
+    """What disagrees between a module's parameters and the tensors it was given; None where no rule is certain.
+
+    Args:
+        error: class name of the exception: only those that torch raises for such things are judged.
+        kind: class name of the module.
+        parameters, given: tensors as in the trace.
+    """
+    if error not in ("RuntimeError", "ValueError", "IndexError", "TypeError") or not given:
+        return None
+    weight = next((p for p in parameters if p["path"] in ("weight", "weight_ih_l0", "in_proj_weight")), None)
+    first = given[0]
+    devices = sorted({t["device"] for t in [*given, *parameters]})
+    if len(devices) > 1 and "meta" not in devices:
+        return f"devices differ: the input is on {first['device']}, {_others(parameters, given, first)}"
+    if kind == "Embedding" or kind == "EmbeddingBag":
+        if not first["dtype"].startswith(("int", "uint")):
+            return f"the input is {first['dtype']}; {kind} takes integers"
+        return None
+    if weight is None:
+        return None
+    if first["shape"] is not None and weight["shape"] is not None:
+        sizes = _sizes(kind, weight["shape"], first["shape"])
+        if sizes is not None:
+            return sizes
+    if first["dtype"] != weight["dtype"] and kind in _SAME_DTYPE:
+        return f"dtypes differ: the input is {first['dtype']}, {weight['path']} is {weight['dtype']}"
+    return None
+
+
+_SAME_DTYPE = frozenset(
+    {"Linear", "Bilinear", "LSTM", "GRU", "RNN", "MultiheadAttention"}
+    | {f"Conv{n}d" for n in (1, 2, 3)}
+    | {f"ConvTranspose{n}d" for n in (1, 2, 3)}
+)
+
+
+def _others(parameters: list[dict[str, Any]], given: list[dict[str, Any]], first: dict[str, Any]) -> str:
+    other = next(t for t in [*parameters, *given] if t["device"] != first["device"])
+    what = other["path"] if other in parameters else f"argument {other['path'] or '0'}"
+    return f"{what} on {other['device']}"
+
+
+def _sizes(kind: str, weight: list[int | None], given: list[int | None]) -> str | None:
+    """Rules that hold for torch's own layers with one group (a weight tells nothing certain of more)."""
+    if kind in ("Linear", "LSTM", "GRU", "RNN", "MultiheadAttention") and len(weight) == 2:
+        if not given or given[-1] != weight[1]:
+            last = given[-1] if given else "none"
+            return f"the input's last size is {last}; the weight {weight} takes {weight[1]}"
+        return None
+    if kind.startswith(("Conv", "ConvTranspose")) and kind.endswith("d"):
+        dimensions = len(weight) - 2
+        if len(given) not in (dimensions + 1, dimensions + 2):
+            return f"the input has {len(given)} dimensions; {kind} takes {dimensions + 2} (or {dimensions + 1})"
+        channels = given[-dimensions - 1]
+        expected = weight[0] if kind.startswith("ConvTranspose") else weight[1]
+        if channels is not None and expected is not None and channels % expected:
+            return f"the input has {channels} channels; the weight {weight} takes {expected}"
+        return None
+    if kind.startswith("BatchNorm") and len(weight) == 1:
+        if len(given) > 1 and given[1] != weight[0]:
+            return f"the input has {given[1]} channels; the weight {weight} takes {weight[0]}"
+        return None
+    if kind == "LayerNorm" and given[-len(weight) :] != weight:
+        return f"the input ends in {given[-len(weight) :]}; the weight takes {weight}"
+    if kind == "GroupNorm" and len(given) > 1 and given[1] != weight[0]:
+        return f"the input has {given[1]} channels; the weight {weight} takes {weight[0]}"
+    return None

@@ -1,0 +1,207 @@
+"""The numbers of the summary: where the wall time of one process went, adding up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from modtrace.analysis.calls import column, nullable_codes, values_and_known
+from modtrace.analysis.modules import commonest, sums
+from modtrace.analysis.paths import folded
+from modtrace.trace.reader import Process, Stored
+from modtrace.trace.schema import ABORTED, RAISED, UNFINISHED
+
+Ints = npt.NDArray[np.int64]
+
+CONTAINERS = ("ModuleList", "ModuleDict", "ParameterList", "ParameterDict")
+"""Classes without a forward of their own: that they are never called says nothing."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One group of modules: names that differ only in numbers, one class. `instances` counts the modules."""
+
+    name: str
+    type: str
+    instances: int
+    calls: int
+    self_ns: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Where the time of one process went. The `self_ns` of all rows, `tracer_ns`, `interrupted_ns` and `outside_ns`
+    minus `parallel_ns` add up to `wall_ns`.
+
+    outside_ns: no root call was running; holds calls that were interrupted or never ended, whose times are unknown.
+    interrupted_ns: inside root calls, in or around calls whose time is not known.
+    parallel_ns: counted twice because root calls of several threads ran at once.
+    """
+
+    process: Process
+    wall_ns: int
+    outside_ns: int
+    tracer_ns: int
+    interrupted_ns: int
+    parallel_ns: int
+    cost_ns: int | None
+    rows: list[Row]
+    models: list[tuple[str, int | None]]
+    roots: int
+    calls: int
+    raised_roots: int
+    aborted: int
+    unfinished: int
+    never_ran: int
+    own_call: list[str]
+    called_directly: list[str]
+    devices: list[str]
+
+
+def summarise(stored: Stored, process: int = 0) -> Summary | None:
+    """The summary of one process; None for a trace without any."""
+    if process >= len(stored.processes):
+        return None
+    about = stored.processes[process]
+    table = stored.table("calls")
+    table = table.filter(pa.array(column(table, "process") == process))
+    groups = folded(stored)
+    group = groups.group[column(table, "call")]
+    count = len(groups.name)
+    own, own_known = values_and_known(table, "self_ns")
+    tracer, _ = values_and_known(table, "tracer_ns")
+    duration, known = values_and_known(table, "duration_ns")
+    depth, status = column(table, "depth"), column(table, "status")
+    start = column(table, "start_ns")
+    roots = (depth == 0) & known
+    busy = _covered(start[roots], duration[roots])
+    inside = int(duration[roots].sum())
+    root_known = known[_root_of(table)] if len(table) else known
+    counted = own_known & root_known
+    total_self = sums(group[counted], own[counted], count)
+    tracer_ns = int(tracer[counted].sum())
+    module = column(table, "module")
+    pairs = np.unique(group << 32 | module) >> 32
+    instances, calls = np.bincount(pairs, minlength=count), np.bincount(group, minlength=count)
+    outputs = commonest(group, nullable_codes(table, "outputs"), count).tolist()
+    texts = stored.table("signatures").column("text").to_pylist()
+    rows = [
+        Row(
+            groups.name[g] or groups.type[g],
+            groups.type[g],
+            int(instances[g]),
+            int(calls[g]),
+            int(total_self[g]),
+            texts[outputs[g]] if outputs[g] >= 0 else "",
+        )
+        for g in np.argsort(-total_self, kind="stable").tolist()
+        if calls[g]
+    ]
+    wall = max(about.wall_ns, 0)
+    return Summary(
+        process=about,
+        wall_ns=wall,
+        outside_ns=wall - busy,
+        tracer_ns=tracer_ns,
+        interrupted_ns=inside - int(total_self.sum()) - tracer_ns,
+        parallel_ns=inside - busy,
+        cost_ns=_cost(about, len(table)),
+        rows=rows,
+        models=_models(stored, module[depth == 0]),
+        roots=int((depth == 0).sum()),
+        calls=len(table),
+        raised_roots=int(((depth == 0) & (status == RAISED)).sum()),
+        aborted=int((status == ABORTED).sum()),
+        unfinished=int((status == UNFINISHED).sum()),
+        never_ran=_never_ran(stored),
+        own_call=_own_call(stored),
+        called_directly=_called_directly(stored),
+        devices=_devices(stored),
+    )
+
+
+def _root_of(table: pa.Table) -> Ints:
+    """The row of the root call of each call."""
+    depth = column(table, "depth")
+    return np.maximum.accumulate(np.where(depth == 0, np.arange(len(depth)), 0))
+
+
+def _covered(start: Ints, duration: Ints) -> int:
+    """Nanoseconds covered by at least one of some intervals."""
+    if not len(start):
+        return 0
+    order = np.argsort(start, kind="stable")
+    begin, end = start[order], (start + duration)[order]
+    reach = np.maximum.accumulate(end)
+    before = np.concatenate([begin[:1], reach[:-1]])
+    return int(np.maximum(end - np.maximum(begin, before), 0).sum())
+
+
+def _cost(about: Process, calls: int) -> int | None:
+    """What tracing has cost: what was measured at the end, else calls times what one was measured to cost."""
+    if about.end is not None and about.end.calls_cost_ns is not None:
+        return about.end.calls_cost_ns + (about.end.flush_cost_ns or 0) + (about.start_cost_ns or 0)
+    return None if about.call_cost_ns is None else about.call_cost_ns * calls + (about.start_cost_ns or 0)
+
+
+def _models(stored: Stored, roots: Ints) -> list[tuple[str, int | None]]:
+    """(class, parameters) of the root modules, the most often called first."""
+    table = stored.table("modules")
+    types = table.column("type").to_pylist()
+    parameters = table.column("parameter_count").to_pylist()
+    numbers, times = np.unique(roots, return_counts=True)
+    return [(types[n], parameters[n]) for n in numbers[np.argsort(-times, kind="stable")].tolist()]
+
+
+def _ran(stored: Stored) -> npt.NDArray[np.bool_]:
+    calls = np.bincount(column(stored.table("calls"), "module"), minlength=stored.table("modules").num_rows)
+    return calls > 0
+
+
+def _never_ran(stored: Stored) -> int:
+    types = stored.table("modules").column("type").to_pylist()
+    return sum(1 for kind, ran in zip(types, _ran(stored).tolist()) if not ran and kind not in CONTAINERS)
+
+
+def _own_call(stored: Stored) -> list[str]:
+    """Classes with a `__call__` of their own: calls of them may have gone unseen."""
+    table = stored.table("modules")
+    pairs = zip(table.column("type").to_pylist(), table.column("overrides_call").to_pylist())
+    return sorted({kind for kind, own in pairs if own})
+
+
+def _called_directly(stored: Stored) -> list[str]:
+    """Names of modules that were never called although modules below them were, with a forward of their own: their
+    `forward` was called directly, which no hook sees."""
+    ran = _ran(stored)
+    modules, table = stored.table("modules"), stored.table("names")
+    types = modules.column("type").to_pylist()
+    has_forward = modules.column("source_file").is_valid().to_pylist()
+    root, module = column(table, "root").tolist(), column(table, "module").tolist()
+    text = table.column("name").to_pylist()
+    called_prefixes = set()
+    for top, one, name in zip(root, module, text):
+        if ran[one] and name:
+            parts = name.split(".")[:-1]
+            called_prefixes.update((top, ".".join(parts[:n])) for n in range(max(len(parts) - 8, 0), len(parts) + 1))
+    calls = stored.table("calls")
+    found = []
+    seen_roots = set(column(calls, "root").tolist())
+    for top, one, name in zip(root, module, text):
+        quiet = not ran[one] and has_forward[one] and types[one] not in CONTAINERS and types[one] != "Sequential"
+        if quiet and top in seen_roots and (top, name) in called_prefixes:
+            found.append(name or types[one])
+    return found
+
+
+def _devices(stored: Stored) -> list[str]:
+    """Devices of the tensors that were seen."""
+    tensors = stored.table("signatures").column("tensors")
+    flat = tensors.combine_chunks().flatten()
+    return sorted(set(flat.field("device").to_pylist())) if len(flat) else []
+
+

@@ -1,0 +1,55 @@
+"""`modtrace info`: the summary, the tree or the modules of a trace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from modtrace.cli.chosen import chosen
+from modtrace.cli.options import Option, Parsed, parse, usage
+
+OPTIONS: Final = (
+    Option(("--tree",), None, "the call tree"),
+    Option(("--depth",), "N", "no deeper than this"),
+    Option(("--sort",), "KEY", "a table of modules by self, total, calls or name"),
+    Option(("--top",), "N", "only the first N modules"),
+    Option(("--plain",), None, "ASCII, no color, 80 columns"),
+    Option(("--json",), None, "for programs: times in ns, unknown is null"),
+    Option(("-h", "--help"), None, "this text"),
+)
+
+
+def prepare(words: Sequence[str]) -> Parsed:
+    """Read the command line."""
+    parsed = parse(words, OPTIONS, verb="info")
+    if parsed.on("help"):
+        print(usage("modtrace info [TRACE] [options]", "Without TRACE the newest one here.", OPTIONS), end="")
+        raise SystemExit(0)
+    return parsed
+
+
+def execute(parsed: Parsed) -> None:
+    """Print to stdout."""
+    from modtrace.trace.reader import open_trace
+    from modtrace.views import console
+
+    path = chosen(parsed.rest)
+    stored = open_trace(path)
+    style = console.style_of(sys.stdout)
+    if parsed.on("plain"):
+        style = console.Style(width=80, color=False, ascii=True)
+    if parsed.on("json"):
+        print(console.info_json(stored))
+    elif parsed.on("tree"):
+        _print(console.tree(stored, depth=parsed.number("depth"), **style))
+    elif "sort" in parsed.values or "top" in parsed.values:
+        sort, top = parsed.values.get("sort", "self"), parsed.number("top")
+        _print(console.modules_table(stored, sort=sort, top=top, width=style["width"], ascii=style["ascii"]))
+    else:
+        _print(console.summary(stored, shown_path=str(path), **style))
+
+
+def _print(text: str) -> None:
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), end="")

@@ -1,0 +1,181 @@
+"""Texts for a terminal: the entry to the other modules here."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO, TypedDict
+
+from modtrace.analysis.modules import modules
+from modtrace.analysis.summary import summarise
+from modtrace.analysis.tree import merged
+from modtrace.errors import TraceError, UsageError
+from modtrace.text import fit, plain
+from modtrace.trace.reader import Stored, open_trace
+from modtrace.views.summary import summary_lines
+from modtrace.views.tree import tree_lines
+from modtrace.views.units import count, duration, size
+
+SORT_KEYS = ("self", "total", "calls", "name")
+
+
+class Style(TypedDict):
+    """How a stream wants its text."""
+
+    width: int
+    color: bool
+    ascii: bool
+
+
+def style_of(stream: TextIO | None) -> Style:
+    """The style for a stream: 80 columns and no color unless it is a terminal. COLUMNS, NO_COLOR, FORCE_COLOR count."""
+    terminal = False
+    columns = 80
+    try:
+        terminal = stream is not None and stream.isatty()
+        if terminal and stream is not None:
+            columns = os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        pass
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdigit() and int(asked):
+        columns = int(asked)
+    color = terminal and os.environ.get("TERM") != "dumb" and os.environ.get("CLICOLOR") != "0"
+    if os.environ.get("NO_COLOR"):
+        color = False
+    elif os.environ.get("FORCE_COLOR"):
+        color = True
+    encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
+    return Style(width=max(columns, 20), color=color, ascii=not encoding.startswith("utf"))
+
+
+def summary(
+    stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False, shown_path: str | None = None
+) -> str:
+    """The summary of a trace, at most 30 lines."""
+    return _finished(summary_lines(stored, width=max(width, 20), shown_path=shown_path), color, ascii)
+
+
+def tree(
+    stored: Stored, *, depth: int | None = None, width: int = 80, color: bool = False, ascii: bool = False
+) -> str:
+    """The merged call tree."""
+    found = summarise(stored)
+    wall = found.wall_ns if found is not None else 0
+    return _finished(tree_lines(merged(stored), width=max(width, 20), wall_ns=wall, depth=depth), color, ascii)
+
+
+def modules_table(
+    stored: Stored, *, sort: str = "self", top: int | None = None, width: int = 80, ascii: bool = False
+) -> str:
+    """A line a module: name, class, calls, self and total time, output."""
+    if sort not in SORT_KEYS:
+        raise UsageError(f"--sort takes {', '.join(SORT_KEYS)}, not {sort!r}")
+    frame = modules(stored)
+    key = {"self": "self_ns", "total": "total_ns"}.get(sort, sort)
+    frame = frame.sort_values(key, ascending=sort == "name", kind="stable", na_position="last")
+    if top is not None:
+        frame = frame.head(top)
+    lines = [f"  {'self':>8} {'total':>8} {'calls':>7}  module"]
+    for row in frame.to_dict("records"):
+        name = plain(row["name"] or f"({row['type']})")
+        times = [duration(None if row[k] != row[k] or row[k] is None else _int(row[k])) for k in ("self_ns", "total_ns")]
+        output = plain(str(row["outputs"])) if isinstance(row["outputs"], str) else ""
+        label = f"{name}  {plain(row['type'])}  {output}".rstrip()
+        lines.append(f"  {times[0]:>8} {times[1]:>8} {count(int(row['calls'])):>7}  {label}")
+    return _finished([fit(line, max(width, 20)) for line in lines], False, ascii)
+
+
+def _int(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def info_json(stored: Stored) -> str:
+    """The facts of a trace for programs: counts and nanoseconds as integers, unknown as null."""
+    found = summarise(stored)
+    run = stored.run
+    data: dict[str, Any] = {
+        "path": str(stored.path),
+        "script": run.script,
+        "argv": list(run.argv),
+        "started_unix_ns": run.started_unix_ns,
+        "python": run.python,
+        "processes": [
+            {
+                "rank": process.rank,
+                "wall_ns": process.wall_ns,
+                "ended": process.end is not None,
+                "exit_status": process.end.exit_status if process.end is not None else None,
+                "torch": process.torch,
+            }
+            for process in stored.processes
+        ],
+        "notes": [*stored.table("gaps").column("reason").to_pylist(), *stored.notes],
+    }
+    if found is not None:
+        data |= {
+            "steps": found.roots,
+            "calls": found.calls,
+            "outside_ns": found.outside_ns,
+            "tracer_ns": found.tracer_ns,
+            "tracing_cost_ns": found.cost_ns,
+            "raised_root_calls": found.raised_roots,
+            "aborted_calls": found.aborted,
+            "unfinished_calls": found.unfinished,
+            "modules_never_run": found.never_ran,
+            "modules": [
+                {"name": r.name, "type": r.type, "instances": r.instances, "calls": r.calls, "self_ns": r.self_ns}
+                for r in found.rows
+            ],
+        }
+    return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False)
+
+
+def ls_table(paths: Sequence[Path], *, width: int = 80, ascii: bool = False) -> str:
+    """A line a trace: when, script, wall time, steps, calls, exit status, size."""
+    lines = [f"  {'when':16}  {'wall':>8} {'steps':>6} {'calls':>8} {'exit':>8} {'size':>9}  trace"]
+    for path in paths:
+        held = sum(file.lstat().st_size for file in path.rglob("*"))
+        try:
+            stored = open_trace(path)
+            found = summarise(stored)
+        except TraceError as error:
+            lines.append(f"  {plain(path.name)}: {error}")
+            continue
+        began = stored.run.started_unix_ns
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(began / 1e9)) if began else "?"
+        end = found.process.end if found is not None else None
+        status = "no end" if end is None else "?" if end.exit_status is None else str(end.exit_status)
+        wall, steps, calls = (found.wall_ns, found.roots, found.calls) if found is not None else (None, 0, 0)
+        lines.append(
+            f"  {when:16}  {duration(wall):>8} {count(steps):>6} {count(calls):>8} {status:>8} {size(held):>9}  "
+            f"{plain(path.name)}"
+        )
+    return _finished([fit(line, max(width, 40)) for line in lines], False, ascii)
+
+
+def _finished(lines: Sequence[str], color: bool, ascii: bool) -> str:
+    text = "\n".join(lines) + "\n"
+    if ascii:
+        text = text.encode("ascii", "backslashreplace").decode()
+    if color:
+        marked = [_colored(line) for line in text.splitlines()]
+        text = "\n".join(marked) + "\n"
+    return text
+
+
+def _colored(line: str) -> str:
+    """Headings bold, warnings yellow. The text itself holds no escapes: it went through `plain`."""
+    word = line.strip()
+    if word.startswith(("WHERE", "CALL TREE", "modtrace ")):
+        return f"\x1b[1m{line}\x1b[0m"
+    return f"\x1b[33m{line}\x1b[0m" if word.startswith(("!", "->")) else line
+
+
+__all__ = ["info_json", "ls_table", "modules_table", "style_of", "summary", "tree"]

@@ -1,0 +1,187 @@
+"""The summary: what `modtrace run` prints at the end."""
+
+from __future__ import annotations
+
+from modtrace.analysis.failure import Failure, last_failure
+from modtrace.analysis.summary import Row, Summary, summarise
+from modtrace.analysis.tree import merged
+from modtrace.text import fit, pad, plain
+from modtrace.trace.reader import Stored
+from modtrace.views.tree import tree_lines
+from modtrace.views.units import count, duration, percent, plural
+
+MAX_LINES = 30
+_SAME = 8
+
+
+def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list[str]:
+    """The lines of a summary; `width` columns at most."""
+    found = summarise(stored)
+    if found is None:
+        return [_title(stored, None, width), "  nothing was recorded: the trace holds no process", *_notes(stored)]
+    head = [_title(stored, found, width)]
+    if not found.calls:
+        head.append("  " + _why_nothing(found))
+        return [fit(line, width) for line in [*head, *_notes(stored), *_tail(stored, shown_path)]]
+    head += _facts(found)
+    failure = last_failure(stored)
+    failed = failure is not None and _matters(stored, found, failure)
+    told = [*(_caught(found, failure) if failure is not None and not failed else []), *_warnings(found), *_notes(stored)]
+    tail = _tail(stored, shown_path)
+    room = MAX_LINES - len(head) - len(told) - len(tail) - 2
+    middle: list[str] = []
+    if failed and failure is not None:
+        middle = ["", *_failure(failure, width)][: max(room - 6, 3)]
+    else:
+        nodes = merged(stored, 0)
+        middle = ["", *tree_lines(nodes, width=width, wall_ns=found.wall_ns, limit=min(12, max(room // 2, 3)))]
+    table = _table(found, width, max(room - len(middle) - 4, 2))
+    lines = [*head, *middle, "", *table, *([""] if told else []), *told, *tail]
+    return [fit(line.rstrip(), width) for line in lines]
+
+
+def _title(stored: Stored, found: Summary | None, width: int) -> str:
+    run = stored.run
+    words = " ".join(plain(word) for word in (run.script or "trace", *run.argv))
+    end = found.process.end if found is not None else None
+    if found is None:
+        right = ""
+    elif end is None:
+        right = f"{duration(found.wall_ns)}   did not end"
+    else:
+        status = "" if end.exit_status is None else f"   exit {end.exit_status}"
+        right = f"{duration(end.ended_ns)}{status}"
+    left = fit(f"modtrace  {words}", max(width - len(right) - 2, 8))
+    return pad(left, max(width - len(right) - 1, len(left))) + " " + right if right else left
+
+
+def _facts(found: Summary) -> list[str]:
+    model, parameters = found.models[0]
+    more = f" (+{len(found.models) - 1} more)" if len(found.models) > 1 else ""
+    facts = [
+        f"{plain(model)} {count(parameters)} params{more}",
+        plural(found.roots, "step"),
+        plural(found.calls, "call"),
+        "fwd",
+        ",".join(found.devices[:3]),
+    ]
+    busy = found.wall_ns - found.outside_ns
+    cost = found.cost_ns
+    tracing = "?" if cost is None else f"{percent(cost, found.wall_ns)}% ({duration(cost)})"
+    return [
+        "  " + "   ".join(fact for fact in facts if fact),
+        f"  modules ran {percent(busy, found.wall_ns)}% of the time   tracing cost about {tracing}",
+    ]
+
+
+def _table(found: Summary, width: int, limit: int) -> list[str]:
+    """WHERE THE TIME WENT: groups of modules by self time, and all the rest, so that the column adds up."""
+    wide = width >= 80
+    wall = found.wall_ns
+    name_width = max(min(34, width - 40 if wide else width - 27), 8)
+    lines = [_cells("WHERE THE TIME WENT", "", "self", "%", "calls", "per call", "output", name_width, width)]
+    rows = [row for row in found.rows if row.self_ns > 0]
+    for row in rows[:limit]:
+        each = duration(row.self_ns // row.calls)
+        cells = (_folded(row), row.type, duration(row.self_ns), percent(row.self_ns, wall), count(row.calls), each)
+        lines.append(_cells(*cells, plain(row.output), name_width, width))
+    left = sum(row.self_ns for row in rows[limit:])
+    rest = [(f"{len(rows) - limit} more", left)] if len(rows) > limit else []
+    unknown = found.aborted + found.unfinished
+    outside = "outside modules" + (" or interrupted" if unknown else "")
+    rest += [("modtrace itself", found.tracer_ns), ("around interrupted calls", found.interrupted_ns)]
+    rest += [(outside, found.outside_ns), ("in parallel, counted twice", -found.parallel_ns)]
+    for text, ns in rest:
+        if ns or text == outside:
+            share = percent(ns, wall) if ns >= 0 else f"-{percent(-ns, wall)}"
+            lines.append(_cells(text, "", duration(ns), share, "", "", "", name_width, width))
+    return lines
+
+
+def _folded(row: Row) -> str:
+    name = plain(row.name)
+    return f"{name} x{row.instances}" if row.instances > 1 else name
+
+
+def _cells(
+    name: str, kind: str, own: str, share: str, calls: str, each: str, output: str, name_width: int, width: int
+) -> str:
+    left = f"{name}  {plain(kind)}" if kind and kind != name else name
+    line = f"  {pad(left, name_width)} {own:>8} {share:>5}"
+    if width >= 60:
+        line += f" {calls:>7}"
+    if width >= 80:
+        line += f" {each:>8}  {output}"
+    return line
+
+
+def _matters(stored: Stored, found: Summary, failure: Failure) -> bool:
+    """Whether the failure is what the run ended with, rather than one that the program dealt with."""
+    end = found.process.end
+    last = max(stored.table("calls").column("step").to_pylist(), default=-1)
+    return failure.step == last or (end is not None and bool(end.exit_status or end.exception))
+
+
+def _caught(found: Summary, failure: Failure) -> list[str]:
+    return [f"  {plural(found.raised_roots, 'root call')} raised and went on, last {plain(failure.error)}"]
+
+
+def _failure(failure: Failure, width: int) -> list[str]:
+    lines = [f"  WHERE IT FAILED   step {failure.step}   {plain(failure.error)}"]
+    column = max(min(width // 2, 40), 12)
+    path = failure.path
+    shown = path if len(path) <= _SAME else [*path[:3], None, *path[-4:]]
+    for depth, place in enumerate(shown):
+        if place is None:
+            lines.append(f"    ... {len(path) - 7} more modules")
+            continue
+        name = plain(place.name.rpartition(".")[2]) if depth else ""
+        label = f"{name} {plain(place.type)}".strip()
+        lines.append(f"    {pad('  ' * min(depth, 6) + label, column)} got {plain(place.inputs)}")
+    if failure.parameters:
+        lines.append(f"    its parameters: {', '.join(plain(p) for p in failure.parameters)}")
+    if failure.sibling is not None:
+        name, kind, returned = failure.sibling
+        lines.append(f"    last that worked before it: {plain(name)} {plain(kind)} returned {plain(returned)}")
+    if failure.disagree is not None:
+        lines.append(f"    -> {plain(failure.disagree)}")
+    if failure.source is not None:
+        lines.append(f"    forward in {plain(failure.source)}")
+    return lines
+
+
+def _warnings(found: Summary) -> list[str]:
+    lines = []
+    broken = [(found.aborted, "interrupted"), (found.unfinished, "still running at the end")]
+    told = ", ".join(f"{plural(number, 'call')} {what}" for number, what in broken if number)
+    if told:
+        lines.append(f"  ! {told}: their times are not known")
+    unseen = [*(f"{kind} (own __call__)" for kind in found.own_call), *found.called_directly[:3]]
+    if unseen:
+        lines.append(f"  ! called past the hooks, so not in the trace: {', '.join(map(plain, unseen[:4]))}")
+    if found.never_ran:
+        lines.append(f"  {plural(found.never_ran, 'module')} never ran")
+    return lines
+
+
+def _notes(stored: Stored) -> list[str]:
+    gaps = stored.table("gaps").column("reason").to_pylist()
+    notes = [f"  ! {plain(gap)}" for gap in gaps[:3]]
+    notes += [f"  ! {plain(note)}" for note in stored.notes[:4]]
+    others = len(stored.processes) - 1
+    if others > 0:
+        notes.append(f"  rank 0 of {others + 1} is shown; the others are in the trace")
+    return notes
+
+
+def _why_nothing(found: Summary) -> str:
+    end = found.process.end
+    if end is not None and end.torch_imported is False:
+        return "no module was called: the program did not import torch"
+    return "no module was called while recording (compiled or scripted parts are not seen inside)"
+
+
+def _tail(stored: Stored, shown_path: str | None) -> list[str]:
+    if shown_path is None:
+        return []
+    return [f"  saved  {plain(shown_path)}", "  next   modtrace info --tree       modtrace export -t csv"]
