@@ -1,6 +1,6 @@
 """Records and shows the nested tree of module calls of PyTorch programs."""
 
-import modtrace.trace  # the package first: the function of the same name is what `modtrace.trace` means afterwards
+import modtrace.trace  # noqa: F401 - the package first: the function of the same name is what `modtrace.trace` means afterwards
 from modtrace._version import __version__
 from modtrace.api import Trace, load, trace
 from modtrace.errors import ModtraceError, TraceError, UsageError

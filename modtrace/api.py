@@ -174,7 +174,7 @@ class Recording(Trace, ContextDecorator):
         except OSError:
             pass  # the disk is full or gone: the trace opens as one that did not come to its end
 
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:  # type: ignore[override]
         @functools.wraps(function)
         def recorded(*args: Any, **kwargs: Any) -> Any:
             with self:

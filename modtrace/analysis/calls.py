@@ -30,16 +30,18 @@ def calls(stored: Stored) -> pd.DataFrame:
     signatures = stored.table("signatures").column("text").to_pylist()
     data: dict[str, Any] = {
         "parent": column(table, "parent"),
-        "kind": pd.Categorical.from_codes(column(table, "kind"), list(KINDS)),
+        "kind": categorical(column(table, "kind"), list(KINDS)),
         "name": _distinct(names(stored, root, module)),
         "type": coded(module, types),
         "root": coded(root, types),
         "module_id": module,
-        **{name: column(table, name) for name in ("step", "rank", "thread", "depth", "start_ns", "last_call")},
+        **{
+            name: column(table, name) for name in ("step", "rank", "thread", "depth", "start_ns", "last_call")
+        },
         **{name: nullable(table, name) for name in _NULLABLE},
         "inputs": coded(nullable_codes(table, "inputs"), signatures),
         "outputs": coded(nullable_codes(table, "outputs"), signatures),
-        "status": pd.Categorical.from_codes(column(table, "status"), list(STATUSES)),
+        "status": categorical(column(table, "status"), list(STATUSES)),
         "error": coded(nullable_codes(table, "error"), error_texts(stored)),
         "output_replaced": table.column("output_replaced").to_pandas().astype("boolean").to_numpy(),
     }
@@ -76,16 +78,22 @@ def nullable_codes(table: pa.Table, name: str) -> Ints:
     return np.where(known, values, -1)
 
 
-def coded(codes: Ints, texts: list[str]) -> pd.Categorical:
+def coded(codes: Ints, texts: list[str]) -> Any:
     """Texts by key as a categorical; equal texts are one category."""
     return _distinct((codes, texts))
 
 
-def _distinct(coded_texts: tuple[Ints, list[str]]) -> pd.Categorical:
+def categorical(codes: Ints, texts: list[str]) -> Any:
+    """A categorical column from codes; -1 is null."""
+    from_codes: Any = pd.Categorical.from_codes
+    return from_codes(codes, texts)
+
+
+def _distinct(coded_texts: tuple[Ints, list[str]]) -> Any:
     codes, texts = coded_texts
     place: dict[str, int] = {}
     first = np.array([place.setdefault(text, len(place)) for text in texts] or [0], np.int64)
-    return pd.Categorical.from_codes(np.where(codes >= 0, first[codes], -1), list(place))
+    return categorical(np.where(codes >= 0, first[codes], -1), list(place))
 
 
 def names(stored: Stored, root: Ints, module: Ints) -> tuple[Ints, list[str]]:
@@ -105,5 +113,5 @@ def names(stored: Stored, root: Ints, module: Ints) -> tuple[Ints, list[str]]:
 def error_texts(stored: Stored) -> list[str]:
     """`Type: first line` of each error, the type alone where no message was kept."""
     table = stored.table("errors")
-    pairs = zip(table.column("type").to_pylist(), table.column("message").to_pylist())
+    pairs = zip(table.column("type").to_pylist(), table.column("message").to_pylist(), strict=False)
     return [f"{kind}: {message}" if message else kind for kind, message in pairs]

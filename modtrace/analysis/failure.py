@@ -24,7 +24,8 @@ class Place:
 @dataclass(frozen=True)
 class Failure:
     """The last root call that raised. `parameters` are the failing module's own; `sibling` is the last call before it,
-    under the same parent, that returned: (name, class, what it returned). `disagree` is None where nothing is certain."""
+    under the same parent, that returned: (name, class, what it returned). `disagree` is None where nothing is certain.
+    """
 
     step: int
     error: str
@@ -48,7 +49,9 @@ def last_failure(stored: Stored) -> Failure | None:
     last = column(table, "last_call")
     while True:
         inside = np.arange(path[-1] + 1, int(last[path[-1]]) + 1)
-        below = inside[(parent[inside] == path[-1]) & (status[inside] == RAISED) & (error[inside] == error[at])]
+        below = inside[
+            (parent[inside] == path[-1]) & (status[inside] == RAISED) & (error[inside] == error[at])
+        ]
         if not len(below):
             break
         path.append(int(below[-1]))
@@ -86,7 +89,10 @@ def _describe(stored: Stored, table: Any, path: list[int], error: int) -> Failur
 def _sibling(table: Any, path: list[int], place: Any, texts: list[str], returned: Any) -> Any:
     """The last call before the failing one that returned; with no failing child, the last child."""
     parent, status = column(table, "parent"), column(table, "status")
-    for over, below in ((path[-1], len(parent)), *((path[i - 1], path[i]) for i in range(len(path) - 1, 0, -1))):
+    for over, below in (
+        (path[-1], len(parent)),
+        *((path[i - 1], path[i]) for i in range(len(path) - 1, 0, -1)),
+    ):
         found = np.flatnonzero((parent[:below] == over) & (status[:below] == OK))
         if len(found):
             call = int(found[-1])
@@ -96,7 +102,9 @@ def _sibling(table: Any, path: list[int], place: Any, texts: list[str], returned
 
 
 def _shown(tensor: dict[str, Any]) -> str:
-    sizes = "?" if tensor["shape"] is None else ",".join("?" if s is None else str(s) for s in tensor["shape"])
+    sizes = (
+        "?" if tensor["shape"] is None else ",".join("?" if s is None else str(s) for s in tensor["shape"])
+    )
     where = "" if tensor["device"] == "cpu" else f" {tensor['device']}"
     return f"{tensor['dtype']}[{sizes}]{where}"
 
@@ -118,7 +126,7 @@ def disagreement(
     devices = sorted({t["device"] for t in [*given, *parameters]})
     if len(devices) > 1 and "meta" not in devices:
         return f"devices differ: the input is on {first['device']}, {_others(parameters, given, first)}"
-    if kind == "Embedding" or kind == "EmbeddingBag":
+    if kind in {"Embedding", "EmbeddingBag"}:
         if not first["dtype"].startswith(("int", "uint")):
             return f"the input is {first['dtype']}; {kind} takes integers"
         return None
@@ -156,7 +164,9 @@ def _sizes(kind: str, weight: list[int | None], given: list[int | None]) -> str 
     if kind.startswith(("Conv", "ConvTranspose")) and kind.endswith("d"):
         dimensions = len(weight) - 2
         if len(given) not in (dimensions + 1, dimensions + 2):
-            return f"the input has {len(given)} dimensions; {kind} takes {dimensions + 2} (or {dimensions + 1})"
+            return (
+                f"the input has {len(given)} dimensions; {kind} takes {dimensions + 2} (or {dimensions + 1})"
+            )
         channels = given[-dimensions - 1]
         expected = weight[0] if kind.startswith("ConvTranspose") else weight[1]
         if channels is not None and expected is not None and channels % expected:

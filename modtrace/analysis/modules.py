@@ -63,6 +63,7 @@ def modules(stored: Stored) -> pd.DataFrame:
 
 
 def sums(keys: Ints, values: Ints, count: int) -> Ints:
+    """For each key below `count` the sum of its values."""
     total = np.zeros(count, np.int64)
     np.add.at(total, keys, values)
     return total
@@ -85,12 +86,14 @@ def commonest(keys: Ints, codes: Ints, count: int) -> Ints:
 def _names(stored: Stored, count: int) -> tuple[list[str], list[list[str]], list[int]]:
     """Name, aliases and top module of each module; of several trees the one that it is a part of."""
     table = stored.table("names")
-    name, aliases, root = [""] * count, [[] for _ in range(count)], list(range(count))
+    name, root = [""] * count, list(range(count))
+    aliases: list[list[str]] = [[] for _ in range(count)]
     rows = zip(
         table.column("root").to_pylist(),
         table.column("module").to_pylist(),
         table.column("name").to_pylist(),
         table.column("aliases").to_pylist(),
+        strict=False,
     )
     for top, module, text, others in rows:
         if not name[module] and text:

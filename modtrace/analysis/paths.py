@@ -40,7 +40,7 @@ def folded(stored: Stored) -> Folded:
     at, texts = names(stored, pair >> 32, pair & 0xFFFFFFFF)
     groups: dict[tuple[str, str, str], int] = {}
     keys = []
-    for code, one in zip(at.tolist(), pair.tolist()):
+    for code, one in zip(at.tolist(), pair.tolist(), strict=False):
         key = (fold(texts[code]), types[one & 0xFFFFFFFF], types[one >> 32])
         keys.append(groups.setdefault(key, len(groups)))
     group = np.array(keys or [0], np.int64)[which] if len(which) else np.zeros(0, np.int64)

@@ -11,7 +11,8 @@ from modtrace.trace.reader import Stored
 
 def steps(stored: Stored) -> pd.DataFrame:
     """One row a root call, indexed by `step`: `call`, `type`, `rank`, `thread`, `start_ns`, `duration_ns`, `calls`
-    (itself and all below), `status`, `error`."""
+    (itself and all below), `status`, `error`.
+    """
     frame = calls_frame(stored)
     roots = frame[frame["depth"] == 0]
     out = roots[["step", "type", "rank", "thread", "start_ns", "duration_ns", "status", "error"]].copy()

@@ -164,35 +164,44 @@ def _ran(stored: Stored) -> npt.NDArray[np.bool_]:
 
 def _never_ran(stored: Stored) -> int:
     types = stored.table("modules").column("type").to_pylist()
-    return sum(1 for kind, ran in zip(types, _ran(stored).tolist()) if not ran and kind not in CONTAINERS)
+    return sum(
+        1
+        for kind, ran in zip(types, _ran(stored).tolist(), strict=False)
+        if not ran and kind not in CONTAINERS
+    )
 
 
 def _own_call(stored: Stored) -> list[str]:
     """Classes with a `__call__` of their own: calls of them may have gone unseen."""
     table = stored.table("modules")
-    pairs = zip(table.column("type").to_pylist(), table.column("overrides_call").to_pylist())
+    pairs = zip(table.column("type").to_pylist(), table.column("overrides_call").to_pylist(), strict=False)
     return sorted({kind for kind, own in pairs if own})
 
 
 def _called_directly(stored: Stored) -> list[str]:
     """Names of modules that were never called although modules below them were, with a forward of their own: their
-    `forward` was called directly, which no hook sees."""
+    `forward` was called directly, which no hook sees.
+    """
     ran = _ran(stored)
     modules, table = stored.table("modules"), stored.table("names")
     types = modules.column("type").to_pylist()
     has_forward = modules.column("source_file").is_valid().to_pylist()
     root, module = column(table, "root").tolist(), column(table, "module").tolist()
     text = table.column("name").to_pylist()
-    called_prefixes = set()
-    for top, one, name in zip(root, module, text):
+    called_prefixes: set[tuple[int, str]] = set()
+    for top, one, name in zip(root, module, text, strict=False):
         if ran[one] and name:
             parts = name.split(".")[:-1]
-            called_prefixes.update((top, ".".join(parts[:n])) for n in range(max(len(parts) - 8, 0), len(parts) + 1))
+            called_prefixes.update(
+                (top, ".".join(parts[:n])) for n in range(max(len(parts) - 8, 0), len(parts) + 1)
+            )
     calls = stored.table("calls")
     found = []
     seen_roots = set(column(calls, "root").tolist())
-    for top, one, name in zip(root, module, text):
-        quiet = not ran[one] and has_forward[one] and types[one] not in CONTAINERS and types[one] != "Sequential"
+    for top, one, name in zip(root, module, text, strict=False):
+        quiet = (
+            not ran[one] and has_forward[one] and types[one] not in CONTAINERS and types[one] != "Sequential"
+        )
         if quiet and top in seen_roots and (top, name) in called_prefixes:
             found.append(name or types[one])
     return found
@@ -203,5 +212,3 @@ def _devices(stored: Stored) -> list[str]:
     tensors = stored.table("signatures").column("tensors")
     flat = tensors.combine_chunks().flatten()
     return sorted(set(flat.field("device").to_pylist())) if len(flat) else []
-
-

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from modtrace.analysis.calls import column, nullable_codes, values_and_known
 from modtrace.analysis.modules import commonest, sums
@@ -71,18 +72,20 @@ def merged(stored: Stored, process: int | None = None) -> Tree:
     )
 
 
-def _nodes(table: object, group: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+def _nodes(table: pa.Table, group: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     """Node of each call; parent, depth and group of each node. Level by level, so no depth is too deep."""
-    depth = column(table, "depth")  # type: ignore[arg-type]
-    call = column(table, "call")  # type: ignore[arg-type]
-    over = column(table, "parent")  # type: ignore[arg-type]
+    depth = column(table, "depth")
+    call = column(table, "call")
+    over = column(table, "parent")
     above = np.where(over >= 0, np.searchsorted(call, np.maximum(over, 0)), -1)
     node = np.full(len(depth), -1, np.int64)
     parents: list[Ints] = [np.zeros(0, np.int64)]
     depths: list[Ints] = [np.zeros(0, np.int64)]
     group_of: list[Ints] = [np.zeros(0, np.int64)]
     by_depth = np.argsort(depth, kind="stable")
-    edges = np.searchsorted(depth[by_depth], np.arange(int(depth.max()) + 2)) if len(depth) else np.zeros(1, int)
+    edges = (
+        np.searchsorted(depth[by_depth], np.arange(int(depth.max()) + 2)) if len(depth) else np.zeros(1, int)
+    )
     total = 0
     for level in range(len(edges) - 1):
         rows = by_depth[edges[level] : edges[level + 1]]

@@ -48,7 +48,11 @@ def private_call() -> tuple[Callable[..., Any], dict[str, Any]]:
     original: Any = torch.nn.Module._call_impl
     tables: dict[str, Any] = {name: OrderedDict() for name in _GLOBAL_TABLES}
     call = FunctionType(
-        original.__code__, {**original.__globals__, **tables}, "_call_impl", original.__defaults__, original.__closure__
+        original.__code__,
+        {**original.__globals__, **tables},
+        "_call_impl",
+        original.__defaults__,
+        original.__closure__,
     )
     return call, tables
 
@@ -60,9 +64,10 @@ def frame_depth() -> int:
     seen: list[int] = []
 
     def look(*_: Any) -> None:
-        for depth in (1, 2, 3):
-            if sys._getframe(depth).f_code is original:
-                seen.append(depth)
+        depth = 1
+        while sys._getframe(depth).f_code is not original:
+            depth += 1
+        seen.append(depth)
 
     tables["_global_forward_pre_hooks"][0] = look
     call(Probe(), None)
@@ -85,7 +90,10 @@ def measure(
     """
     call, tables = private_call()
     probe = Probe()
-    with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():  # out of sight of the program's modes
+    with (
+        torch._C._DisableTorchDispatch(),
+        torch._C.DisableTorchFunction(),
+    ):  # out of sight of the program's modes
         value = torch.empty(2, 3, device="meta")
     bare, hooked, inside = [], [], []
     pre, post, lane = build()

@@ -36,7 +36,7 @@ class Aside:
         """End; what was registered with torch is taken back."""
         self._waiting.remove()
         if self._registered:
-            handler: Any = sys.modules[_MODULE].callback_handler  # type: ignore[attr-defined]
+            handler: Any = sys.modules[_MODULE].callback_handler
             self._registered = False
             with contextlib.suppress(ValueError):  # torch._dynamo.reset() has taken them out
                 handler.remove_start_callback(self._start)

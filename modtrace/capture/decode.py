@@ -124,7 +124,8 @@ def nodes_of(records: Ints, open_calls: Sequence[tuple[int, int, int, int, int]]
 
 def root_starts(nodes: Nodes, carried: Carried) -> Ints:
     """The clocks at which the root calls that are new in a block started; steps are numbered by them."""
-    return nodes.start[(nodes.depth == 0) & ~_in(nodes.call, carried.steps)]
+    starts: Ints = nodes.start[(nodes.depth == 0) & ~_in(nodes.call, carried.steps)]
+    return starts
 
 
 def decode(
@@ -268,9 +269,13 @@ def _carry(nodes: Nodes, is_open: Bools, step: Ints, sums: dict[str, Ints], befo
     at = np.flatnonzero(is_open)
     calls = nodes.call[at].tolist()
     for name, column in sums.items():
-        setattr(after, name, {call: value for call, value in zip(calls, column[at].tolist()) if value})
+        setattr(
+            after,
+            name,
+            {call: value for call, value in zip(calls, column[at].tolist(), strict=False) if value},
+        )
     after.written = frozenset(calls)
-    after.steps = dict(zip(calls, step[at].tolist()))
+    after.steps = dict(zip(calls, step[at].tolist(), strict=False))
     return after
 
 

@@ -17,7 +17,7 @@ from modtrace.trace.schema import TEXT_LIMIT
 Module = torch.nn.Module
 
 _NoDispatch: Any = torch._C.DisableTorchFunction
-_UninitializedMixin: Any = torch.nn.parameter.UninitializedTensorMixin
+_UninitializedMixin: Any = vars(torch.nn.parameter)["UninitializedTensorMixin"]
 
 
 @dataclass
@@ -60,7 +60,9 @@ def is_lazy(module: Module) -> bool:
     """Whether a parameter or buffer of the module itself has no size yet."""
     tables = ("_parameters", "_buffers")
     return any(
-        inherits(type(tensor), _UninitializedMixin) for table in tables for _, tensor in _tensors(module, table)
+        inherits(type(tensor), _UninitializedMixin)
+        for table in tables
+        for _, tensor in _tensors(module, table)
     )
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from modtrace.capture import own_hooks
-from modtrace.capture.raised import Errors, is_early_stop
 from modtrace.capture.lanes import CODE_SHIFT, RAISED, Lane, Lanes
+from modtrace.capture.raised import Errors, is_early_stop
 from modtrace.capture.registry import Registry
 from modtrace.capture.seen import Entry, has_grad, remember
 from modtrace.capture.signature import Signatures, arguments_key, keywords_key, value_key
@@ -29,7 +29,18 @@ CALL_IMPL: CodeType = torch.nn.Module._call_impl.__code__
 class State:
     """What the hooks of one trace share with its tracer."""
 
-    __slots__ = ("admits", "clock", "due", "errors", "fault", "flush", "lanes", "off", "registry", "signatures")
+    __slots__ = (
+        "admits",
+        "clock",
+        "due",
+        "errors",
+        "fault",
+        "flush",
+        "lanes",
+        "off",
+        "registry",
+        "signatures",
+    )
 
     def __init__(
         self,
@@ -278,10 +289,8 @@ def _is_plain(value: Any) -> bool:
 def _arguments(state: State, lane: Lane, args: tuple[Any, ...]) -> int:
     started = state.clock()
     vmapped = lane.transformed > 0
-    if len(args) == 1:
-        key = value_key(args[0], vmapped=vmapped)
-    else:
-        key = arguments_key(args, vmapped=vmapped)
+    alone = len(args) == 1
+    key = value_key(args[0], vmapped=vmapped) if alone else arguments_key(args, vmapped=vmapped)
     number = state.signatures.number(key)
     lane.cost(len(lane.calls) - 1, state.clock() - started)
     return number

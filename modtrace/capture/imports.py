@@ -11,7 +11,8 @@ from typing import Any
 
 class AfterImport:
     """A finder at the head of `sys.meta_path` that lets the others find one module, and calls `action` when its code
-    has run. It then takes itself away. A module that is loaded already counts as just imported."""
+    has run. It then takes itself away. A module that is loaded already counts as just imported.
+    """
 
     def __init__(self, name: str, action: Callable[[], None]) -> None:
         self._name = name
@@ -22,12 +23,12 @@ class AfterImport:
         if self._name in sys.modules:
             self._action()
         else:
-            sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+            sys.meta_path.insert(0, self)
 
     def remove(self) -> None:
         """Stop to wait; does nothing the second time."""
         while self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None

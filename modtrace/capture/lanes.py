@@ -43,9 +43,20 @@ OpenCall = tuple[int, int, "Entry", int, int]
 
 class Lane:
     """One thread's. `calls` are its open calls, outermost first. `transformed` is 1 + the depth of the call in which a
-    functorch transform (vmap, grad) was first seen, or 0. `error` is the exception that last left a call."""
+    functorch transform (vmap, grad) was first seen, or 0. `error` is the exception that last left a call.
+    """
 
-    __slots__ = ("calls", "error", "extend", "finished", "next_call", "number", "records", "tails", "transformed")
+    __slots__ = (
+        "calls",
+        "error",
+        "extend",
+        "finished",
+        "next_call",
+        "number",
+        "records",
+        "tails",
+        "transformed",
+    )
 
     def __init__(self, number: int) -> None:
         self.number = number

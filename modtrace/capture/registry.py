@@ -33,7 +33,7 @@ MAX_REFRESHES: Final = 32
 class _Tree:
     """The names below one top module: number -> FQN, as last walked."""
 
-    __slots__ = ("names", "top", "walks", "wait")
+    __slots__ = ("names", "top", "wait", "walks")
 
     def __init__(self, top: int) -> None:
         self.top = top
@@ -147,7 +147,7 @@ class Registry:
                     self._facts(module)
 
     def take_dead(self) -> list[int]:
-        """Numbers of modules that have died since the last time; to be given to `purge` once their calls are written."""
+        """Numbers of modules that have died since the last time; for `purge`, once their calls are written."""
         dead, self._dead = self._dead, []
         return dead
 
@@ -181,7 +181,7 @@ class Registry:
 
     def _walk_again(self, root: Module) -> bool:
         """Walk a known tree once more for new modules; ever less often while that finds nothing."""
-        tree = self._trees.get(self.number_of(root) if id(root) in self.entries else -1)
+        tree = self._trees.get(self.number_of(root) or 0)
         if tree is None:
             return False
         tree.walks += 1
@@ -234,7 +234,12 @@ class Registry:
             if is_lazy(module):
                 self._lazy.add(number)
             row = module_row(number, module, totals.get(id(module)))
-            state = (class_name(type(module)), row["parameter_count"], row["trainable_count"], row["buffer_count"])
+            state = (
+                class_name(type(module)),
+                row["parameter_count"],
+                row["trainable_count"],
+                row["buffer_count"],
+            )
             if self._written.get(number) != state:
                 self._written[number] = state
                 self._module_rows.append(row)
@@ -250,7 +255,6 @@ class Registry:
         self._modules[number] = weakref.ref(module, self._forget(key, number))
         self.entries[key] = Entry(number)
         return number
-
 
     def _forget(self, key: int, number: int) -> Callable[[Any], None]:
         entries, modules, dead = self.entries, self._modules, weakref.ref(self)

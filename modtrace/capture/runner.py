@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 import importlib.machinery
-import importlib.util
 import io
 import os
 import runpy
@@ -123,7 +122,7 @@ def _importer(path: str) -> Any:
 
 
 def _run_main_of(path: str) -> None:
-    spec = importlib.util.find_spec("__main__") if False else importlib.machinery.PathFinder.find_spec("__main__", [path])
+    spec = importlib.machinery.PathFinder.find_spec("__main__", [path])
     if spec is None or spec.loader is None:
         raise UsageError(f"can't find '__main__' module in {plain(path)!r}")
     code = spec.loader.get_code("__main__")  # type: ignore[attr-defined]
@@ -136,8 +135,6 @@ def _run_code(source: str, args: Sequence[str]) -> None:
     sys.argv = ["-c", *args]
     _set_path("")
     module = _main_module(importlib.machinery.BuiltinImporter, None)
-    del module.__dict__["__annotations__"]
-    module.__dict__["__annotations__"] = {}
     _execute(compile(source, "<string>", "exec", dont_inherit=True), module)
 
 

@@ -38,7 +38,8 @@ class Entry:
 
 def remember(last: Memory, value: Any, signature: int) -> Memory:
     """The memory after a tensor that was not like `last`. A guard is made when a signature comes twice in a row, so
-    that a module whose shapes change with every call does not pay for guards that never match."""
+    that a module whose shapes change with every call does not pay for guards that never match.
+    """
     if last[2] != signature:
         return (_never, False, signature)
     return (_guard(value), has_grad(value), signature)

@@ -7,6 +7,7 @@ script sets before still count, and a script without torch costs nothing.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -26,17 +27,25 @@ from modtrace.trace.schema import END_FILE
 class Session:
     """Records what the process does while its `with` block runs the script.
 
-    `report` is called at the very end, after the user's own exit functions, in this process only. `troubles` are faults
+    `prepare` is called when the script has ended: modules can still be imported then. `report` is called at the very
+    end, after the user's own exit functions, in this process only. `troubles` are faults of ours, for it to print.
     of ours, for it to print.
     """
 
-    def __init__(self, folder: Path, options: dict[str, Any], report: Callable[[Session], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: dict[str, Any],
+        report: Callable[[Session], None],
+        prepare: Callable[[], None],
+    ) -> None:
         self.folder = folder
         self.troubles: list[str] = []
         self.exit_status: int | None = None
         self.exception: str | None = None
         self._options = options
         self._report = report
+        self._prepare = prepare
         self._pid = os.getpid()
         self._tracer: Any = None
         self._ended = False
@@ -64,6 +73,8 @@ class Session:
             return
         self._note_end(error)
         self.stop()
+        with contextlib.suppress(Exception):  # the report says what is wrong; now is the last time to import
+            self._prepare()
 
     def stop(self) -> None:
         """End the recording and say so on disk; does nothing the second time."""
@@ -121,14 +132,13 @@ class Session:
     def _wrap_excepthook(self) -> None:
         before = sys.excepthook
 
-        def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        def excepthook(
+            kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+        ) -> None:
             stripped = runner.strip_own_frames(error, traceback, (__file__, *OWN_FRAMES))
             before(kind, stripped, stripped.__traceback__)
 
-        if before is sys.__excepthook__:
-            sys.excepthook = excepthook
-        else:
-            sys.excepthook = excepthook
+        sys.excepthook = excepthook
 
     def _watch_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():

@@ -24,7 +24,7 @@ MAX_DEPTH: Final = 4
 MAX_LEAVES: Final = 64
 """Of a longer structure the first leaves are recorded and the number of the others."""
 MAX_KEYS: Final = 20_000
-"""Interned keys held in memory. Beyond it the table starts again, so that shapes that never repeat cannot fill memory."""
+"""Interned keys held in memory. Beyond it the table starts again: shapes that never repeat cannot fill memory."""
 
 EMPTY: Final[Key] = ("args",)
 """The key of no arguments."""
@@ -131,7 +131,7 @@ def _fields(value: Any, kind: type, mro: Sequence[type]) -> list[tuple[str, Any]
     found = defined(kind, "_fields") if _has(mro, tuple) else None
     names = found[1] if found is not None else None
     if type(names) is tuple and len(names) == tuple.__len__(value):
-        return list(zip(map(str, names), tuple.__iter__(value)))
+        return list(zip(map(str, names), tuple.__iter__(value), strict=False))
     found = defined(kind, "__dataclass_fields__")
     if found is None or type(found[1]) is not dict:
         return None
@@ -161,9 +161,7 @@ def _instance_dict(value: Any) -> dict[str, Any]:
     return held if type(held) is dict else {}
 
 
-def _items(
-    values: Any, depth: int, budget: _Budget, vmapped: bool, base: type = tuple
-) -> Iterable[Key]:
+def _items(values: Any, depth: int, budget: _Budget, vmapped: bool, base: type = tuple) -> Iterable[Key]:
     total = base.__len__(values)  # type: ignore[attr-defined]
     keys: list[Key] = []
     for item in base.__iter__(values):  # type: ignore[attr-defined]

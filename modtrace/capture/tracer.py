@@ -24,11 +24,22 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from modtrace.capture import own_hooks
-from modtrace.capture.compiling import Aside
 from modtrace.capture.calibrate import frame_depth, measure
-from modtrace.capture.decode import Block, Carried, Costs, Ints, Naming, Nodes, decode, nodes_of, records_of, root_starts
+from modtrace.capture.compiling import Aside
+from modtrace.capture.decode import (
+    Block,
+    Carried,
+    Costs,
+    Ints,
+    Naming,
+    Nodes,
+    decode,
+    nodes_of,
+    records_of,
+    root_starts,
+)
 from modtrace.capture.hooks import CALL_IMPL, State, build
-from modtrace.capture.lanes import WORDS, Lane, Lanes, LaneTable
+from modtrace.capture.lanes import Lane, Lanes, LaneTable
 from modtrace.capture.raised import Errors
 from modtrace.capture.registry import Registry
 from modtrace.capture.seen import Entry
@@ -175,7 +186,8 @@ class Tracer:
 
     def _register(self, pre: Any, post: Any) -> None:
         """Put the pair in torch's global tables, under ids below zero: torch counts ids up from 0, and a checkpoint
-        that holds a user's hooks holds their ids."""
+        that holds a user's hooks holds their ids.
+        """
         modules = torch.nn.modules.module
         following = RemovableHandle.next_id
         try:
@@ -192,7 +204,9 @@ class Tracer:
         self._aside.install()
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
         self._silenced = (filters, ("ignore", re.compile(re.escape(_COMPILED_WARNING)), UserWarning, None, 0))
-        filters.insert(0, self._silenced[1])  # not by filterwarnings(): that would let printed warnings print again
+        filters.insert(
+            0, self._silenced[1]
+        )  # not by filterwarnings(): that would let printed warnings print again
 
     def _hide(self) -> None:
         """Take the hooks out of torch's tables for a while."""
@@ -217,9 +231,10 @@ class Tracer:
             own_hooks.drop_all(lane)
         if self._silenced is not None:
             held, entry = self._silenced
-            for filters in (held, warnings.filters):
+            now: Any = warnings.filters
+            for filters in (held, now):
                 if entry in filters:
-                    filters.remove(entry)  # type: ignore[attr-defined]
+                    filters.remove(entry)
 
     def abandon(self) -> None:
         """Let go in a forked child: nothing is recorded there and nothing is written."""
@@ -239,7 +254,8 @@ class Tracer:
             return True
         if len(self._refused) > 10_000:
             self._refused.clear()
-        self._refused[id(module)] = weakref.ref(module, lambda _, key=id(module): self._refused.pop(key, None))
+        key = id(module)
+        self._refused[key] = weakref.ref(module, lambda _: self._refused.pop(key, None))
         return False
 
     def _fault(self, fault: BaseException) -> None:
@@ -316,15 +332,17 @@ class Tracer:
         for table, columns in interned:
             if columns and len(next(iter(columns.values()))):
                 self._writer.append(table, columns, at_ns=at_ns)
-        for block in decoded:
-            if block.opened:
-                self._writer.append("open", block.opened, at_ns=at_ns)
-            if block.calls:
-                self._writer.append("calls", block.calls, nulls=block.calls_nulls, at_ns=at_ns)
+        for rows in decoded:
+            if rows.opened:
+                self._writer.append("open", rows.opened, at_ns=at_ns)
+            if rows.calls:
+                self._writer.append("calls", rows.calls, nulls=rows.calls_nulls, at_ns=at_ns)
 
     def _decode(self, blocks: list[_Taken]) -> list[Block]:
         none = Carried()
-        starts: list[Ints] = [root_starts(block.nodes, self._carried.get(block.lane, none)) for block in blocks]
+        starts: list[Ints] = [
+            root_starts(block.nodes, self._carried.get(block.lane, none)) for block in blocks
+        ]
         every = np.concatenate(starts)
         numbers = np.empty(len(every), np.int64)
         numbers[np.argsort(every, kind="stable")] = self._steps + np.arange(len(every))
@@ -334,7 +352,9 @@ class Tracer:
                 self._registry.ensure_tree(module)
         naming = Naming(labels=self._registry.labels, joined=self._signatures.joined)
         decoded = []
-        for block, steps in zip(blocks, np.split(numbers, np.cumsum([len(new) for new in starts])[:-1])):
+        for block, steps in zip(
+            blocks, np.split(numbers, np.cumsum([len(new) for new in starts])[:-1]), strict=False
+        ):
             rows, self._carried[block.lane] = decode(
                 block.records,
                 block.nodes,
@@ -369,7 +389,7 @@ class Tracer:
         if self.gaps:
             at_ns = self._clock() - self._origin_ns
             try:
-                rows = {
+                rows: dict[str, list[Any]] = {
                     "at_ns": [at_ns] * len(self.gaps),
                     "reason": list(self.gaps),
                     "lost_calls": [None] * len(self.gaps),
@@ -419,19 +439,25 @@ class Tracer:
             pre, post = build(state, depth)
             return pre, post, lanes.lane
 
-        return measure(pair, lambda probe: registry.entries.setdefault(id(probe), Entry(0)), self._clock)
+        def register(probe: Any) -> None:
+            registry.entries[id(probe)] = Entry(0)
+
+        return measure(pair, register, self._clock)
 
 
 class _Taken:
     """The block of one lane. Its open calls are looked at before and after, for its thread may be running: each call
-    above a recorded one is then a record, or was open at one of the two moments."""
+    above a recorded one is then a record, or was open at one of the two moments.
+    """
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane.number
         before = list(lane.calls)
         self.records: Ints = records_of(lane.take())
         after = [*enumerate(before), *enumerate(list(lane.calls))]
-        known = {call: (depth, call, entry.number, given, start) for depth, (_, call, entry, given, start) in after}
+        known = {
+            call: (depth, call, entry.number, given, start) for depth, (_, call, entry, given, start) in after
+        }
         self.nodes: Nodes = nodes_of(self.records, list(known.values()))
 
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,7 +84,9 @@ def execute(prepared: Prepared) -> None:
         "max_bytes": prepared.max_bytes,
     }
     session.OWN_FRAMES[:] = [__file__, str(Path(__file__).with_name("__init__.py")), *_entry_files()]
-    with Session(prepared.folder, options, lambda ended: _report(prepared, ended)):
+    with Session(
+        prepared.folder, options, lambda ended: _report(prepared, ended), lambda: _prepare(prepared)
+    ):
         runner.run(prepared.target)
 
 
@@ -121,6 +124,12 @@ def _report(prepared: Prepared, ended: Session) -> None:
             _write(text if text.endswith("\n") else text + "\n")
     except Exception as fault:
         _write(f"modtrace: the summary could not be made: {type(fault).__name__}: {plain(str(fault))}\n")
+
+
+def _prepare(prepared: Prepared) -> None:
+    """Import what the report needs, if there will be one."""
+    if prepared.show in ("summary", "tree") and not prepared.launched.rank:
+        import_module("modtrace.views.console")
 
 
 def _text(prepared: Prepared, ended: Session) -> str:

@@ -33,7 +33,7 @@ def to_csv(stored: Stored, target: str | os.PathLike[str] | TextIO, *, raw: bool
         texts = [plain(str(text)) for text in column.cat.categories]
         frame[name] = column.cat.rename_categories(texts if raw else [cell(text) for text in texts])
     if hasattr(target, "write"):
-        frame.to_csv(target, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)  # type: ignore[arg-type]
+        frame.to_csv(target, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
         return
     path = Path(target)
     try:

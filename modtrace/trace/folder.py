@@ -40,7 +40,7 @@ def create(
     """
     try:
         if not _make(path):
-            _enter_existing(path, run, process, force=force, join=join)
+            _enter_existing(path, run, force=force, join=join)
         _write_new(path / RUN_FILE, run, exclusive=not join)
         return _process_folder(path, process)
     except OSError as error:
@@ -55,9 +55,7 @@ def _make(path: Path) -> bool:
     return True
 
 
-def _enter_existing(
-    path: Path, run: Mapping[str, Any], process: str, *, force: bool, join: bool
-) -> None:
+def _enter_existing(path: Path, run: Mapping[str, Any], *, force: bool, join: bool) -> None:
     if join and run.get("launch") and _launch_of(path) == run["launch"]:
         return
     shown = plain(str(path))
@@ -83,7 +81,7 @@ def copy(source: Path, target: Path, *, force: bool = False) -> None:
         raise UsageError(f"there is no trace at {plain(str(source))}")
     try:
         if not _make(target):
-            _enter_existing(target, run, "", force=force, join=False)
+            _enter_existing(target, run, force=force, join=False)
         for folder, folders, files in os.walk(source):
             here = target / Path(folder).relative_to(source)
             here.mkdir(mode=0o700, exist_ok=True)

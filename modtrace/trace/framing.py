@@ -10,14 +10,17 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import pyarrow as pa
 
 from modtrace.trace.arrow import CONTROL, WRITTEN, arrow_schema, control_total
+
+T = TypeVar("T")
 
 MAX_METADATA_BYTES: Final = 1 << 20
 MAX_BODY_BYTES: Final = 1 << 30
@@ -74,7 +77,7 @@ def _messages(descriptor: int, size: int, table: str) -> Iterator[Batch]:
         metadata, body_at = _metadata(descriptor, position, size)
         if metadata is None:
             return  # end of stream
-        message = _checked(lambda data=metadata: _Message(data))
+        message = _checked(partial(_Message, metadata))
         end = body_at + message.body_bytes
         if message.body_bytes < 0 or message.body_bytes > MAX_BODY_BYTES:
             raise Damage(f"batch {number} declares an impossible size")
@@ -85,7 +88,7 @@ def _messages(descriptor: int, size: int, table: str) -> Iterator[Batch]:
             _check_schema(whole, message, schema)
         else:
             body = memoryview(whole)[body_at - position :]
-            _checked(lambda m=message, b=body: m.check_buffers(b))
+            _checked(partial(message.check_buffers, body))
             yield _batch(header, whole, number)
             number += 1
         position = end
@@ -105,7 +108,7 @@ def _metadata(descriptor: int, position: int, size: int) -> tuple[bytes | None, 
     return _read(descriptor, position + 8, length), position + 8 + length
 
 
-def _checked(step):  # type: ignore[no-untyped-def]
+def _checked(step: Callable[[], T]) -> T:
     try:
         return step()
     except (struct.error, IndexError, ValueError, OverflowError):

@@ -58,7 +58,7 @@ def merge(
     tables["gaps"] = _with_process(raw["gaps"])
     parts = []
     start = 0
-    for index, (calls, opened) in enumerate(zip(raw["calls"], raw["open"])):
+    for index, (calls, opened) in enumerate(zip(raw["calls"], raw["open"], strict=False)):
         columns, left_out = _calls(calls, opened, {name: keys[name][index] for name in keys}, damaged=damaged)
         if left_out:
             notes.append(f"{left_out:,} calls are left out: what they belong to is lost")
@@ -77,7 +77,8 @@ def merge(
 
 
 def _ints(table: pa.Table, column: str) -> Ints:
-    return table.column(column).to_numpy().astype(np.int64)
+    values: Ints = table.column(column).to_numpy().astype(np.int64)
+    return values
 
 
 def _last_of_each(table: pa.Table, key: str) -> pa.Table:
@@ -254,6 +255,12 @@ def _calls_table(parts: Sequence[dict[str, Any]]) -> pa.Table:
         mask = None
         if name in schema.names and parts:
             mask = np.concatenate([part["nulls"][name] for part in parts])
-        kind = pa.bool_() if name == "output_replaced" else pa.int8() if name in ("kind", "status") else pa.int64()
+        kind = (
+            pa.bool_()
+            if name == "output_replaced"
+            else pa.int8()
+            if name in ("kind", "status")
+            else pa.int64()
+        )
         arrays.append(pa.array(values, type=kind, mask=mask))
     return pa.table(arrays, names=names)

@@ -115,10 +115,10 @@ class Stored:
         if name not in TABLES or name == "open":
             raise KeyError(name)
         if name not in self._tables:
-            self._load(name)
+            self._load()
         return self._tables[name]
 
-    def _load(self, name: str) -> None:
+    def _load(self) -> None:
         raw = {table: self._read(table) for table in TABLES}
         ranks = [process.rank for process in self.processes]
         merged, notes = merge.merge(raw, ranks, damaged=bool(self._damaged))
@@ -179,7 +179,9 @@ def _run(path: Path) -> Run:
         modtrace=_text(data, "modtrace") or "?",
         started_unix_ns=_count(data, "started_unix_ns"),
         script=_text(data, "script"),
-        argv=tuple(plain(a, 2000) for a in argv[:1000] if isinstance(a, str)) if isinstance(argv, list) else (),
+        argv=tuple(plain(a, 2000) for a in argv[:1000] if isinstance(a, str))
+        if isinstance(argv, list)
+        else (),
         python=_text(data, "python"),
         platform=_text(data, "platform"),
     )
@@ -188,7 +190,7 @@ def _run(path: Path) -> Run:
 def _folders(path: Path) -> list[Path]:
     def order(folder: Path) -> tuple[str, int, str]:
         kind, _, number = folder.name.partition("-")
-        return kind != "rank" and kind or "", int(number) if number.isdigit() else 1 << 30, folder.name
+        return (kind != "rank" and kind) or "", int(number) if number.isdigit() else 1 << 30, folder.name
 
     found = [
         entry for entry in path.iterdir() if entry.name.startswith(("rank-", "pid-")) and _is_folder(entry)
@@ -216,7 +218,9 @@ def _process(folder: Path, last_ns: int) -> Process:
         pid=_count(data, "pid"),
         started_unix_ns=_count(data, "started_unix_ns"),
         torch=_text(data, "torch"),
-        devices=tuple(plain(d, 200) for d in devices[:64] if isinstance(d, str)) if isinstance(devices, list) else (),
+        devices=tuple(plain(d, 200) for d in devices[:64] if isinstance(d, str))
+        if isinstance(devices, list)
+        else (),
         recursion_limit=_count(data, "recursion_limit"),
         call_cost_ns=_count(cost, "call_ns"),
         outside_cost_ns=_count(cost, "outside_ns"),
@@ -244,7 +248,9 @@ def _end(folder: Path) -> End | None:
         torch_imported=imported if type(imported) is bool else None,
         calls_cost_ns=_count(cost, "calls_ns"),
         flush_cost_ns=_count(cost, "flush_ns"),
-        rows={k: v for k, v in rows.items() if type(v) is int and k in TABLES} if isinstance(rows, dict) else {},
+        rows={k: v for k, v in rows.items() if type(v) is int and k in TABLES}
+        if isinstance(rows, dict)
+        else {},
     )
 
 

@@ -17,7 +17,11 @@ _BLANK: Final = "***"
 
 
 def run_facts(
-    *, script: str | None = None, argv: Sequence[str] = (), launch: str | None = None, started_unix_ns: int | None = None
+    *,
+    script: str | None = None,
+    argv: Sequence[str] = (),
+    launch: str | None = None,
+    started_unix_ns: int | None = None,
 ) -> dict[str, Any]:
     """The content of `run.json`; `argv` is the script's own, without its name."""
     return {
@@ -37,8 +41,8 @@ def blanked(argv: Sequence[str]) -> list[str]:
     """Arguments with the values of options that sound secret replaced: `--api-key=***`, `--token ***`."""
     shown: list[str] = []
     hide = False
-    for word in argv:
-        word = word.encode("utf-8", "backslashreplace").decode()
+    for given in argv:
+        word = given.encode("utf-8", "backslashreplace").decode()
         name, equals, _ = word.partition("=")
         if hide and not word.startswith("-"):
             shown.append(_BLANK)

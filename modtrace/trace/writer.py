@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from modtrace.errors import WriteError
 from modtrace.trace.arrow import CONTROL, WRITTEN, arrow_schema, control_total
+from modtrace.trace.build import array
 from modtrace.trace.schema import STREAM_SUFFIX, TABLES
 
 _OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
@@ -74,17 +75,20 @@ class Writer:
         if self._broken is not None:
             raise WriteError(self._broken)
         try:
-            stream = self._streams.get(table)
-            if stream is None:
-                path = self._folder / f"{table}{STREAM_SUFFIX}"
-                stream = self._streams[table] = _Stream(path, table)
+            stream = self._stream(table)
             batch = _batch(stream.schema, table, columns, nulls or {})
             message = _message(stream, batch, at_ns)
             self._put(stream, message if stream.length else stream.header + message)
         except OSError as error:
             self._break(f"the trace cannot be written any further: {error.strerror or error}")
+            raise
         stream.rows += batch.num_rows
         self.rows[table] = stream.rows
+
+    def _stream(self, table: str) -> _Stream:
+        if table not in self._streams:
+            self._streams[table] = _Stream(self._folder / f"{table}{STREAM_SUFFIX}", table)
+        return self._streams[table]
 
     def close(self) -> None:
         """End every stream and close it; does nothing the second time."""
@@ -133,12 +137,8 @@ def _batch(
     schema: pa.Schema, table: str, columns: Mapping[str, Column], nulls: Mapping[str, npt.NDArray[np.bool_]]
 ) -> pa.RecordBatch:
     arrays = []
-    for column, field in zip(TABLES[table], schema):
-        values = columns[column.name]
-        if isinstance(values, np.ndarray):
-            arrays.append(pa.array(values, type=field.type, mask=nulls.get(column.name)))
-        else:
-            arrays.append(pa.array(values, type=field.type))
+    for column, field in zip(TABLES[table], schema, strict=False):
+        arrays.append(array(columns[column.name], field.type, nulls.get(column.name)))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -149,5 +149,3 @@ def _message(stream: _Stream, batch: pa.RecordBatch, at_ns: int) -> bytes:
     metadata = {CONTROL: b"%08x" % control_total(batch), WRITTEN: b"%d" % at_ns}
     writer.write_batch(batch, custom_metadata=metadata)
     return memoryview(sink.getvalue())[len(stream.header) :].tobytes()
-
-

@@ -53,7 +53,12 @@ def style_of(stream: TextIO | None) -> Style:
 
 
 def summary(
-    stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False, shown_path: str | None = None
+    stored: Stored,
+    *,
+    width: int = 80,
+    color: bool = False,
+    ascii: bool = False,
+    shown_path: str | None = None,
 ) -> str:
     """The summary of a trace, at most 30 lines."""
     return _finished(summary_lines(stored, width=max(width, 20), shown_path=shown_path), color, ascii)
@@ -65,7 +70,9 @@ def tree(
     """The merged call tree."""
     found = summarise(stored)
     wall = found.wall_ns if found is not None else 0
-    return _finished(tree_lines(merged(stored), width=max(width, 20), wall_ns=wall, depth=depth), color, ascii)
+    return _finished(
+        tree_lines(merged(stored), width=max(width, 20), wall_ns=wall, depth=depth), color, ascii
+    )
 
 
 def modules_table(
@@ -82,7 +89,7 @@ def modules_table(
     lines = [f"  {'self':>8} {'total':>8} {'calls':>7}  module"]
     for row in frame.to_dict("records"):
         name = plain(row["name"] or f"({row['type']})")
-        times = [duration(None if row[k] != row[k] or row[k] is None else _int(row[k])) for k in ("self_ns", "total_ns")]
+        times = [duration(_int(row[key])) for key in ("self_ns", "total_ns")]
         output = plain(str(row["outputs"])) if isinstance(row["outputs"], str) else ""
         label = f"{name}  {plain(row['type'])}  {output}".rstrip()
         lines.append(f"  {times[0]:>8} {times[1]:>8} {count(int(row['calls'])):>7}  {label}")
@@ -130,7 +137,13 @@ def info_json(stored: Stored) -> str:
             "unfinished_calls": found.unfinished,
             "modules_never_run": found.never_ran,
             "modules": [
-                {"name": r.name, "type": r.type, "instances": r.instances, "calls": r.calls, "self_ns": r.self_ns}
+                {
+                    "name": r.name,
+                    "type": r.type,
+                    "instances": r.instances,
+                    "calls": r.calls,
+                    "self_ns": r.self_ns,
+                }
                 for r in found.rows
             ],
         }

@@ -18,23 +18,31 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     """The lines of a summary; `width` columns at most."""
     found = summarise(stored)
     if found is None:
-        return [_title(stored, None, width), "  nothing was recorded: the trace holds no process", *_notes(stored)]
+        return [
+            _title(stored, None, width),
+            "  nothing was recorded: the trace holds no process",
+            *_notes(stored),
+        ]
     head = [_title(stored, found, width)]
     if not found.calls:
         head.append("  " + _why_nothing(found))
-        return [fit(line, width) for line in [*head, *_notes(stored), *_tail(stored, shown_path)]]
+        return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
     head += _facts(found)
     failure = last_failure(stored)
     failed = failure is not None and _matters(stored, found, failure)
-    told = [*(_caught(found, failure) if failure is not None and not failed else []), *_warnings(found), *_notes(stored)]
-    tail = _tail(stored, shown_path)
+    caught = _caught(found, failure) if failure is not None and not failed else []
+    told = [*caught, *_warnings(found), *_notes(stored)]
+    tail = _tail(shown_path)
     room = MAX_LINES - len(head) - len(told) - len(tail) - 2
     middle: list[str] = []
     if failed and failure is not None:
         middle = ["", *_failure(failure, width)][: max(room - 6, 3)]
     else:
         nodes = merged(stored, 0)
-        middle = ["", *tree_lines(nodes, width=width, wall_ns=found.wall_ns, limit=min(12, max(room // 2, 3)))]
+        middle = [
+            "",
+            *tree_lines(nodes, width=width, wall_ns=found.wall_ns, limit=min(12, max(room // 2, 3))),
+        ]
     table = _table(found, width, max(room - len(middle) - 4, 2))
     lines = [*head, *middle, "", *table, *([""] if told else []), *told, *tail]
     return [fit(line.rstrip(), width) for line in lines]
@@ -78,12 +86,19 @@ def _table(found: Summary, width: int, limit: int) -> list[str]:
     """WHERE THE TIME WENT: groups of modules by self time, and all the rest, so that the column adds up."""
     wide = width >= 80
     wall = found.wall_ns
-    name_width = max(min(34, width - 40 if wide else width - 27), 8)
+    name_width = max(min(30, width - 40 if wide else width - 27), 8)
     lines = [_cells("WHERE THE TIME WENT", "", "self", "%", "calls", "per call", "output", name_width, width)]
     rows = [row for row in found.rows if row.self_ns > 0]
     for row in rows[:limit]:
         each = duration(row.self_ns // row.calls)
-        cells = (_folded(row), row.type, duration(row.self_ns), percent(row.self_ns, wall), count(row.calls), each)
+        cells = (
+            _folded(row),
+            row.type,
+            duration(row.self_ns),
+            percent(row.self_ns, wall),
+            count(row.calls),
+            each,
+        )
         lines.append(_cells(*cells, plain(row.output), name_width, width))
     left = sum(row.self_ns for row in rows[limit:])
     rest = [(f"{len(rows) - limit} more", left)] if len(rows) > limit else []
@@ -104,7 +119,15 @@ def _folded(row: Row) -> str:
 
 
 def _cells(
-    name: str, kind: str, own: str, share: str, calls: str, each: str, output: str, name_width: int, width: int
+    name: str,
+    kind: str,
+    own: str,
+    share: str,
+    calls: str,
+    each: str,
+    output: str,
+    name_width: int,
+    width: int,
 ) -> str:
     left = f"{name}  {plain(kind)}" if kind and kind != name else name
     line = f"  {pad(left, name_width)} {own:>8} {share:>5}"
@@ -142,7 +165,9 @@ def _failure(failure: Failure, width: int) -> list[str]:
         lines.append(f"    its parameters: {', '.join(plain(p) for p in failure.parameters)}")
     if failure.sibling is not None:
         name, kind, returned = failure.sibling
-        lines.append(f"    last that worked before it: {plain(name)} {plain(kind)} returned {plain(returned)}")
+        lines.append(
+            f"    last that worked before it: {plain(name)} {plain(kind)} returned {plain(returned)}"
+        )
     if failure.disagree is not None:
         lines.append(f"    -> {plain(failure.disagree)}")
     if failure.source is not None:
@@ -181,7 +206,7 @@ def _why_nothing(found: Summary) -> str:
     return "no module was called while recording (compiled or scripted parts are not seen inside)"
 
 
-def _tail(stored: Stored, shown_path: str | None) -> list[str]:
+def _tail(shown_path: str | None) -> list[str]:
     if shown_path is None:
         return []
     return [f"  saved  {plain(shown_path)}", "  next   modtrace info --tree       modtrace export -t csv"]

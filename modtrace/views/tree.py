@@ -24,7 +24,7 @@ def tree_lines(
     """
     if depth is None and limit is not None:
         depth = _fitting(tree, limit - 2)
-    name_width = max(min(38, width - 40 if width >= 80 else width - 27), 8)
+    name_width = max(min(34, width - 40 if width >= 80 else width - 27), 8)
     lines = [_line(_HEAD, "calls", "total", "%", "output", name_width, width)]
     hidden = 0
     for at, level in enumerate(tree.depth.tolist()):
@@ -60,5 +60,5 @@ def _line(name: str, calls: str, total: str, share: str, output: str, name_width
     if width >= 60:
         line += f" {calls:>7}"
     if width >= 80:
-        line += f" {'':>8}  {output}"
+        line += f"  {output}"
     return line

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from modtrace.text import plain
 
+from modtrace.text import plain
 from modtrace.trace.schema import TEXT_LIMIT
 from tests.torture.oracle import Oracle, OracleCall
 
