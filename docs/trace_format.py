@@ -26,6 +26,7 @@ The directory has mode 0700 and its files 0600. Any Arrow tool reads the streams
 
 ```python
 import pyarrow as pa
+
 calls = pa.ipc.open_stream("run.mtrace/rank-0/calls.arrows").read_pandas()
 ```
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "views": LEAVES | {"trace", "analysis"},
     "cli": LEAVES | {"trace", "capture", "analysis", "export", "views"},
     "api": LEAVES | {"trace", "capture", "analysis", "export", "views"},
-    "__init__": LEAVES | {"api"},
+    "__init__": LEAVES | {"api", "trace"},
     "__main__": {"cli"},
 }
 """cli -> views, export -> analysis -> trace <- capture; the API and the package itself stand on top."""

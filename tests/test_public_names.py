@@ -10,7 +10,7 @@ import pytest
 
 import modtrace
 
-NAMES = ["ModtraceError", "Recording", "Trace", "__version__", "load", "trace"]
+NAMES = ["ModtraceError", "Recording", "Trace", "TraceError", "UsageError", "__version__", "load", "trace"]
 
 
 def test_public_names():

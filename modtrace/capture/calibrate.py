@@ -58,7 +58,7 @@ def private_call() -> tuple[Callable[..., Any], dict[str, Any]]:
 
 
 def frame_depth() -> int:
-    """How many frames above a hook `_call_impl` runs when a call succeeds: 2 with torch's nested function, 1 without."""
+    """How many frames above a hook `_call_impl` runs when a call succeeds: 2 with a nested function, 1 without."""
     original = torch.nn.Module._call_impl.__code__
     call, tables = private_call()
     seen: list[int] = []

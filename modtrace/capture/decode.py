@@ -152,6 +152,9 @@ def decode(
     count = len(nodes.call)
     if not count:
         return Block({}, {}, {}), carried
+    if not len(records):  # nothing but open calls: a record that says nothing
+        records = np.zeros((1, WORDS), np.int64)
+        records[0, 3] = COST << CODE_SHIFT
     parent = _parents(nodes.depth)
     top = np.maximum.accumulate(np.where(nodes.depth == 0, np.arange(count), 0))
     step = np.zeros(count, np.int64)

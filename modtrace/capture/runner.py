@@ -14,13 +14,11 @@ import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import CodeType, ModuleType, TracebackType
-from typing import Any, Final
+from types import CodeType, ModuleType
+from typing import Any
 
 from modtrace.errors import UsageError
 from modtrace.text import plain
-
-_OWN_FILES: Final = (__file__,)
 
 
 @dataclass(frozen=True)
@@ -150,13 +148,3 @@ def _run_module(name: str, args: Sequence[str]) -> None:
 
 def _execute(code: CodeType, module: ModuleType) -> None:
     exec(code, module.__dict__)  # noqa: S102 - this is what running a script is
-
-
-def strip_own_frames(
-    error: BaseException, traceback: TracebackType | None, extra: Sequence[str] = ()
-) -> BaseException:
-    """An exception whose traceback begins where the user's program does."""
-    own = {*_OWN_FILES, *extra}
-    while traceback is not None and traceback.tb_frame.f_code.co_filename in own:
-        traceback = traceback.tb_next
-    return error.with_traceback(traceback)

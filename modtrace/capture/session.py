@@ -135,8 +135,12 @@ class Session:
         def excepthook(
             kind: type[BaseException], error: BaseException, traceback: TracebackType | None
         ) -> None:
-            stripped = runner.strip_own_frames(error, traceback, (__file__, *OWN_FRAMES))
-            before(kind, stripped, stripped.__traceback__)
+            with contextlib.suppress(Exception):
+                from modtrace.capture.tracebacks import clean
+
+                clean(error, traceback, {__file__, runner.__file__, *OWN_FRAMES})
+                traceback = error.__traceback__
+            before(kind, error, traceback)
 
         sys.excepthook = excepthook
 

@@ -1,12 +1,13 @@
 """Starts and stops recording, and writes what the hooks have appended. Owns the event buffers.
 
 A block is written by the thread that finds it due, in its own post-hook: when a root call has ended and a quarter of a
-second has passed, inside one when three quarters have. The block of every thread is taken at once. Never from a
-background thread: it slowed every step by 40 %.
+second has passed, inside one when three quarters have. The block of every thread is taken at once. A background
+thread would slow every step by 40 %, so there is one only for what is left behind when no hook runs any more.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
 import re
 import sys
@@ -19,25 +20,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
 from modtrace.capture import own_hooks
+from modtrace.capture.blocks import Blocks, Taken, write_process
 from modtrace.capture.calibrate import frame_depth, measure
 from modtrace.capture.compiling import Aside
-from modtrace.capture.decode import (
-    Block,
-    Carried,
-    Costs,
-    Ints,
-    Naming,
-    Nodes,
-    decode,
-    nodes_of,
-    records_of,
-    root_starts,
-)
+from modtrace.capture.decode import Costs
 from modtrace.capture.hooks import CALL_IMPL, State, build
 from modtrace.capture.lanes import Lane, Lanes, LaneTable
 from modtrace.capture.raised import Errors
@@ -45,13 +35,13 @@ from modtrace.capture.registry import Registry
 from modtrace.capture.seen import Entry
 from modtrace.capture.signature import Signatures
 from modtrace.errors import WriteError
-from modtrace.trace.folder import write_json
-from modtrace.trace.schema import PROCESS_FILE, THREAD_SHIFT
 from modtrace.trace.writer import Writer
 
 OUTSIDE_NS: Final = 250_000_000
 INSIDE_NS: Final = 750_000_000
 """How old a block may get outside of and inside a root call."""
+WATCH_SECONDS: Final = 0.25
+WAIT_SECONDS: Final = 5.0
 LATER_NS: Final = 50_000_000
 """How long after a block became due inside a root call the end of that root call is looked for again."""
 FIRST_NS: Final = 20_000_000
@@ -87,14 +77,13 @@ class Tracer:
         self._folder = folder
         self._rank = rank
         self._model = model
-        self._writer = Writer(folder, max_bytes=max_bytes)
         self._registry = Registry()
         self._signatures = Signatures()
         self._errors = Errors(messages=messages)
         self._table = LaneTable()
         self._lanes = Lanes(self._table)
-        self._carried: dict[int, Carried] = {}
-        self._steps = 0
+        writer = Writer(folder, max_bytes=max_bytes)
+        self._blocks = Blocks(writer, self._registry, self._signatures, self._errors, self._origin_ns)
         self._handles: list[RemovableHandle] = []
         self._busy = threading.Lock()
         self._busy_thread = 0
@@ -103,9 +92,7 @@ class Tracer:
         self._aside = Aside(self._hide, self._show)
         self._pid = os.getpid()
         self._flush_ns = 0
-        self._calls = 0
         self._ended_ns: int | None = None
-        self._costs = Costs(0, 0)
         self._interval_ns = FIRST_NS
         self._inside_at = 0
         self._paced_at = self._started_ns
@@ -127,14 +114,22 @@ class Tracer:
         """Measure the hooks, write `process.json` and begin to record."""
         try:
             depth = frame_depth()
-            self._costs = self._measure(depth)
+            self._blocks.costs = self._measure(depth)
             if self._model is not None:
                 self._selected = set(map(id, self._model.modules()))
                 self._registry.root_entry(self._model)
-            self._write_process()
+            now = self._clock()
+            write_process(
+                self._folder,
+                self._rank,
+                self._blocks.costs,
+                recorded_ns=now - self._origin_ns,
+                start_ns=now - self._started_ns,
+            )
             self._due(self._clock())
             _RUNNING.add(self)
             self._register(*build(self._state, depth))
+            _thread.start_new_thread(self._watch, ())
         except Exception as fault:
             self._fault(fault)
 
@@ -147,10 +142,10 @@ class Tracer:
         try:
             self._close_lanes()
             if not self._state.off:
-                self._flush()
+                self._flush(wait=True)
             self._state.off = True
-            self._write_gaps()
-            self._writer.close()
+            self._blocks.write_gaps(self.gaps, self._clock() - self._origin_ns)
+            self._blocks.writer.close()
         except Exception as fault:
             self._fault(fault)
         _RUNNING.discard(self)
@@ -159,7 +154,7 @@ class Tracer:
         """Write what has been recorded up to now."""
         if not self._state.off and os.getpid() == self._pid:
             try:
-                self._flush()
+                self._flush(wait=True)
             except Exception as fault:
                 self._fault(fault)
 
@@ -170,16 +165,17 @@ class Tracer:
     @property
     def rows(self) -> dict[str, int]:
         """Rows written so far, by table."""
-        return self._writer.rows
+        return self._blocks.writer.rows
 
     @property
     def end_facts(self) -> dict[str, Any]:
         """What `end.json` says about the recording."""
-        call_ns = self._costs.inside_ns + self._costs.outside_ns
+        costs = self._blocks.costs
+        call_ns = costs.inside_ns + costs.outside_ns
         return {
             "ended_ns": self._clock() - self._origin_ns if self._ended_ns is None else self._ended_ns,
-            "rows": dict(self._writer.rows),
-            "cost": {"calls_ns": self._calls * call_ns, "flush_ns": self._flush_ns, "modules_ns": 0},
+            "rows": dict(self._blocks.writer.rows),
+            "cost": {"calls_ns": self._blocks.calls * call_ns, "flush_ns": self._flush_ns, "modules_ns": 0},
         }
 
     # hooks ------------------------------------------------------------------------------------------------------
@@ -288,26 +284,48 @@ class Tracer:
         self._flush()
         lane.cost(len(lane.calls) - 1, self._clock() - started)
 
+    def _watch(self) -> None:
+        """Runs in a thread of its own, out of `threading`'s sight, and does nothing while hooks run: only when no block
+        has been written for a while, in a long operation or outside of modules, it writes what is there.
+        """
+        while not self._state.off and self._ended_ns is None:
+            time.sleep(WATCH_SECONDS)
+            waiting = any(lane.records or lane.calls for lane in list(self._table.all))
+            if waiting and self._clock() - self._paced_at > INSIDE_NS and os.getpid() == self._pid:
+                if self._state.off or self._ended_ns is not None:
+                    return
+                try:
+                    self._flush(idle=True)
+                except Exception as fault:
+                    self._fault(fault)
+
     def _due(self, now: int) -> None:
         self._state.due = now + min(OUTSIDE_NS, self._interval_ns)
         self._inside_at = now + min(INSIDE_NS, self._interval_ns)
 
-    def _flush(self) -> None:
-        """Write a block of every lane. Returns at once when one is being written, also by this very thread."""
-        if not self._busy.acquire(blocking=False):
+    def _flush(self, *, idle: bool = False, wait: bool = False) -> None:
+        """Write a block of every lane. When one is being written this returns, or waits for it, if it is not this very
+        thread that writes it.
+
+        `idle` writes open calls too when nothing has ended.
+        """
+        wait = wait and self._busy_thread != threading.get_ident()
+        if not self._busy.acquire(blocking=wait, timeout=WAIT_SECONDS if wait else -1):
             return
         try:
+            self._busy_thread = threading.get_ident()
             started = self._clock()
             dead = self._registry.take_dead()
-            blocks = [_Taken(lane) for lane in list(self._table.all)]
+            blocks = [Taken(lane) for lane in list(self._table.all)]
             count = sum(len(block.records) for block in blocks)
-            if count:
-                self._write(blocks, started - self._origin_ns)
+            if count or idle:
+                self._blocks.write(blocks, started - self._origin_ns)
             self._registry.purge(dead)
             now = self._clock()
             self._flush_ns += now - started
             self._pace(count, now)
         finally:
+            self._busy_thread = 0
             self._busy.release()
 
     def _pace(self, count: int, now: int) -> None:
@@ -316,58 +334,6 @@ class Tracer:
         self._paced_at = now
         self._interval_ns = INSIDE_NS if not count else int(min(INSIDE_NS, elapsed * BLOCK_CALLS / count))
         self._due(now)
-
-    def _write(self, blocks: list[_Taken], at_ns: int) -> None:
-        decoded = self._decode(blocks)
-        for block in blocks:
-            self._registry.look_again(np.unique(block.nodes.module).tolist())
-        self._registry.refresh()
-        module_rows, name_rows = self._registry.rows()
-        interned = (
-            ("modules", module_rows),
-            ("names", name_rows),
-            ("signatures", self._signatures.rows()),
-            ("errors", self._errors.rows()),
-        )
-        for table, columns in interned:
-            if columns and len(next(iter(columns.values()))):
-                self._writer.append(table, columns, at_ns=at_ns)
-        for rows in decoded:
-            if rows.opened:
-                self._writer.append("open", rows.opened, at_ns=at_ns)
-            if rows.calls:
-                self._writer.append("calls", rows.calls, nulls=rows.calls_nulls, at_ns=at_ns)
-
-    def _decode(self, blocks: list[_Taken]) -> list[Block]:
-        none = Carried()
-        starts: list[Ints] = [
-            root_starts(block.nodes, self._carried.get(block.lane, none)) for block in blocks
-        ]
-        every = np.concatenate(starts)
-        numbers = np.empty(len(every), np.int64)
-        numbers[np.argsort(every, kind="stable")] = self._steps + np.arange(len(every))
-        self._steps += len(every)
-        for block in blocks:
-            for module in np.unique(block.nodes.module[block.nodes.depth == 0]).tolist():
-                self._registry.ensure_tree(module)
-        naming = Naming(labels=self._registry.labels, joined=self._signatures.joined)
-        decoded = []
-        for block, steps in zip(
-            blocks, np.split(numbers, np.cumsum([len(new) for new in starts])[:-1]), strict=False
-        ):
-            rows, self._carried[block.lane] = decode(
-                block.records,
-                block.nodes,
-                self._carried.get(block.lane, none),
-                base=block.lane << THREAD_SHIFT,
-                steps=steps,
-                naming=naming,
-                costs=self._costs,
-                origin_ns=self._origin_ns,
-            )
-            self._calls += len(rows.calls.get("call", ()))
-            decoded.append(rows)
-        return decoded
 
     def _close_lanes(self) -> None:
         """Say which open calls are not running any more: a `BaseException` left them, or their thread has ended."""
@@ -384,40 +350,6 @@ class Tracer:
             while depth and lane.calls[depth - 1][0] not in live:
                 depth -= 1
             lane.abort(depth)
-
-    def _write_gaps(self) -> None:
-        if self.gaps:
-            at_ns = self._clock() - self._origin_ns
-            try:
-                rows: dict[str, list[Any]] = {
-                    "at_ns": [at_ns] * len(self.gaps),
-                    "reason": list(self.gaps),
-                    "lost_calls": [None] * len(self.gaps),
-                }
-                self._writer.append("gaps", rows, at_ns=at_ns)
-            except WriteError:
-                pass  # kept in self.gaps, for the end of the run to print
-
-    def _write_process(self) -> None:
-        world = os.environ.get("WORLD_SIZE", "")
-        write_json(
-            self._folder,
-            PROCESS_FILE,
-            {
-                "pid": os.getpid(),
-                "rank": self._rank,
-                "world_size": int(world) if world.isdigit() else None,
-                "started_unix_ns": time.time_ns() - (self._clock() - self._origin_ns),
-                "torch": str(torch.__version__),
-                "devices": ["cpu"],
-                "recursion_limit": sys.getrecursionlimit(),
-                "cost": {
-                    "call_ns": self._costs.inside_ns + self._costs.outside_ns,
-                    "outside_ns": self._costs.outside_ns,
-                    "start_ns": self._clock() - self._started_ns,
-                },
-            },
-        )
 
     def _measure(self, depth: int) -> Costs:
         """The cost of a call, from a pair of hooks with a state of its own."""
@@ -443,22 +375,6 @@ class Tracer:
             registry.entries[id(probe)] = Entry(0)
 
         return measure(pair, register, self._clock)
-
-
-class _Taken:
-    """The block of one lane. Its open calls are looked at before and after, for its thread may be running: each call
-    above a recorded one is then a record, or was open at one of the two moments.
-    """
-
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane.number
-        before = list(lane.calls)
-        self.records: Ints = records_of(lane.take())
-        after = [*enumerate(before), *enumerate(list(lane.calls))]
-        known = {
-            call: (depth, call, entry.number, given, start) for depth, (_, call, entry, given, start) in after
-        }
-        self.nodes: Nodes = nodes_of(self.records, list(known.values()))
 
 
 def _abandon_all() -> None:

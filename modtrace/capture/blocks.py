@@ -1,0 +1,155 @@
+"""Takes what the hooks have recorded out of the lanes, decodes it and writes it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modtrace.capture.decode import (
+    Block,
+    Carried,
+    Costs,
+    Ints,
+    Naming,
+    Nodes,
+    decode,
+    nodes_of,
+    records_of,
+    root_starts,
+)
+from modtrace.capture.lanes import Lane
+from modtrace.capture.raised import Errors
+from modtrace.capture.registry import Registry
+from modtrace.capture.signature import Signatures
+from modtrace.errors import WriteError
+from modtrace.trace.folder import write_json
+from modtrace.trace.schema import PROCESS_FILE, THREAD_SHIFT
+from modtrace.trace.writer import Writer
+
+
+class Taken:
+    """The block of one lane. Its open calls are looked at before and after, for its thread may be running: each call
+    above a recorded one is then a record, or was open at one of the two moments.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane.number
+        before = list(lane.calls)
+        self.records: Ints = records_of(lane.take())
+        after = [*enumerate(before), *enumerate(list(lane.calls))]
+        known = {
+            call: (depth, call, entry.number, given, start) for depth, (_, call, entry, given, start) in after
+        }
+        self.nodes: Nodes = nodes_of(self.records, list(known.values()))
+
+
+class Blocks:
+    """Writes block after block. Interned rows are written before the calls that use them.
+
+    Raises WriteError from every method that writes.
+    """
+
+    def __init__(
+        self, writer: Writer, registry: Registry, signatures: Signatures, errors: Errors, origin_ns: int
+    ) -> None:
+        self.writer = writer
+        self.costs = Costs(0, 0)
+        self.calls = 0
+        self._registry = registry
+        self._signatures = signatures
+        self._errors = errors
+        self._origin_ns = origin_ns
+        self._carried: dict[int, Carried] = {}
+        self._steps = 0
+
+    def write(self, blocks: list[Taken], at_ns: int) -> None:
+        """Decode and write one block of every lane; `at_ns` is now, since the start of recording."""
+        decoded = self._decode(blocks)
+        for block in blocks:
+            self._registry.look_again(np.unique(block.nodes.module).tolist())
+        self._registry.refresh()
+        module_rows, name_rows = self._registry.rows()
+        interned = (
+            ("modules", module_rows),
+            ("names", name_rows),
+            ("signatures", self._signatures.rows()),
+            ("errors", self._errors.rows()),
+        )
+        for table, columns in interned:
+            if columns and len(next(iter(columns.values()))):
+                self.writer.append(table, columns, at_ns=at_ns)
+        for rows in decoded:
+            if rows.opened:
+                self.writer.append("open", rows.opened, at_ns=at_ns)
+            if rows.calls:
+                self.writer.append("calls", rows.calls, nulls=rows.calls_nulls, at_ns=at_ns)
+
+    def _decode(self, blocks: list[Taken]) -> list[Block]:
+        none = Carried()
+        starts: list[Ints] = [
+            root_starts(block.nodes, self._carried.get(block.lane, none)) for block in blocks
+        ]
+        every = np.concatenate(starts)
+        numbers = np.empty(len(every), np.int64)
+        numbers[np.argsort(every, kind="stable")] = self._steps + np.arange(len(every))
+        self._steps += len(every)
+        for block in blocks:
+            for module in np.unique(block.nodes.module[block.nodes.depth == 0]).tolist():
+                self._registry.ensure_tree(module)
+        naming = Naming(labels=self._registry.labels, joined=self._signatures.joined)
+        decoded = []
+        for block, steps in zip(
+            blocks, np.split(numbers, np.cumsum([len(new) for new in starts])[:-1]), strict=False
+        ):
+            rows, self._carried[block.lane] = decode(
+                block.records,
+                block.nodes,
+                self._carried.get(block.lane, none),
+                base=block.lane << THREAD_SHIFT,
+                steps=steps,
+                naming=naming,
+                costs=self.costs,
+                origin_ns=self._origin_ns,
+            )
+            self.calls += len(rows.calls.get("call", ()))
+            decoded.append(rows)
+        return decoded
+
+    def write_gaps(self, reasons: list[str], at_ns: int) -> None:
+        """Write why something could not be recorded; where that is the disk, the reasons stay with the caller."""
+        if reasons:
+            rows: dict[str, list[Any]] = {
+                "at_ns": [at_ns] * len(reasons),
+                "reason": list(reasons),
+                "lost_calls": [None] * len(reasons),
+            }
+            try:
+                self.writer.append("gaps", rows, at_ns=at_ns)
+            except WriteError:
+                pass
+
+
+def write_process(folder: Path, rank: int, costs: Costs, *, recorded_ns: int, start_ns: int) -> None:
+    """Write `process.json`. `recorded_ns` is the time since the start of recording, `start_ns` what starting took."""
+    world = os.environ.get("WORLD_SIZE", "")
+    data: dict[str, Any] = {
+        "pid": os.getpid(),
+        "rank": rank,
+        "world_size": int(world) if world.isdigit() else None,
+        "started_unix_ns": time.time_ns() - recorded_ns,
+        "torch": str(torch.__version__),
+        "devices": [],
+        "recursion_limit": sys.getrecursionlimit(),
+        "cost": {
+            "call_ns": costs.inside_ns + costs.outside_ns,
+            "outside_ns": costs.outside_ns,
+            "start_ns": start_ns,
+        },
+    }
+    write_json(folder, PROCESS_FILE, data)

@@ -1,0 +1,100 @@
+"""Makes an uncaught exception's traceback the one that plain python prints.
+
+Two things differ while recording: frames of modtrace stand above the script's, and torch calls `forward` of a module
+from a nested function as soon as there is any hook. Both are taken out when the traceback is printed: the first are
+left off, and for a module that has no hooks of its own torch's direct call is shown, at the line and column it has.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Collection
+from types import CodeType, FrameType, TracebackType
+from typing import Any, Final
+
+_TABLES: Final = ("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks")
+_GLOBAL_TABLES: Final = (
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+)
+
+
+def clean(error: BaseException, traceback: TracebackType | None, own_files: Collection[str]) -> BaseException:
+    """The exception with the traceback of plain python, and those that it was raised from likewise."""
+    seen: set[int] = set()
+    pending = [error.__cause__, error.__context__]
+    while pending:
+        other = pending.pop()
+        if other is not None and id(other) not in seen:
+            seen.add(id(other))
+            other.with_traceback(_direct(_below(other.__traceback__, own_files)))
+            pending += [other.__cause__, other.__context__]
+    return error.with_traceback(_direct(_below(traceback, own_files)))
+
+
+def _below(traceback: TracebackType | None, own_files: Collection[str]) -> TracebackType | None:
+    """The traceback from the first frame on that is not in one of some files."""
+    while traceback is not None and traceback.tb_frame.f_code.co_filename in own_files:
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _direct(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback with torch's hooked calls of hookless modules shown as the direct calls they are without us."""
+    torch: Any = sys.modules.get("torch")
+    module: Any = getattr(getattr(torch, "nn", None), "Module", None)
+    code = getattr(getattr(module, "_call_impl", None), "__code__", None)
+    place = _direct_call(code) if isinstance(code, CodeType) else None
+    if place is None:
+        return traceback
+    entries = []
+    while traceback is not None:
+        entries.append(traceback)
+        traceback = traceback.tb_next
+    shown: TracebackType | None = None
+    skip = False
+    for entry, above in zip(reversed(entries), [*reversed(entries[:-1]), None], strict=True):
+        if skip:
+            shown = TracebackType(shown, entry.tb_frame, *place)
+            skip = False
+        elif above is not None and above.tb_frame.f_code is code and _nested(entry, above):
+            skip = True
+        else:
+            shown = TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return shown
+
+
+def _nested(entry: TracebackType, above: TracebackType) -> bool:
+    """Whether a frame is torch's nested function that called the forward of a module without hooks."""
+    code = entry.tb_frame.f_code
+    return (
+        code.co_name == "inner"
+        and code.co_filename == above.tb_frame.f_code.co_filename
+        and not _hooked(above.tb_frame)
+    )
+
+
+def _hooked(frame: FrameType) -> bool:
+    """Whether the module whose call a frame runs has hooks, or there are global ones; ours are gone by now."""
+    held = getattr(frame.f_locals.get("self"), "__dict__", {})
+    return any(held.get(name) for name in _TABLES) or any(
+        frame.f_globals.get(name) for name in _GLOBAL_TABLES
+    )
+
+
+def _direct_call(code: CodeType) -> tuple[int, int] | None:
+    """(instruction, line) of the call of forward that torch makes where there are no hooks."""
+    ready = False
+    for instruction in dis.get_instructions(code):
+        if instruction.argval == "forward_call" and instruction.opname.startswith("LOAD"):
+            ready = True
+        elif ready and instruction.opname.startswith("CALL"):
+            for start, line in reversed(list(dis.findlinestarts(code))):
+                if start <= instruction.offset and line is not None:
+                    return instruction.offset, line
+        elif instruction.opname.startswith("RETURN"):
+            ready = False
+    return None
