@@ -97,15 +97,17 @@ def _run_script(path: str, args: Sequence[str]) -> None:
         _run_main_of(path)
         return
     _set_path(os.path.dirname(os.path.realpath(path)))
+    file = (
+        path if os.path.isabs(path) else os.path.join(os.getcwd(), path.removeprefix("./"))
+    )  # as python does
     try:
-        with io.open_code(os.path.abspath(path)) as file:
-            source = file.read()
+        with io.open_code(file) as opened:
+            source = opened.read()
     except OSError as error:
-        raise UsageError(f"can't open file {plain(os.path.abspath(path))!r}: {error.strerror}") from None
-    loader = importlib.machinery.SourceFileLoader("__main__", path)
-    module = _main_module(loader, path)
-    code = compile(source, path, "exec", dont_inherit=True)
-    _execute(code, module)
+        raise UsageError(f"can't open file {plain(file)!r}: {error.strerror}") from None
+    loader = importlib.machinery.SourceFileLoader("__main__", file)
+    module = _main_module(loader, file)
+    _execute(compile(source, file, "exec", dont_inherit=True), module)
 
 
 def _importer(path: str) -> Any:

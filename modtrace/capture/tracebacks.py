@@ -14,6 +14,7 @@ from types import CodeType, FrameType, TracebackType
 from typing import Any, Final
 
 _TABLES: Final = ("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks")
+_RUNPY: Final = "<frozen runpy>"
 _GLOBAL_TABLES: Final = (
     "_global_backward_hooks",
     "_global_backward_pre_hooks",
@@ -36,10 +37,13 @@ def clean(error: BaseException, traceback: TracebackType | None, own_files: Coll
 
 
 def _below(traceback: TracebackType | None, own_files: Collection[str]) -> TracebackType | None:
-    """The traceback from the first frame on that is not in one of some files."""
-    while traceback is not None and traceback.tb_frame.f_code.co_filename in own_files:
-        traceback = traceback.tb_next
-    return traceback
+    """The traceback below the frames of some files at its head, and of what python puts above and between them."""
+    below = entry = traceback
+    while entry is not None and entry.tb_frame.f_code.co_filename in (*own_files, _RUNPY):
+        if entry.tb_frame.f_code.co_filename != _RUNPY:
+            below = entry.tb_next
+        entry = entry.tb_next
+    return below
 
 
 def _direct(traceback: TracebackType | None) -> TracebackType | None:

@@ -113,7 +113,7 @@ def _entry_files() -> list[str]:
     """The file of the program that called us: the console script, or `python -m modtrace`."""
     main: Any = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
-    return [file, "<frozen runpy>"] if isinstance(file, str) else ["<frozen runpy>"]
+    return [file] if isinstance(file, str) else []
 
 
 def _report(prepared: Prepared, ended: Session) -> None:

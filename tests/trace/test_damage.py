@@ -1,0 +1,182 @@
+"""A trace that was cut, flipped, forged or planted: the whole part of it, or one clear error."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import modtrace
+from modtrace.errors import TraceError, WriteError
+from modtrace.trace.reader import open_trace
+from modtrace.trace.schema import TABLES
+from modtrace.trace.writer import Writer
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "t.mtrace"
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Sequential(torch.nn.ReLU()))
+    with modtrace.trace(path=path) as recording:
+        for _ in range(20):
+            model(torch.randn(2, 3))
+            recording._tracer.flush()
+    return path
+
+
+def truth(path):
+    return open_trace(path).table("calls").to_pylist()
+
+
+def copied(trace, tmp_path):
+    target = tmp_path / "copy.mtrace"
+    modtrace.load(trace).save(target, force=True)
+    return target
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_cut_or_flipped(trace, tmp_path, data):
+    whole = truth(trace)
+    target = copied(trace, tmp_path)
+    name = data.draw(st.sampled_from(["calls", "modules", "names", "signatures"]))
+    file = target / "rank-0" / f"{name}.arrows"
+    content = bytearray(file.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content = content[:at]
+    else:
+        content[at] ^= 1 << data.draw(st.integers(0, 7))
+    file.write_bytes(content)
+    try:
+        stored = open_trace(target)
+        found = stored.table("calls").to_pylist()
+        modtrace.load(target).summary()
+    except TraceError as error:
+        assert "\n" not in str(error)
+        return
+    assert found == whole[: len(found)]
+    assert len(found) == len(whole) or stored.notes
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"format":"modtrace","schema":99}', b'{"format":"other"}'],
+)
+def test_odd_run_file(trace, tmp_path, content):
+    target = copied(trace, tmp_path)
+    (target / "run.json").write_bytes(content)
+    with pytest.raises(TraceError):
+        open_trace(target)
+
+
+def test_planted_files(trace, tmp_path):
+    target = copied(trace, tmp_path)
+    calls = target / "rank-0" / "calls.arrows"
+    calls.unlink()
+    os.mkfifo(calls)
+    stored = open_trace(target)
+    assert stored.table("calls").num_rows == 0
+    assert any("not a regular file" in note for note in stored.notes)
+    calls.unlink()
+    calls.symlink_to("/etc/passwd")
+    assert open_trace(target).table("calls").num_rows == 0
+
+
+FORGERIES = {
+    "cycle": {"parent": 1},
+    "own parent": {"parent": 0},
+    "ends before it starts": {"last_call": -5},
+    "deep": {"depth": 10**9},
+    "no such module": {"module": 7},
+    "no such signature": {"inputs": 7},
+    "no such status": {"status": 9},
+    "time below zero": {"duration_ns": -1},
+    "negative call": {"call": -1},
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_forged_rows(tmp_path, name):
+    row = {column.name: 0 for column in TABLES["calls"]} | {"parent": -1, "last_call": 0} | FORGERIES[name]
+    path = tmp_path / "forged.mtrace"
+    (path / "rank-0").mkdir(parents=True)
+    (path / "run.json").write_text(json.dumps({"format": "modtrace", "schema": 1}))
+    writer = Writer(path / "rank-0")
+    kinds = {"bool": np.bool_, "int8": np.int8, "int32": np.int32, "int64": np.int64}
+    columns = {c.name: np.array([row[c.name]], kinds[c.type]) for c in TABLES["calls"]}
+    writer.append("calls", columns, at_ns=1)
+    writer.close()
+    with pytest.raises(TraceError) as caught:
+        open_trace(path).table("calls")
+    assert "\n" not in str(caught.value)
+
+
+def test_hostile_sizes_take_no_memory(trace, tmp_path):
+    target = copied(trace, tmp_path)
+    file = target / "rank-0" / "calls.arrows"
+    content = bytearray(file.read_bytes())
+    content[4:8] = (2**31 - 1).to_bytes(4, "little")
+    file.write_bytes(content)
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30));"
+        "from modtrace.trace.reader import open_trace;"
+        "s = open_trace(sys.argv[1]); print(s.table('calls').num_rows, s.notes)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(target)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("0 [")
+
+
+@pytest.mark.parametrize("fails_at", range(1, 9))
+def test_a_failing_write_ends_the_recording_not_the_program(tmp_path, monkeypatch, fails_at):
+    real, count = os.write, [0]
+
+    def write(descriptor, data):
+        if len(data) > 100:
+            count[0] += 1
+            if count[0] >= fails_at:
+                real(descriptor, data[: len(data) // 2])
+                raise OSError(28, "No space left on device")
+        return real(descriptor, data)
+
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU())
+    x = torch.ones(2, 3)
+    expected = model(x)
+    monkeypatch.setattr(os, "write", write)
+    with (
+        pytest.warns(RuntimeWarning, match="cannot be written"),
+        modtrace.trace(path=tmp_path / "t.mtrace") as t,
+    ):
+        for _ in range(6):
+            assert torch.equal(model(x), expected)
+            t._tracer.flush()
+    monkeypatch.undo()
+    stored = open_trace(tmp_path / "t.mtrace")
+    assert stored.table("calls").num_rows % 3 == 0
+    assert t._tracer.gaps
+
+
+def test_the_size_limit_is_kept(tmp_path):
+    writer = Writer(tmp_path, max_bytes=2_000)
+    rows = {"error": [1], "type": ["x" * 400], "message": [None]}
+    with pytest.raises(WriteError, match="limit"):
+        for _ in range(20):
+            writer.append("errors", rows, at_ns=0)
+    assert writer.bytes_written <= 2_000
+    with pytest.raises(WriteError):
+        writer.append("errors", rows, at_ns=0)
