@@ -228,7 +228,7 @@ def show(found: list[Measurement], facts: dict[str, float]) -> None:
 def main() -> int:
     """Measure, print, and with --check say by the exit status whether a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9, help="how often every variant has its turn")
+    parser.add_argument("--rounds", type=int, default=5, help="how often every variant has its turn")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     options = parser.parse_args()

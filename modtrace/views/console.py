@@ -14,6 +14,7 @@ from modtrace.analysis.summary import summarise
 from modtrace.analysis.tree import merged
 from modtrace.errors import TraceError, UsageError
 from modtrace.text import fit, plain
+from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.views.summary import summary_lines
 from modtrace.views.tree import tree_lines
@@ -174,9 +175,10 @@ def ls_table(paths: Sequence[Path], *, width: int = 80, ascii: bool = False) -> 
 
 
 def _finished(lines: Sequence[str], color: bool, ascii: bool) -> str:
-    text = "\n".join(lines) + "\n"
     if ascii:
-        text = text.encode("ascii", "backslashreplace").decode()
+        room = max(map(width_of, lines), default=0)
+        lines = [fit(line.encode("ascii", "backslashreplace").decode(), room) for line in lines]
+    text = "\n".join(lines) + "\n"
     if color:
         marked = [_colored(line) for line in text.splitlines()]
         text = "\n".join(marked) + "\n"

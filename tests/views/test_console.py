@@ -1,0 +1,132 @@
+"""The texts of a trace: they add up, they fit, and nothing in them moves a cursor."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import modtrace
+from modtrace.analysis.summary import summarise
+from modtrace.text import cell, fit, plain, width
+from modtrace.trace.reader import open_trace
+from modtrace.views import console, units
+
+PAYLOADS = [
+    "\x1b]0;title\x07",
+    "[/]",
+    "=HYPERLINK(1)",
+    "a\nb",
+    "\u202eevil",
+    "\ud800",
+    "漢字" * 40,
+    "</script>",
+    "\x9b2J",
+]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    path = tmp_path_factory.mktemp("views") / "t.mtrace"
+    blocks = [torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()) for _ in range(3)]
+    model = torch.nn.Sequential(*blocks)
+    for number, name in enumerate(PAYLOADS):
+        model[0].register_module(name.replace(".", "") or "x", torch.nn.Identity())
+        model.add_module(f"never{number}", torch.nn.Linear(1, 1))
+    model.forward = lambda x: [block(x) for block in blocks][-1]
+    with modtrace.trace(path=path):
+        for _ in range(5):
+            model(torch.randn(2, 4))
+        try:
+            blocks[0](torch.randn(2, 5))
+        except RuntimeError:
+            pass
+    return open_trace(path)
+
+
+@pytest.mark.parametrize("columns", [0, 20, 40, 60, 80, 120, 500])
+@pytest.mark.parametrize("ascii", [False, True])
+def test_fits_and_is_clean(stored, columns, ascii):
+    style = {"width": columns, "ascii": ascii}
+    texts = [console.summary(stored, shown_path="x\x1b", **style), console.tree(stored, **style)]
+    texts.append(console.modules_table(stored, **style))
+    assert texts[0].count("\n") <= 30
+    for text in texts:
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029]", text)
+        assert max(width(line) for line in texts[0].splitlines()) <= max(columns, 20)
+        assert not ascii or text.isascii()
+    assert "\x1b[1m" in console.summary(stored, color=True)
+
+
+def test_the_self_column_adds_up_to_the_wall(stored):
+    found = summarise(stored)
+    parts = sum(row.self_ns for row in found.rows) + found.tracer_ns + found.interrupted_ns + found.outside_ns
+    assert parts - found.parallel_ns == found.wall_ns
+    assert found.interrupted_ns == 0
+    assert found.never_ran == len(PAYLOADS)
+    assert found.raised_roots == 1
+
+
+def test_repeats_are_folded(stored):
+    text = console.tree(stored)
+    assert re.search(r"\* x3 +Sequential", text)
+    assert re.search(r"0 x3 +Linear|\* x3 +Linear", text)
+
+
+def test_json_has_units_and_nulls(stored):
+    text = console.info_json(stored)
+    assert '"tracing_cost_ns"' in text
+    assert "NaN" not in text
+
+
+def test_csv(stored, tmp_path):
+    trace = modtrace.load(stored.path)
+    trace.to_csv(tmp_path / "calls.csv")
+    assert (tmp_path / "calls.csv").stat().st_mode & 0o77 == 0
+    out = io.StringIO()
+    trace.to_csv(out)
+    text = out.getvalue()
+    assert text == (tmp_path / "calls.csv").read_text(encoding="utf-8")
+    assert text.count("\n") == len(trace.calls) + 1
+    assert cell("=1") == "'=1"
+    assert cell("a=1") == "a=1"
+    with pytest.raises(modtrace.UsageError):
+        trace.to_csv(tmp_path / "no" / "where.csv")
+
+
+def test_save_refuses_what_exists(stored, tmp_path):
+    trace = modtrace.load(stored.path)
+    trace.save(tmp_path / "copy.mtrace")
+    with pytest.raises(modtrace.UsageError):
+        trace.save(tmp_path / "copy.mtrace")
+    assert len(modtrace.load(tmp_path / "copy.mtrace").calls) == len(trace.calls)
+
+
+def test_steps_and_modules(stored):
+    trace = modtrace.load(stored.path)
+    assert list(trace.steps["calls"]) == [10 + len(PAYLOADS)] * 5 + [2]
+    modules = trace.modules
+    assert int((modules["calls"] == 0).sum()) == len(PAYLOADS)
+    assert modules.loc[modules["calls"] == 0, "total_ns"].isna().all()
+
+
+@given(st.text())
+def test_plain_text_is_visible(text):
+    shown = plain(text)
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]", shown)
+    assert shown.encode().decode() == shown
+    assert len(plain(text, 20)) <= 20
+    assert width(fit(shown, 10)) <= 10
+
+
+@pytest.mark.parametrize(
+    ("ns", "told"),
+    [(0, "0 ns"), (999, "999 ns"), (1000, "1.00 us"), (7_940_000, "7.94 ms"), (38_100_000_000, "38.1 s"),
+     (134_000_000_000, "2m14s"), (3_720_000_000_000, "1h02m"), (999_999, "1.00 ms"), (None, "?")],
+)  # fmt: skip
+def test_durations(ns, told):
+    assert units.duration(ns) == told
