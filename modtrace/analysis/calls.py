@@ -110,6 +110,16 @@ def names(stored: Stored, root: Ints, module: Ints) -> tuple[Ints, list[str]]:
     return np.where(pair[found] == wanted, found, len(texts) - 1), texts
 
 
+def commonest(keys: Ints, codes: Ints, count: int) -> Ints:
+    """For each key the code that it has most often, -1 for none."""
+    result = np.full(count, -1, np.int64)
+    some = codes >= 0
+    pairs, times = np.unique(keys[some] << 32 | codes[some], return_counts=True)
+    order = np.argsort(times, kind="stable")
+    result[pairs[order] >> 32] = pairs[order] & 0xFFFFFFFF
+    return result
+
+
 def error_texts(stored: Stored) -> list[str]:
     """`Type: first line` of each error, the type alone where no message was kept."""
     table = stored.table("errors")

@@ -9,7 +9,7 @@ import numpy as np
 
 from modtrace.analysis.calls import column, error_texts, names, nullable_codes
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import OK, RAISED
+from modtrace.trace.schema import OK, RAISED, SHORT_DTYPES
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _shown(tensor: dict[str, Any]) -> str:
         "?" if tensor["shape"] is None else ",".join("?" if s is None else str(s) for s in tensor["shape"])
     )
     where = "" if tensor["device"] == "cpu" else f" {tensor['device']}"
-    return f"{tensor['dtype']}[{sizes}]{where}"
+    return f"{SHORT_DTYPES.get(tensor['dtype'], tensor['dtype'])}[{sizes}]{where}"
 
 
 def disagreement(

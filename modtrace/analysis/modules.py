@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from modtrace.analysis.calls import coded, column, nullable_codes, values_and_known
+from modtrace.analysis.calls import coded, column, commonest, nullable_codes, values_and_known
 from modtrace.trace.reader import Stored
 
 Ints = npt.NDArray[np.int64]
@@ -71,16 +71,6 @@ def sums(keys: Ints, values: Ints, count: int) -> Ints:
 
 def _masked(values: Ints, known: npt.NDArray[np.bool_]) -> pd.arrays.IntegerArray:
     return pd.arrays.IntegerArray(values.astype(np.int64), ~known)
-
-
-def commonest(keys: Ints, codes: Ints, count: int) -> Ints:
-    """For each key the code that it has most often, -1 for none."""
-    result = np.full(count, -1, np.int64)
-    some = codes >= 0
-    pairs, times = np.unique(keys[some] << 32 | codes[some], return_counts=True)
-    order = np.argsort(times, kind="stable")
-    result[pairs[order] >> 32] = pairs[order] & 0xFFFFFFFF
-    return result
 
 
 def _names(stored: Stored, count: int) -> tuple[list[str], list[list[str]], list[int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.calls import column, names
+from modtrace.analysis.calls import column, commonest, names, nullable_codes
 from modtrace.trace.reader import Stored
 
 Ints = npt.NDArray[np.int64]
@@ -32,16 +32,26 @@ def fold(name: str) -> str:
 
 
 def folded(stored: Stored) -> Folded:
-    """The group of every call of a trace."""
-    table = stored.table("calls")
+    """The group of every call of a trace.
+
+    Modules are repeats of one another if their names differ only in numbers and class, number of parameters and the
+    output seen most often are the same: the blocks of a transformer are, two convolutions of unlike sizes are not.
+    """
+    table, modules = stored.table("calls"), stored.table("modules")
     module, root = column(table, "module"), column(table, "root")
-    types = stored.table("modules").column("type").to_pylist()
+    types = modules.column("type").to_pylist()
+    sizes = modules.column("parameter_count").to_pylist()
+    outputs = commonest(module, nullable_codes(table, "outputs"), len(modules)).tolist()
     pair, which = np.unique(root << 32 | module, return_inverse=True)
     at, texts = names(stored, pair >> 32, pair & 0xFFFFFFFF)
-    groups: dict[tuple[str, str, str], int] = {}
+    groups: dict[tuple[str, str, str, int | None, int], list[str]] = {}
+    place: dict[tuple[str, str, str, int | None, int], int] = {}
     keys = []
-    for code, one in zip(at.tolist(), pair.tolist(), strict=False):
-        key = (fold(texts[code]), types[one & 0xFFFFFFFF], types[one >> 32])
-        keys.append(groups.setdefault(key, len(groups)))
+    for code, one in zip(at.tolist(), pair.tolist(), strict=True):
+        number = one & 0xFFFFFFFF
+        key = (fold(texts[code]), types[number], types[one >> 32], sizes[number], outputs[number])
+        groups.setdefault(key, []).append(texts[code])
+        keys.append(place.setdefault(key, len(place)))
     group = np.array(keys or [0], np.int64)[which] if len(which) else np.zeros(0, np.int64)
-    return Folded(group, [k[0] for k in groups], [k[1] for k in groups], [k[2] for k in groups])
+    shown = [members[0] if len(members) == 1 else key[0] for key, members in groups.items()]
+    return Folded(group, shown, [key[1] for key in groups], [key[2] for key in groups])

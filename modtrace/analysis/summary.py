@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from modtrace.analysis.calls import column, nullable_codes, values_and_known
-from modtrace.analysis.modules import commonest, sums
+from modtrace.analysis.calls import column, commonest, nullable_codes, values_and_known
+from modtrace.analysis.modules import sums
 from modtrace.analysis.paths import folded
 from modtrace.trace.reader import Process, Stored
 from modtrace.trace.schema import ABORTED, RAISED, UNFINISHED

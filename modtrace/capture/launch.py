@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,12 @@ def _started_unix(pid: int) -> float | None:
     """When a process started, in seconds since 1970; None where the system does not tell (not Linux)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        booted = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)
         ticks = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return None
-    return round(time.time() - uptime + ticks, 0)
+    # From the fixed moment of the boot, so that every rank comes to the same second.
+    return int(booted[1]) + ticks if booted is not None else None
 
 
 def default_path(stem: str, launched: Launch) -> Path:

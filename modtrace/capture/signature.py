@@ -16,7 +16,7 @@ import torch
 
 from modtrace.capture.classes import bases, class_name, defined, inherits
 from modtrace.text import plain
-from modtrace.trace.schema import TEXT_LIMIT
+from modtrace.trace.schema import SHORT_DTYPES, TEXT_LIMIT
 
 Key = Hashable
 
@@ -30,13 +30,6 @@ EMPTY: Final[Key] = ("args",)
 """The key of no arguments."""
 UNKNOWN: Final[Key] = ("type", "?")
 """The key of what cannot be looked at."""
-
-_SHORT: Final = {
-    "float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16",
-    "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8",
-    "uint64": "u64", "uint32": "u32", "uint16": "u16", "uint8": "u8",
-    "complex128": "c128", "complex64": "c64", "complex32": "c32", "bool": "bool",
-}  # fmt: skip
 
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
 _SCALARS: Final = (bool, int, float, complex)
@@ -346,4 +339,4 @@ def _tensor_text(key: Any, path: str, tensors: list[dict[str, Any]]) -> str:
     where = "" if device in ("cpu", None) else f"@{device}"
     kind = "" if layout in ("strided", None) else f":{layout}"
     name = f"{mark}:" if mark else ""
-    return f"{name}{_SHORT.get(dtype or '', dtype or '?')}[{sizes}]{kind}{where}"
+    return f"{name}{SHORT_DTYPES.get(dtype or '', dtype or '?')}[{sizes}]{kind}{where}"

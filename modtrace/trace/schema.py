@@ -38,6 +38,15 @@ MESSAGE_LIMIT: Final = 300
 """Characters kept of the first line of an exception's message."""
 
 
+SHORT_DTYPES: Final[dict[str, str]] = {
+    "float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16",
+    "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8",
+    "uint64": "u64", "uint32": "u32", "uint16": "u16", "uint8": "u8",
+    "complex128": "c128", "complex64": "c64", "complex32": "c32", "bool": "bool",
+}  # fmt: skip
+"""How signatures write a dtype; others are written in full."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column: `type` is int8/int32/int64/bool/string/list<string>/tensors; unit in the name, `doc` for people."""

@@ -41,7 +41,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
         nodes = merged(stored, 0)
         middle = [
             "",
-            *tree_lines(nodes, width=width, wall_ns=found.wall_ns, limit=min(12, max(room // 2, 3))),
+            *tree_lines(nodes, width=width, wall_ns=found.wall_ns, limit=min(14, max(room - 9, 3))),
         ]
     table = _table(found, width, max(room - len(middle) - 4, 2))
     lines = [*head, *middle, "", *table, *([""] if told else []), *told, *tail]
@@ -171,7 +171,7 @@ def _failure(failure: Failure, width: int) -> list[str]:
     if failure.disagree is not None:
         lines.append(f"    -> {plain(failure.disagree)}")
     if failure.source is not None:
-        lines.append(f"    forward in {plain(failure.source)}")
+        lines.append(f"    forward in {fit(plain(failure.source), max(width - 15, 20), keep_end=True)}")
     return lines
 
 
