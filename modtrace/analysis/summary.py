@@ -179,8 +179,8 @@ def _own_call(stored: Stored) -> list[str]:
 
 
 def _called_directly(stored: Stored) -> list[str]:
-    """Names of modules that were never called although modules below them were, with a forward of their own: their
-    `forward` was called directly, which no hook sees.
+    """Names of modules with a forward of their own that were never called although modules below them were: their
+    `forward` was called directly, which no hook sees, or their parents call the parts.
     """
     ran = _ran(stored)
     modules, table = stored.table("modules"), stored.table("names")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -24,6 +24,11 @@ from modtrace.capture.signature import Signatures, arguments_key, keywords_key, 
 
 Hook = Callable[..., None]
 CALL_IMPL: CodeType = torch.nn.Module._call_impl.__code__
+FRAMES: Final = 5
+"""What a traced call takes of python's recursion limit, at the least: four frames and the call of a slot."""
+NEAR_LIMIT: Final = 0.6
+DEEP_CALLS: Final = 50
+"""Calls that are deeper than that have their depth looked at when their argument is a new one."""
 
 
 class State:
@@ -32,6 +37,7 @@ class State:
     __slots__ = (
         "admits",
         "clock",
+        "deep",
         "due",
         "errors",
         "fault",
@@ -40,6 +46,7 @@ class State:
         "off",
         "registry",
         "signatures",
+        "warn",
     )
 
     def __init__(
@@ -52,6 +59,7 @@ class State:
         clock: Callable[[], int],
         flush: Callable[[Lane], None],
         fault: Callable[[BaseException], None],
+        warn: Callable[[str], None],
         admits: Callable[[torch.nn.Module], bool] | None,
     ) -> None:
         self.lanes = lanes
@@ -61,8 +69,10 @@ class State:
         self.clock = clock
         self.flush = flush
         self.fault = fault
+        self.warn = warn
         self.admits = admits
         self.due = 0
+        self.deep = False
         self.off = False
 
 
@@ -127,6 +137,7 @@ def _post_hook(state: State, frame_depth: int) -> Hook:
     get_frame = sys._getframe
     lanes, clock = state.lanes, state.clock
     grad_enabled = torch._C.is_grad_enabled
+    entry_of = state.registry.entries.get
     absent = object()
 
     def post(module: Any, args: Any, kwargs: Any, output: Any = absent) -> None:
@@ -137,11 +148,17 @@ def _post_hook(state: State, frame_depth: int) -> Hook:
             lane = lanes.lane
             calls = lane.calls
             if not calls:
+                if lane.left:
+                    lane.ends_late(
+                        id(get_frame(1 if output is absent else frame_depth)), entry_of(id(module))
+                    )
                 return
             frame_id, call, entry, given, start = calls[-1]
             # On the way of an exception torch leaves the kwargs out and calls from _call_impl itself.
             if id(get_frame(1 if output is absent else frame_depth)) != frame_id:
-                if not _settle(lane, id(get_frame(1 if output is absent else frame_depth))):
+                if not _settle(
+                    lane, id(get_frame(1 if output is absent else frame_depth)), entry_of(id(module))
+                ):
                     return
                 frame_id, call, entry, given, start = calls[-1]
             if output is absent:
@@ -192,7 +209,7 @@ def _unwind(lane: Lane, frame: FrameType | None) -> None:
     else:
         depth = -1
     if depth + 1 < len(lane.calls):
-        lane.abort(depth + 1)
+        lane.leave(depth + 1)
         own_hooks.drop_dead(lane)
 
 
@@ -208,6 +225,17 @@ def _enter(state: State, lane: Lane, module: Any, frame: FrameType) -> Entry:
     return entry
 
 
+def _warn_of_depth(state: State, depth: int) -> None:
+    """torch puts one frame more around a call while any hook is there, so a program near python's limit may pass it."""
+    limit = sys.getrecursionlimit()
+    if depth * FRAMES > NEAR_LIMIT * limit:
+        state.deep = True
+        state.warn(
+            f"calls are {depth} modules deep; while they are traced torch needs one stack frame more for each, "
+            f"and python's recursion limit is {limit}"
+        )
+
+
 def _open_modules(lane: Lane, frame: FrameType | None) -> tuple[Any, Any]:
     """The innermost and the outermost module of the open calls, from the frames that run them."""
     parent = root = None
@@ -221,10 +249,11 @@ def _open_modules(lane: Lane, frame: FrameType | None) -> tuple[Any, Any]:
     return parent, root
 
 
-def _settle(lane: Lane, frame_id: int) -> bool:
+def _settle(lane: Lane, frame_id: int, entry: Entry | None) -> bool:
     """Close calls inside the one that has now ended and that no hook has closed. False for a call not recorded."""
     depth = lane.find(frame_id)
     if depth < 0:
+        lane.ends_late(frame_id, entry)
         return False
     lane.abort(depth + 1)
     own_hooks.drop_dead(lane)
@@ -258,6 +287,8 @@ def _raised(state: State, lane: Lane, frame: FrameType, now: int) -> None:
 def _argument(state: State, lane: Lane, entry: Entry, args: tuple[Any, ...]) -> int:
     """The signature of the only argument, which is not like the last one was."""
     value = args[0]
+    if len(lane.calls) > DEEP_CALLS and not state.deep:
+        _warn_of_depth(state, len(lane.calls))
     if _is_plain(value) and not lane.transformed:
         number = state.signatures.of_tensor(value)
         entry.given = remember(entry.given, value, number)

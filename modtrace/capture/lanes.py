@@ -35,6 +35,7 @@ CODE_SHIFT: Final = 32
 WORDS: Final = 8
 MANY_LANES: Final = 256
 """From so many threads on, a new one takes the lane, and the number, of one that has ended."""
+MANY_LEFT: Final = 1_000
 
 
 OpenCall = tuple[int, int, "Entry", int, int]
@@ -43,7 +44,9 @@ OpenCall = tuple[int, int, "Entry", int, int]
 
 class Lane:
     """One thread's. `calls` are its open calls, outermost first. `transformed` is 1 + the depth of the call in which a
-    functorch transform (vmap, grad) was first seen, or 0. `error` is the exception that last left a call.
+    functorch transform (vmap, grad) was first seen, or 0. `error` is the exception that last left a call. `left` are
+    calls closed because their frame was not on the stack, by that frame; `resumed` counts those of them that ended all
+    the same: greenlets had taken turns on this thread.
     """
 
     __slots__ = (
@@ -51,9 +54,11 @@ class Lane:
         "error",
         "extend",
         "finished",
+        "left",
         "next_call",
         "number",
         "records",
+        "resumed",
         "tails",
         "transformed",
     )
@@ -68,6 +73,8 @@ class Lane:
         self.tails: list[Tail] = []
         self.transformed = 0
         self.finished = False
+        self.left: dict[int, Entry] = {}
+        self.resumed = 0
 
     def find(self, frame_id: int) -> int:
         """The depth of the open call that a frame runs, -1 for none."""
@@ -85,6 +92,18 @@ class Lane:
             self.calls.pop()
         if self.transformed > depth:
             self.transformed = 0
+
+    def leave(self, depth: int) -> None:
+        """Close the open calls from a depth on because their frames are not on the stack."""
+        if len(self.left) > MANY_LEFT:
+            self.left.clear()
+        self.left.update((call[0], call[2]) for call in self.calls[depth:])
+        self.abort(depth)
+
+    def ends_late(self, frame_id: int, entry: Entry | None) -> None:
+        """A call that is not open has ended: one that was left, or one that has not been recorded at all."""
+        if entry is not None and self.left.pop(frame_id, None) is entry:
+            self.resumed += 1
 
     def cost(self, depth: int, spent_ns: int) -> None:
         """Say that the recorder worked inside the call at a depth."""

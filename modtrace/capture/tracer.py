@@ -48,6 +48,8 @@ FIRST_NS: Final = 20_000_000
 BLOCK_CALLS: Final = 20_000
 """A block is sought to hold about this many calls (3 MB): at high call rates it is due earlier."""
 
+RESUMED: Final = "greenlets took turns inside module calls; {} of these calls stand as aborted, without times"
+
 _PAIRS = count()
 _RUNNING: weakref.WeakSet[Tracer] = weakref.WeakSet()
 _COMPILED_WARNING: Final = "Using `torch.compile(module)` when there are global hooks"
@@ -107,6 +109,7 @@ class Tracer:
             clock=self._clock,
             flush=self._flush_due,
             fault=self._fault,
+            warn=self._warn,
             admits=self._admits if model is not None else None,
         )
 
@@ -144,6 +147,9 @@ class Tracer:
             if not self._state.off:
                 self._flush(wait=True)
             self._state.off = True
+            resumed = sum(lane.resumed for lane in self._table.all)
+            if resumed:
+                self.gaps.append(RESUMED.format(resumed))
             self._blocks.write_gaps(self.gaps, self._clock() - self._origin_ns)
             self._blocks.writer.close()
         except Exception as fault:
@@ -268,9 +274,12 @@ class Tracer:
         self.gaps.append(reason)
         if os.environ.get("MODTRACE_DEBUG"):
             traceback.print_exception(fault)
+        self._warn(f"{reason}; the program goes on unrecorded")
+
+    def _warn(self, message: str) -> None:
         try:
-            warnings.warn(f"modtrace: {reason}; the program goes on unrecorded", RuntimeWarning, stacklevel=2)
-        except Warning:
+            warnings.warn(f"modtrace: {message}", RuntimeWarning, stacklevel=3)
+        except Warning:  # they are errors here
             pass
 
     # writing ----------------------------------------------------------------------------------------------------
@@ -363,6 +372,7 @@ class Tracer:
             clock=self._clock,
             flush=lambda _: None,
             fault=self._fault,
+            warn=self._warn,
             admits=None,
         )
         state.due = sys.maxsize

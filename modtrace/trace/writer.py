@@ -111,12 +111,13 @@ class Writer:
             self._break("the trace was removed or changed by another program")
         written = 0
         try:
-            written = os.write(stream.descriptor, data)
+            while written < len(
+                data
+            ):  # at a limit a part is taken, and the next write says which limit it is
+                written += os.write(stream.descriptor, memoryview(data)[written:])
         finally:
             if written != len(data):
                 _cut_back(stream)
-        if written != len(data):
-            self._break("the trace cannot be written any further: the disk is full")
         stream.length += written
         self.bytes_written += written
 

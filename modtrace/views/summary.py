@@ -181,12 +181,18 @@ def _warnings(found: Summary) -> list[str]:
     told = ", ".join(f"{plural(number, 'call')} {what}" for number, what in broken if number)
     if told:
         lines.append(f"  ! {told}: their times are not known")
-    unseen = [*(f"{kind} (own __call__)" for kind in found.own_call), *found.called_directly[:3]]
-    if unseen:
-        lines.append(f"  ! called past the hooks, so not in the trace: {', '.join(map(plain, unseen[:4]))}")
+    if found.own_call:
+        lines.append(f"  ! not seen where a class has a __call__ of its own: {_some(found.own_call)}")
+    if found.called_directly:
+        lines.append(f"  ! only parts were called, or .forward() itself: {_some(found.called_directly)}")
     if found.never_ran:
         lines.append(f"  {plural(found.never_ran, 'module')} never ran")
     return lines
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(plain, names[:3])) + more
 
 
 def _notes(stored: Stored) -> list[str]:

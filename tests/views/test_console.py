@@ -130,3 +130,43 @@ def test_plain_text_is_visible(text):
 )  # fmt: skip
 def test_durations(ns, told):
     assert units.duration(ns) == told
+
+
+class Reached(torch.nn.Module):
+    """Calls the `forward` of one child, and a part of the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.direct, self.holder, self.own = Inner(), Inner(), OwnCall()
+
+    def forward(self, x):
+        return self.own(self.holder.linear(self.direct.forward(x)))
+
+
+class Inner(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+class OwnCall(torch.nn.Module):
+    def __call__(self, x):
+        return x + 1
+
+
+def test_calls_that_no_hook_sees_are_told():
+    model = Reached()
+    with modtrace.trace() as trace:
+        model(torch.ones(1, 3))
+    told = trace.summary()
+    assert "own: OwnCall" in told
+    assert "only parts were called, or .forward() itself: direct, holder" in told
+    assert max(map(len, told.splitlines())) <= 80
+
+    with modtrace.trace() as trace:
+        Inner()(torch.ones(1, 3))
+    assert "only parts" not in trace.summary()
+    assert "of its own" not in trace.summary()
