@@ -130,6 +130,32 @@ def test_importing_loads_no_more_than_it_needs(code, not_loaded):
     assert not loaded_by(code) & not_loaded
 
 
+WHILE_RECORDING = """
+import sys, time, torch, modtrace
+class Fails(torch.nn.Module):
+    def forward(self, x, *, scale): raise ValueError(scale)
+model, fails = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()), Fails()
+with modtrace.trace():
+    before = set(sys.modules)
+    for _ in range(2000):
+        model(torch.ones(2, 3))
+    try:
+        fails(torch.ones(2, 3), scale=2)
+    except ValueError:
+        pass
+    time.sleep(1.1)
+    model(torch.ones(2, 3))
+    model(torch.ones(2, 3))
+    print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_recording_imports_nothing():
+    """An import inside a forward takes time there, and a descriptor that the script may not have left to us."""
+    done = subprocess.run([sys.executable, "-c", WHILE_RECORDING], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_viewing_never_loads_torch():
     """Every module but those of capture, all in one process."""
     names = [

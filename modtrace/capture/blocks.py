@@ -19,6 +19,7 @@ from modtrace.capture.decode import (
     Naming,
     Nodes,
     decode,
+    distinct,
     nodes_of,
     records_of,
     root_starts,
@@ -72,7 +73,7 @@ class Blocks:
         """Decode and write one block of every lane; `at_ns` is now, since the start of recording."""
         decoded = self._decode(blocks)
         for block in blocks:
-            self._registry.look_again(np.unique(block.nodes.module).tolist())
+            self._registry.look_again(distinct(block.nodes.module).tolist())
         self._registry.refresh()
         module_rows, name_rows = self._registry.rows()
         interned = (
@@ -100,7 +101,7 @@ class Blocks:
         numbers[np.argsort(every, kind="stable")] = self._steps + np.arange(len(every))
         self._steps += len(every)
         for block in blocks:
-            for module in np.unique(block.nodes.module[block.nodes.depth == 0]).tolist():
+            for module in distinct(block.nodes.module[block.nodes.depth == 0]).tolist():
                 self._registry.ensure_tree(module)
         naming = Naming(labels=self._registry.labels, joined=self._signatures.joined)
         decoded = []

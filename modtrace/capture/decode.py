@@ -237,7 +237,7 @@ def _last_calls(records: Ints, nodes: Nodes, high: int) -> Ints:
 def _labels(roots: Ints, modules: Ints, naming: Naming) -> Ints:
     labels = modules.copy()
     inner = roots != modules
-    for root in np.unique(roots[inner]).tolist():
+    for root in distinct(roots[inner]).tolist():
         here = inner & (roots == root)
         labels[here] = naming.labels(root)[modules[here]]
     return labels
@@ -323,7 +323,15 @@ def _inputs(given: Ints, named: Ints, naming: Naming) -> Ints:
     if not len(both):
         return given
     inputs = given.copy()
-    pairs, which = np.unique(given[both] << 32 | named[both], return_inverse=True)
+    keys = given[both] << 32 | named[both]
+    pairs = distinct(keys)
+    which = np.searchsorted(pairs, keys)
     joined = [naming.joined(pair >> 32, pair & 0xFFFFFFFF) for pair in pairs.tolist()]
     inputs[both] = np.array(joined, np.int64)[which]
     return inputs
+
+
+def distinct(values: Ints) -> Ints:
+    """The different values, in order. `np.unique` imports numpy.ma when first called, in the user's forward."""
+    ordered = np.sort(values)
+    return ordered[np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))]

@@ -22,6 +22,7 @@ from modtrace.trace.schema import STREAM_SUFFIX, TABLES
 
 _OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_END: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 Column = npt.NDArray[Any] | Sequence[Any]
 
@@ -42,16 +43,21 @@ class _Stream:
 class Writer:
     """The only writer of a process folder. Not for use by two threads at once.
 
-    After the first failure nothing more is written: what is on disk stays a trace that can be read.
+    After the first failure nothing more is written: what is on disk stays a trace that can be read. Every file is
+    opened at once, while there are descriptors left to the process.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int | None = None) -> None:
         self.rows: dict[str, int] = {}
         self.bytes_written = 0
-        self._folder = folder
         self._max_bytes = max_bytes
         self._streams: dict[str, _Stream] = {}
         self._broken: str | None = None
+        try:
+            for table in TABLES:
+                self._streams[table] = _Stream(folder / f"{table}{STREAM_SUFFIX}", table)
+        except OSError as error:
+            self._broken = _no_further(error)
 
     def append(
         self,
@@ -75,20 +81,15 @@ class Writer:
         if self._broken is not None:
             raise WriteError(self._broken)
         try:
-            stream = self._stream(table)
+            stream = self._streams[table]
             batch = _batch(stream.schema, table, columns, nulls or {})
             message = _message(stream, batch, at_ns)
             self._put(stream, message if stream.length else stream.header + message)
         except OSError as error:
-            self._break(f"the trace cannot be written any further: {error.strerror or error}")
+            self._break(_no_further(error))
             raise
         stream.rows += batch.num_rows
         self.rows[table] = stream.rows
-
-    def _stream(self, table: str) -> _Stream:
-        if table not in self._streams:
-            self._streams[table] = _Stream(self._folder / f"{table}{STREAM_SUFFIX}", table)
-        return self._streams[table]
 
     def close(self) -> None:
         """End every stream and close it; does nothing the second time."""
@@ -97,7 +98,7 @@ class Writer:
             self._broken = "the trace is closed"
         for stream in streams.values():
             try:
-                os.write(stream.descriptor, b"\xff\xff\xff\xff\x00\x00\x00\x00")
+                os.write(stream.descriptor, (b"" if stream.length else stream.header) + _END)
             except OSError:
                 pass  # a stream without its end is read like one that has it
             finally:
@@ -124,6 +125,10 @@ class Writer:
     def _break(self, reason: str) -> None:
         self._broken = reason
         raise WriteError(reason)
+
+
+def _no_further(error: OSError) -> str:
+    return f"the trace cannot be written any further: {error.strerror or error}"
 
 
 def _cut_back(stream: _Stream) -> None:
