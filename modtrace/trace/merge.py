@@ -140,12 +140,11 @@ def _calls(
     opened = _last_of_each(opened, "call")
     _, ended = _position(_ints(opened, "call"), _ints(calls, "call"))
     columns, nulls = _with_unfinished(calls, opened.take(pa.array(np.flatnonzero(~ended))))
+    columns, nulls = _chosen(columns, nulls, ~_behind_a_hole(columns))
     total = len(columns["call"])
-    keep = _keep_known(columns, nulls, keys, damaged=damaged)
-    columns = {name: column[keep] for name, column in columns.items()}
-    nulls = {name: mask[keep] for name, mask in nulls.items()}
-    columns["thread"] = (columns["call"] >> THREAD_SHIFT).astype(np.int32)
+    columns, nulls = _chosen(columns, nulls, _keep_known(columns, nulls, keys, damaged=damaged))
     ids = columns["call"].copy()
+    columns["thread"] = (ids >> THREAD_SHIFT).astype(np.int32)
     parent_at, _ = _position(columns["parent"], ids)
     columns["parent"] = np.where(columns["parent"] >= 0, parent_at, -1)
     columns["last_call"] = np.searchsorted(ids, columns["last_call"], side="right") - 1
@@ -183,6 +182,25 @@ def _with_unfinished(calls: pa.Table, opened: pa.Table) -> tuple[dict[str, Any],
         for name, values in columns.items()
     }
     return {name: values[order] for name, values in wide.items()}, {n: m[order] for n, m in nulls.items()}
+
+
+def _chosen(
+    columns: Mapping[str, Any], nulls: Mapping[str, Bools], rows: Bools
+) -> tuple[dict[str, Any], dict[str, Bools]]:
+    return {name: column[rows] for name, column in columns.items()}, {
+        n: mask[rows] for n, mask in nulls.items()
+    }
+
+
+def _behind_a_hole(columns: Mapping[str, Any]) -> Bools:
+    """Open calls of a block whose calls are not there, because the process was killed between the two writes or the
+    file is damaged: without them, what remains is all that happened up to a moment.
+    """
+    ids = columns["call"]
+    number = ids & ((1 << THREAD_SHIFT) - 1)
+    known_before = np.arange(len(ids)) - np.searchsorted(ids, ids - number)
+    behind: Bools = (columns["status"] == UNFINISHED) & (number != known_before)
+    return behind
 
 
 def _keep_known(

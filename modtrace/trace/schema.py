@@ -90,7 +90,8 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("status", "int8", "index into STATUSES"),
         Column("error", "int32", "row key in `errors` when an exception passed through", True),
     ),
-    # Calls still open at a flush, each written once; those without a row in `calls` never ended.
+    # Calls still open at a flush, each written once and before the calls of that flush. Those without a row in `calls`
+    # never ended; those behind ids that are in neither table are left out by readers.
     "open": (
         Column("call", "int64", "as in calls"),
         Column("parent", "int64", "as in calls"),
