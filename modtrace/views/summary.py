@@ -6,6 +6,7 @@ from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.summary import Row, Summary, summarise
 from modtrace.analysis.tree import merged
 from modtrace.text import fit, pad, plain
+from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored
 from modtrace.views.tree import tree_lines
 from modtrace.views.units import count, duration, percent, plural
@@ -86,7 +87,7 @@ def _table(found: Summary, width: int, limit: int) -> list[str]:
     """WHERE THE TIME WENT: groups of modules by self time, and all the rest, so that the column adds up."""
     wide = width >= 80
     wall = found.wall_ns
-    name_width = max(min(30, width - 40 if wide else width - 27), 8)
+    name_width = max(30 + (width - 80) // 2 if wide else min(30, width - 27), 8)
     lines = [_cells("WHERE THE TIME WENT", "", "self", "%", "calls", "per call", "output", name_width, width)]
     rows = [row for row in found.rows if row.self_ns > 0]
     for row in rows[:limit]:
@@ -129,13 +130,20 @@ def _cells(
     name_width: int,
     width: int,
 ) -> str:
-    left = f"{name}  {plain(kind)}" if kind and kind != name else name
+    left = _label(name, "" if kind == name else plain(kind), name_width)
     line = f"  {pad(left, name_width)} {own:>8} {share:>5}"
     if width >= 60:
         line += f" {calls:>7}"
     if width >= 80:
         line += f" {each:>8}  {output}"
     return line
+
+
+def _label(name: str, kind: str, columns: int) -> str:
+    """Name and class. Names of one model begin alike, so a long one keeps its end, and the class has what is left."""
+    name = fit(name, columns, keep_end=True)
+    left = columns - width_of(name) - 2
+    return f"{name}  {fit(kind, left)}" if kind and left >= 5 else name
 
 
 def _matters(stored: Stored, found: Summary, failure: Failure) -> bool:

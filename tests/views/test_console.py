@@ -170,3 +170,26 @@ def test_calls_that_no_hook_sees_are_told():
         Inner()(torch.ones(1, 3))
     assert "only parts" not in trace.summary()
     assert "of its own" not in trace.summary()
+
+
+def nest(names, inner):
+    for name in reversed(names.split(".")):
+        outer = torch.nn.Sequential()
+        outer.add_module(name, inner)
+        inner = outer
+    return inner
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_long_names_keep_their_ends(width):
+    leaves = torch.nn.Sequential()
+    leaves.add_module("query_of_attention", torch.nn.Linear(4, 4))
+    leaves.add_module("value_of_attention", torch.nn.Linear(4, 4))
+    model = nest("backbone.bert_of_two.encoder", leaves)
+    with modtrace.trace() as trace:
+        model(torch.ones(1, 4))
+    told = trace.summary(width=width).split("WHERE THE TIME WENT")[1].splitlines()[1:]
+    assert sum("query_of_attention" in line for line in told) == 1
+    assert sum("value_of_attention" in line for line in told) == 1
+    if width == 140:
+        assert "backbone.bert_of_two.encoder.query_of_attention  Linear" in "\n".join(told)
