@@ -188,7 +188,7 @@ def _finished(lines: Sequence[str], color: bool, ascii: bool) -> str:
 def _colored(line: str) -> str:
     """Headings bold, warnings yellow. The text itself holds no escapes: it went through `plain`."""
     word = line.strip()
-    if word.startswith(("WHERE", "CALL TREE", "modtrace ")):
+    if word.startswith(("WHERE", "CALL T", "modtrace ")):
         return f"\x1b[1m{line}\x1b[0m"
     return f"\x1b[33m{line}\x1b[0m" if word.startswith(("!", "->")) else line
 

@@ -140,7 +140,11 @@ def _cells(
 
 
 def _label(name: str, kind: str, columns: int) -> str:
-    """Name and class. Names of one model begin alike, so a long one keeps its end, and the class has what is left."""
+    """Name and class. Names of one model begin alike, so a long one keeps its end, and the class has what is left;
+    headings and other words of ours have no class and keep their beginning.
+    """
+    if not kind:
+        return fit(name, columns)
     name = fit(name, columns, keep_end=True)
     left = columns - width_of(name) - 2
     return f"{name}  {fit(kind, left)}" if kind and left >= 5 else name
