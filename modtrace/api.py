@@ -58,10 +58,23 @@ class Trace:
 
     @property
     def steps(self) -> pd.DataFrame:
-        """One row a root call, indexed by `step`."""
+        """One row a step, indexed by `step`: its phases in ns, which add up to its duration."""
         from modtrace.analysis.steps import steps
 
         return self._frame("steps", steps)
+
+    def series(self, name: str) -> pd.DataFrame:
+        """The time of one module in each step: columns `rank`, `calls`, `forward_ns`, `backward_ns`, `recompute_ns`.
+
+        Args:
+            name: its FQN (`encoder.layers.0`), or the class name of a root module.
+
+        Raises:
+            UsageError: no module of that name ran.
+        """
+        from modtrace.analysis.steps import series
+
+        return series(self._read(), name)
 
     def summary(self, *, width: int = 80, ascii: bool = False) -> str:
         """What `modtrace run` prints at the end, without colors; at most `width` columns."""

@@ -7,8 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 
+from modtrace.analysis.columns import (
+    categorical,
+    column,
+    distinct_texts,
+    nullable,
+    nullable_codes,
+)
+from modtrace.analysis.phases import NAMES as PHASE_NAMES
+from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import CALL_COLUMNS, KINDS, STATUSES
 
@@ -23,26 +31,35 @@ def calls(stored: Stored) -> pd.DataFrame:
 
     Texts are categoricals, times and sizes nullable integers.
     """
-    table = stored.table("calls")
+    line = timeline(stored)
+    table = line.calls
     modules = stored.table("modules")
-    module, root = column(table, "module"), column(table, "root")
+    module, root = nullable_codes(table, "module"), nullable_codes(table, "root")
+    label = nullable_codes(table, "label")
     types = modules.column("type").to_pylist()
     signatures = stored.table("signatures").column("text").to_pylist()
+    named, texts = names(stored, root, module)
+    of_label = module < 0
     data: dict[str, Any] = {
         "parent": column(table, "parent"),
         "kind": categorical(column(table, "kind"), list(KINDS)),
-        "name": _distinct(names(stored, root, module)),
-        "type": coded(module, types),
-        "root": coded(root, types),
-        "module_id": module,
-        **{
-            name: column(table, name) for name in ("step", "rank", "thread", "depth", "start_ns", "last_call")
-        },
+        "name": distinct_texts(
+            np.where(of_label, label + len(texts), named), texts + [name for name, _ in line.labels]
+        ),
+        "type": distinct_texts(
+            np.where(of_label, label + len(types), module), types + [kind for _, kind in line.labels]
+        ),
+        "root": distinct_texts(root, types),
+        "module_id": nullable(table, "module"),
+        "step": nullable(table, "step"),
+        "phase": categorical(nullable_codes(table, "phase"), list(PHASE_NAMES)),
+        **{name: column(table, name) for name in ("rank", "thread", "depth", "start_ns", "last_call")},
+        "forward": nullable(table, "forward"),
         **{name: nullable(table, name) for name in _NULLABLE},
-        "inputs": coded(nullable_codes(table, "inputs"), signatures),
-        "outputs": coded(nullable_codes(table, "outputs"), signatures),
+        "inputs": distinct_texts(nullable_codes(table, "inputs"), signatures),
+        "outputs": distinct_texts(nullable_codes(table, "outputs"), signatures),
         "status": categorical(column(table, "status"), list(STATUSES)),
-        "error": coded(nullable_codes(table, "error"), error_texts(stored)),
+        "error": distinct_texts(nullable_codes(table, "error"), error_texts(stored)),
         "output_replaced": table.column("output_replaced").to_pandas().astype("boolean").to_numpy(),
     }
     nothing = pd.arrays.IntegerArray(np.zeros(len(table), np.int64), np.ones(len(table), np.bool_))
@@ -52,48 +69,6 @@ def calls(stored: Stored) -> pd.DataFrame:
     frame = pd.DataFrame({name: data[name] for name in CALL_COLUMNS})
     frame.index = pd.Index(np.arange(len(table)), name="call")
     return frame
-
-
-def column(table: pa.Table, name: str) -> Ints:
-    """A column that has no nulls, as an array."""
-    return np.asarray(table.column(name).to_numpy())
-
-
-def values_and_known(table: pa.Table, name: str) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """A nullable integer column as values (0 where unknown) and where they are known."""
-    values = table.column(name)
-    known = np.asarray(values.is_valid().to_numpy(), np.bool_)
-    return np.asarray(values.fill_null(0).to_numpy()), known
-
-
-def nullable(table: pa.Table, name: str) -> pd.arrays.IntegerArray:
-    """A nullable integer column for a DataFrame."""
-    values, known = values_and_known(table, name)
-    return pd.arrays.IntegerArray(values.astype(np.int64), ~known)
-
-
-def nullable_codes(table: pa.Table, name: str) -> Ints:
-    """A column of keys, -1 where there is none."""
-    values, known = values_and_known(table, name)
-    return np.where(known, values, -1)
-
-
-def coded(codes: Ints, texts: list[str]) -> Any:
-    """Texts by key as a categorical; equal texts are one category."""
-    return _distinct((codes, texts))
-
-
-def categorical(codes: Ints, texts: list[str]) -> Any:
-    """A categorical column from codes; -1 is null."""
-    from_codes: Any = pd.Categorical.from_codes
-    return from_codes(codes, texts)
-
-
-def _distinct(coded_texts: tuple[Ints, list[str]]) -> Any:
-    codes, texts = coded_texts
-    place: dict[str, int] = {}
-    first = np.array([place.setdefault(text, len(place)) for text in texts] or [0], np.int64)
-    return categorical(np.where(codes >= 0, first[codes], -1), list(place))
 
 
 def names(stored: Stored, root: Ints, module: Ints) -> tuple[Ints, list[str]]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from modtrace.analysis.calls import column, error_texts, names, nullable_codes
+from modtrace.analysis.calls import error_texts, names
+from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import OK, RAISED, SHORT_DTYPES
+from modtrace.trace.schema import MODULE, OK, RAISED, SHORT_DTYPES
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Failure:
     under the same parent, that returned: (name, class, what it returned). `disagree` is None where nothing is certain.
     """
 
-    step: int
+    step: int | None
     error: str
     path: list[Place]
     parameters: list[str]
@@ -38,19 +40,24 @@ class Failure:
 
 def last_failure(stored: Stored) -> Failure | None:
     """What is known of the last root call that an exception left."""
-    table = stored.table("calls")
-    status, depth = column(table, "status"), column(table, "depth")
-    failed = np.flatnonzero((depth == 0) & (status == RAISED))
+    table = timeline(stored).calls
+    status, parent = column(table, "status"), column(table, "parent")
+    is_call = column(table, "kind") == MODULE
+    inside = (parent >= 0) & is_call[parent]
+    failed = np.flatnonzero(is_call & ~inside & (status == RAISED))
     if not len(failed):
         return None
-    parent, error = column(table, "parent"), nullable_codes(table, "error")
+    error = nullable_codes(table, "error")
     at = int(failed[-1])
     path = [at]
     last = column(table, "last_call")
     while True:
         inside = np.arange(path[-1] + 1, int(last[path[-1]]) + 1)
         below = inside[
-            (parent[inside] == path[-1]) & (status[inside] == RAISED) & (error[inside] == error[at])
+            (parent[inside] == path[-1])
+            & is_call[inside]
+            & (status[inside] == RAISED)
+            & (error[inside] == error[at])
         ]
         if not len(below):
             break
@@ -60,11 +67,12 @@ def last_failure(stored: Stored) -> Failure | None:
 
 def _describe(stored: Stored, table: Any, path: list[int], error: int) -> Failure:
     modules = stored.table("modules")
-    module, root = column(table, "module"), column(table, "root")
+    module, root = nullable_codes(table, "module"), nullable_codes(table, "root")
+    step = int(nullable_codes(table, "step")[path[-1]])
     signatures = stored.table("signatures")
     texts = signatures.column("text").to_pylist()
     given, returned = nullable_codes(table, "inputs"), nullable_codes(table, "outputs")
-    codes, labels = names(stored, root, module)
+    codes, labels = names(stored, np.maximum(root, 0), np.maximum(module, 0))
 
     def place(call: int) -> Place:
         inputs = texts[given[call]] if given[call] >= 0 else "?"
@@ -76,7 +84,7 @@ def _describe(stored: Stored, table: Any, path: list[int], error: int) -> Failur
     kind = str(stored.table("errors").column("type")[error])
     file, line = record["source_file"], record["source_line"]
     return Failure(
-        step=int(column(table, "step")[failing]),
+        step=step if step >= 0 else None,
         error=error_texts(stored)[error],
         path=[place(call) for call in path],
         parameters=[f"{p['path']} {_shown(p)}" for p in record["parameters"]],
@@ -89,6 +97,7 @@ def _describe(stored: Stored, table: Any, path: list[int], error: int) -> Failur
 def _sibling(table: Any, path: list[int], place: Any, texts: list[str], returned: Any) -> Any:
     """The last call before the failing one that returned; with no failing child, the last child."""
     parent, status = column(table, "parent"), column(table, "status")
+    status = np.where(column(table, "kind") == MODULE, status, -1)
     for over, below in (
         (path[-1], len(parent)),
         *((path[i - 1], path[i]) for i in range(len(path) - 1, 0, -1)),

@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
-from modtrace.analysis.calls import coded, column, commonest, nullable_codes, values_and_known
+from modtrace.analysis.calls import commonest
+from modtrace.analysis.columns import column, distinct_texts, nullable_codes, values_and_known
+from modtrace.analysis.phases import RECOMPUTE
+from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
+from modtrace.trace.schema import BACKWARD, MODULE
 
 Ints = npt.NDArray[np.int64]
 
@@ -17,34 +22,39 @@ Ints = npt.NDArray[np.int64]
 def modules(stored: Stored) -> pd.DataFrame:
     """One row a module instance, indexed by `module_id`.
 
-    `total_ns` and `self_ns` are sums over its calls whose times are known; `inputs` and `outputs` are the signatures
-    seen most often. A module that never ran has 0 calls and null times.
+    `total_ns` and `self_ns` are of all of it, with what checkpointing made again. Of its forward and of its backward
+    the `total_ns` and `self_ns` are sums over the calls whose times are known; `mean_ns`, `p50_ns`, `p95_ns` and
+    `max_ns` are of the time that it took in each step, the first step in which it ran left out where there are more.
+    Calls made again by checkpointing are apart: `recompute_calls`, `recompute_ns`. `inputs` and `outputs` are the
+    signatures seen most often. A module that never ran has 0 calls and null times.
     """
-    table, calls = stored.table("modules"), stored.table("calls")
+    table, line = stored.table("modules"), timeline(stored).calls
     count = len(table)
+    kind, phase = column(line, "kind"), nullable_codes(line, "phase")
+    recomputed = (kind == MODULE) & (phase == RECOMPUTE)
+    calls = line.filter(pa.array((kind == MODULE) & ~recomputed))
+    again = line.filter(pa.array(recomputed))
     module = column(calls, "module")
-    duration, known = values_and_known(calls, "duration_ns")
-    own, own_known = values_and_known(calls, "self_ns")
-    ran = np.bincount(module, minlength=count)
-    timed = np.bincount(module[known], minlength=count)
-    total = sums(module[known], duration[known], count)
-    longest = np.zeros(count, np.int64)
-    np.maximum.at(longest, module[known], duration[known])
-    has_own = np.bincount(module[own_known], minlength=count) > 0
     name, aliases, root = _names(stored, count)
     signatures = stored.table("signatures").column("text").to_pylist()
     types = table.column("type").to_pylist()
+    ran_again = np.bincount(column(again, "module"), minlength=count)
+    again_ns, again_known = values_and_known(again, "duration_ns")
     data: dict[str, Any] = {
         "name": name,
         "type": types,
         "root": [types[r] for r in root],
-        "calls": ran,
-        "total_ns": _masked(total, timed > 0),
-        "self_ns": _masked(sums(module[own_known], own[own_known], count), has_own),
-        "mean_ns": _masked(total // np.maximum(timed, 1), timed > 0),
-        "max_ns": _masked(longest, timed > 0),
-        "inputs": coded(commonest(module, nullable_codes(calls, "inputs"), count), signatures),
-        "outputs": coded(commonest(module, nullable_codes(calls, "outputs"), count), signatures),
+        "calls": np.bincount(module, minlength=count),
+        "total_ns": _total(line, "duration_ns", count),
+        "self_ns": _total(line, "self_ns", count),
+        **_times(calls, "forward", count),
+        **_times(line.filter(pa.array(kind == BACKWARD)), "backward", count),
+        "recompute_calls": ran_again,
+        "recompute_ns": _masked(
+            sums(column(again, "module")[again_known], again_ns[again_known], count), ran_again > 0
+        ),
+        "inputs": distinct_texts(commonest(module, nullable_codes(calls, "inputs"), count), signatures),
+        "outputs": distinct_texts(commonest(module, nullable_codes(calls, "outputs"), count), signatures),
     }
     for field in ("parameter_count", "parameter_bytes", "trainable_count", "buffer_count", "buffer_bytes"):
         values, there = values_and_known(table, field)
@@ -60,6 +70,70 @@ def modules(stored: Stored) -> pd.DataFrame:
     frame = pd.DataFrame(data)
     frame.index = pd.Index(np.arange(count), name="module_id")
     return frame
+
+
+def _total(line: pa.Table, name: str, count: int) -> pd.arrays.IntegerArray:
+    values, known = values_and_known(line, name)
+    module = nullable_codes(line, "module")
+    some = known & (module >= 0)
+    ran = np.bincount(module[some], minlength=count) > 0
+    return _masked(sums(module[some], values[some], count), ran)
+
+
+def _times(calls: pa.Table, prefix: str, count: int) -> dict[str, Any]:
+    """Total, self and per-step times of each module over some calls."""
+    module = column(calls, "module")
+    duration, known = values_and_known(calls, "duration_ns")
+    own, own_known = values_and_known(calls, "self_ns")
+    total = sums(module[known], duration[known], count)
+    total_own = sums(module[own_known], own[own_known], count)
+    ran = np.bincount(module[known], minlength=count) > 0
+    ran_own = np.bincount(module[own_known], minlength=count) > 0
+    step = nullable_codes(calls, "step")
+    some = known & (step >= 0)
+    each, owner = per_step(module[some], step[some], duration[some])
+    figures = over_steps(owner, each, count)
+    data: dict[str, Any] = {
+        f"{prefix}_total_ns": _masked(total, ran),
+        f"{prefix}_self_ns": _masked(total_own, ran_own),
+    }
+    for at, figure in enumerate(("mean", "p50", "p95", "max")):
+        data[f"{prefix}_{figure}_ns"] = _masked(figures[at], figures[at] >= 0)
+    return data
+
+
+def per_step(keys: Ints, steps: Ints, values: Ints) -> tuple[Ints, Ints]:
+    """Sums of values for each key in each step, with the key of each; the first step of a key that has more is left
+    out.
+    """
+    if not len(keys):
+        return values, keys
+    pairs, which = np.unique(keys << 40 | steps, return_inverse=True)
+    total = np.bincount(which, weights=values).astype(np.int64)
+    owner = pairs >> 40
+    first = np.ones(len(owner), np.bool_)
+    first[1:] = owner[1:] != owner[:-1]
+    alone = first & np.append(first[1:], True)
+    keep = ~first | alone
+    return total[keep], owner[keep]
+
+
+def over_steps(owner: Ints, values: Ints, count: int) -> Ints:
+    """Mean, median, 95th percentile (nearest rank) and maximum for each key below `count`: shape (4, count), -1 for
+    none.
+    """
+    figures = np.full((4, count), -1, np.int64)
+    if not len(owner):
+        return figures
+    order = np.lexsort((values, owner))
+    owner, values = owner[order], values[order]
+    first = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
+    size = np.diff(np.append(first, len(owner)))
+    keys = owner[first]
+    figures[0, keys] = np.add.reduceat(values, first) // size
+    for row, share in ((1, 50), (2, 95), (3, 100)):
+        figures[row, keys] = values[first + (size * share + 99) // 100 - 1]
+    return figures
 
 
 def sums(keys: Ints, values: Ints, count: int) -> Ints:

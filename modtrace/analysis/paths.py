@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.calls import column, commonest, names, nullable_codes
+from modtrace.analysis.calls import commonest, names
+from modtrace.analysis.columns import nullable_codes
+from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
 
 Ints = npt.NDArray[np.int64]
@@ -15,15 +17,17 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Folded:
-    """A group for each call.
+    """A group for each call. The backward of a call is in the group of the call.
 
-    `group` is a key into `name` (`h.*.mlp.c_fc`; "" for a root), `type` and `root` (class names).
+    `group` is a key into `name` (`h.*.mlp.c_fc`; "" for a root; `optimizer`), `type` and `root` (class names; "" for
+    what is no module's) and `of_module`.
     """
 
     group: Ints
     name: list[str]
     type: list[str]
     root: list[str]
+    of_module: list[bool]
 
 
 def fold(name: str) -> str:
@@ -37,11 +41,14 @@ def folded(stored: Stored) -> Folded:
     Modules are repeats of one another if their names differ only in numbers and class, number of parameters and the
     output seen most often are the same: the blocks of a transformer are, two convolutions of unlike sizes are not.
     """
-    table, modules = stored.table("calls"), stored.table("modules")
-    module, root = column(table, "module"), column(table, "root")
+    line = timeline(stored)
+    table, modules = line.calls, stored.table("modules")
+    is_module = np.asarray(table.column("module").is_valid().to_numpy(), np.bool_)
+    module, root = nullable_codes(table, "module")[is_module], nullable_codes(table, "root")[is_module]
     types = modules.column("type").to_pylist()
     sizes = modules.column("parameter_count").to_pylist()
-    outputs = commonest(module, nullable_codes(table, "outputs"), len(modules)).tolist()
+    all_outputs = nullable_codes(table, "outputs")[is_module]
+    outputs = commonest(module, all_outputs, len(modules)).tolist()
     pair, which = np.unique(root << 32 | module, return_inverse=True)
     at, texts = names(stored, pair >> 32, pair & 0xFFFFFFFF)
     groups: dict[tuple[str, str, str, int | None, int], list[str]] = {}
@@ -52,6 +59,16 @@ def folded(stored: Stored) -> Folded:
         key = (fold(texts[code]), types[number], types[one >> 32], sizes[number], outputs[number])
         groups.setdefault(key, []).append(texts[code])
         keys.append(place.setdefault(key, len(place)))
-    group = np.array(keys or [0], np.int64)[which] if len(which) else np.zeros(0, np.int64)
     shown = [members[0] if len(members) == 1 else key[0] for key, members in groups.items()]
-    return Folded(group, shown, [key[1] for key in groups], [key[2] for key in groups])
+    distinct = list(dict.fromkeys(line.labels))
+    of_label = np.array([len(shown) + distinct.index(label) for label in line.labels], np.int64)
+    group = np.zeros(len(table), np.int64)
+    group[is_module] = np.array(keys, np.int64)[which] if len(which) else 0
+    group[~is_module] = of_label[nullable_codes(table, "label")[~is_module]]
+    return Folded(
+        group,
+        shown + [name for name, _ in distinct],
+        [key[1] for key in groups] + [kind for _, kind in distinct],
+        [key[2] for key in groups] + [""] * len(distinct),
+        [True] * len(shown) + [False] * len(distinct),
+    )

@@ -1,21 +1,185 @@
-"""The `steps` DataFrame: until optimizers are seen a step is one root call."""
+"""The `steps` DataFrame, and the times of one module over the steps."""
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+from typing import Any, Final
 
-from modtrace.analysis.calls import calls as calls_frame
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from modtrace.analysis.calls import error_texts, names
+from modtrace.analysis.columns import categorical, column, distinct_texts, nullable_codes, values_and_known
+from modtrace.analysis.phases import FORWARD, RECOMPUTE, Steps
+from modtrace.analysis.timeline import Timeline, timeline
+from modtrace.errors import UsageError
+from modtrace.text import plain
 from modtrace.trace.reader import Stored
+from modtrace.trace.schema import BACKWARD, MODULE, PHASES, STATUSES, UNFINISHED
+from modtrace.trace.schema import STEP as STEP_KIND
+
+Ints = npt.NDArray[np.int64]
+
+ENDS: Final = ("mark", "optimizer", "forward", "root")
+"""What ends a step, as in `Steps.by`."""
 
 
 def steps(stored: Stored) -> pd.DataFrame:
-    """One row a root call, indexed by `step`: `call`, `type`, `rank`, `thread`, `start_ns`, `duration_ns`, `calls`
-    (itself and all below), `status`, `error`.
+    """One row a step, indexed by `step`, ranks one after another.
+
+    `duration_ns` is the sum of `data_ns`, `h2d_ns`, `forward_ns`, `eval_ns`, `loss_ns`, `backward_ns`, `optimizer_ns`,
+    `zero_grad_ns` and `other_ns`: times on the thread that runs the loop, each without the phases inside it. `ends`
+    says what ended the step, `whole` whether it came to its end; `call` is its row in `calls`, null where a span lies
+    across its border; `calls` counts module calls, `recomputed` those made again in backward. `samples` adds up the
+    first dimension of what its training forwards were given, `tokens` the first two where that is integers.
     """
-    frame = calls_frame(stored)
-    roots = frame[frame["depth"] == 0]
-    out = roots[["step", "type", "rank", "thread", "start_ns", "duration_ns", "status", "error"]].copy()
-    out.insert(1, "call", roots.index.to_numpy())
-    out.insert(7, "calls", np.asarray(roots["last_call"]) - roots.index.to_numpy() + 1)
-    return out.sort_values(["rank", "step"], kind="stable").set_index("step")
+    line = timeline(stored)
+    table = line.calls
+    process = column(table, "process")
+    edges = np.searchsorted(process, np.arange(len(stored.processes) + 1))
+    parts = [
+        _of_process(stored, line, found, int(low), int(high), about.rank)
+        for found, low, high, about in zip(line.steps, edges[:-1], edges[1:], stored.processes, strict=True)
+    ]
+    return pd.concat(parts) if parts else pd.DataFrame()
+
+
+def _of_process(stored: Stored, line: Timeline, found: Steps, low: int, high: int, rank: int) -> pd.DataFrame:
+    table = line.calls.slice(low, high - low)
+    count = len(found)
+    kind, step = column(table, "kind"), nullable_codes(table, "step")
+    module, phase = nullable_codes(table, "module"), nullable_codes(table, "phase")
+    inside = (step >= 0) & (step < count)
+    of_module = inside & (kind == MODULE)
+    roots = np.flatnonzero(of_module & ~_below_module(table, kind))
+    call, status, error = _rows_of(table, found, kind, step, roots)
+    types = stored.table("modules").column("type").to_pylist()
+    duration = np.maximum(found.end - found.start, 0)
+    samples, tokens = _amounts(stored, table, roots, phase, step, count)
+    data: dict[str, Any] = {
+        "call": _masked(call),
+        "type": distinct_texts(_first_module(roots, module, phase, step, count), types),
+        "ends": categorical(np.full(count, ENDS.index(found.by)), list(ENDS)),
+        "rank": np.full(count, rank),
+        "thread": column(table, "thread")[roots] if found.by == "root" else np.full(count, found.thread),
+        "start_ns": found.start,
+        "duration_ns": _masked(np.where(found.whole | (duration > 0), duration, -1)),
+        **{f"{name}_ns": found.spent[at] for at, name in enumerate(PHASES)},
+        "other_ns": duration - found.spent.sum(axis=0),
+        "whole": found.whole,
+        "calls": np.bincount(step[of_module], minlength=count),
+        "recomputed": np.bincount(step[of_module & (phase == RECOMPUTE)], minlength=count),
+        "samples": _masked(samples),
+        "tokens": _masked(tokens),
+        "status": categorical(status, list(STATUSES)),
+        "error": distinct_texts(error, error_texts(stored)),
+    }
+    if found.by == "root":  # a column has an order of its own there: that of the starts
+        order = np.argsort(column(table, "start_ns")[roots], kind="stable")
+        data["thread"] = data["thread"][order]
+    frame = pd.DataFrame(data)
+    frame.index = pd.Index(np.arange(count), name="step")
+    return frame
+
+
+def _below_module(table: pa.Table, kind: Ints) -> npt.NDArray[np.bool_]:
+    """Which calls are made inside a module call, or in another's backward."""
+    first = int(column(table, "call")[0]) if len(table) else 0
+    parent = column(table, "parent")
+    above = np.where(parent >= 0, kind[np.maximum(parent - first, 0)], -1)
+    below: npt.NDArray[np.bool_] = (above == MODULE) | (above == BACKWARD)
+    return below
+
+
+def _rows_of(table: pa.Table, found: Steps, kind: Ints, step: Ints, roots: Ints) -> tuple[Ints, Ints, Ints]:
+    """The row of each step, its status and the error that ended it."""
+    count = len(found)
+    ids = column(table, "call")
+    call = np.full(count, -1, np.int64)
+    all_status, all_error = column(table, "status").astype(np.int64), nullable_codes(table, "error")
+    status, error = np.where(found.whole, 0, UNFINISHED), np.full(count, -1, np.int64)
+    if found.by == "root":
+        call[step[roots]] = ids[roots]
+        status[step[roots]] = all_status[roots]
+        error[step[roots]] = all_error[roots]
+        return call, status, error
+    rows = np.flatnonzero((kind == STEP_KIND) & (step >= 0) & (step < count))
+    call[step[rows]] = ids[rows]
+    return call, status, error
+
+
+def _first_module(roots: Ints, module: Ints, phase: Ints, step: Ints, count: int) -> Ints:
+    """The module of the first root call of each step that is not an evaluation or a loss, else of the first."""
+    first = np.full(count, -1, np.int64)
+    for some in (roots, roots[phase[roots] == FORWARD]):
+        first[step[some][::-1]] = module[some][::-1]
+    return first
+
+
+def _amounts(
+    stored: Stored, table: pa.Table, roots: Ints, phase: Ints, step: Ints, count: int
+) -> tuple[Ints, Ints]:
+    """Samples and tokens of each step, -1 where they are not known."""
+    signatures = stored.table("signatures").column("tensors").to_pylist()
+    sizes = np.full((2, len(signatures) + 1), -1, np.int64)
+    for at, tensors in enumerate(signatures):
+        first = tensors[0] if tensors else None
+        shape = first["shape"] if first is not None else None
+        if first is None or not shape or any(size is None for size in shape):
+            continue
+        sizes[0, at] = shape[0]
+        if "int" in first["dtype"] and len(shape) > 1:
+            sizes[1, at] = int(np.prod(shape[:2]))
+    given = nullable_codes(table, "inputs")
+    chosen = roots[(phase[roots] == FORWARD) & (given[roots] >= 0)]
+    found = np.full((2, count), -1, np.int64)
+    for row in range(2):
+        values = sizes[row, given[chosen]]
+        total = np.bincount(step[chosen], weights=np.maximum(values, 0), minlength=count)
+        missing = np.bincount(step[chosen], weights=values < 0, minlength=count)
+        seen = np.bincount(step[chosen], minlength=count)
+        found[row] = np.where((seen > 0) & (missing == 0), total, -1)
+    return found[0], found[1]
+
+
+def _masked(values: Ints) -> pd.arrays.IntegerArray:
+    return pd.arrays.IntegerArray(np.maximum(values, 0).astype(np.int64), values < 0)
+
+
+def series(stored: Stored, name: str) -> pd.DataFrame:
+    """The time of a module in each step in which it ran: `calls`, `forward_ns`, `backward_ns`, `recompute_ns`.
+
+    Args:
+        stored: the trace.
+        name: its FQN; "" or the class name for a root module. Modules of that name under several roots count together.
+
+    Raises:
+        UsageError: no module has that name.
+    """
+    table = timeline(stored).calls
+    module, root = nullable_codes(table, "module"), nullable_codes(table, "root")
+    codes, texts = names(stored, np.maximum(root, 0), np.maximum(module, 0))
+    types = stored.table("modules").column("type").to_pylist()
+    wanted = {at for at, text in enumerate(texts) if text == name}
+    chosen = np.isin(codes, np.fromiter(wanted, np.int64, len(wanted))) & (module >= 0)
+    if not name or not chosen.any():
+        is_root = (module == root) & (module >= 0)
+        same = np.array([not name or kind == name for kind in types] or [False], np.bool_)
+        chosen = is_root & same[np.maximum(module, 0)]
+    if not chosen.any():
+        raise UsageError(f"no module named {plain(name)!r} ran")
+    rows = table.filter(pa.array(chosen))
+    duration, known = values_and_known(rows, "duration_ns")
+    kind, phase = column(rows, "kind"), nullable_codes(rows, "phase")
+    frame = pd.DataFrame({"rank": column(rows, "rank"), "step": nullable_codes(rows, "step")})
+    again = phase == RECOMPUTE
+    for label, which in (
+        ("forward_ns", (kind == MODULE) & ~again),
+        ("backward_ns", kind == BACKWARD),
+        ("recompute_ns", (kind == MODULE) & again),
+    ):
+        frame[label] = np.where(which & known, duration, 0)
+    frame.insert(2, "calls", ((kind == MODULE) & ~again).astype(np.int64))
+    frame = frame[frame["step"] >= 0]
+    return frame.groupby(["rank", "step"]).sum().reset_index(level="rank")

@@ -8,11 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from modtrace.analysis.calls import column, commonest, nullable_codes, values_and_known
+from modtrace.analysis.calls import commonest
+from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.modules import sums
 from modtrace.analysis.paths import folded
+from modtrace.analysis.phases import Steps
+from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Process, Stored
-from modtrace.trace.schema import ABORTED, RAISED, UNFINISHED
+from modtrace.trace.schema import ABORTED, BACKWARD, MODULE, RAISED, STEP, UNFINISHED
 
 Ints = npt.NDArray[np.int64]
 
@@ -22,7 +25,9 @@ CONTAINERS = ("ModuleList", "ModuleDict", "ParameterList", "ParameterDict")
 
 @dataclass(frozen=True)
 class Row:
-    """One group of modules: names that differ only in numbers, one class. `instances` counts the modules."""
+    """One group of modules: names that differ only in numbers, one class. `instances` counts the modules, `calls` their
+    calls and `self_ns` is of forward and backward. Or, not `of_module`, all phases or spans of one name.
+    """
 
     name: str
     type: str
@@ -30,6 +35,7 @@ class Row:
     calls: int
     self_ns: int
     output: str
+    of_module: bool
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Summary:
     """Where the time of one process went. The `self_ns` of all rows, `tracer_ns`, `interrupted_ns` and `outside_ns`
     minus `parallel_ns` add up to `wall_ns`.
 
-    outside_ns: no root call was running; holds calls that were interrupted or never ended, whose times are unknown.
+    outside_ns: nothing recorded was running; holds calls that were interrupted or never ended, whose times are unknown.
     interrupted_ns: inside root calls, in or around calls whose time is not known.
     parallel_ns: counted twice because root calls of several threads ran at once.
     """
@@ -51,8 +57,10 @@ class Summary:
     cost_ns: int | None
     rows: list[Row]
     models: list[tuple[str, int | None]]
+    steps: Steps
     roots: int
     calls: int
+    backwards: int
     raised_roots: int
     aborted: int
     unfinished: int
@@ -67,26 +75,31 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
     if process >= len(stored.processes):
         return None
     about = stored.processes[process]
-    table = stored.table("calls")
-    table = table.filter(pa.array(column(table, "process") == process))
+    line = timeline(stored)
+    table = line.calls.filter(pa.array(column(line.calls, "process") == process))
     groups = folded(stored)
     group = groups.group[column(table, "call")]
     count = len(groups.name)
     own, own_known = values_and_known(table, "self_ns")
     tracer, _ = values_and_known(table, "tracer_ns")
     duration, known = values_and_known(table, "duration_ns")
-    depth, status = column(table, "depth"), column(table, "status")
-    start = column(table, "start_ns")
-    roots = (depth == 0) & known
-    busy = _covered(start[roots], duration[roots])
-    inside = int(duration[roots].sum())
-    root_known = known[_root_of(table)] if len(table) else known
-    counted = own_known & root_known
+    kind, status = column(table, "kind"), column(table, "status")
+    start, parent = column(table, "start_ns"), column(table, "parent")
+    is_call = kind == MODULE
+    top = _top_of(table)
+    tops = (parent < 0) & known
+    busy = _covered(start[tops], duration[tops])
+    inside = int(duration[tops].sum())
+    counted = own_known & known[top]
     total_self = sums(group[counted], own[counted], count)
     tracer_ns = int(tracer[counted].sum())
-    module = column(table, "module")
-    pairs = np.unique(group << 32 | module) >> 32
-    instances, calls = np.bincount(pairs, minlength=count), np.bincount(group, minlength=count)
+    module = nullable_codes(table, "module")
+    above = np.where(parent >= 0, parent - (int(column(table, "call")[0]) if len(table) else 0), 0)
+    roots = is_call & ((parent < 0) | ~np.isin(kind[above], (MODULE, BACKWARD)))
+    pairs = np.unique(group << 32 | np.maximum(module, 0)) >> 32
+    instances = np.bincount(pairs, minlength=count)
+    # Of a module its calls count, of anything else its rows; a backward is no call.
+    calls = np.bincount(group[kind != BACKWARD], minlength=count)
     outputs = commonest(group, nullable_codes(table, "outputs"), count).tolist()
     texts = stored.table("signatures").column("text").to_pylist()
     rows = [
@@ -97,9 +110,10 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
             int(calls[g]),
             int(total_self[g]),
             texts[outputs[g]] if outputs[g] >= 0 else "",
+            groups.of_module[g],
         )
         for g in np.argsort(-total_self, kind="stable").tolist()
-        if calls[g]
+        if calls[g] or total_self[g]
     ]
     wall = max(about.wall_ns, 0)
     return Summary(
@@ -109,14 +123,16 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         tracer_ns=tracer_ns,
         interrupted_ns=inside - int(total_self.sum()) - tracer_ns,
         parallel_ns=inside - busy,
-        cost_ns=_cost(about, len(table)),
+        cost_ns=_cost(about, int(is_call.sum())),
         rows=rows,
-        models=_models(stored, module[depth == 0]),
-        roots=int((depth == 0).sum()),
-        calls=len(table),
-        raised_roots=int(((depth == 0) & (status == RAISED)).sum()),
+        models=_models(stored, module[roots]),
+        steps=line.steps[process],
+        roots=int(roots.sum()),
+        calls=int(is_call.sum()),
+        backwards=int((kind == BACKWARD).sum()),
+        raised_roots=int((roots & (status == RAISED)).sum()),
         aborted=int((status == ABORTED).sum()),
-        unfinished=int((status == UNFINISHED).sum()),
+        unfinished=int(((status == UNFINISHED) & (kind != STEP)).sum()),
         never_ran=_never_ran(stored),
         own_call=_own_call(stored),
         called_directly=_called_directly(stored),
@@ -124,10 +140,10 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
     )
 
 
-def _root_of(table: pa.Table) -> Ints:
-    """The row of the root call of each call."""
-    depth = column(table, "depth")
-    return np.maximum.accumulate(np.where(depth == 0, np.arange(len(depth)), 0))
+def _top_of(table: pa.Table) -> Ints:
+    """The row at the top of the tree that each call is in."""
+    top = column(table, "parent") < 0
+    return np.maximum.accumulate(np.where(top, np.arange(len(top)), 0))
 
 
 def _covered(start: Ints, duration: Ints) -> int:
@@ -158,8 +174,8 @@ def _models(stored: Stored, roots: Ints) -> list[tuple[str, int | None]]:
 
 
 def _ran(stored: Stored) -> npt.NDArray[np.bool_]:
-    calls = np.bincount(column(stored.table("calls"), "module"), minlength=stored.table("modules").num_rows)
-    return calls > 0
+    module = nullable_codes(stored.table("calls"), "module")
+    return np.bincount(module[module >= 0], minlength=stored.table("modules").num_rows) > 0
 
 
 def _never_ran(stored: Stored) -> int:
@@ -197,7 +213,7 @@ def _called_directly(stored: Stored) -> list[str]:
             )
     calls = stored.table("calls")
     found = []
-    seen_roots = set(column(calls, "root").tolist())
+    seen_roots = set(nullable_codes(calls, "root").tolist())
     for top, one, name in zip(root, module, text, strict=False):
         quiet = (
             not ran[one] and has_forward[one] and types[one] not in CONTAINERS and types[one] != "Sequential"

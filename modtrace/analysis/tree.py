@@ -8,12 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from modtrace.analysis.calls import column, commonest, nullable_codes, values_and_known
+from modtrace.analysis.calls import commonest
+from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.modules import sums
 from modtrace.analysis.paths import Folded, folded
+from modtrace.analysis.phases import RECOMPUTE
+from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
+from modtrace.trace.schema import BACKWARD
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class Tree:
 
     depth: Ints
     label: list[str]
+    recompute: Bools
+    backward: Bools
     type: list[str]
     instances: Ints
     calls: Ints
@@ -39,17 +46,20 @@ class Tree:
 
 def merged(stored: Stored, process: int | None = None) -> Tree:
     """The merged tree of all calls, or of those of one process."""
-    table = stored.table("calls")
+    table = timeline(stored).calls
     if process is not None:
         table = table.filter(column(table, "process") == process) if len(stored.processes) > 1 else table
     groups = folded(stored)
     group = groups.group[column(table, "call")]
-    node, parent, depth, of_group = _nodes(table, group)
+    recomputed = nullable_codes(table, "phase") == RECOMPUTE
+    variant = 2 * (column(table, "kind") == BACKWARD) + recomputed
+    node, parent, depth, key = _nodes(table, group << 2 | variant)
+    of_group = key >> 2
     count = len(parent)
     duration, known = values_and_known(table, "duration_ns")
     own, own_known = values_and_known(table, "self_ns")
     signatures = stored.table("signatures").column("text").to_pylist()
-    pairs = np.unique(node << 32 | column(table, "module"))
+    pairs = np.unique(node << 32 | np.maximum(nullable_codes(table, "module"), 0))
     order = _preorder(parent, _first(node, count))
 
     def texts(name: str) -> list[str]:
@@ -60,6 +70,8 @@ def merged(stored: Stored, process: int | None = None) -> Tree:
     return Tree(
         depth=depth[order],
         label=[_label(names, groups, of_group, parent, int(at)) for at in order],
+        recompute=(key[order] & 1) == 1,
+        backward=(key[order] & 2) == 2,
         type=[groups.type[of_group[at]] for at in order],
         instances=np.bincount(pairs >> 32, minlength=count)[order],
         calls=np.bincount(node, minlength=count)[order],
@@ -123,8 +135,10 @@ def _preorder(parent: Ints, first: Ints) -> Ints:
 def _label(names: list[str], groups: Folded, of_group: Ints, parent: Ints, at: int) -> str:
     """The name of a node below its parent's."""
     name, up = names[at], int(parent[at])
-    if up < 0:
+    if up < 0 or not groups.of_module[of_group[up]]:
         return name or groups.type[of_group[at]]
+    if not groups.of_module[of_group[at]]:
+        return name
     if not name:
         return f"({groups.type[of_group[at]]})"
     prefix = f"{names[up]}." if names[up] else ""

@@ -22,15 +22,15 @@ from modtrace.capture.decode import (
     distinct,
     nodes_of,
     records_of,
-    root_starts,
 )
-from modtrace.capture.lanes import Lane
+from modtrace.capture.labels import Labels
+from modtrace.capture.lanes import KIND_SHIFT, Lane
 from modtrace.capture.raised import Errors
 from modtrace.capture.registry import Registry
 from modtrace.capture.signature import Signatures
 from modtrace.errors import WriteError
 from modtrace.trace.folder import write_json
-from modtrace.trace.schema import PROCESS_FILE, THREAD_SHIFT
+from modtrace.trace.schema import MODULE, PROCESS_FILE, THREAD_SHIFT
 from modtrace.trace.writer import Writer
 
 
@@ -45,7 +45,8 @@ class Taken:
         self.records: Ints = records_of(lane.take())
         after = [*enumerate(before), *enumerate(list(lane.calls))]
         known = {
-            call: (depth, call, entry.number, given, start) for depth, (_, call, entry, given, start) in after
+            call: (entry.kind << KIND_SHIFT | depth, call, entry.number, given, start)
+            for depth, (_, call, entry, given, start, _) in after
         }
         self.nodes: Nodes = nodes_of(self.records, list(known.values()))
 
@@ -57,7 +58,14 @@ class Blocks:
     """
 
     def __init__(
-        self, writer: Writer, registry: Registry, signatures: Signatures, errors: Errors, origin_ns: int
+        self,
+        writer: Writer,
+        *,
+        registry: Registry,
+        signatures: Signatures,
+        errors: Errors,
+        labels: Labels,
+        origin_ns: int,
     ) -> None:
         self.writer = writer
         self.costs = Costs(0, 0)
@@ -65,21 +73,22 @@ class Blocks:
         self._registry = registry
         self._signatures = signatures
         self._errors = errors
+        self._labels = labels
         self._origin_ns = origin_ns
         self._carried: dict[int, Carried] = {}
-        self._steps = 0
 
     def write(self, blocks: list[Taken], at_ns: int) -> None:
         """Decode and write one block of every lane; `at_ns` is now, since the start of recording."""
         decoded = self._decode(blocks)
         for block in blocks:
-            self._registry.look_again(distinct(block.nodes.module).tolist())
+            self._registry.look_again(distinct(block.nodes.module[block.nodes.kind == MODULE]).tolist())
         self._registry.refresh()
         module_rows, name_rows = self._registry.rows()
         interned = (
             ("modules", module_rows),
             ("names", name_rows),
             ("signatures", self._signatures.rows()),
+            ("labels", self._labels.rows()),
             ("errors", self._errors.rows()),
         )
         for table, columns in interned:
@@ -87,38 +96,30 @@ class Blocks:
                 self.writer.append(table, columns, at_ns=at_ns)
         for rows in decoded:
             if rows.opened:
-                self.writer.append("open", rows.opened, at_ns=at_ns)
+                self.writer.append("open", rows.opened, nulls=rows.opened_nulls, at_ns=at_ns)
             if rows.calls:
                 self.writer.append("calls", rows.calls, nulls=rows.calls_nulls, at_ns=at_ns)
 
     def _decode(self, blocks: list[Taken]) -> list[Block]:
         none = Carried()
-        starts: list[Ints] = [
-            root_starts(block.nodes, self._carried.get(block.lane, none)) for block in blocks
-        ]
-        every = np.concatenate(starts)
-        numbers = np.empty(len(every), np.int64)
-        numbers[np.argsort(every, kind="stable")] = self._steps + np.arange(len(every))
-        self._steps += len(every)
         for block in blocks:
-            for module in distinct(block.nodes.module[block.nodes.depth == 0]).tolist():
+            for module in distinct(
+                block.nodes.module[block.nodes.root == np.arange(len(block.nodes.root))]
+            ).tolist():
                 self._registry.ensure_tree(module)
         naming = Naming(labels=self._registry.labels, joined=self._signatures.joined)
         decoded = []
-        for block, steps in zip(
-            blocks, np.split(numbers, np.cumsum([len(new) for new in starts])[:-1]), strict=False
-        ):
+        for block in blocks:
             rows, self._carried[block.lane] = decode(
                 block.records,
                 block.nodes,
                 self._carried.get(block.lane, none),
                 base=block.lane << THREAD_SHIFT,
-                steps=steps,
                 naming=naming,
                 costs=self.costs,
                 origin_ns=self._origin_ns,
             )
-            self.calls += len(rows.calls.get("call", ()))
+            self.calls += int(np.count_nonzero(rows.calls.get("kind", np.ones(0)) == MODULE))
             decoded.append(rows)
         return decoded
 

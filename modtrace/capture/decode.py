@@ -15,16 +15,28 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.capture.lanes import ABORTED, CODE_SHIFT, COST, HOOKS, RAISED, REPLACED, WORDS
+from modtrace.capture.lanes import (
+    ABORTED,
+    CODE_SHIFT,
+    COST,
+    HOOKS,
+    KIND_SHIFT,
+    MODE_SHIFT,
+    RAISED,
+    REPLACED,
+    WORDS,
+)
 from modtrace.capture.own_hooks import UNKNOWN_OUTPUT
 from modtrace.trace.schema import ABORTED as STATUS_ABORTED
-from modtrace.trace.schema import OK
+from modtrace.trace.schema import BACKWARD, MODULE, OK
 from modtrace.trace.schema import RAISED as STATUS_RAISED
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _DEPTH: Final = (1 << CODE_SHIFT) - 1
+_CODE: Final = (1 << KIND_SHIFT - CODE_SHIFT) - 1
+_GIVEN: Final = (1 << MODE_SHIFT) - 1
 _STATUS: Final = np.array([OK, STATUS_RAISED, OK, STATUS_ABORTED], np.int8)
 """By code of a record."""
 
@@ -46,7 +58,6 @@ class Carried:
     cost_ns: dict[int, int] = field(default_factory=dict)
     hooks_at: dict[int, int] = field(default_factory=dict)
     written: frozenset[int] = frozenset()
-    steps: dict[int, int] = field(default_factory=dict)
     high: int = -1
     """The highest call number seen."""
 
@@ -67,15 +78,20 @@ class Naming:
 class Nodes:
     """The calls of one block of one lane in order of start: those that have ended and those that are open.
 
-    `record` is the position of a call's record in the block, -1 for an open call.
+    `record` is the position of a call's record in the block, -1 for an open call. `parent` and `root` are positions
+    too: of the call around, and of the outermost module call or backward of one around (itself for such a one); -1 for
+    none.
     """
 
     call: Ints
+    kind: Ints
     module: Ints
     given: Ints
     depth: Ints
     start: Ints
     record: Ints
+    parent: Ints
+    root: Ints
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,7 @@ class Block:
     calls: dict[str, npt.NDArray[Any]]
     calls_nulls: dict[str, Bools]
     opened: dict[str, npt.NDArray[Any]]
+    opened_nulls: dict[str, Bools] = field(default_factory=dict)
 
 
 def records_of(words: list[int]) -> Ints:
@@ -98,9 +115,9 @@ def nodes_of(records: Ints, open_calls: Sequence[tuple[int, int, int, int, int]]
 
     Args:
         records: see `records_of`.
-        open_calls: (depth, call, module, given, start) of each open call.
+        open_calls: (kind << KIND_SHIFT | depth, call, module, given, start) of each open call.
     """
-    ended = np.flatnonzero(records[:, 3] >> CODE_SHIFT <= ABORTED)
+    ended = np.flatnonzero(_codes(records) <= ABORTED)
     still = np.array(open_calls, np.int64).reshape(-1, 5)
     call = np.concatenate([records[ended, 0], still[:, 1]])
     order = np.argsort(call, kind="stable")
@@ -112,20 +129,39 @@ def nodes_of(records: Ints, open_calls: Sequence[tuple[int, int, int, int, int]]
     def column(word: int, position: int) -> Ints:
         return np.concatenate([records[ended, word], still[:, position]])[order]
 
+    words = column(3, 0)
+    kind, depth = words >> KIND_SHIFT, words & _DEPTH
     return Nodes(
         call=call[order],
+        kind=kind,
         module=column(1, 2),
         given=column(2, 3),
-        depth=column(3, 0) & _DEPTH,
+        depth=depth,
         start=column(4, 4),
         record=record,
+        parent=_parents(depth),
+        root=_roots(depth, (kind == MODULE) | (kind == BACKWARD)),
     )
 
 
-def root_starts(nodes: Nodes, carried: Carried) -> Ints:
-    """The clocks at which the root calls that are new in a block started; steps are numbered by them."""
-    starts: Ints = nodes.start[(nodes.depth == 0) & ~_in(nodes.call, carried.steps)]
-    return starts
+def _codes(records: Ints) -> Ints:
+    codes: Ints = (records[:, 3] >> CODE_SHIFT) & _CODE
+    return codes
+
+
+def _roots(depth: Ints, of_module: Bools) -> Ints:
+    """For calls in pre-order the outermost one of a module that each is in, -1 for none."""
+    count = len(depth)
+    root = np.full(count, -1, np.int64)
+    pending = np.arange(count)
+    level = 0
+    while len(pending):
+        above = np.maximum.accumulate(np.where(depth <= level, np.arange(count), 0))[pending]
+        found = of_module[above]
+        root[pending[found]] = above[found]
+        pending = pending[~found & (depth[pending] > level)]
+        level += 1
+    return root
 
 
 def decode(
@@ -134,7 +170,6 @@ def decode(
     carried: Carried,
     *,
     base: int,
-    steps: Ints,
     naming: Naming,
     costs: Costs,
     origin_ns: int,
@@ -145,7 +180,6 @@ def decode(
         records, nodes: the block.
         carried: what the block before has left.
         base: what is added to a lane's own number of a call to make its id.
-        steps: the step of each of `root_starts`.
         naming, costs: see there.
         origin_ns: the clock at the start of recording.
     """
@@ -155,23 +189,19 @@ def decode(
     if not len(records):  # nothing but open calls: a record that says nothing
         records = np.zeros((1, WORDS), np.int64)
         records[0, 3] = COST << CODE_SHIFT
-    parent = _parents(nodes.depth)
-    top = np.maximum.accumulate(np.where(nodes.depth == 0, np.arange(count), 0))
-    step = np.zeros(count, np.int64)
-    new_root = (nodes.depth == 0) & ~_in(nodes.call, carried.steps)
-    step[new_root] = steps
-    _restore(step, nodes.call, carried.steps)
-    step = step[top]
-
+    parent = nodes.parent
     is_open = nodes.record < 0
-    gone = ~is_open & (records[nodes.record, 3] >> CODE_SHIFT == ABORTED)
+    gone = ~is_open & (_codes(records)[nodes.record] == ABORTED)
+    of_module = (nodes.kind == MODULE) | (nodes.kind == BACKWARD)
+    is_call = nodes.kind == MODULE
+    mode = np.where(is_call, nodes.given >> MODE_SHIFT, 0)
     timed = ~is_open & ~gone
     duration = np.where(timed, records[nodes.record, 7] - nodes.start, 0)
     family = np.where(parent >= 0, parent, count)
     known = _in(nodes.call, carried.written)
     sums = {
         "children_ns": _summed(family, duration, nodes.call, carried.children_ns),
-        "children": _summed(family, ~known, nodes.call, carried.children),
+        "children": _summed(family, ~known & is_call, nodes.call, carried.children),
         "unknown": _summed(family, gone, nodes.call, carried.unknown),
         "cost_ns": _noted(records, COST, nodes.call, carried.cost_ns, add=True),
         "hooks_at": _noted(records, HOOKS, nodes.call, carried.hooks_at, add=False),
@@ -179,28 +209,57 @@ def decode(
     shared = {
         "call": nodes.call + base,
         "parent": np.where(parent >= 0, nodes.call[parent] + base, -1),
-        "kind": np.zeros(count, np.int8),
-        "module": nodes.module.astype(np.int32),
-        "root": _labels(nodes.module[top], nodes.module, naming).astype(np.int32),
-        "step": step,
+        "kind": nodes.kind.astype(np.int8),
+        "module": np.where(of_module, nodes.module, 0).astype(np.int32),
+        "root": _tops(nodes, of_module, naming).astype(np.int32),
+        "label": np.where(of_module, 0, nodes.module).astype(np.int32),
+        "forward": np.where(nodes.kind == BACKWARD, nodes.given, 0),
+        "mode": mode.astype(np.int8),
         "depth": nodes.depth.astype(np.int32),
         "start_ns": nodes.start - origin_ns,
     }
-    after = _carry(nodes, is_open, step, sums, carried)
+    shared_nulls = {
+        "module": ~of_module,
+        "root": ~of_module,
+        "label": of_module,
+        "forward": nodes.kind != BACKWARD,
+        "mode": ~is_call | (_inside(nodes) & (mode == 0)),
+    }
+    given = np.where(is_call, nodes.given & _GIVEN, 0)
+    after = _carry(nodes, is_open, sums, carried)
     fresh = is_open & ~known
     opened = {name: column[fresh] for name, column in shared.items()} if fresh.any() else {}
+    opened_nulls = {name: mask[fresh] for name, mask in shared_nulls.items()}
     if opened:
-        opened["inputs"] = nodes.given[fresh].astype(np.int32)
+        opened["inputs"] = given[fresh].astype(np.int32)
+        opened_nulls["inputs"] = ~is_call[fresh]
     done = np.flatnonzero(~is_open)
     if not len(done):
-        return Block({}, {}, opened), after
+        return Block({}, {}, opened, opened_nulls), after
     rows = {name: column[done] for name, column in shared.items()}
     rows["last_call"] = _last_calls(records, nodes, carried.high)[done] + base
     mine = records[nodes.record[done]]
-    own, nulls = _measures(mine, duration[done], timed[done], {k: v[done] for k, v in sums.items()}, costs)
+    own, nulls = _measures(
+        mine, duration[done], timed[done], is_call[done], {k: v[done] for k, v in sums.items()}, costs
+    )
     rows.update(own)
-    rows["inputs"] = _inputs(nodes.given[done], mine[:, 5], naming).astype(np.int32)
-    return Block(rows, nulls, opened), after
+    rows["inputs"] = _inputs(given[done], mine[:, 5], naming).astype(np.int32)
+    nulls |= {name: mask[done] for name, mask in shared_nulls.items()}
+    nulls["inputs"] = ~is_call[done]
+    return Block(rows, nulls, opened, opened_nulls), after
+
+
+def _inside(nodes: Nodes) -> Bools:
+    """Which are called by another module's forward."""
+    inside: Bools = (nodes.parent >= 0) & (nodes.kind[nodes.parent] == MODULE)
+    return inside
+
+
+def _tops(nodes: Nodes, of_module: Bools, naming: Naming) -> Ints:
+    tops = np.zeros(len(nodes.call), np.int64)
+    here = np.flatnonzero(of_module)
+    tops[here] = _labels(nodes.module[nodes.root[here]], nodes.module[here], naming)
+    return tops
 
 
 def _in(calls: Ints, some: Any) -> Bools:
@@ -229,7 +288,7 @@ def _parents(depth: Ints) -> Ints:
 
 def _last_calls(records: Ints, nodes: Nodes, high: int) -> Ints:
     """The last descendant of each call that has ended: nothing that started before its end and after it is outside."""
-    numbers = np.where(records[:, 3] >> CODE_SHIFT <= ABORTED, records[:, 0], -1)
+    numbers = np.where(_codes(records) <= ABORTED, records[:, 0], -1)
     latest = np.maximum.accumulate(numbers)[nodes.record] if len(records) else nodes.call
     return np.maximum(np.maximum(latest, nodes.call), np.where(nodes.call <= high, high, -1))
 
@@ -266,7 +325,7 @@ def _noted(records: Ints, code: int, calls: Ints, held: dict[int, int], *, add: 
     return total
 
 
-def _carry(nodes: Nodes, is_open: Bools, step: Ints, sums: dict[str, Ints], before: Carried) -> Carried:
+def _carry(nodes: Nodes, is_open: Bools, sums: dict[str, Ints], before: Carried) -> Carried:
     """What the open calls take along."""
     after = Carried(high=max(before.high, int(nodes.call[-1])))
     at = np.flatnonzero(is_open)
@@ -278,22 +337,21 @@ def _carry(nodes: Nodes, is_open: Bools, step: Ints, sums: dict[str, Ints], befo
             {call: value for call, value in zip(calls, column[at].tolist(), strict=False) if value},
         )
     after.written = frozenset(calls)
-    after.steps = dict(zip(calls, step[at].tolist(), strict=False))
     return after
 
 
 def _measures(
-    mine: Ints, duration: Ints, timed: Bools, sums: dict[str, Ints], costs: Costs
+    mine: Ints, duration: Ints, timed: Bools, is_call: Bools, sums: dict[str, Ints], costs: Costs
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Bools]]:
     """Times, results and status of calls that have ended, from their records, with the nulls of each column."""
-    code = mine[:, 3] >> CODE_SHIFT
+    code = _codes(mine)
     result = mine[:, 6]
     raised = code == RAISED
     has_hooks = timed & (sums["hooks_at"] > 0)
-    overhead = costs.inside_ns + sums["children"] * costs.outside_ns + sums["cost_ns"]
+    overhead = costs.inside_ns * is_call + sums["children"] * costs.outside_ns + sums["cost_ns"]
     own = np.maximum(duration - sums["children_ns"], 0)
     tracer = np.minimum(overhead, own)
-    no_output = ~timed | raised | (result == UNKNOWN_OUTPUT)
+    no_output = ~timed | raised | ~is_call | (result == UNKNOWN_OUTPUT)
     uncertain = ~timed | (sums["unknown"] > 0)
     rows: dict[str, npt.NDArray[Any]] = {
         "duration_ns": duration,

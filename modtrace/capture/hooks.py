@@ -10,23 +10,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, Final
 
 import torch
 
 from modtrace.capture import own_hooks
-from modtrace.capture.lanes import CODE_SHIFT, RAISED, Lane, Lanes
+from modtrace.capture.facts import raw
+from modtrace.capture.lanes import CODE_SHIFT, MODE_SHIFT, RAISED, RETURNED, Lane, Lanes
 from modtrace.capture.raised import Errors, is_early_stop
 from modtrace.capture.registry import Registry
-from modtrace.capture.seen import Entry, has_grad, remember
+from modtrace.capture.seen import CALL_IMPL, Entry, has_grad, remember
 from modtrace.capture.signature import Signatures, arguments_key, keywords_key, value_key
+from modtrace.trace.schema import BACKWARD, EVALUATING, IN_BACKWARD, MODULE, NO_GRAD, PHASE
 
 Hook = Callable[..., None]
-CALL_IMPL: CodeType = torch.nn.Module._call_impl.__code__
 FRAMES: Final = 5
 """What a traced call takes of python's recursion limit, at the least: four frames and the call of a slot."""
 NEAR_LIMIT: Final = 0.6
+RUNNERS: Final = {CALL_IMPL}
+"""Code of the frames that run calls and phases."""
 DEEP_CALLS: Final = 50
 """Calls that are deeper than that have their depth looked at when their argument is a new one."""
 
@@ -43,6 +46,7 @@ class State:
         "fault",
         "flush",
         "lanes",
+        "next_node",
         "off",
         "registry",
         "signatures",
@@ -71,9 +75,16 @@ class State:
         self.fault = fault
         self.warn = warn
         self.admits = admits
+        self.next_node = _next_node()
         self.due = 0
         self.deep = False
         self.off = False
+
+
+def _next_node() -> Callable[[], int]:
+    """What tells the number that the next node of autograd's graph will have on this thread."""
+    autograd: Any = torch.autograd
+    return getattr(autograd, "_get_sequence_nr", lambda: -1)
 
 
 def build(state: State, frame_depth: int) -> tuple[Hook, Hook]:
@@ -90,7 +101,7 @@ def build(state: State, frame_depth: int) -> tuple[Hook, Hook]:
 def _pre_hook(state: State, frame_depth: int) -> Hook:
     is_dynamo_compiling = torch.compiler.is_dynamo_compiling
     get_frame = sys._getframe
-    lanes, clock, admits = state.lanes, state.clock, state.admits
+    lanes, clock, next_node = state.lanes, state.clock, state.next_node
     grad_enabled = torch._C.is_grad_enabled
     entry_of, empty = state.registry.entries.get, state.signatures.empty
     parent_depth = 2 * frame_depth + 2
@@ -106,11 +117,11 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:
                 caller: FrameType | None = get_frame(parent_depth)
             except ValueError:  # the stack is not as deep as that
                 caller = None
+            mode = 0
             # Called from the forward of the innermost open call: nothing in between can have changed the mode.
             if not calls or id(caller) != calls[-1][0] or caller.f_code is not call_impl:  # type: ignore[union-attr]
-                if not _begin(state, lane, get_frame(frame_depth).f_back):
-                    return
-                if admits is not None and not calls and not admits(module):
+                mode = _begin(state, lane, module, get_frame(frame_depth).f_back)
+                if mode < 0:
                     return
             entry = entry_of(id(module))
             if entry is None:
@@ -122,10 +133,12 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:
                     given = _argument(state, lane, entry, args)
             else:
                 given = _arguments(state, lane, args) if args else empty
+            if mode:
+                given |= mode
             frame_id = id(get_frame(frame_depth))
             if module._forward_hooks:
                 own_hooks.expect(state, lane, module, frame_id)
-            calls.append((frame_id, lane.next_call(), entry, given, clock()))
+            calls.append((frame_id, lane.next_call(), entry, given, clock(), next_node()))
         except Exception as fault:
             state.fault(fault)
 
@@ -135,7 +148,7 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:
 def _post_hook(state: State, frame_depth: int) -> Hook:
     is_dynamo_compiling = torch.compiler.is_dynamo_compiling
     get_frame = sys._getframe
-    lanes, clock = state.lanes, state.clock
+    lanes, clock, next_node = state.lanes, state.clock, state.next_node
     grad_enabled = torch._C.is_grad_enabled
     entry_of = state.registry.entries.get
     absent = object()
@@ -148,32 +161,32 @@ def _post_hook(state: State, frame_depth: int) -> Hook:
             lane = lanes.lane
             calls = lane.calls
             if not calls:
-                if lane.left:
-                    lane.ends_late(
-                        id(get_frame(1 if output is absent else frame_depth)), entry_of(id(module))
-                    )
+                lane.ends_late(id(get_frame(1 if output is absent else frame_depth)), entry_of(id(module)))
                 return
-            frame_id, call, entry, given, start = calls[-1]
+            frame_id, call, entry, given, start, node = calls[-1]
             # On the way of an exception torch leaves the kwargs out and calls from _call_impl itself.
             if id(get_frame(1 if output is absent else frame_depth)) != frame_id:
                 if not _settle(
                     lane, id(get_frame(1 if output is absent else frame_depth)), entry_of(id(module))
                 ):
                     return
-                frame_id, call, entry, given, start = calls[-1]
+                frame_id, call, entry, given, start, node = calls[-1]
             if output is absent:
                 _raised(state, lane, get_frame(1), now)
                 return
             alike, requires_grad, result = entry.returned
             if not alike(output) or (not grad_enabled() and has_grad(output) is not requires_grad):
-                result = _result(state, lane, entry, output)
+                result, requires_grad = _result(state, lane, entry, output)
             named = _keywords(state, lane, kwargs) if kwargs else 0
             if lane.tails and own_hooks.begins(lane, now, named, result, output):
                 return
             lane.extend((call, entry.number, given, len(calls) - 1, start, named, result, now))
+            if requires_grad:
+                grown = next_node()
+                if grown > node:
+                    lane.grew((grown, node, call, entry.number, len(calls) - 1))
             calls.pop()
-            if lane.transformed > len(calls):
-                lane.transformed = 0
+            lane.transformed *= lane.transformed <= len(calls)
             if now > state.due:
                 state.flush(lane)
         except Exception as fault:
@@ -182,41 +195,71 @@ def _post_hook(state: State, frame_depth: int) -> Hook:
     return post
 
 
-def _begin(state: State, lane: Lane, caller: FrameType | None) -> bool:
+NOT_LOOKED_AT: Final = -1
+
+
+def _begin(state: State, lane: Lane, module: Any, caller: FrameType | None) -> int:
     """What is checked of a call that does not come straight from the forward of the innermost open call.
 
-    Returns False for a call that must not be looked at: a trace of torch's own is being made.
+    Returns the bits of schema's `mode` in their place; NOT_LOOKED_AT for a call that must not be recorded: a trace of
+    torch's own is being made, or it is of a model that is not asked for.
     """
     compiler: Any = torch.compiler
     symbolic: Any = torch.fx._symbolic_trace
     if compiler._is_compiling_flag or torch._C._get_tracing_state() or symbolic._is_fx_tracing_flag:
-        return False
+        return NOT_LOOKED_AT
     if lane.calls:
-        _unwind(lane, caller)
+        unwind(lane, caller)
     if not lane.transformed and torch._C._functorch.maybe_current_level() is not None:
         lane.transformed = len(lane.calls) + 1
-    return True
+    if lane.calls and lane.calls[-1][2].kind == MODULE:
+        return 0
+    if state.admits is not None and is_root(lane) and not state.admits(module):
+        return NOT_LOOKED_AT
+    return _mode(module)
 
 
-def _unwind(lane: Lane, frame: FrameType | None) -> None:
-    """Close the calls that are no longer on the Python stack from `frame` up: a `BaseException` left them."""
+def unwind(lane: Lane, frame: FrameType | None) -> None:
+    """Close the calls that are no longer on the Python stack from `frame` up: a `BaseException` left them, or an
+    exception that left a phase. A span is closed by nothing but its own end or that of a call around it.
+    """
+    depth = -1
     while frame is not None:
-        if frame.f_code is CALL_IMPL:
+        if frame.f_code in RUNNERS:
             depth = lane.find(id(frame))
-            if depth >= 0:
+            if depth >= 0 and lane.calls[depth][2].code is frame.f_code:
                 break
+            depth = -1
         frame = frame.f_back
-    else:
-        depth = -1
+    for at in range(len(lane.calls) - 1, depth, -1):
+        entry = lane.calls[at][2]
+        if entry.code is None or (lane.lent and entry.kind in (BACKWARD, PHASE)):
+            depth = at
+            break
     if depth + 1 < len(lane.calls):
         lane.leave(depth + 1)
         own_hooks.drop_dead(lane)
 
 
+def is_root(lane: Lane) -> bool:
+    """Whether no module call is open on a thread."""
+    return not any(call[2].kind == MODULE for call in lane.calls)
+
+
+def _mode(module: Any) -> int:
+    """The bits of schema's `mode` for a call that is not made by another module's forward, shifted to their place."""
+    mode = 0 if torch._C.is_grad_enabled() else NO_GRAD
+    if not raw(module).get("training", True):
+        mode |= EVALUATING
+    if torch._C._current_graph_task_id() != -1:
+        mode |= IN_BACKWARD
+    return mode << MODE_SHIFT
+
+
 def _enter(state: State, lane: Lane, module: Any, frame: FrameType) -> Entry:
     """The entry of a module not seen before; the time this takes belongs to no module."""
     started = state.clock()
-    if not lane.calls:
+    if is_root(lane):
         entry = state.registry.root_entry(module)
     else:
         parent, root = _open_modules(lane, frame.f_back)
@@ -239,11 +282,13 @@ def _warn_of_depth(state: State, depth: int) -> None:
 def _open_modules(lane: Lane, frame: FrameType | None) -> tuple[Any, Any]:
     """The innermost and the outermost module of the open calls, from the frames that run them."""
     parent = root = None
+    modules = [call[0] for call in lane.calls if call[2].kind == MODULE]
+    inner, outer = modules[-1], modules[0]
     while frame is not None and root is None:
         if frame.f_code is CALL_IMPL:
-            if id(frame) == lane.calls[-1][0]:
+            if id(frame) == inner:
                 parent = frame.f_locals["self"]
-            if id(frame) == lane.calls[0][0]:
+            if id(frame) == outer:
                 root = frame.f_locals["self"]
         frame = frame.f_back
     return parent, root
@@ -263,25 +308,30 @@ def _settle(lane: Lane, frame_id: int, entry: Entry | None) -> bool:
 def _raised(state: State, lane: Lane, frame: FrameType, now: int) -> None:
     """Close the innermost call: an exception is leaving it."""
     error = sys.exc_info()[1]
-    last = lane.error if lane.records and lane.error and lane.records[-1] == lane.error[2] else None
     kwargs = frame.f_locals.get("kwargs")
-    named = _keywords(state, lane, kwargs) if kwargs else 0
-    _, call, entry, given, start = lane.calls[-1]
+    _, call, entry, given, start, _ = lane.calls[-1]
     module = entry.number
     depth = len(lane.calls) - 1
-    if error is None or is_early_stop(error):
-        lane.extend((call, module, given, depth, start, named, own_hooks.UNKNOWN_OUTPUT, now))
-    else:
-        # The same exception, one call further out: nothing has been recorded since it left the inner one.
-        number = last[1] if last is not None and last[0] == id(error) else state.errors.number(error)
-        lane.extend((call, module, given, RAISED << CODE_SHIFT | depth, start, named, number, now))
-        lane.error = (id(error), number, now)
+    code, result = RETURNED, own_hooks.UNKNOWN_OUTPUT
+    if error is not None and not is_early_stop(error):
+        code, result = RAISED, error_number(state, lane, error, now)
+    named = _keywords(state, lane, kwargs) if kwargs else 0
+    lane.extend((call, module, given, code << CODE_SHIFT | depth, start, named, result, now))
     lane.calls.pop()
     own_hooks.drop_dead(lane)
     if lane.transformed > depth:
         lane.transformed = 0
     if depth == 0 and now > state.due:
         state.flush(lane)
+
+
+def error_number(state: State, lane: Lane, error: BaseException, now: int) -> int:
+    """The number of an exception that leaves a call at `now`, whose record must be the next one."""
+    last = lane.error if lane.records and lane.error and lane.records[-1] == lane.error[2] else None
+    # The same exception, one call further out: nothing has been recorded since it left the inner one.
+    number = last[1] if last is not None and last[0] == id(error) else state.errors.number(error)
+    lane.error = (id(error), number, now)
+    return number
 
 
 def _argument(state: State, lane: Lane, entry: Entry, args: tuple[Any, ...]) -> int:
@@ -296,16 +346,16 @@ def _argument(state: State, lane: Lane, entry: Entry, args: tuple[Any, ...]) -> 
     return _arguments(state, lane, args)
 
 
-def _result(state: State, lane: Lane, entry: Entry, value: Any) -> int:
-    """The signature of an output, which is not like the last one was."""
+def _result(state: State, lane: Lane, entry: Entry, value: Any) -> tuple[int, bool]:
+    """The signature of an output, which is not like the last one was, and whether it can require grad."""
     if _is_plain(value) and not lane.transformed:
         number = state.signatures.of_tensor(value)
         entry.returned = remember(entry.returned, value, number)
-        return number
+        return number, has_grad(value)
     started = state.clock()
     number = state.signatures.number(value_key(value, vmapped=lane.transformed > 0))
     lane.cost(len(lane.calls) - 2, state.clock() - started)
-    return number
+    return number, True
 
 
 def _is_plain(value: Any) -> bool:

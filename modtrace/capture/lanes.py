@@ -6,9 +6,9 @@ when a block is decoded. Small integers are objects that exist already, so only 
 garbage collector finds one list.
 
     0 call   number of the call within its thread, in order of start
-    1 module its number
-    2 given  signature of the positional arguments
-    3 depth  code << CODE_SHIFT | depth
+    1 module its number; of a phase, span or function its label
+    2 given  mode << MODE_SHIFT | signature of the positional arguments; of a backward the id of the forward call
+    3 depth  kind << KIND_SHIFT | code << CODE_SHIFT | depth
     4 start  clock, read last before forward
     5 named  signature of the keyword arguments, 0 for none
     6 result signature of the output; number of the error of a call that raised
@@ -32,14 +32,20 @@ if TYPE_CHECKING:
 
 RETURNED, RAISED, REPLACED, ABORTED, HOOKS, COST = range(6)
 CODE_SHIFT: Final = 32
+KIND_SHIFT: Final = 40
+MODE_SHIFT: Final = 40
 WORDS: Final = 8
 MANY_LANES: Final = 256
 """From so many threads on, a new one takes the lane, and the number, of one that has ended."""
 MANY_LEFT: Final = 1_000
 
 
-OpenCall = tuple[int, int, "Entry", int, int]
-"""An open call: (id of the frame that runs it, its number, its module, signature given, start)."""
+OpenCall = tuple[int, int, "Entry", int, int, int]
+"""An open call: (id of the frame that runs it, its number, its module, signature given, start, number that the next
+node of autograd's graph had at its start; -1 where that is not known)."""
+
+GROWN: Final = 5
+"""Integers of a growth, see Lane."""
 
 
 class Lane:
@@ -54,11 +60,15 @@ class Lane:
         "error",
         "extend",
         "finished",
+        "grew",
+        "grown",
         "left",
+        "lent",
         "next_call",
         "number",
         "records",
         "resumed",
+        "stepping",
         "tails",
         "transformed",
     )
@@ -67,6 +77,8 @@ class Lane:
         self.number = number
         self.records: list[int] = []
         self.extend = self.records.extend
+        self.grown: list[int] = []
+        self.grew = self.grown.extend
         self.calls: list[OpenCall] = []
         self.next_call = itertools.count().__next__
         self.error: tuple[int, int, int] | None = None
@@ -75,6 +87,8 @@ class Lane:
         self.finished = False
         self.left: dict[int, Entry] = {}
         self.resumed = 0
+        self.lent = False
+        self.stepping: list[tuple[int, int]] = []
 
     def find(self, frame_id: int) -> int:
         """The depth of the open call that a frame runs, -1 for none."""
@@ -86,8 +100,8 @@ class Lane:
     def abort(self, depth: int) -> None:
         """Close the open calls from a depth on: a `BaseException` left them, when is not known."""
         while len(self.calls) > depth:
-            _, call, entry, given, start = self.calls[-1]
-            depth_code = ABORTED << CODE_SHIFT | len(self.calls) - 1
+            _, call, entry, given, start, _ = self.calls[-1]
+            depth_code = entry.kind << KIND_SHIFT | ABORTED << CODE_SHIFT | len(self.calls) - 1
             self.extend((call, entry.number, given, depth_code, start, 0, 0, start))
             self.calls.pop()
         if self.transformed > depth:
@@ -119,12 +133,19 @@ class Lane:
 
 
 class Lanes(threading.local):
-    """The calling thread's lane, as `lanes.lane`; made at the first use in a thread."""
+    """The calling thread's lane, as `lanes.lane`; made at the first use in a thread.
+
+    `own` is the same, but for a thread of autograd's engine: such a one records into the lane of the thread that waits
+    for it.
+    `stepping` are optimizers whose step is running, by id, with the number of the phase.
+    """
 
     lane: Lane
+    own: Lane
 
     def __init__(self, table: LaneTable) -> None:
-        self.lane, self._token = table.add()
+        self.own, self._token = table.add()
+        self.lane = self.own
 
 
 class LaneTable:
@@ -152,6 +173,7 @@ class LaneTable:
         for lane in self.all[1:] if len(self.all) > MANY_LANES else ():
             if lane.finished:
                 lane.abort(0)
+                lane.grown.clear()
                 return lane
         lane = Lane(len(self.all))
         self.all.append(lane)

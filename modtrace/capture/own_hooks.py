@@ -66,7 +66,7 @@ class Tail:
         if state.off or not self.began or depth < 0 or state.lanes.lane is not lane:
             return
         lane.abort(depth + 1)
-        _, call, entry, given, start = lane.calls[depth]
+        _, call, entry, given, start, seq = lane.calls[depth]
         named, returned = self.signatures
         code = RETURNED
         if failed and error is not None:
@@ -78,6 +78,9 @@ class Tail:
         elif id(output) != self.output_id:
             code, returned = REPLACED, state.signatures.number(value_key(output))
         lane.extend((call, entry.number, given, code << CODE_SHIFT | depth, start, named, returned, now))
+        next_node = state.next_node()
+        if 0 <= seq < next_node:
+            lane.grew((next_node, seq, call, entry.number, depth))
         lane.calls.pop()
         if not failed:
             drop_dead(lane)

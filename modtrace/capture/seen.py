@@ -9,9 +9,14 @@ sizes and strides; requires_grad it sees only while grad mode is on, so in no_gr
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import CodeType
 from typing import Any, Final
 
 import torch
+
+from modtrace.trace.schema import MODULE
+
+CALL_IMPL: CodeType = torch.nn.Module._call_impl.__code__
 
 Check = Callable[[Any], bool]
 Memory = tuple[Check, bool, int]
@@ -26,12 +31,21 @@ NOTHING: Final[Memory] = (_never, False, -1)
 
 
 class Entry:
-    """A module's number and its last signatures. A memory is replaced as a whole: threads never see halves of two."""
+    """What a row is an execution of: a module with its last signatures, or a phase, a span, a function.
 
-    __slots__ = ("given", "number", "returned")
+    A memory is replaced as a whole: threads never see halves of two.
 
-    def __init__(self, number: int) -> None:
+    number: of the module, or of the label where `kind` is one of things without a module.
+    kind: index into schema.KINDS.
+    code: of the frame that runs an execution; None where no frame says whether it still runs.
+    """
+
+    __slots__ = ("code", "given", "kind", "number", "returned")
+
+    def __init__(self, number: int, kind: int = MODULE, code: CodeType | None = CALL_IMPL) -> None:
         self.number = number
+        self.kind = kind
+        self.code = code
         self.given: Memory = NOTHING
         self.returned: Memory = NOTHING
 

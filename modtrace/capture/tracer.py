@@ -9,28 +9,30 @@ from __future__ import annotations
 
 import _thread
 import os
-import re
 import sys
 import threading
 import time
 import traceback
 import warnings
 import weakref
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
 from modtrace.capture import own_hooks
+from modtrace.capture.backward import Backward
 from modtrace.capture.blocks import Blocks, Taken, write_process
 from modtrace.capture.calibrate import frame_depth, measure
 from modtrace.capture.compiling import Aside
 from modtrace.capture.decode import Costs
-from modtrace.capture.hooks import CALL_IMPL, State, build
-from modtrace.capture.lanes import Lane, Lanes, LaneTable
+from modtrace.capture.hooks import RUNNERS, State, build
+from modtrace.capture.labels import Labels
+from modtrace.capture.lanes import GROWN, Lane, Lanes, LaneTable
+from modtrace.capture.phases import Phases
+from modtrace.capture.placing import PlacedHooks
 from modtrace.capture.raised import Errors
+from modtrace.capture.ranges import Ranges
 from modtrace.capture.registry import Registry
 from modtrace.capture.seen import Entry
 from modtrace.capture.signature import Signatures
@@ -45,14 +47,14 @@ WAIT_SECONDS: Final = 5.0
 LATER_NS: Final = 50_000_000
 """How long after a block became due inside a root call the end of that root call is looked for again."""
 FIRST_NS: Final = 20_000_000
+MANY_GROWN: Final = 100_000 * GROWN
+"""A backward is told apart by module for about so many calls before it."""
 BLOCK_CALLS: Final = 20_000
 """A block is sought to hold about this many calls (3 MB): at high call rates it is due earlier."""
 
 RESUMED: Final = "greenlets took turns inside module calls; {} of these calls stand as aborted, without times"
 
-_PAIRS = count()
 _RUNNING: weakref.WeakSet[Tracer] = weakref.WeakSet()
-_COMPILED_WARNING: Final = "Using `torch.compile(module)` when there are global hooks"
 
 
 class Tracer:
@@ -82,16 +84,24 @@ class Tracer:
         self._registry = Registry()
         self._signatures = Signatures()
         self._errors = Errors(messages=messages)
+        self._labels = Labels()
         self._table = LaneTable()
         self._lanes = Lanes(self._table)
         writer = Writer(folder, max_bytes=max_bytes)
-        self._blocks = Blocks(writer, self._registry, self._signatures, self._errors, self._origin_ns)
-        self._handles: list[RemovableHandle] = []
+        self._blocks = Blocks(
+            writer,
+            registry=self._registry,
+            signatures=self._signatures,
+            errors=self._errors,
+            labels=self._labels,
+            origin_ns=self._origin_ns,
+        )
+        self._placed = PlacedHooks()
         self._busy = threading.Lock()
         self._busy_thread = 0
-        self._held: list[tuple[RemovableHandle, Any, Any]] = []
-        self._last = False
         self._aside = Aside(self._hide, self._show)
+        self._ranges: Ranges | None = None
+        self._phases: Phases | None = None
         self._pid = os.getpid()
         self._flush_ns = 0
         self._ended_ns: int | None = None
@@ -100,7 +110,6 @@ class Tracer:
         self._paced_at = self._started_ns
         self._selected: set[int] = set()
         self._refused: dict[int, Any] = {}
-        self._silenced: tuple[list[Any], Any] | None = None
         self._state = State(
             lanes=self._lanes,
             registry=self._registry,
@@ -131,7 +140,11 @@ class Tracer:
             )
             self._due(self._clock())
             _RUNNING.add(self)
-            self._register(*build(self._state, depth))
+            self._ranges = Ranges(self._state, self._labels)
+            self._phases = Phases(self._ranges, Backward(self._state, self._ranges, lambda: self._table.all))
+            self._placed.place(*build(self._state, depth))
+            self._aside.install()
+            self._phases.install()
             _thread.start_new_thread(self._watch, ())
         except Exception as fault:
             self._fault(fault)
@@ -186,57 +199,23 @@ class Tracer:
 
     # hooks ------------------------------------------------------------------------------------------------------
 
-    def _register(self, pre: Any, post: Any) -> None:
-        """Put the pair in torch's global tables, under ids below zero: torch counts ids up from 0, and a checkpoint
-        that holds a user's hooks holds their ids.
-        """
-        modules = torch.nn.modules.module
-        following = RemovableHandle.next_id
-        try:
-            RemovableHandle.next_id = -2 - 2 * next(_PAIRS)
-            before: Any = modules._global_forward_pre_hooks
-            after: Any = modules._global_forward_hooks
-            self._last = bool(before or after)
-            first = modules.register_module_forward_pre_hook(pre)
-            second = modules.register_module_forward_hook(post, with_kwargs=True, always_call=True)
-            self._handles += [first, second]
-            self._held = [(first, pre, before), (second, post, after)]
-        finally:
-            RemovableHandle.next_id = following
-        self._aside.install()
-        filters: list[Any] = warnings.filters  # type: ignore[assignment]
-        self._silenced = (filters, ("ignore", re.compile(re.escape(_COMPILED_WARNING)), UserWarning, None, 0))
-        filters.insert(
-            0, self._silenced[1]
-        )  # not by filterwarnings(): that would let printed warnings print again
-
-    def _hide(self) -> None:
-        """Take the hooks out of torch's tables for a while."""
-        for handle, _, table in self._held:
-            table.pop(handle.id, None)
-
-    def _show(self) -> None:
-        """Put them back, before those of the user as they were."""
-        for handle, hook, table in self._held:
-            if handle in self._handles:
-                table[handle.id] = hook
-                table.move_to_end(handle.id, last=self._last)
-
     def _unregister(self) -> None:
         self._aside.remove()
-        with_kwargs = torch.nn.modules.module._global_forward_hooks_with_kwargs
-        for handle in self._handles:
-            handle.remove()
-            with_kwargs.pop(handle.id, None)  # torch 2.13 leaves it there
-        self._handles.clear()
+        if self._phases is not None:
+            self._phases.remove()
+        self._placed.remove()
         for lane in self._table.all:
             own_hooks.drop_all(lane)
-        if self._silenced is not None:
-            held, entry = self._silenced
-            now: Any = warnings.filters
-            for filters in (held, now):
-                if entry in filters:
-                    filters.remove(entry)
+
+    def _hide(self) -> None:
+        if self._phases is not None:
+            self._phases.hide()
+        self._placed.hide()
+
+    def _show(self) -> None:
+        if self._phases is not None:
+            self._phases.show()
+        self._placed.show()
 
     def abandon(self) -> None:
         """Let go in a forked child: nothing is recorded there and nothing is written."""
@@ -287,6 +266,8 @@ class Tracer:
     def _flush_due(self, lane: Lane) -> None:
         """Called by a post-hook once `due` has passed. Inside a root call a block may grow older."""
         started = self._clock()
+        if len(lane.grown) > MANY_GROWN:
+            del lane.grown[: MANY_GROWN // 2]
         if lane.calls and started < self._inside_at:
             self._state.due = min(self._inside_at, started + LATER_NS)
             return
@@ -351,12 +332,14 @@ class Tracer:
         for frame in running.values():
             current: Any = frame
             while current is not None:
-                if current.f_code is CALL_IMPL:
+                if current.f_code in RUNNERS:
                     live.add(id(current))
                 current = current.f_back
         for lane in self._table.all:
             depth = len(lane.calls)
-            while depth and lane.calls[depth - 1][0] not in live:
+            while (
+                depth and lane.calls[depth - 1][0] not in live and lane.calls[depth - 1][2].code is not None
+            ):
                 depth -= 1
             lane.abort(depth)
 

@@ -16,14 +16,15 @@ import pyarrow.compute as pc
 
 from modtrace.errors import TraceError
 from modtrace.trace.arrow import arrow_schema
-from modtrace.trace.schema import KINDS, STATUSES, THREAD_SHIFT, UNFINISHED
+from modtrace.trace.schema import BACKWARD, KINDS, MODULE, STATUSES, THREAD_SHIFT, UNFINISHED
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_INTERNED: Final = {"modules": "module", "signatures": "signature", "errors": "error"}
+_INTERNED: Final = {"modules": "module", "signatures": "signature", "labels": "label", "errors": "error"}
 _REFERENCES: Final = {
-    "module": "modules", "root": "modules", "inputs": "signatures", "outputs": "signatures", "error": "errors",
+    "module": "modules", "root": "modules", "label": "labels", "inputs": "signatures", "outputs": "signatures",
+    "error": "errors",
 }  # fmt: skip
 _TIMES: Final = ("duration_ns", "self_ns", "tracer_ns", "hooks_ns")
 _LIMIT: Final = 1 << 62
@@ -68,6 +69,7 @@ def merge(
         for column in ("call", "last_call"):
             columns[column] = columns[column] + start
         columns["parent"] = np.where(columns["parent"] >= 0, columns["parent"] + start, -1)
+        columns["forward"] = columns["forward"] + start
         columns["rank"] = np.full(count, ranks[index], np.int32)
         columns["process"] = np.full(count, index, np.int32)
         parts.append(columns)
@@ -151,6 +153,8 @@ def _calls(
     columns["call"] = np.arange(len(ids))
     for name, table in _REFERENCES.items():
         columns[name], _ = _position(columns[name], keys[table])
+    columns["forward"], known = _position(columns["forward"], ids)
+    nulls["forward"] |= ~known
     _close_unfinished(columns)
     _check(columns, nulls)
     columns["nulls"] = nulls
@@ -254,7 +258,10 @@ def _check(columns: Mapping[str, Any], nulls: Mapping[str, Bools]) -> None:
         | (columns["kind"] >= len(KINDS))
         | (columns["status"] < 0)
         | (columns["status"] >= len(STATUSES)),
-        "a step has an impossible number": (columns["step"] < 0) | (columns["step"] > _LIMIT),
+        "a call is of no module": nulls["module"]
+        & ((columns["kind"] == MODULE) | (columns["kind"] == BACKWARD)),
+        "a module has no root": nulls["root"] != nulls["module"],
+        "a row has no name": nulls["module"] & nulls["label"],
         "a time is impossible": np.abs(columns["start_ns"]) > _LIMIT,
     }
     for name in _TIMES:
@@ -277,7 +284,7 @@ def _calls_table(parts: Sequence[dict[str, Any]]) -> pa.Table:
             pa.bool_()
             if name == "output_replaced"
             else pa.int8()
-            if name in ("kind", "status")
+            if name in ("kind", "status", "mode")
             else pa.int64()
         )
         arrays.append(pa.array(values, type=kind, mask=mask))

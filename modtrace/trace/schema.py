@@ -23,6 +23,13 @@ STREAM_SUFFIX: Final = ".arrows"
 
 KINDS: Final = ("module", "function", "backward", "phase", "span", "step")
 """`calls.kind` is an index into this."""
+MODULE, FUNCTION, BACKWARD, PHASE, SPAN, STEP = range(6)
+
+PHASES: Final = ("data", "h2d", "forward", "eval", "loss", "backward", "optimizer", "zero_grad")
+"""Names of phases. `forward`, `eval` and `loss` are not recorded: they follow from the rest."""
+
+NO_GRAD, EVALUATING, IN_BACKWARD = 1, 2, 4
+"""Bits of `calls.mode`: grad mode was off; the module was in eval mode; autograd was running backward."""
 
 STATUSES: Final = ("ok", "raised", "aborted", "unfinished")
 """`calls.status` is an index into this. aborted: left by a BaseException; unfinished: open when recording ended."""
@@ -68,17 +75,19 @@ TENSOR_FIELDS: Final = (
 """Fields of one element of a `tensors` column (a list of structs)."""
 
 TABLES: Final[dict[str, tuple[Column, ...]]] = {
-    # One row an execution of Module.__call__, written when it has ended. Rows of one batch are sorted by `call`;
+    # One row an execution: of Module.__call__, of a phase, of a span; written when it has ended. Rows of one batch are sorted by `call`;
     # a call open over a flush comes in a later batch than its children.
     "calls": (
         Column("call", "int64", "id, order of start within its thread (see THREAD_SHIFT)"),
         Column("parent", "int64", "id of the enclosing call, -1 for a root call"),
         Column("last_call", "int64", "id of the last descendant (itself if none): a subtree is one range of ids"),
         Column("kind", "int8", "index into KINDS"),
-        Column("module", "int32", "row key in `modules`"),
-        Column("root", "int32", "module at the top of the tree that `module` is named in; see `names`"),
-        Column("step", "int64", "number of the root call, from 0 in order of start over all threads"),
-        Column("depth", "int32", "0 for a root call"),
+        Column("module", "int32", "row key in `modules`; null for what is no module's", True),
+        Column("root", "int32", "module at the top of the tree that `module` is named in; see `names`", True),
+        Column("label", "int32", "row key in `labels`: the name of a phase, span or function; null for a module", True),
+        Column("forward", "int64", "of a backward: id of the call whose backward it is", True),
+        Column("mode", "int8", "of a module call with no module around it or inside a backward: see NO_GRAD", True),
+        Column("depth", "int32", "number of rows that this one is inside of"),
         Column("start_ns", "int64", "nanoseconds since the start of recording in this process"),
         Column("duration_ns", "int64", "inclusive wall time; null when the end was not seen", True),
         Column("self_ns", "int64", "duration without child calls and without tracer_ns", True),
@@ -96,9 +105,11 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("call", "int64", "as in calls"),
         Column("parent", "int64", "as in calls"),
         Column("kind", "int8", "as in calls"),
-        Column("module", "int32", "as in calls"),
-        Column("root", "int32", "as in calls"),
-        Column("step", "int64", "as in calls"),
+        Column("module", "int32", "as in calls", True),
+        Column("root", "int32", "as in calls", True),
+        Column("label", "int32", "as in calls", True),
+        Column("forward", "int64", "as in calls", True),
+        Column("mode", "int8", "as in calls", True),
         Column("depth", "int32", "as in calls"),
         Column("start_ns", "int64", "as in calls"),
         Column("inputs", "int32", "as in calls (positional arguments only)", True),
@@ -133,6 +144,12 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("text", "string", "as shown: f32[2,225,15,15], (f32[2,3], mask=bool[2,3])"),
         Column("tensors", "tensors", "its tensors in order"),
     ),
+    # The name of what is no module; one row a distinct one, and one an optimizer.
+    "labels": (
+        Column("label", "int32", "key"),
+        Column("name", "string", "of a phase: one of PHASES; of a span: the user's"),
+        Column("type", "string", "class that it belongs to (SGD, DataLoader); empty where there is none"),
+    ),
     "errors": (
         Column("error", "int32", "key, one an exception object"),
         Column("type", "string", "class name"),
@@ -147,9 +164,9 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
 }
 
 CALL_COLUMNS: Final = (
-    "parent", "kind", "name", "type", "root", "module_id", "step", "rank", "thread", "depth",
+    "parent", "kind", "name", "type", "root", "module_id", "step", "phase", "rank", "thread", "depth",
     "start_ns", "duration_ns", "self_ns", "device_ns", "inputs", "outputs",
     "memory_delta_bytes", "memory_peak_bytes", "status", "error",
-    "last_call", "tracer_ns", "hooks_ns", "output_replaced",
+    "last_call", "forward", "tracer_ns", "hooks_ns", "output_replaced",
 )  # fmt: skip
 """Columns of the public `calls` DataFrame, indexed by `call`. Not yet recorded: device_ns, memory_*: null."""

@@ -128,7 +128,7 @@ def info_json(stored: Stored) -> str:
     }
     if found is not None:
         data |= {
-            "steps": found.roots,
+            "steps": len(found.steps),
             "calls": found.calls,
             "outside_ns": found.outside_ns,
             "tracer_ns": found.tracer_ns,
@@ -166,7 +166,9 @@ def ls_table(paths: Sequence[Path], *, width: int = 80, ascii: bool = False) -> 
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(began / 1e9)) if began else "?"
         end = found.process.end if found is not None else None
         status = "no end" if end is None else "?" if end.exit_status is None else str(end.exit_status)
-        wall, steps, calls = (found.wall_ns, found.roots, found.calls) if found is not None else (None, 0, 0)
+        wall, steps, calls = (
+            (found.wall_ns, len(found.steps), found.calls) if found is not None else (None, 0, 0)
+        )
         lines.append(
             f"  {when:16}  {duration(wall):>8} {count(steps):>6} {count(calls):>8} {status:>8} {size(held):>9}  "
             f"{plain(path.name)}"

@@ -30,7 +30,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
         return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
     head += _facts(found)
     failure = last_failure(stored)
-    failed = failure is not None and _matters(stored, found, failure)
+    failed = failure is not None and _matters(found, failure)
     caught = _caught(found, failure) if failure is not None and not failed else []
     told = [*caught, *_warnings(found), *_notes(stored)]
     tail = _tail(shown_path)
@@ -69,9 +69,9 @@ def _facts(found: Summary) -> list[str]:
     more = f" (+{len(found.models) - 1} more)" if len(found.models) > 1 else ""
     facts = [
         f"{plain(model)} {count(parameters)} params{more}",
-        plural(found.roots, "step"),
+        plural(len(found.steps), "step"),
         plural(found.calls, "call"),
-        "fwd",
+        "fwd+bwd" if found.backwards else "fwd",
         ",".join(found.devices[:3]),
     ]
     busy = found.wall_ns - found.outside_ns
@@ -150,11 +150,15 @@ def _label(name: str, kind: str, columns: int) -> str:
     return f"{name}  {fit(kind, left)}" if kind and left >= 5 else name
 
 
-def _matters(stored: Stored, found: Summary, failure: Failure) -> bool:
+def _matters(found: Summary, failure: Failure) -> bool:
     """Whether the failure is what the run ended with, rather than one that the program dealt with."""
     end = found.process.end
-    last = max(stored.table("calls").column("step").to_pylist(), default=-1)
-    return failure.step == last or (end is not None and bool(end.exit_status or end.exception))
+    last = len(found.steps) - 1
+    return (
+        failure.step is None
+        or failure.step >= last
+        or (end is not None and bool(end.exit_status or end.exception))
+    )
 
 
 def _caught(found: Summary, failure: Failure) -> list[str]:
@@ -162,7 +166,9 @@ def _caught(found: Summary, failure: Failure) -> list[str]:
 
 
 def _failure(failure: Failure, width: int) -> list[str]:
-    lines = [f"  WHERE IT FAILED   step {failure.step}   {plain(failure.error)}"]
+    lines = [
+        f"  WHERE IT FAILED   {'' if failure.step is None else f'step {failure.step}   '}{plain(failure.error)}"
+    ]
     column = max(min(width // 2, 40), 12)
     path = failure.path
     shown = path if len(path) <= _SAME else [*path[:3], None, *path[-4:]]

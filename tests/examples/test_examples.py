@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import modtrace
+from tests.torture.compare import module_calls
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = ["feature_regression", "lenet", "training_loop", "broken_lenet"]
@@ -119,7 +120,7 @@ STEPS = {"feature_regression": 5, "lenet": 32, "training_loop": 40, "broken_lene
 
 def test_tree(example):
     name, _, _, trace = example
-    calls = trace.calls
+    calls = module_calls(trace.calls)
     roots = calls[(calls["parent"] == -1) & (calls["type"] == TREES[name][0][2])]
     assert len(roots) == STEPS[name]
 

@@ -14,9 +14,22 @@ Row = tuple[int, int, str]
 """depth, position of the parent among the calls of its thread (-1 for none), class as it is shown"""
 
 
+def module_calls(calls: pd.DataFrame) -> pd.DataFrame:
+    """The module calls alone, each below the nearest module call around it: the tree that the oracle sees."""
+    is_call = (calls["kind"] == "module").tolist()
+    parents, around, depth = calls["parent"].tolist(), [], []
+    for parent in parents:
+        over = parent
+        while over != -1 and not is_call[over]:
+            over = parents[over]
+        around.append(over)
+        depth.append(0 if over == -1 else depth[over] + 1)
+    return calls.assign(parent=around, depth=depth)[is_call]
+
+
 def traced_threads(calls: pd.DataFrame) -> list[pd.DataFrame]:
-    """The calls of each thread, threads in order of their number."""
-    return [rows for _, rows in calls.groupby("thread", sort=True)]
+    """The module calls of each thread that made any, threads in order of their number."""
+    return [rows for _, rows in module_calls(calls).groupby("thread", sort=True)]
 
 
 def traced_rows(rows: pd.DataFrame) -> list[Row]:
@@ -52,7 +65,8 @@ def assert_well_formed(calls: pd.DataFrame) -> None:
     count = len(calls)
     assert list(calls.index) == list(range(count))
     parents, depths, lasts = calls["parent"].tolist(), calls["depth"].tolist(), list(range(count))
-    steps, threads = calls["step"].tolist(), calls["thread"].tolist()
+    steps, threads = calls["step"].fillna(-1).tolist(), calls["thread"].tolist()
+    kinds = calls["kind"].tolist()
     for call, parent in reversed(list(enumerate(parents))):
         assert -1 <= parent < call
         if parent == -1:
@@ -60,7 +74,8 @@ def assert_well_formed(calls: pd.DataFrame) -> None:
             continue
         lasts[parent] = max(lasts[parent], lasts[call])
         assert depths[call] == depths[parent] + 1
-        assert (steps[call], threads[call]) == (steps[parent], threads[parent])
+        assert threads[call] == threads[parent]
+        assert steps[call] == steps[parent] or kinds[parent] in ("span", "phase")
     assert calls["last_call"].tolist() == lasts
     _assert_times_nest(calls)
 

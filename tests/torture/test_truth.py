@@ -14,6 +14,7 @@ from modtrace.text import plain
 from modtrace.trace.schema import TEXT_LIMIT
 from tests.torture.compare import (
     assert_well_formed,
+    module_calls,
     one_to_one,
     oracle_rows,
     traced_rows,
@@ -52,7 +53,7 @@ def test_calls_are_the_oracles(case):
     def seen(rows):
         return list(zip(traced_rows(rows), rows["module_id"], rows["status"], strict=True))
 
-    numbers = module_numbers(trace, oracle, calls, len(expected))
+    numbers = module_numbers(trace, oracle, module_calls(calls), len(expected))
     failed = "aborted" if case.aborts else "raised"
     told = [
         list(
@@ -68,8 +69,9 @@ def test_calls_are_the_oracles(case):
     assert sorted(map(seen, threads)) == sorted(told)
     check_names(case, model, trace)
     if len(threads) == 1:
-        roots = calls[calls["parent"] == -1]
-        assert list(roots["step"]) == list(range(len(roots)))
+        roots = calls[(calls["parent"] == -1) & (calls["kind"] == "module")]
+        if (trace.steps["ends"] == "root").all():
+            assert list(roots["step"]) == list(range(len(roots)))
 
 
 def module_numbers(trace, oracle, calls, thread_count):

@@ -43,7 +43,18 @@ def assert_part_of(found, whole):
     """All rows up to one of them, as they were; but the end of a call may be lost where its start is not."""
     for row, true in zip(found, whole, strict=False):
         if row["status"] == UNFINISHED:
-            known = ("call", "parent", "module", "root", "step", "depth", "start_ns", "inputs")
+            known = (
+                "call",
+                "parent",
+                "kind",
+                "module",
+                "root",
+                "label",
+                "mode",
+                "depth",
+                "start_ns",
+                "inputs",
+            )
             row, true = ({key: one[key] for key in known} for one in (row, true))
         assert row == true
 

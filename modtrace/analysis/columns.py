@@ -1,0 +1,49 @@
+"""Columns of Arrow tables as NumPy arrays and as columns of a DataFrame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+Ints = npt.NDArray[np.int64]
+
+
+def column(table: pa.Table, name: str) -> Ints:
+    """A column that has no nulls, as an array."""
+    return np.asarray(table.column(name).to_numpy())
+
+
+def values_and_known(table: pa.Table, name: str) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """A nullable integer column as values (0 where unknown) and where they are known."""
+    values = table.column(name)
+    known = np.asarray(values.is_valid().to_numpy(), np.bool_)
+    return np.asarray(values.fill_null(0).to_numpy()), known
+
+
+def nullable(table: pa.Table, name: str) -> pd.arrays.IntegerArray:
+    """A nullable integer column for a DataFrame."""
+    values, known = values_and_known(table, name)
+    return pd.arrays.IntegerArray(values.astype(np.int64), ~known)
+
+
+def nullable_codes(table: pa.Table, name: str) -> Ints:
+    """A column of keys, -1 where there is none."""
+    values, known = values_and_known(table, name)
+    return np.where(known, values, -1)
+
+
+def categorical(codes: Ints, texts: list[str]) -> Any:
+    """A categorical column from codes; -1 is null."""
+    from_codes: Any = pd.Categorical.from_codes
+    return from_codes(codes, texts)
+
+
+def distinct_texts(codes: Ints, texts: list[str]) -> Any:
+    """Texts by key as a categorical, -1 for null; equal texts are one category."""
+    place: dict[str, int] = {}
+    first = np.array([place.setdefault(text, len(place)) for text in texts] or [0], np.int64)
+    return categorical(np.where(codes >= 0, first[codes], -1), list(place))

@@ -1,0 +1,332 @@
+"""Which phase and which step each call belongs to, and what a step is made of. Arrays in, arrays out.
+
+A *unit* is what a thread's time is divided into: a root call or a phase with nothing around it but spans and optimizer
+steps (one of LBFGS runs forward and backward inside). The calls inside a unit have its phase.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from modtrace.trace.schema import (
+    BACKWARD,
+    EVALUATING,
+    IN_BACKWARD,
+    MODULE,
+    NO_GRAD,
+    OK,
+    PHASE,
+    PHASES,
+    SPAN,
+    STEP,
+)
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+NAMES: Final = (*PHASES, "recompute")
+"""What `phase` of a call is an index into."""
+DATA, H2D, FORWARD, EVAL, LOSS, BACK, OPTIMIZER, ZERO_GRAD, RECOMPUTE = range(9)
+NONE: Final = -1
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The calls of one process in order of start, an array element a call; ids and `parent` are positions here.
+
+    `label` is the phase of a PHASE (an index into NAMES, NONE for another name) and `maker` tells optimizers apart.
+    `forward` is the call whose backward a BACKWARD is, -1 for none. `parameters` is whether the module has any.
+    """
+
+    kind: Ints
+    parent: Ints
+    last: Ints
+    depth: Ints
+    thread: Ints
+    label: Ints
+    maker: Ints
+    forward: Ints
+    mode: Ints
+    start: Ints
+    end: Ints
+    known: Bools
+    status: Ints
+    parameters: Bools
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of one process: an array element a step. `thread` is the one whose time is divided.
+
+    by: what ends them: "mark", "optimizer", "forward" (of the next one, for updates by hand), "root" (each root call).
+    spent: phase -> nanoseconds outside of the other phases in it, in the order of NAMES without `recompute`.
+    first, last: its calls on the thread; last < first for none.
+    """
+
+    by: str
+    thread: int
+    start: Ints
+    end: Ints
+    whole: Bools
+    spent: Ints
+    first: Ints
+    last: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@dataclass(frozen=True)
+class Division:
+    """What `divide` finds. `losses` are (forward unit, backward unit) between which a loss was computed."""
+
+    phase: Ints
+    step: Ints
+    units: Ints
+    losses: list[tuple[int, int]]
+    steps: Steps
+
+
+def divide(calls: Calls) -> Division:
+    """Find units, phases and steps."""
+    units = _units(calls)
+    phase_of_unit = _phases_of(calls, units)
+    thread, by, bounds = _bounds(calls, units)
+    mine = np.flatnonzero(calls.thread[units] == thread)
+    losses = _losses(calls, units[mine], phase_of_unit[mine]) if by != "root" else []
+    for forward, backward in losses:
+        between = (units > forward) & (units < backward) & (calls.kind[units] == MODULE)
+        between &= (calls.thread[units] == thread) & ((phase_of_unit == FORWARD) | (phase_of_unit == EVAL))
+        phase_of_unit[between] = LOSS
+    phase = _spread(calls, units, phase_of_unit)
+    phase[_recomputed(calls)] = RECOMPUTE
+    if by == "root":
+        return Division(phase, *_each_root(calls, units, phase_of_unit))
+    steps = _steps(calls, units[mine], phase_of_unit[mine], losses, thread, by, bounds)
+    at = np.searchsorted(steps.start, calls.start, side="right") - 1
+    inside = (at >= 0) & (calls.start < steps.end[np.maximum(at, 0)]) if len(steps) else at >= 0
+    return Division(phase, np.where(inside, at, NONE), units, losses, steps)
+
+
+def _units(calls: Calls) -> Ints:
+    """Calls with nothing around them but spans and optimizer steps."""
+    optimizing = (calls.kind == PHASE) & (calls.label == OPTIMIZER)
+    open_kind = (calls.kind == SPAN) | optimizing
+    top = calls.parent < 0
+    clear = top.copy()
+    while True:
+        more = ~top & open_kind[calls.parent] & clear[calls.parent] & ~clear
+        if not more.any():
+            break
+        clear |= more
+    return np.flatnonzero(clear & ((calls.kind == MODULE) | (calls.kind == PHASE)))
+
+
+def _phases_of(calls: Calls, units: Ints) -> Ints:
+    """The phase of each unit; a root call is `forward`, or `eval` when no backward can follow or has followed it."""
+    phase = calls.label[units].copy()
+    module = calls.kind[units] == MODULE
+    mode = calls.mode[units]
+    targets = np.sort(calls.forward[calls.kind == BACKWARD])
+    took_part = np.searchsorted(targets, calls.last[units], side="right") > np.searchsorted(targets, units)
+    evaluates = ((mode & NO_GRAD) > 0) | (((mode & EVALUATING) > 0) & ~took_part)
+    phase[module] = np.where(evaluates[module], EVAL, FORWARD)
+    return phase
+
+
+def _spread(calls: Calls, units: Ints, phase: Ints) -> Ints:
+    """The phase of every call from that of the innermost unit that it is in."""
+    spread = np.full(len(calls), NONE, np.int64)
+    if not len(units):
+        return spread
+    at = np.searchsorted(units, np.arange(len(calls)), side="right") - 1
+    inside = (at >= 0) & (calls.last[units[np.maximum(at, 0)]] >= np.arange(len(calls)))
+    spread[inside] = phase[at[inside]]
+    for unit in units[phase == OPTIMIZER].tolist():
+        here = spread[unit : calls.last[unit] + 1]
+        here[here == NONE] = OPTIMIZER
+    return spread
+
+
+def _recomputed(calls: Calls) -> Bools:
+    """Calls made again during backward, with what is inside them."""
+    tops = np.flatnonzero((calls.kind == MODULE) & ((calls.mode & IN_BACKWARD) > 0))
+    edges = np.zeros(len(calls) + 1, np.int64)
+    np.add.at(edges, tops, 1)
+    np.add.at(edges, calls.last[tops] + 1, -1)
+    return np.cumsum(edges[:-1]) > 0
+
+
+def _bounds(calls: Calls, units: Ints) -> tuple[int, str, Ints]:
+    """The thread whose time is divided into steps, what ends them, and when."""
+    marks = np.flatnonzero(calls.kind == STEP)
+    if len(marks):
+        return _busiest(calls.thread[marks]), "mark", np.sort(calls.start[marks])
+    of_optimizer = (calls.kind == PHASE) & (calls.label == OPTIMIZER) & calls.known & (calls.status == OK)
+    around = np.where(calls.parent >= 0, calls.label[calls.parent], NONE)
+    stepping = np.flatnonzero(of_optimizer & (around != OPTIMIZER))
+    if len(stepping):
+        thread = _busiest(calls.thread[stepping])
+        stepping = stepping[calls.thread[stepping] == thread]
+        at = np.maximum(np.searchsorted(units, stepping, side="right") - 1, 0)
+        around_it = units[at]
+        ends = np.where(calls.last[around_it] >= stepping, calls.end[around_it], calls.end[stepping])
+        last = _last_of_turns(calls.maker[stepping].tolist())
+        return thread, "optimizer", np.unique(ends[last])
+    backward = units[calls.label[units] == BACK]
+    if len(backward):
+        thread = _busiest(calls.thread[backward])
+        mine = units[calls.thread[units] == thread]
+        begins = (calls.kind[mine] == MODULE) | (calls.label[mine] == DATA)
+        is_backward = calls.label[mine] == BACK
+        seen = np.cumsum(is_backward)
+        first = begins & (seen > 0)
+        _, at = np.unique(seen[first], return_index=True)
+        return thread, "forward", calls.start[mine[first][at]]
+    return 0, "root", np.zeros(0, np.int64)
+
+
+def _busiest(threads: Ints) -> int:
+    return int(np.bincount(threads).argmax())
+
+
+def _last_of_turns(makers: list[int]) -> list[int]:
+    """Of optimizer steps in order, the last of each turn: an iteration steps each optimizer once at most."""
+    last, turn = [], set[int]()
+    for at, maker in enumerate(makers):
+        if maker in turn:
+            last.append(at - 1)
+            turn.clear()
+        turn.add(maker)
+    return [*last, len(makers) - 1]
+
+
+def _losses(calls: Calls, units: Ints, phase: Ints) -> list[tuple[int, int]]:
+    """For each backward the forward before it after which only the loss was computed.
+
+    That is the last root call with parameters since the backward before; a criterion has none. Where no root call has
+    any it is the last one.
+    """
+    found = []
+    forward = bare = NONE
+    for unit, name in zip(units.tolist(), phase.tolist(), strict=True):
+        if name in (FORWARD, EVAL):
+            forward, bare = (unit, bare) if calls.parameters[unit] else (forward, unit)
+        elif name == BACK:
+            before = forward if forward != NONE else bare
+            if before != NONE and calls.known[before] and calls.parent[before] == calls.parent[unit]:
+                found.append((before, unit))
+            forward = bare = NONE
+        elif name == OPTIMIZER:
+            forward = bare = NONE
+    return found
+
+
+def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, list[tuple[int, int]], Steps]:
+    """Without anything that ends a step every root call is one, over all threads."""
+    roots = units[calls.kind[units] == MODULE]
+    names = phase[calls.kind[units] == MODULE]
+    order = np.argsort(calls.start[roots], kind="stable")
+    number = np.empty(len(roots), np.int64)
+    number[order] = np.arange(len(roots))
+    step = _spread(calls, roots, number)
+    roots, names = roots[order], names[order]
+    spent = np.zeros((len(PHASES), len(roots)), np.int64)
+    spent[names, np.arange(len(roots))] = np.where(
+        calls.known[roots], calls.end[roots] - calls.start[roots], 0
+    )
+    steps = Steps(
+        by="root",
+        thread=-1,
+        start=calls.start[roots],
+        end=np.where(calls.known[roots], calls.end[roots], calls.start[roots]),
+        whole=calls.known[roots],
+        spent=spent,
+        first=roots,
+        last=calls.last[roots],
+    )
+    return step, units, [], steps
+
+
+def _steps(
+    calls: Calls, units: Ints, phase: Ints, losses: list[tuple[int, int]], thread: int, by: str, bounds: Ints
+) -> Steps:
+    """The steps that end at `bounds`, and a last one that did not come to its end.
+
+    A validation run between two steps belongs to neither. It is what is more in front of a step than what stands in
+    front of most: a teacher's forward is part of every step, so it stays.
+    """
+    starts = calls.start[units]
+    at = np.searchsorted(bounds, starts, side="right")
+    count = len(bounds)
+    tail = (at == count) & ((phase == FORWARD) | (phase == LOSS) | (phase == BACK))
+    ends = bounds
+    if tail.any():
+        last = units[np.flatnonzero(tail)[-1]]
+        ends = np.append(bounds, max(int(calls.end[last]), int(calls.start[last])))
+    leading = [_leading(phase[at == step]) for step in range(len(ends))]
+    usual = int(np.median([len(some) for some in leading[:count]])) if count else 0
+    begins = []
+    for step, evals in enumerate(leading):
+        mine = units[at == step]
+        begin = int(ends[step - 1]) if step else int(calls.start[mine[0]]) if len(mine) else 0
+        if len(evals) > usual:
+            cut = mine[evals[len(evals) - usual - 1]]
+            begin = max(int(calls.end[cut]), begin)
+            if not step:
+                rest = mine[mine > cut]
+                begin = int(calls.start[rest[0]]) if len(rest) else begin
+        begins.append(begin)
+    start = np.array(begins, np.int64)
+    keep = start < ends
+    start, ends = start[keep], ends[keep]
+    whole = (np.arange(len(keep)) < count)[keep]
+    spent = _spent(calls, units, phase, losses, start, ends)
+    on_thread = np.flatnonzero(calls.thread == thread)
+    times = calls.start[on_thread]
+    low, high = np.searchsorted(times, start), np.searchsorted(times, ends)
+    offset = int(on_thread[0]) if len(on_thread) else 0  # a thread's calls stand together
+    return Steps(by, thread, start, ends, whole, spent, low + offset, high + offset - 1)
+
+
+def _leading(phase: Ints) -> Ints:
+    """The evaluations that come before anything else of a step but data, as positions."""
+    others = np.flatnonzero((phase != EVAL) & (phase != DATA) & (phase != H2D))
+    until = others[0] if len(others) else len(phase)
+    return np.flatnonzero(phase[:until] == EVAL)
+
+
+def _spent(
+    calls: Calls, units: Ints, phase: Ints, losses: list[tuple[int, int]], start: Ints, end: Ints
+) -> Ints:
+    """Nanoseconds of each phase in each step: shape (phases, steps)."""
+    spent = np.zeros((len(PHASES), len(start)), np.int64)
+    if not len(start):
+        return spent
+    own = np.where(calls.known[units], calls.end[units] - calls.start[units], 0)
+    # A unit inside an optimizer step is not the optimizer's time.
+    around = calls.parent[units]
+    while (in_span := (around >= 0) & (calls.kind[around] == SPAN)).any():
+        around = np.where(in_span, calls.parent[around], around)
+    outer = np.searchsorted(units, around)
+    nested = (around >= 0) & (outer < len(units)) & (units[np.minimum(outer, len(units) - 1)] == around)
+    np.subtract.at(own, outer[nested], own[nested].copy())
+    step = np.searchsorted(start, calls.start[units], side="right") - 1
+    inside = (step >= 0) & (calls.start[units] < end[np.maximum(step, 0)]) & (phase >= 0)
+    np.add.at(spent, (phase[inside], step[inside]), own[inside])
+    for forward, backward in losses:
+        low, high = int(calls.end[forward]), int(calls.start[backward])
+        at = int(np.searchsorted(start, low, side="right")) - 1
+        if at < 0 or low >= end[at]:
+            continue
+        first, last = np.searchsorted(units, forward, side="right"), np.searchsorted(units, backward)
+        others = own[first:last].sum()
+        spent[LOSS, at] += max(high - low - int(others), 0)
+    return spent

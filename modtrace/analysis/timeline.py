@@ -1,0 +1,277 @@
+"""The calls of a trace as one tree that adds up: steps, phases and what was recorded in them.
+
+What follows from the recorded calls is put in as rows of their own: a step around all that belongs to it, `forward` or
+`eval` around a root call, `loss` from the last forward to the backward. Without a training loop there is nothing to
+put in, and every root call is a step.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from modtrace.analysis import phases
+from modtrace.analysis.columns import column, values_and_known
+from modtrace.analysis.phases import Calls, Division, Steps, divide
+from modtrace.trace.reader import Stored
+from modtrace.trace.schema import MODULE, OK, PHASE, STEP, UNFINISHED
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_STEP, _INNER = 0, 1
+"""Levels of rows that are put in: steps around all else."""
+_MADE: Final = ("step", "forward", "eval", "loss")
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A trace with steps and phases.
+
+    calls: as `Stored.table("calls")`, in one numbering with the rows that were put in, with the columns `step` (null
+    outside of steps) and `phase` (index into phases.NAMES, null outside of phases).
+    labels: (name, type) of each label, those of the rows put in among them.
+    steps: those of each process.
+    """
+
+    calls: pa.Table
+    labels: list[tuple[str, str]]
+    steps: list[Steps]
+
+    def module_calls(self) -> pa.Table:
+        """The calls of modules alone: forward, eval and recompute."""
+        return self.calls.filter(pa.array(column(self.calls, "kind") == MODULE))
+
+
+_made: weakref.WeakKeyDictionary[Stored, Timeline] = weakref.WeakKeyDictionary()
+
+
+def timeline(stored: Stored) -> Timeline:
+    """The timeline of a trace; made once."""
+    if stored not in _made:
+        _made[stored] = _timeline(stored)
+    return _made[stored]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows to put in, in order. `first` and `last` are the calls around which each stands, last < first for none;
+    `before` is the call whose parent and depth it takes. `start` and `end` are -1 where they are those of `before`.
+    """
+
+    level: Ints
+    label: Ints
+    phase: Ints
+    status: Ints
+    first: Ints
+    last: Ints
+    before: Ints
+    start: Ints
+    end: Ints
+
+    def __len__(self) -> int:
+        return len(self.level)
+
+
+def _timeline(stored: Stored) -> Timeline:
+    table = stored.table("calls")
+    found = stored.table("labels")
+    labels = list(zip(found.column("name").to_pylist(), found.column("type").to_pylist(), strict=True))
+    made = {name: len(labels) + at for at, name in enumerate(_MADE)}
+    labels += [(name, "") for name in _MADE]
+    process = column(table, "process")
+    edges = np.searchsorted(process, np.arange(len(stored.processes) + 1))
+    step = np.full(len(table), phases.NONE, np.int64)
+    phase = np.full(len(table), phases.NONE, np.int64)
+    steps, pieces, drop = [], [], []
+    whole = _calls(stored, table, labels)
+    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        calls = _part(whole, low, high)
+        division = divide(calls)
+        step[low:high] = division.step
+        phase[low:high] = division.phase
+        steps.append(division.steps)
+        if division.steps.by != "root":
+            pieces.append((_rows(calls, division, made), low))
+            drop.append(np.flatnonzero(calls.kind == STEP) + low)
+    table = table.append_column("step", _nullable(step)).append_column("phase", _nullable(phase))
+    if pieces:
+        table = _with_rows(table, whole, _joined(pieces), np.concatenate(drop))
+    return Timeline(table, labels, steps)
+
+
+def _nullable(values: Ints) -> pa.Array:
+    return pa.array(values, pa.int64(), mask=values < 0)
+
+
+def _calls(stored: Stored, table: pa.Table, labels: list[tuple[str, str]]) -> Calls:
+    kind = column(table, "kind").astype(np.int64)
+    label, has_label = values_and_known(table, "label")
+    module, _ = values_and_known(table, "module")
+    forward, has_forward = values_and_known(table, "forward")
+    duration, known = values_and_known(table, "duration_ns")
+    start = column(table, "start_ns")
+    name_code = np.array([phases.NAMES.index(n) if n in phases.NAMES else phases.NONE for n, _ in labels])
+    counts, counted = values_and_known(stored.table("modules"), "parameter_count")
+    has_some = np.append((counts > 0) | ~counted, False)
+    return Calls(
+        kind=kind,
+        parent=column(table, "parent"),
+        last=column(table, "last_call"),
+        depth=column(table, "depth"),
+        thread=column(table, "thread"),
+        label=np.where((kind == PHASE) & has_label, name_code[label], phases.NONE),
+        maker=np.where(has_label, label, -1),
+        forward=np.where(has_forward, forward, -1),
+        mode=values_and_known(table, "mode")[0],
+        start=start,
+        end=start + duration,
+        known=known,
+        status=column(table, "status").astype(np.int64),
+        parameters=has_some[module] & (kind == MODULE),
+    )
+
+
+def _part(calls: Calls, low: int, high: int) -> Calls:
+    """The calls of one process, numbered from 0."""
+    part = {name: getattr(calls, name)[low:high] for name in Calls.__dataclass_fields__}
+    part["last"] = part["last"] - low
+    for name in ("parent", "forward"):
+        part[name] = np.where(part[name] >= 0, part[name] - low, -1)
+    return Calls(**part)
+
+
+def _rows(calls: Calls, division: Division, made: dict[str, int]) -> _Rows:
+    """The rows to put into one process, in the order in which they will stand."""
+    units, steps = division.units, division.steps
+    roots = units[calls.kind[units] == MODULE]
+    roots = roots[(division.phase[roots] == phases.FORWARD) | (division.phase[roots] == phases.EVAL)]
+    rows = []
+    for root in roots.tolist():
+        phase = int(division.phase[root])
+        label = made[phases.NAMES[phase]]
+        rows.append((_INNER, label, phase, OK, root, int(calls.last[root]), root, -1, -1))
+    for forward, backward in division.losses:
+        start, end = int(calls.end[forward]), int(calls.start[backward])
+        first = int(calls.last[forward]) + 1
+        rows.append(
+            (_INNER, made["loss"], phases.LOSS, OK, first, backward - 1, backward, start, max(start, end))
+        )
+    for at in range(len(steps)):
+        first, last = int(steps.first[at]), int(steps.last[at])
+        while first <= last and calls.kind[first] == STEP:
+            first += 1
+        if first <= last and _holds(calls, first, last):
+            status = OK if steps.whole[at] else UNFINISHED
+            start, end = int(steps.start[at]), int(steps.end[at])
+            rows.append((_STEP, made["step"], phases.NONE, status, first, last, first, start, end))
+    rows.sort(key=lambda row: (row[4], row[0]))
+    return _Rows(*np.array(rows, np.int64).reshape(-1, 9).T)
+
+
+def _holds(calls: Calls, first: int, last: int) -> bool:
+    """Whether a range of calls is whole rows side by side: no span begins in it and ends behind it."""
+    if last < first:
+        return False
+    level = calls.depth[first]
+    return bool(
+        (calls.depth[first : last + 1] >= level).all() and (calls.last[first : last + 1] <= last).all()
+    )
+
+
+def _joined(parts: list[tuple[_Rows, int]]) -> _Rows:
+    """The rows of all processes, each with the number of its first call."""
+    columns = []
+    for name in _Rows.__dataclass_fields__:
+        shift = name in ("first", "last", "before")
+        columns.append(np.concatenate([getattr(rows, name) + (low if shift else 0) for rows, low in parts]))
+    return _Rows(*columns)
+
+
+class _Cover:
+    """Which of some disjoint ranges each call is in, and at its top level."""
+
+    def __init__(self, rows: _Rows, chosen: Bools, depth: Ints) -> None:
+        self.at = np.flatnonzero(chosen)
+        first, last = rows.first[self.at], rows.last[self.at]
+        filled = np.flatnonzero(last >= first)
+        self.at, first, last = self.at[filled], first[filled], last[filled]
+        calls = np.arange(len(depth))
+        place = np.searchsorted(first, calls, side="right") - 1
+        inside = (place >= 0) & (last[np.maximum(place, 0)] >= calls) if len(first) else place >= 0
+        self.row = np.where(inside, self.at[np.maximum(place, 0)], -1) if len(first) else place
+        top = np.zeros(len(depth), np.bool_)
+        top[inside] = depth[inside] == depth[rows.before[self.row[inside]]]
+        self.top = top
+
+
+def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> pa.Table:
+    """The table with rows put in and others (marks of steps, which hold nothing) taken out, in one numbering."""
+    count = len(calls)
+    step = _Cover(rows, rows.level == _STEP, calls.depth)
+    inner = _Cover(rows, rows.level == _INNER, calls.depth)
+    kept = np.ones(count, np.bool_)
+    kept[drop] = False
+    gone = np.concatenate([[0], np.cumsum(~kept)])
+    every = np.arange(count + 1)
+    place = every - gone + np.searchsorted(rows.first, every, side="right")
+    row_place = rows.first - gone[rows.first] + np.arange(len(rows))
+
+    over = np.where(calls.parent >= 0, place[calls.parent], -1)
+    parent = np.where(step.top, row_place[step.row], over) if len(rows) else over
+    parent = np.where(inner.top, row_place[inner.row], parent) if len(rows) else parent
+    in_step = (rows.level == _INNER) & (step.row[rows.before] >= 0)
+    row_parent = over[rows.before]
+    at_top = in_step & step.top[rows.before]
+    row_parent[at_top] = row_place[step.row[rows.before[at_top]]]
+    last = np.where(rows.last >= rows.first, place[np.maximum(rows.last, 0)], row_place)
+    duration = np.where(rows.start < 0, (calls.end - calls.start)[rows.before], rows.end - rows.start)
+    unknown = (rows.start < 0) & ~calls.known[rows.before]
+
+    spent, lost = np.zeros((2, count + len(rows) + 1), np.int64)
+    np.add.at(spent, parent, np.where(calls.known, calls.end - calls.start, 0))
+    np.add.at(lost, parent, ~calls.known)
+    np.add.at(spent, row_parent, np.where(unknown, 0, duration))
+    np.add.at(lost, row_parent, unknown)
+
+    none, every_one = np.zeros(len(rows), np.bool_), np.ones(len(rows), np.bool_)
+    new: dict[str, tuple[Any, Bools]] = {
+        "call": (row_place, none),
+        "parent": (row_parent, none),
+        "last_call": (last, none),
+        "kind": (np.where(rows.level == _STEP, STEP, PHASE), none),
+        "label": (rows.label, none),
+        "depth": (calls.depth[rows.before] + in_step, none),
+        "start_ns": (np.where(rows.start < 0, calls.start[rows.before], rows.start), none),
+        "duration_ns": (duration, unknown),
+        "self_ns": (np.maximum(duration - spent[row_place], 0), unknown | (lost[row_place] > 0)),
+        "tracer_ns": (np.zeros(len(rows), np.int64), none),
+        "status": (rows.status, none),
+        "phase": (np.maximum(rows.phase, 0), rows.phase < 0),
+    }
+    changed = {
+        "call": place[:count],
+        "parent": parent,
+        "last_call": place[calls.last],
+        "depth": calls.depth + (step.row >= 0) + (inner.row >= 0),
+        "forward": place[calls.forward],
+    }
+    order = np.argsort(np.concatenate([place[:count][kept], row_place]), kind="stable")
+    arrays = []
+    for field in table.schema:
+        held = table.column(field.name)
+        null = ~np.asarray(held.is_valid().to_numpy(), np.bool_)
+        old = np.asarray(held.fill_null(False if field.type == pa.bool_() else 0).to_numpy())
+        if field.name in ("thread", "rank", "process", "step"):
+            values, mask = old[rows.before], null[rows.before]
+        else:
+            values, mask = new.get(field.name, (np.zeros(len(rows), old.dtype), every_one))
+        old = changed.get(field.name, old)
+        values = np.concatenate([old[kept], values.astype(old.dtype)])[order]
+        arrays.append(pa.array(values, field.type, mask=np.concatenate([null[kept], mask])[order]))
+    return pa.table(arrays, names=table.schema.names)

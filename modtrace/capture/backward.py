@@ -1,0 +1,278 @@
+"""The backward of each module call: who the nodes that autograd runs belong to.
+
+Autograd numbers the nodes of its graph in the order in which a thread makes them, and runs those that are ready from
+the highest number down. A node is only used by nodes made later, so all nodes of one thread's graph run in descending
+order, and since the nodes made during a call are one range of numbers, its backward is one stretch of time, nested as
+the calls were. Whenever two nodes that follow each other in this order belong to different calls, a pre-hook on the
+second one closes and opens the rows in between. (Nodes that accumulate into `.grad` run as soon as they can; they
+belong to the call that fed them.)
+
+The hooks are put on the nodes when a backward begins and taken away when it ends: forward passes that no backward
+follows pay nothing, and nothing is left on a graph that is kept. Gradients are not touched: a hook returns None.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from itertools import count
+from types import CodeType, FrameType
+from typing import Any, Final
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from modtrace.capture.hooks import State
+from modtrace.capture.lanes import GROWN, KIND_SHIFT, Lane, Lanes
+from modtrace.capture.ranges import Ranges, find
+from modtrace.capture.seen import Entry
+from modtrace.trace.schema import BACKWARD, THREAD_SHIFT
+
+_LEAF: Final = 1 << 62
+"""Nodes that accumulate into `.grad` have the highest number there is."""
+_BACKWARDS = count()
+_ID_STRIDE: Final = 1 << 32
+
+Path = tuple[int, ...]
+
+
+class Owners:
+    """Which calls the nodes of a graph were made in: the growths of one thread's lane."""
+
+    def __init__(self, lane: Lane, lowest: int) -> None:
+        self.lane = lane
+        grown = lane.grown
+        low, high = 0, len(grown) // GROWN
+        while low < high:  # the first growth that ended above the lowest node
+            middle = (low + high) // 2
+            if grown[middle * GROWN] > lowest:
+                high = middle
+            else:
+                low = middle + 1
+        self.growths = grown[low * GROWN :]
+
+    def paths(self, numbers: Sequence[int]) -> list[Path]:
+        """For node numbers in descending order the calls around each, outermost first, as positions of growths."""
+        growths = self.growths
+        at = len(growths) - GROWN
+        open_now: list[int] = []
+        path: Path = ()
+        found = []
+        for number in numbers:
+            changed = False
+            while open_now and number < growths[open_now[-1] + 1]:
+                open_now.pop()
+                changed = True
+            while at >= 0 and growths[at] > number:
+                if growths[at + 1] <= number:
+                    open_now.append(at)
+                    changed = True
+                at -= GROWN
+            if changed:
+                path = tuple(open_now)
+            found.append(path)
+        return found
+
+
+def graph_of(outputs: Any) -> list[tuple[int, Any]]:
+    """(number, node) of the nodes that a backward from `outputs` can run, in descending order, leaves left out."""
+    some = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    with torch._C.DisableTorchFunction():
+        pending = [one.grad_fn if isinstance(one, torch.Tensor) else one.node for one in some]
+    known: dict[Any, int] = {}
+    while pending:
+        node = pending.pop()
+        if node is None or node in known:
+            continue
+        number = known[node] = node._sequence_nr()
+        if number < _LEAF:
+            pending += [edge[0] for edge in node.next_functions]
+    nodes = [(number, node) for node, number in known.items() if number < _LEAF]
+    nodes.sort(key=_number, reverse=True)
+    return nodes
+
+
+def _number(numbered: tuple[int, Any]) -> int:
+    return numbered[0]
+
+
+def owners_of(lanes: Sequence[Lane], own: Lane, nodes: Sequence[tuple[int, Any]]) -> Owners | None:
+    """The growths that the nodes belong to.
+
+    A node does not tell the thread that made it. Where calls of several threads could have, those of the thread that
+    calls backward are meant, unless it has none; more than one possibility is none.
+    """
+    lowest, highest = nodes[-1][0], nodes[0][0]
+    found = [Owners(lane, lowest) for lane in lanes if lane.grown]
+    some = [one for one in found if one.growths and min(one.growths[1::GROWN]) <= highest]
+    if len(some) > 1:
+        others = [one for one in some if one.lane is not own]
+        if len(others) == len(some) or any(_overlap(one, nodes) for one in others):
+            return None
+        some = [one for one in some if one.lane is own]
+    return some[0] if some else None
+
+
+def _overlap(owners: Owners, nodes: Sequence[tuple[int, Any]]) -> bool:
+    """Whether any node can be of a call of that thread."""
+    return any(owners.paths([number for number, _ in nodes]))
+
+
+class Backward:
+    """Records the backward phases of one trace. Nothing here raises."""
+
+    def __init__(self, state: State, ranges: Ranges, lanes: Callable[[], Sequence[Lane]]) -> None:
+        self.state = state
+        self.ranges = ranges
+        self._lanes = lanes
+        self._entries: dict[int, Entry] = {}
+
+    def begin(self, outputs: Any, frame: FrameType) -> Watch | None:
+        """Open the phase and put the hooks in place; None when it is not recorded."""
+        phase = self.ranges.phase("backward", "", frame.f_code)
+        call = self.ranges.begin(phase, frame)
+        if call < 0:
+            return None
+        watch = Watch(self, call, frame)
+        state = self.state
+        try:
+            started = state.clock()
+            if torch._C._functorch.maybe_current_level() is None and not _compiled_autograd():
+                self._watch(watch, outputs)
+            watch.lane.cost(find(watch.lane, call), state.clock() - started)
+        except Exception as fault:
+            watch.remove()
+            state.fault(fault)
+        return watch
+
+    def _watch(self, watch: Watch, outputs: Any) -> None:
+        nodes = graph_of(outputs)
+        lanes: Lanes = self.state.lanes
+        owners = owners_of(self._lanes(), lanes.own, nodes) if nodes else None
+        if owners is None:
+            return
+        paths = owners.paths([number for number, _ in nodes])
+        watch.owners = owners
+        following = RemovableHandle.next_id
+        try:
+            # Not from torch's own counter: a checkpoint may hold the ids of the user's hooks.
+            RemovableHandle.next_id = -_ID_STRIDE * (2 + next(_BACKWARDS))
+            before: Path = ()
+            for (_, node), path in zip(nodes, paths, strict=True):
+                if path is not before:
+                    watch.handles.append(node.register_prehook(watch.switch(path)))
+                    before = path
+        finally:
+            RemovableHandle.next_id = following
+
+    def entry(self, module: int, code: CodeType) -> Entry:
+        """What the backward of a call of a module is an execution of."""
+        known = self._entries.get(module)
+        if known is None:
+            known = self._entries.setdefault(module, Entry(module, BACKWARD, code))
+        return known
+
+
+def _compiled_autograd() -> bool:
+    """Whether autograd's graph will be compiled: hooks would become a part of it."""
+    module: Any = sys.modules.get("torch._dynamo.compiled_autograd")
+    return bool(getattr(module, "compiled_autograd_enabled", False))
+
+
+class Watch:
+    """One backward phase that runs, and the rows that are open in it."""
+
+    def __init__(self, backward: Backward, call: int, frame: FrameType) -> None:
+        self.handles: list[RemovableHandle] = []
+        self.owners: Owners | None = None
+        self.lane: Lane = backward.state.lanes.lane
+        self._backward = backward
+        self._state = backward.state
+        self._call = call
+        self._frame_id = id(frame)
+        self._code = frame.f_code
+        self._path: Path = ()
+        self._thread = threading.get_ident()
+        self._engine_thread = 0
+        self._depth = find(self.lane, call)
+
+    def switch(self, path: Path) -> Callable[[Any], None]:
+        """The pre-hook of the first of some nodes that belong to one call."""
+
+        def enter(_: Any) -> None:
+            now = self._state.clock()
+            if self._state.off:
+                return
+            try:
+                if self._on_right_thread():
+                    self._move(path, now)
+            except Exception as fault:
+                self._state.fault(fault)
+
+        return enter
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The engine has returned, or raised."""
+        now = self._state.clock()
+        self.remove()
+        try:
+            if not self._state.off:
+                self._move((), now)
+        except Exception as fault:
+            self._state.fault(fault)
+        self.lane.lent = False
+        self.lane.grew = self.lane.grown.extend
+        self._backward.ranges.end(self._call, error)
+
+    def remove(self) -> None:
+        """Take the hooks off the nodes."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+    def _on_right_thread(self) -> bool:
+        """Whether this thread may write into the lane of the thread that called backward.
+
+        For a graph on an accelerator the engine runs nodes on a thread of the device while the caller waits: the
+        first such thread takes the caller's lane over. Nodes of other devices' threads are not told apart.
+        """
+        thread = threading.get_ident()
+        if thread in (self._thread, self._engine_thread):
+            return True
+        if self._engine_thread:
+            return False
+        self._engine_thread = thread
+        lanes: Lanes = self._state.lanes
+        lanes.lane = self.lane
+        self.lane.lent = True
+        self.lane.grew = lanes.own.grown.extend
+        return True
+
+    def _move(self, path: Path, now: int) -> None:
+        """Close and open rows until those of `path` are open."""
+        lane, owners = self.lane, self.owners
+        if owners is None or self._depth < 0:
+            return
+        before = self._path
+        lane.abort(self._depth + 1 + len(before))
+        keep = 0
+        for old, new in zip(before, path, strict=False):
+            if old != new:
+                break
+            keep += 1
+        calls = lane.calls
+        while len(calls) > self._depth + 1 + keep:
+            depth = len(calls) - 1
+            _, call, entry, given, start, _ = calls[-1]
+            lane.extend((call, entry.number, given, BACKWARD << KIND_SHIFT | depth, start, 0, 0, now))
+            calls.pop()
+        growths, thread = owners.growths, owners.lane.number << THREAD_SHIFT
+        opened = self._state.clock()
+        if keep < len(path):
+            lane.cost(self._depth + keep, opened - now)
+        for at in path[keep:]:
+            entry = self._backward.entry(growths[at + 3], self._code)
+            forward = thread | growths[at + 2]
+            calls.append((self._frame_id, lane.next_call(), entry, forward, opened, -1))
+        self._path = path

@@ -1,0 +1,242 @@
+"""What stands around the forward of a training step: waiting for data, copies to a device, backward, the optimizer.
+
+Optimizers tell through torch's global step hooks. The rest are functions of torch that are replaced while recording:
+each replacement calls the original with what it was given, returns what that returns, and is taken away at the end. A
+replacement that the user has wrapped meanwhile stays below the wrapper, and only passes on from then on.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, Final
+
+import torch
+
+from modtrace.capture.backward import Backward
+from modtrace.capture.lanes import KIND_SHIFT
+from modtrace.capture.ranges import NOT_OPENED, Ranges
+from modtrace.trace.schema import PHASE
+
+_KEY: Final = -(1 << 60)
+"""Of our hooks in torch's tables: torch counts ids up from 0."""
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Phases:
+    """Records the phases of one trace between `install` and `remove`."""
+
+    def __init__(self, ranges: Ranges, backward: Backward) -> None:
+        self._ranges = ranges
+        self._state = ranges.state
+        self._backward = backward
+        self._placed: list[tuple[Any, str, Any, Any]] = []
+        self._steps: list[tuple[Any, int]] = []
+        self._hidden = 0
+
+    def install(self) -> None:
+        """Put the replacements and hooks in place."""
+        for owner, name, wrap in self._replacements():
+            original = vars(owner).get(name)
+            if callable(original):
+                replacement = wrap(original)
+                self._placed.append((owner, name, original, replacement))
+                setattr(owner, name, replacement)
+        before, after = _optimizer_tables()
+        if before is not None and after is not None:
+            before[_KEY - id(self)] = self._before_step
+            after[_KEY - id(self)] = self._after_step
+
+    def remove(self) -> None:
+        """Take them away; does nothing the second time."""
+        while self._placed:
+            owner, name, original, replacement = self._placed.pop()
+            if vars(owner).get(name) is replacement:
+                setattr(owner, name, original)
+        for table in _optimizer_tables():
+            if table is not None:
+                table.pop(_KEY - id(self), None)
+
+    def hide(self) -> None:
+        """Record nothing for a while: torch compiles."""
+        self._hidden += 1
+        for table in _optimizer_tables():
+            if table is not None:
+                table.pop(_KEY - id(self), None)
+
+    def show(self) -> None:
+        """Record again."""
+        self._hidden = max(self._hidden - 1, 0)
+        before, after = _optimizer_tables()
+        if self._placed and before is not None and after is not None:
+            before[_KEY - id(self)] = self._before_step
+            after[_KEY - id(self)] = self._after_step
+
+    def _replacements(self) -> Iterator[tuple[Any, str, Wrap]]:
+        loader: Any = torch.utils.data.dataloader
+        yield torch.autograd, "_engine_run_backward", self._running_backward
+        yield loader._BaseDataLoaderIter, "__next__", self._in_phase("data", _workers_of)
+        yield loader.DataLoader, "__iter__", self._in_phase("data", _workers_of)
+        yield torch.optim.Optimizer, "zero_grad", self._in_phase("zero_grad", _class_of)
+        yield torch.nn.Module, "zero_grad", self._in_phase("zero_grad", _class_of)
+        scaler: Any = getattr(getattr(torch, "amp", None), "GradScaler", None)
+        if scaler is not None:
+            yield scaler, "step", self._scaled_step
+        if _accelerator() is not None:
+            for name in ("to", "cuda", "xpu"):
+                yield torch.Tensor, name, self._copying
+
+    def _idle(self) -> bool:
+        """Whether nothing is to be recorded now."""
+        compiler: Any = torch.compiler
+        return bool(
+            self._state.off
+            or not self._placed
+            or self._hidden
+            or compiler.is_dynamo_compiling()
+            or compiler._is_compiling_flag
+            or torch._C._get_tracing_state()
+        )
+
+    # what is replaced -------------------------------------------------------------------------------------------
+
+    def _in_phase(self, name: str, class_of: Callable[[Any], str]) -> Wrap:
+        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+            ranges, idle = self._ranges, self._idle
+
+            @functools.wraps(original)
+            def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+                if idle():
+                    return original(self, *args, **kwargs)
+                frame = sys._getframe()
+                call = ranges.begin(ranges.phase(name, class_of(self), frame.f_code), frame)
+                try:
+                    result = original(self, *args, **kwargs)
+                except BaseException as error:
+                    ranges.end(call, None if type(error) is StopIteration else error)
+                    raise
+                ranges.end(call)
+                return result
+
+            return run
+
+        return wrap
+
+    def _running_backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def run(t_outputs: Any, *args: Any, **kwargs: Any) -> Any:
+            watch = None if self._idle() else self._backward.begin(t_outputs, sys._getframe())
+            if watch is None:
+                return original(t_outputs, *args, **kwargs)
+            try:
+                result = original(t_outputs, *args, **kwargs)
+            except BaseException as error:
+                watch.end(error)
+                raise
+            watch.end()
+            return result
+
+        return run
+
+    def _scaled_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def step(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._idle():
+                return original(scaler, optimizer, *args, **kwargs)
+            call = self._begin_step(optimizer, sys._getframe())
+            try:
+                result = original(scaler, optimizer, *args, **kwargs)
+            except BaseException as error:
+                self._ranges.end(call, error)
+                raise
+            self._ranges.end(call)
+            return result
+
+        return step
+
+    def _copying(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A copy from the host to an accelerator. Whether it is one is known when it is done."""
+        accelerator = _accelerator()
+
+        @functools.wraps(original)
+        def copy(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._idle():
+                return original(tensor, *args, **kwargs)
+            started = self._state.clock()
+            result = original(tensor, *args, **kwargs)
+            try:
+                if result is not tensor and _moved(tensor, result, accelerator):
+                    self._copied(started, sys._getframe())
+            except Exception as fault:
+                self._state.fault(fault)
+            return result
+
+        return copy
+
+    def _copied(self, started: int, frame: FrameType) -> None:
+        now = self._state.clock()
+        lane = self._state.lanes.lane
+        entry = self._ranges.phase("h2d", "", frame.f_code)
+        word = PHASE << KIND_SHIFT | len(lane.calls)
+        lane.extend((lane.next_call(), entry.number, 0, word, started, 0, 0, now))
+
+    # optimizers -------------------------------------------------------------------------------------------------
+
+    def _begin_step(self, optimizer: Any, frame: FrameType | None) -> int:
+        if frame is None:
+            return NOT_OPENED
+        kind = type(optimizer).__name__
+        return self._ranges.begin(self._ranges.phase("optimizer", kind, frame.f_code, id(optimizer)), frame)
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._idle():
+            return
+        frame = sys._getframe().f_back
+        call = self._begin_step(optimizer, frame)
+        if call != NOT_OPENED:
+            self._state.lanes.lane.stepping.append((id(optimizer), call))
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._idle():
+            return
+        stepping = self._state.lanes.lane.stepping
+        while stepping:
+            key, call = stepping.pop()
+            if key == id(optimizer):
+                self._ranges.end(call)
+                return
+
+
+def _optimizer_tables() -> tuple[Any, Any]:
+    module: Any = sys.modules[torch.optim.Optimizer.__module__]
+    return getattr(module, "_global_optimizer_pre_hooks", None), getattr(
+        module, "_global_optimizer_post_hooks", None
+    )
+
+
+def _class_of(thing: Any) -> str:
+    return type(thing).__name__
+
+
+def _workers_of(loader: Any) -> str:
+    """How a DataLoader, or an iterator of one, is shown: its processes matter when it is waited for."""
+    held = getattr(loader, "__dict__", {})
+    return f"DataLoader(num_workers={held.get('_num_workers', held.get('num_workers', '?'))})"
+
+
+def _accelerator() -> str | None:
+    """The kind of device that copies go to, None where there is none."""
+    module: Any = getattr(torch, "accelerator", None)
+    if module is not None:
+        found = module.current_accelerator() if module.is_available() else None
+        return found.type if found is not None else None
+    return "cuda" if torch.cuda.is_available() else None
+
+
+def _moved(before: Any, after: Any, accelerator: str | None) -> bool:
+    """Whether a tensor was copied from the host to the accelerator."""
+    with torch._C.DisableTorchFunction():
+        return bool(before.device.type == "cpu" and after.device.type == accelerator)

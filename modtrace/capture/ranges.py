@@ -1,0 +1,100 @@
+"""Phases and spans: calls of no module, opened and closed in a thread's lane like those of modules."""
+
+from __future__ import annotations
+
+from types import CodeType, FrameType
+from typing import Final
+
+from modtrace.capture import own_hooks
+from modtrace.capture.hooks import RUNNERS, State, error_number, unwind
+from modtrace.capture.labels import Labels
+from modtrace.capture.lanes import CODE_SHIFT, KIND_SHIFT, RAISED, RETURNED, Lane
+from modtrace.capture.seen import Entry
+from modtrace.trace.schema import PHASE, SPAN, STEP
+
+NOT_OPENED: Final = -1
+
+
+class Ranges:
+    """Opens and closes the phases and spans of one trace. Nothing here raises."""
+
+    def __init__(self, state: State, labels: Labels) -> None:
+        self.state = state
+        self._labels = labels
+        self._entries: dict[tuple[int, int], Entry] = {}
+        self._step = Entry(labels.number("step"), STEP, None)
+
+    def phase(self, name: str, kind: str, code: CodeType, identity: int = 0) -> Entry:
+        """What a phase is an execution of; `code` is that of the frame which runs it."""
+        RUNNERS.add(code)
+        return self._entry(PHASE, self._labels.number(name, kind, identity), code)
+
+    def span(self, name: str) -> Entry:
+        """What a span is an execution of: no frame says whether it still runs, only its end."""
+        return self._entry(SPAN, self._labels.number(name), None)
+
+    def begin(self, entry: Entry, frame: FrameType | None = None) -> int:
+        """Open a range on this thread; returns its number there, NOT_OPENED when it is not recorded.
+
+        A phase inside one of the same label (an optimizer's step inside its GradScaler's) is the same phase.
+        """
+        state = self.state
+        if state.off:
+            return NOT_OPENED
+        try:
+            lane = state.lanes.lane
+            if lane.calls:
+                unwind(lane, frame)
+                inner = lane.calls[-1][2] if lane.calls else None
+                if inner is entry and entry.kind == PHASE:
+                    return NOT_OPENED
+            call = lane.next_call()
+            lane.calls.append((id(frame) if frame is not None else 0, call, entry, 0, state.clock(), -1))
+            return call
+        except Exception as fault:
+            state.fault(fault)
+            return NOT_OPENED
+
+    def end(self, call: int, error: BaseException | None = None) -> None:
+        """Close a range of this thread, and what is still open inside it."""
+        state = self.state
+        if call == NOT_OPENED or state.off:
+            return
+        now = state.clock()
+        try:
+            lane = state.lanes.lane
+            depth = find(lane, call)
+            if depth < 0:
+                return
+            lane.abort(depth + 1)
+            own_hooks.drop_dead(lane)
+            _, _, entry, given, start, _ = lane.calls[depth]
+            code, result = RETURNED, 0
+            if error is not None:
+                code, result = RAISED, error_number(state, lane, error, now)
+            word = entry.kind << KIND_SHIFT | code << CODE_SHIFT | depth
+            lane.extend((call, entry.number, given, word, start, 0, result, now))
+            lane.calls.pop()
+            if now > state.due:
+                state.flush(lane)
+        except Exception as fault:
+            state.fault(fault)
+
+    def mark_step(self) -> None:
+        """Say that a step ends here: a row without length."""
+        call = self.begin(self._step)
+        self.end(call)
+
+    def _entry(self, kind: int, number: int, code: CodeType | None) -> Entry:
+        known = self._entries.get((kind, number))
+        if known is None:
+            known = self._entries.setdefault((kind, number), Entry(number, kind, code))
+        return known
+
+
+def find(lane: Lane, call: int) -> int:
+    """The depth of an open call by its number, -1 for none."""
+    for depth in range(len(lane.calls) - 1, -1, -1):
+        if lane.calls[depth][1] == call:
+            return depth
+    return -1
