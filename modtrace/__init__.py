@@ -2,7 +2,18 @@
 
 import modtrace.trace  # noqa: F401 - the package first: the function of the same name is what `modtrace.trace` means afterwards
 from modtrace._version import __version__
-from modtrace.api import Recording, Trace, load, trace
+from modtrace.api import Recording, Trace, load, span, step, trace
 from modtrace.errors import ModtraceError, TraceError, UsageError
 
-__all__ = ["ModtraceError", "Recording", "Trace", "TraceError", "UsageError", "__version__", "load", "trace"]
+__all__ = [
+    "ModtraceError",
+    "Recording",
+    "Trace",
+    "TraceError",
+    "UsageError",
+    "__version__",
+    "load",
+    "span",
+    "step",
+    "trace",
+]

@@ -251,6 +251,40 @@ def trace(
     return Recording(model, path, force=force, messages=messages, max_bytes=max_bytes)
 
 
+class span(ContextDecorator):  # noqa: N801 - used like a function
+    """A range of the user's own in every trace that records this thread: `with modtrace.span("warm up"): ...`.
+
+    It is a row of kind `span`, with what happens inside below it. Nothing happens while nothing is recorded.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = str(name)
+        self._opened: list[list[tuple[Tracer, int]]] = []
+
+    def _recreate_cm(self) -> span:
+        return span(self.name)
+
+    def __enter__(self) -> span:
+        self._opened.append([(tracer, tracer.begin_span(self.name)) for tracer in _running()])
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        for tracer, number in reversed(self._opened.pop()):
+            tracer.end_span(number, error)
+
+
+def step() -> None:
+    """Say that a training step ends here. Where it is said once, nothing else ends a step in that trace."""
+    for tracer in _running():
+        tracer.mark_step()
+
+
+def _running() -> list[Tracer]:
+    """The tracers that record this process; none where nothing was ever recorded, for which torch is not imported."""
+    module = sys.modules.get("modtrace.capture.tracer")
+    return module.running() if module is not None else []
+
+
 def load(path: str | os.PathLike[str]) -> Trace:
     """Open a trace directory.
 

@@ -10,7 +10,9 @@ import pytest
 
 import modtrace
 
-NAMES = ["ModtraceError", "Recording", "Trace", "TraceError", "UsageError", "__version__", "load", "trace"]
+NAMES = [
+    "ModtraceError", "Recording", "Trace", "TraceError", "UsageError", "__version__", "load", "span", "step", "trace",
+]  # fmt: skip
 
 
 def test_public_names():
@@ -26,7 +28,7 @@ def test_every_name_is_documented():
 
 
 def test_trace_has_what_the_readme_uses():
-    names = {"path", "calls", "modules", "steps", "summary", "tree", "save", "to_csv"}
+    names = {"path", "calls", "modules", "series", "steps", "summary", "tree", "save", "to_csv"}
     assert names <= {name for name in dir(modtrace.Trace) if not name.startswith("_")}
     for name in names:
         assert inspect.getdoc(inspect.getattr_static(modtrace.Trace, name)), name

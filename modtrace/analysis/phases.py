@@ -327,6 +327,8 @@ def _spent(
         if at < 0 or low >= end[at]:
             continue
         first, last = np.searchsorted(units, forward, side="right"), np.searchsorted(units, backward)
-        others = own[first:last].sum()
-        spent[LOSS, at] += max(high - low - int(others), 0)
+        gap = max(high - low - int(own[first:last].sum()), 0)
+        spent[LOSS, at] += gap
+        if nested[last]:  # in the closure of an optimizer
+            spent[phase[outer[last]], at] -= gap
     return spent

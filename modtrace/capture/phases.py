@@ -22,6 +22,7 @@ from modtrace.trace.schema import PHASE
 
 _KEY: Final = -(1 << 60)
 """Of our hooks in torch's tables: torch counts ids up from 0."""
+_INHERITED: Final = object()
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -40,10 +41,11 @@ class Phases:
     def install(self) -> None:
         """Put the replacements and hooks in place."""
         for owner, name, wrap in self._replacements():
-            original = vars(owner).get(name)
+            original = getattr(owner, name, None)
             if callable(original):
                 replacement = wrap(original)
-                self._placed.append((owner, name, original, replacement))
+                held = vars(owner).get(name, _INHERITED)
+                self._placed.append((owner, name, held, replacement))
                 setattr(owner, name, replacement)
         before, after = _optimizer_tables()
         if before is not None and after is not None:
@@ -53,9 +55,13 @@ class Phases:
     def remove(self) -> None:
         """Take them away; does nothing the second time."""
         while self._placed:
-            owner, name, original, replacement = self._placed.pop()
-            if vars(owner).get(name) is replacement:
-                setattr(owner, name, original)
+            owner, name, held, replacement = self._placed.pop()
+            if vars(owner).get(name) is not replacement:
+                continue
+            if held is _INHERITED:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, held)
         for table in _optimizer_tables():
             if table is not None:
                 table.pop(_KEY - id(self), None)

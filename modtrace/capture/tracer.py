@@ -32,7 +32,7 @@ from modtrace.capture.lanes import GROWN, Lane, Lanes, LaneTable
 from modtrace.capture.phases import Phases
 from modtrace.capture.placing import PlacedHooks
 from modtrace.capture.raised import Errors
-from modtrace.capture.ranges import Ranges
+from modtrace.capture.ranges import NOT_OPENED, Ranges
 from modtrace.capture.registry import Registry
 from modtrace.capture.seen import Entry
 from modtrace.capture.signature import Signatures
@@ -176,6 +176,20 @@ class Tracer:
                 self._flush(wait=True)
             except Exception as fault:
                 self._fault(fault)
+
+    def begin_span(self, name: str) -> int:
+        """Open a range of the user's; its number, to end it with."""
+        return self._ranges.begin(self._ranges.span(name)) if self._ranges is not None else NOT_OPENED
+
+    def end_span(self, number: int, error: BaseException | None) -> None:
+        """Close a range of the user's, on the thread that opened it."""
+        if self._ranges is not None and self._ended_ns is None:
+            self._ranges.end(number, error)
+
+    def mark_step(self) -> None:
+        """End a step here."""
+        if self._ranges is not None:
+            self._ranges.mark_step()
 
     def module_id_of(self, module: torch.nn.Module) -> int | None:
         """The number a living module has in this trace; None for one that was not seen."""
@@ -368,6 +382,11 @@ class Tracer:
             registry.entries[id(probe)] = Entry(0)
 
         return measure(pair, register, self._clock)
+
+
+def running() -> list[Tracer]:
+    """The tracers that are recording."""
+    return list(_RUNNING)
 
 
 def _abandon_all() -> None:
