@@ -27,6 +27,7 @@ from modtrace.capture.hooks import State
 from modtrace.capture.lanes import GROWN, KIND_SHIFT, Lane, Lanes
 from modtrace.capture.ranges import Ranges, find
 from modtrace.capture.seen import Entry
+from modtrace.capture.unseen import unseen
 from modtrace.trace.schema import BACKWARD, THREAD_SHIFT
 
 _LEAF: Final = 1 << 62
@@ -210,6 +211,7 @@ class Watch:
             except Exception as fault:
                 self._state.fault(fault)
 
+        unseen(enter)
         return enter
 
     def end(self, error: BaseException | None = None) -> None:
@@ -276,3 +278,6 @@ class Watch:
             forward = thread | growths[at + 2]
             calls.append((self._frame_id, lane.next_call(), entry, forward, opened, -1))
         self._path = path
+
+
+unseen(Backward.begin, Watch.end)

@@ -22,6 +22,7 @@ from modtrace.capture.raised import Errors, is_early_stop
 from modtrace.capture.registry import Registry
 from modtrace.capture.seen import CALL_IMPL, Entry, has_grad, remember
 from modtrace.capture.signature import Signatures, arguments_key, keywords_key, value_key
+from modtrace.capture.unseen import unseen
 from modtrace.trace.schema import BACKWARD, EVALUATING, IN_BACKWARD, MODULE, NO_GRAD, PHASE
 
 Hook = Callable[..., None]
@@ -95,7 +96,9 @@ def build(state: State, frame_depth: int) -> tuple[Hook, Hook]:
         frame_depth: how far above a hook the frame of `_call_impl` is on the way in and on success; 2 where torch runs
             hooks in a nested function, 1 where it does not.
     """
-    return _pre_hook(state, frame_depth), _post_hook(state, frame_depth)
+    pre, post = _pre_hook(state, frame_depth), _post_hook(state, frame_depth)
+    unseen(pre, post)
+    return pre, post
 
 
 def _pre_hook(state: State, frame_depth: int) -> Hook:

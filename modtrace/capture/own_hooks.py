@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modtrace.capture.lanes import CODE_SHIFT, HOOKS, RAISED, REPLACED, RETURNED, Lane
 from modtrace.capture.raised import is_early_stop
 from modtrace.capture.signature import value_key
+from modtrace.capture.unseen import unseen
 
 if TYPE_CHECKING:
     from modtrace.capture.hooks import State
@@ -92,6 +93,9 @@ class Tail:
 
     def __reduce__(self) -> Any:
         return (_make_inert, ())
+
+
+unseen(Tail.__call__)
 
 
 def _caught_in(error: BaseException, frame: Any) -> bool:

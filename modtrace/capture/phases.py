@@ -18,6 +18,7 @@ import torch
 from modtrace.capture.backward import Backward
 from modtrace.capture.lanes import KIND_SHIFT
 from modtrace.capture.ranges import NOT_OPENED, Ranges
+from modtrace.capture.unseen import see_through, unseen
 from modtrace.trace.schema import PHASE
 
 _KEY: Final = -(1 << 60)
@@ -35,7 +36,6 @@ class Phases:
         self._state = ranges.state
         self._backward = backward
         self._placed: list[tuple[Any, str, Any, Any]] = []
-        self._steps: list[tuple[Any, int]] = []
         self._hidden = 0
 
     def install(self) -> None:
@@ -44,13 +44,11 @@ class Phases:
             original = getattr(owner, name, None)
             if callable(original):
                 replacement = wrap(original)
+                see_through(replacement)
                 held = vars(owner).get(name, _INHERITED)
                 self._placed.append((owner, name, held, replacement))
                 setattr(owner, name, replacement)
-        before, after = _optimizer_tables()
-        if before is not None and after is not None:
-            before[_KEY - id(self)] = self._before_step
-            after[_KEY - id(self)] = self._after_step
+        self._listen()
 
     def remove(self) -> None:
         """Take them away; does nothing the second time."""
@@ -66,20 +64,33 @@ class Phases:
             if table is not None:
                 table.pop(_KEY - id(self), None)
 
+    def _listen(self) -> None:
+        """Put our hooks among those of torch that run around every optimizer's step.
+
+        They stay there while torch compiles: a compiled step is guarded on how many there are.
+        """
+        is_dynamo_compiling = torch.compiler.is_dynamo_compiling
+
+        def before(optimizer: Any, args: Any, kwargs: Any) -> None:
+            if not is_dynamo_compiling():
+                self._before_step(optimizer)
+
+        def after(optimizer: Any, args: Any, kwargs: Any) -> None:
+            if not is_dynamo_compiling():
+                self._after_step(optimizer)
+
+        for table, hook in zip(_optimizer_tables(), (before, after), strict=True):
+            if table is not None:
+                unseen(hook)
+                table[_KEY - id(self)] = hook
+
     def hide(self) -> None:
         """Record nothing for a while: torch compiles."""
         self._hidden += 1
-        for table in _optimizer_tables():
-            if table is not None:
-                table.pop(_KEY - id(self), None)
 
     def show(self) -> None:
         """Record again."""
         self._hidden = max(self._hidden - 1, 0)
-        before, after = _optimizer_tables()
-        if self._placed and before is not None and after is not None:
-            before[_KEY - id(self)] = self._before_step
-            after[_KEY - id(self)] = self._after_step
 
     def _replacements(self) -> Iterator[tuple[Any, str, Wrap]]:
         loader: Any = torch.utils.data.dataloader
@@ -197,15 +208,16 @@ class Phases:
         kind = type(optimizer).__name__
         return self._ranges.begin(self._ranges.phase("optimizer", kind, frame.f_code, id(optimizer)), frame)
 
-    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: Any) -> None:
         if self._idle():
             return
-        frame = sys._getframe().f_back
+        frame: Any = sys._getframe().f_back
+        frame = frame.f_back
         call = self._begin_step(optimizer, frame)
         if call != NOT_OPENED:
             self._state.lanes.lane.stepping.append((id(optimizer), call))
 
-    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+    def _after_step(self, optimizer: Any) -> None:
         if self._idle():
             return
         stepping = self._state.lanes.lane.stepping
@@ -214,6 +226,9 @@ class Phases:
             if key == id(optimizer):
                 self._ranges.end(call)
                 return
+
+
+unseen(Phases._idle, Phases._copied, Phases._before_step, Phases._after_step)
 
 
 def _optimizer_tables() -> tuple[Any, Any]:
@@ -246,3 +261,6 @@ def _moved(before: Any, after: Any, accelerator: str | None) -> bool:
     """Whether a tensor was copied from the host to the accelerator."""
     with torch._C.DisableTorchFunction():
         return bool(before.device.type == "cpu" and after.device.type == accelerator)
+
+
+unseen(_workers_of, _class_of, _moved)

@@ -10,6 +10,7 @@ from modtrace.capture.hooks import RUNNERS, State, error_number, unwind
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import CODE_SHIFT, KIND_SHIFT, RAISED, RETURNED, Lane
 from modtrace.capture.seen import Entry
+from modtrace.capture.unseen import unseen
 from modtrace.trace.schema import PHASE, SPAN, STEP
 
 NOT_OPENED: Final = -1
@@ -90,6 +91,9 @@ class Ranges:
         if known is None:
             known = self._entries.setdefault((kind, number), Entry(number, kind, code))
         return known
+
+
+unseen(Ranges.phase, Ranges.span, Ranges.begin, Ranges.end, Ranges.mark_step)
 
 
 def find(lane: Lane, call: int) -> int:

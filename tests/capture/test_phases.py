@@ -64,7 +64,9 @@ def test_a_plain_loop():
     assert set(inside["name"]) == {"loss", "", "zero_grad"} - {"zero_grad"}
     assert list(trace.steps["samples"]) == [2, 2, 2, 2]
     assert (trace.steps["ends"] == "optimizer").all()
-    assert (trace.steps[["data_ns", "forward_ns", "loss_ns", "backward_ns", "optimizer_ns"]] > 0).all(axis=None)
+    assert (trace.steps[["data_ns", "forward_ns", "loss_ns", "backward_ns", "optimizer_ns"]] > 0).all(
+        axis=None
+    )
     assert (trace.steps["eval_ns"] == 0).all()
     assert_adds_up(trace)
 

@@ -277,3 +277,44 @@ def test_strict_export_is_no_worse_than_beside_any_hook():
     with modtrace.trace():
         traced = outcome()
     assert traced in (beside_any_hook, outcome())
+
+
+def test_training_step_compiled_around_backward_and_optimizer():
+    """Graph breaks everywhere: no frame of the recorder is compiled, and inside the trace nothing is twice."""
+
+    def train():
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        graphs = []
+
+        def backend(graph, _):
+            graphs.append(len(graph.graph.nodes))
+            return graph.forward
+
+        model = make_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        def forward_and_backward(x):
+            loss = model(x).square().mean()
+            loss.backward()
+            return loss
+
+        def clear(x):
+            optimizer.zero_grad()
+            return x.to(torch.float64)
+
+        steps = [torch.compile(part, backend=backend) for part in (forward_and_backward, clear)]
+        update = torch.compile(optimizer.step, backend=backend)
+        losses = []
+        for _ in range(4):
+            losses.append(steps[0](torch.ones(3, 4)).item())
+            update()
+            steps[1](torch.ones(3, 4))
+        return graphs, losses
+
+    untraced = train()
+    with modtrace.trace() as trace:
+        traced = train()
+    assert traced == untraced
+    assert (trace.calls["kind"] == "backward").any()
+    assert not len(trace._stored.table("gaps"))

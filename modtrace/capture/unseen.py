@@ -1,0 +1,32 @@
+"""Keeps torch's compiler away from the frames of the recorder.
+
+Inside a region that `torch.compile` could not compile whole it looks at every Python frame that runs, and would compile
+the recorder's too. It can be told of single functions to let them be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def _mark(function: Callable[..., Any], *, below: bool) -> None:
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    frames: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
+    if code is None or not hasattr(frames, "set_code_exec_strategy"):  # another torch
+        return
+    action, strategy = frames._FrameAction, frames._FrameExecStrategy
+    frames.set_code_exec_strategy(code, strategy(action.SKIP, action.SKIP if below else action.DEFAULT))
+
+
+def unseen(*functions: Callable[..., Any]) -> None:
+    """The compiler does not look at these functions nor at what they call."""
+    for function in functions:
+        _mark(function, below=True)
+
+
+def see_through(function: Callable[..., Any]) -> None:
+    """The compiler does not look at this function, but does at what it calls: torch's own, which it stands for."""
+    _mark(function, below=False)
