@@ -43,6 +43,7 @@ class Calls:
     """
 
     kind: Ints
+    module: Ints
     parent: Ints
     last: Ints
     depth: Ints
@@ -136,7 +137,9 @@ def _phases_of(calls: Calls, units: Ints) -> Ints:
     mode = calls.mode[units]
     targets = np.sort(calls.forward[calls.kind == BACKWARD])
     took_part = np.searchsorted(targets, calls.last[units], side="right") > np.searchsorted(targets, units)
-    evaluates = ((mode & NO_GRAD) > 0) | (((mode & EVALUATING) > 0) & ~took_part)
+    # Checkpointing runs a part without grad first, and again in backward.
+    repeated = np.isin(calls.module[units], calls.module[_recompute_tops(calls)]) & ((mode & EVALUATING) == 0)
+    evaluates = (((mode & NO_GRAD) > 0) & ~repeated) | (((mode & EVALUATING) > 0) & ~took_part)
     phase[module] = np.where(evaluates[module], EVAL, FORWARD)
     return phase
 
@@ -155,9 +158,13 @@ def _spread(calls: Calls, units: Ints, phase: Ints) -> Ints:
     return spread
 
 
+def _recompute_tops(calls: Calls) -> Ints:
+    return np.flatnonzero((calls.kind == MODULE) & ((calls.mode & IN_BACKWARD) > 0))
+
+
 def _recomputed(calls: Calls) -> Bools:
     """Calls made again during backward, with what is inside them."""
-    tops = np.flatnonzero((calls.kind == MODULE) & ((calls.mode & IN_BACKWARD) > 0))
+    tops = _recompute_tops(calls)
     edges = np.zeros(len(calls) + 1, np.int64)
     np.add.at(edges, tops, 1)
     np.add.at(edges, calls.last[tops] + 1, -1)
@@ -287,7 +294,8 @@ def _steps(
     start = np.array(begins, np.int64)
     keep = start < ends
     start, ends = start[keep], ends[keep]
-    whole = (np.arange(len(keep)) < count)[keep]
+    # What a forward would have ended is as whole as it will be when none comes any more.
+    whole = ((np.arange(len(keep)) < count) | (by == "forward"))[keep]
     spent = _spent(calls, units, phase, losses, start, ends)
     on_thread = np.flatnonzero(calls.thread == thread)
     times = calls.start[on_thread]

@@ -121,6 +121,7 @@ def _calls(stored: Stored, table: pa.Table, labels: list[tuple[str, str]]) -> Ca
     has_some = np.append((counts > 0) | ~counted, False)
     return Calls(
         kind=kind,
+        module=np.where(kind == MODULE, module, -1),
         parent=column(table, "parent"),
         last=column(table, "last_call"),
         depth=column(table, "depth"),

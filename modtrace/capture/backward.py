@@ -132,7 +132,7 @@ class Backward:
     def begin(self, outputs: Any, frame: FrameType) -> Watch | None:
         """Open the phase and put the hooks in place; None when it is not recorded."""
         phase = self.ranges.phase("backward", "", frame.f_code)
-        call = self.ranges.begin(phase, frame)
+        call = self.ranges.begin(phase, frame, again=True)
         if call < 0:
             return None
         watch = Watch(self, call, frame)

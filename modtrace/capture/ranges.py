@@ -34,10 +34,11 @@ class Ranges:
         """What a span is an execution of: no frame says whether it still runs, only its end."""
         return self._entry(SPAN, self._labels.number(name), None)
 
-    def begin(self, entry: Entry, frame: FrameType | None = None) -> int:
+    def begin(self, entry: Entry, frame: FrameType | None = None, *, again: bool = False) -> int:
         """Open a range on this thread; returns its number there, NOT_OPENED when it is not recorded.
 
-        A phase inside one of the same label (an optimizer's step inside its GradScaler's) is the same phase.
+        A phase inside one of the same label (an optimizer's step inside its GradScaler's) is the same phase, unless
+        `again` (a backward of its own inside a backward).
         """
         state = self.state
         if state.off:
@@ -47,7 +48,7 @@ class Ranges:
             if lane.calls:
                 unwind(lane, frame)
                 inner = lane.calls[-1][2] if lane.calls else None
-                if inner is entry and entry.kind == PHASE:
+                if inner is entry and entry.kind == PHASE and not again:
                     return NOT_OPENED
             call = lane.next_call()
             lane.calls.append((id(frame) if frame is not None else 0, call, entry, 0, state.clock(), -1))

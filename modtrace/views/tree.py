@@ -34,8 +34,13 @@ def tree_lines(
         folded = f" x{tree.instances[at]}" if tree.instances[at] > 1 else ""
         indent = "  " * level if level <= MAX_INDENT else "  " * MAX_INDENT + f"[{level}] "
         kind = plain(tree.type[at])
+        again = " recompute" if tree.recompute[at] else ""
         label = plain(tree.label[at])
-        name = f"{indent}{label}{folded}" + (f"  {kind}" if label not in (kind, f"({kind})") else "")
+        name = (
+            f"{indent}{label}{folded}"
+            + (f"  {kind}" if kind and label not in (kind, f"({kind})") else "")
+            + again
+        )
         calls = int(tree.calls[at])
         unknown = tree.unknown[at] == calls
         total = "?" if unknown else duration(int(tree.total_ns[at]))

@@ -316,5 +316,5 @@ def test_training_step_compiled_around_backward_and_optimizer():
     with modtrace.trace() as trace:
         traced = train()
     assert traced == untraced
-    assert (trace.calls["kind"] == "backward").any()
+    assert (trace.calls["name"] == "backward").any()
     assert not len(trace._stored.table("gaps"))
