@@ -1,4 +1,4 @@
-"""`modtrace info`: the summary, the tree or the modules of a trace."""
+"""`modtrace info`: the summary, the tree, the steps or the modules of a trace."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from modtrace.cli.options import Option, Parsed, parse, usage
 
 OPTIONS: Final = (
     Option(("--tree",), None, "the call tree"),
+    Option(("--steps",), None, "the steps and their phases"),
     Option(("--depth",), "N", "no deeper than this"),
     Option(("--sort",), "KEY", "a table of modules by self, total, calls or name"),
     Option(("--top",), "N", "only the first N modules"),
@@ -43,6 +44,8 @@ def execute(parsed: Parsed) -> None:
         print(console.info_json(stored))
     elif parsed.on("tree"):
         _print(console.tree(stored, depth=parsed.number("depth"), **style))
+    elif parsed.on("steps"):
+        _print(console.steps_table(stored, width=style["width"], ascii=style["ascii"]))
     elif "sort" in parsed.values or "top" in parsed.values:
         sort, top = parsed.values.get("sort", "self"), parsed.number("top")
         _print(console.modules_table(stored, sort=sort, top=top, width=style["width"], ascii=style["ascii"]))

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any, TextIO, TypedDict
 
 from modtrace.analysis.modules import modules
+from modtrace.analysis.steps import steps
 from modtrace.analysis.summary import summarise
+from modtrace.analysis.timeline import timeline
 from modtrace.analysis.tree import merged
 from modtrace.errors import TraceError, UsageError
 from modtrace.text import fit, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored, open_trace
+from modtrace.trace.schema import PHASES
+from modtrace.views.steps import steps_lines
 from modtrace.views.summary import summary_lines
 from modtrace.views.tree import tree_lines
 from modtrace.views.units import count, duration, size
@@ -76,6 +80,18 @@ def tree(
     )
 
 
+def steps_table(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
+    """A line a step, for each process."""
+    frame = steps(stored)
+    lines: list[str] = []
+    for found, process in zip(timeline(stored).steps, stored.processes, strict=True):
+        if len(stored.processes) > 1:
+            lines.append(f"  rank {process.rank}")
+        samples = frame[frame["rank"] == process.rank]["samples"].fillna(-1).to_numpy(int)
+        lines += steps_lines(found, samples, width=max(width, 20))
+    return _finished([fit(line, max(width, 20)) for line in lines], False, ascii)
+
+
 def modules_table(
     stored: Stored, *, sort: str = "self", top: int | None = None, width: int = 80, ascii: bool = False
 ) -> str:
@@ -129,6 +145,8 @@ def info_json(stored: Stored) -> str:
     if found is not None:
         data |= {
             "steps": len(found.steps),
+            "steps_end_by": found.steps.by,
+            "phases_ns": {name: int(found.steps.spent[at].sum()) for at, name in enumerate(PHASES)},
             "calls": found.calls,
             "outside_ns": found.outside_ns,
             "tracer_ns": found.tracer_ns,
@@ -195,4 +213,4 @@ def _colored(line: str) -> str:
     return f"\x1b[33m{line}\x1b[0m" if word.startswith(("!", "->")) else line
 
 
-__all__ = ["info_json", "ls_table", "modules_table", "style_of", "summary", "tree"]
+__all__ = ["info_json", "ls_table", "modules_table", "steps_table", "style_of", "summary", "tree"]

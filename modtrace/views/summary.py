@@ -8,6 +8,7 @@ from modtrace.analysis.tree import merged
 from modtrace.text import fit, pad, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored
+from modtrace.views.steps import steps_summary
 from modtrace.views.tree import tree_lines
 from modtrace.views.units import count, duration, percent, plural
 
@@ -29,6 +30,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
         head.append("  " + _why_nothing(found))
         return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
     head += _facts(found)
+    head += steps_summary(found.steps, width)
     failure = last_failure(stored)
     failed = failure is not None and _matters(found, failure)
     caught = _caught(found, failure) if failure is not None and not failed else []
@@ -75,11 +77,12 @@ def _facts(found: Summary) -> list[str]:
         ",".join(found.devices[:3]),
     ]
     busy = found.wall_ns - found.outside_ns
+    what = "modules ran" if found.steps.by == "root" else "recorded"
     cost = found.cost_ns
     tracing = "?" if cost is None else f"{percent(cost, found.wall_ns)}% ({duration(cost)})"
     return [
         "  " + "   ".join(fact for fact in facts if fact),
-        f"  modules ran {percent(busy, found.wall_ns)}% of the time   tracing cost about {tracing}",
+        f"  {what} {percent(busy, found.wall_ns)}% of the time   tracing cost about {tracing}",
     ]
 
 
@@ -114,8 +117,12 @@ def _table(found: Summary, width: int, limit: int) -> list[str]:
     return lines
 
 
+_LABELS = {"step": "between phases", "backward": "backward outside modules", "loss": "loss outside modules"}
+"""What is left of these when what was recorded in them is taken out."""
+
+
 def _folded(row: Row) -> str:
-    name = plain(row.name)
+    name = plain(row.name) if row.of_module else _LABELS.get(row.name, plain(row.name))
     return f"{name} x{row.instances}" if row.instances > 1 else name
 
 
