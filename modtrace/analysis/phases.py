@@ -305,8 +305,8 @@ def _steps(
 
 
 def _leading(phase: Ints) -> Ints:
-    """The evaluations that come before anything else of a step but data, as positions."""
-    others = np.flatnonzero((phase != EVAL) & (phase != DATA) & (phase != H2D))
+    """The evaluations that come before anything else of a step but data (and what a loop clears at its end)."""
+    others = np.flatnonzero(~np.isin(phase, (EVAL, DATA, H2D, ZERO_GRAD)))
     until = others[0] if len(others) else len(phase)
     return np.flatnonzero(phase[:until] == EVAL)
 
