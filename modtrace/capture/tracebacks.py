@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dis
 import sys
+from pathlib import Path
 from collections.abc import Collection
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Final
 
 _TABLES: Final = ("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks")
+_STAND_INS: Final = str(Path(__file__).with_name("phases.py"))
+"""Where what stands in for functions of torch is written."""
 _RUNPY: Final = "<frozen runpy>"
 _GLOBAL_TABLES: Final = (
     "_global_backward_hooks",
@@ -47,24 +50,30 @@ def _below(traceback: TracebackType | None, own_files: Collection[str]) -> Trace
 
 
 def _direct(traceback: TracebackType | None) -> TracebackType | None:
-    """The traceback with torch's hooked calls of hookless modules shown as the direct calls they are without us."""
+    """The traceback with torch's hooked calls of hookless modules shown as the direct calls they are without us, and
+    without the frames that stand in for functions of torch.
+    """
     torch: Any = sys.modules.get("torch")
     module: Any = getattr(getattr(torch, "nn", None), "Module", None)
     code = getattr(getattr(module, "_call_impl", None), "__code__", None)
     place = _direct_call(code) if isinstance(code, CodeType) else None
-    if place is None:
-        return traceback
     entries = []
     while traceback is not None:
-        entries.append(traceback)
+        if traceback.tb_frame.f_code.co_filename != _STAND_INS:
+            entries.append(traceback)
         traceback = traceback.tb_next
     shown: TracebackType | None = None
     skip = False
     for entry, above in zip(reversed(entries), [*reversed(entries[:-1]), None], strict=True):
-        if skip:
+        if skip and place is not None:
             shown = TracebackType(shown, entry.tb_frame, *place)
             skip = False
-        elif above is not None and above.tb_frame.f_code is code and _nested(entry, above):
+        elif (
+            place is not None
+            and above is not None
+            and above.tb_frame.f_code is code
+            and _nested(entry, above)
+        ):
             skip = True
         else:
             shown = TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)

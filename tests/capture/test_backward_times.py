@@ -51,7 +51,9 @@ def profiled_ns(profile, names):
             continue
         if "AccumulateGrad" not in event.name:
             last = owner.get(event.sequence_nr)
-        step = next(at for at, span in enumerate(backward) if span.start <= event.time_range.start <= span.end)
+        step = next(
+            at for at, span in enumerate(backward) if span.start <= event.time_range.start <= span.end
+        )
         if last is not None:
             found[last][step] += event.time_range.elapsed_us() * 1000
     return found

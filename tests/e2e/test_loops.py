@@ -157,7 +157,9 @@ def test_hugging_face_trainer(tmp_path):
         assert found.count("forward") == 2
         assert found.count("optimizer") == 1
     assert (trace.steps["eval_ns"] == 0).all()
-    roots = trace.calls[(trace.calls["type"] == "BertForSequenceClassification") & (trace.calls["kind"] == "module")]
+    roots = trace.calls[
+        (trace.calls["type"] == "BertForSequenceClassification") & (trace.calls["kind"] == "module")
+    ]
     assert (roots["phase"] == "forward").sum() == 8
     assert (roots["phase"] == "eval").sum() >= 1
     layers = trace.modules[trace.modules["type"] == "BertLayer"]

@@ -89,6 +89,42 @@ def test_what_leaves_a_forward_is_printed_as_by_python(tmp_path, fault):
     assert calls["status"].iloc[0] == ("aborted" if "kill" in fault or "exit" in fault else "raised")
 
 
+PHASE_FAILS = """
+import torch
+from torch.utils.data import DataLoader
+class Bad(torch.utils.data.Dataset):
+    def __len__(self): return 4
+    def __getitem__(self, index): raise LookupError(index)
+class BadStep(torch.optim.SGD):
+    def step(self, closure=None): raise ArithmeticError("no step")
+class BadBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x): return x * 2
+    @staticmethod
+    def backward(ctx, grad): raise ValueError("no gradient")
+model = torch.nn.Linear(3, 1)
+{fault}
+"""
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "for batch in DataLoader(Bad()): pass",
+        "BadStep(model.parameters(), 0.1).step()",
+        "BadBackward.apply(model(torch.ones(2, 3))).sum().backward()",
+        "loss = model(torch.ones(2, 3)).sum(); loss.backward(); loss.backward()",
+        "model(torch.ones(2, 3)).backward()",
+        "torch.optim.SGD(model.parameters(), 0.1).zero_grad(1, 2, 3)",
+    ],
+)
+def test_what_leaves_a_phase_is_printed_as_by_python(tmp_path, fault):
+    (tmp_path / "train.py").write_text(PHASE_FAILS.format(fault=fault))
+    plain, traced = both(tmp_path, ())
+    assert split(traced.stderr)[0] == plain.stderr
+    assert b"Error" in plain.stderr
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with python 3.11")
 def test_exception_group(tmp_path):
     (tmp_path / "train.py").write_text("raise ExceptionGroup('two', [ValueError(1), TypeError(2)])")
