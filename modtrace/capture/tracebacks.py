@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dis
 import sys
-from pathlib import Path
 from collections.abc import Collection
+from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Final
 
