@@ -11,12 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "modtrace"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LEAVES = {"_version", "errors", "text"}
+LEAVES = {"_version", "errors", "text", "units"}
 
 MAY_IMPORT = {
     "_version": set(),
     "errors": set(),
     "text": set(),
+    "units": set(),
     "trace": LEAVES,
     "capture": LEAVES | {"trace"},
     "analysis": LEAVES | {"trace"},

@@ -12,6 +12,7 @@ from modtrace.cli.options import Option, Parsed, parse, usage
 OPTIONS: Final = (
     Option(("--tree",), None, "the call tree"),
     Option(("--steps",), None, "the steps and their phases"),
+    Option(("--findings",), None, "what is worth a look, and what to do"),
     Option(("--depth",), "N", "no deeper than this"),
     Option(("--sort",), "KEY", "a table of modules by self, total, calls or name"),
     Option(("--top",), "N", "only the first N modules"),
@@ -46,6 +47,8 @@ def execute(parsed: Parsed) -> None:
         _print(console.tree(stored, depth=parsed.number("depth"), **style))
     elif parsed.on("steps"):
         _print(console.steps_table(stored, width=style["width"], ascii=style["ascii"]))
+    elif parsed.on("findings"):
+        _print(console.findings_text(stored, **style))
     elif "sort" in parsed.values or "top" in parsed.values:
         sort, top = parsed.values.get("sort", "self"), parsed.number("top")
         _print(console.modules_table(stored, sort=sort, top=top, width=style["width"], ascii=style["ascii"]))

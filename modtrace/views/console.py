@@ -6,9 +6,11 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO, TypedDict
 
+from modtrace.analysis.findings import findings
 from modtrace.analysis.modules import modules
 from modtrace.analysis.steps import steps
 from modtrace.analysis.summary import summarise
@@ -19,10 +21,11 @@ from modtrace.text import fit, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
+from modtrace.units import count, duration, size
+from modtrace.views.findings import findings_lines
 from modtrace.views.steps import steps_lines
 from modtrace.views.summary import summary_lines
 from modtrace.views.tree import tree_lines
-from modtrace.views.units import count, duration, size
 
 SORT_KEYS = ("self", "total", "calls", "name")
 
@@ -92,6 +95,12 @@ def steps_table(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     return _finished([fit(line, max(width, 20)) for line in lines], False, ascii)
 
 
+def findings_text(stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False) -> str:
+    """Everything that is worth a look; nothing at all when there is nothing."""
+    lines = findings_lines(findings(stored), width=max(width, 20))
+    return _finished([fit(line, max(width, 20)) for line in lines], color, ascii) if lines else ""
+
+
 def modules_table(
     stored: Stored, *, sort: str = "self", top: int | None = None, width: int = 80, ascii: bool = False
 ) -> str:
@@ -147,6 +156,7 @@ def info_json(stored: Stored) -> str:
             "steps": len(found.steps),
             "steps_end_by": found.steps.by,
             "phases_ns": {name: int(found.steps.spent[at].sum()) for at, name in enumerate(PHASES)},
+            "findings": [asdict(one) for one in findings(stored)],
             "calls": found.calls,
             "outside_ns": found.outside_ns,
             "tracer_ns": found.tracer_ns,
@@ -208,9 +218,18 @@ def _finished(lines: Sequence[str], color: bool, ascii: bool) -> str:
 def _colored(line: str) -> str:
     """Headings bold, warnings yellow. The text itself holds no escapes: it went through `plain`."""
     word = line.strip()
-    if word.startswith(("WHERE", "CALL T", "modtrace ")):
+    if word.startswith(("WHERE", "WORTH", "CALL T", "modtrace ")):
         return f"\x1b[1m{line}\x1b[0m"
     return f"\x1b[33m{line}\x1b[0m" if word.startswith(("!", "->")) else line
 
 
-__all__ = ["info_json", "ls_table", "modules_table", "steps_table", "style_of", "summary", "tree"]
+__all__ = [
+    "findings_text",
+    "info_json",
+    "ls_table",
+    "modules_table",
+    "steps_table",
+    "style_of",
+    "summary",
+    "tree",
+]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from modtrace.analysis.phases import Steps
 from modtrace.trace.schema import PHASES
-from modtrace.views.units import count, duration, percent, plural
+from modtrace.units import count, duration, percent, plural
 
 Ints = npt.NDArray[np.int64]
 

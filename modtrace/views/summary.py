@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from modtrace.analysis.failure import Failure, last_failure
+from modtrace.analysis.findings import findings
 from modtrace.analysis.summary import Row, Summary, summarise
 from modtrace.analysis.tree import merged
 from modtrace.text import fit, pad, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored
+from modtrace.units import count, duration, percent, plural
+from modtrace.views.findings import findings_lines
 from modtrace.views.steps import steps_summary
 from modtrace.views.tree import tree_lines
-from modtrace.views.units import count, duration, percent, plural
 
 MAX_LINES = 30
 _SAME = 8
@@ -35,8 +37,9 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     failed = failure is not None and _matters(found, failure)
     caught = _caught(found, failure) if failure is not None and not failed else []
     told = [*caught, *_warnings(found), *_notes(stored)]
+    worth = [] if failed else _worth(stored, width)
     tail = _tail(shown_path)
-    room = MAX_LINES - len(head) - len(told) - len(tail) - 2
+    room = MAX_LINES - len(head) - len(told) - len(worth) - len(tail) - 2
     middle: list[str] = []
     if failed and failure is not None:
         middle = ["", *_failure(failure, width)][: max(room - 6, 3)]
@@ -47,8 +50,14 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
             *tree_lines(nodes, width=width, wall_ns=found.wall_ns, limit=min(14, max(room - 9, 3))),
         ]
     table = _table(found, width, max(room - len(middle) - 4, 2))
-    lines = [*head, *middle, "", *table, *([""] if told else []), *told, *tail]
+    lines = [*head, *middle, "", *table, *worth, *([""] if told else []), *told, *tail]
     return [fit(line.rstrip(), width) for line in lines]
+
+
+def _worth(stored: Stored, width: int) -> list[str]:
+    """WORTH A LOOK: the three findings that matter most, or nothing."""
+    lines = findings_lines(findings(stored), width=width, limit=3)
+    return ["", "  WORTH A LOOK", *lines] if lines else []
 
 
 def _title(stored: Stored, found: Summary | None, width: int) -> str:

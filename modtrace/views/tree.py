@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modtrace.analysis.tree import Tree
 from modtrace.text import pad, plain
-from modtrace.views.units import count, duration, percent, plural
+from modtrace.units import count, duration, percent, plural
 
 MAX_INDENT = 12
 _HEAD = "CALL TREE"

@@ -186,3 +186,41 @@ def test_accelerate(tmp_path):
     assert (trace.steps["samples"] == 4).all()
     for number in range(4):
         assert phases(trace, number).count("backward") == 2
+
+
+def test_what_is_printed_of_a_loop(tmp_path):
+    (tmp_path / "train.py").write_text(PLAIN)
+    done = start(tmp_path, "-m", "modtrace", "run", "-o", "t.mtrace", "train.py")
+    told = done.stderr.decode()
+    assert len(told.splitlines()) <= 30
+    assert all(len(line) <= 80 for line in told.splitlines())
+    for words in (
+        "6 steps",
+        "fwd+bwd",
+        "step      p50",
+        "of which",
+        "backward",
+        "WHERE THE TIME WENT",
+        "between phases",
+    ):
+        assert words in told
+    shown = start(tmp_path, "-m", "modtrace", "info", "--steps", "t.mtrace").stdout.decode().splitlines()
+    assert shown[0] == "  6 steps, ended by the optimizer"
+    assert (
+        shown[1].split() == ["step", "total", "data", "fwd", "loss", "bwd", "optim", "zero", "other"]
+        or "bwd" in shown[1]
+    )
+    assert [line.split()[0] for line in shown[2:8]] == list("012345")
+    tree = start(tmp_path, "-m", "modtrace", "info", "--tree", "t.mtrace").stdout.decode()
+    for words in (
+        "step",
+        "  data  DataLoader(num_workers=0)",
+        "  backward",
+        "  optimizer  AdamW",
+        "eval",
+        "  loss",
+    ):
+        assert words in tree
+    found = start(tmp_path, "-m", "modtrace", "info", "--findings", "t.mtrace")
+    assert found.returncode == 0
+    assert found.stdout.decode().isascii()

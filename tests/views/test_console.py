@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import modtrace
+from modtrace import units
 from modtrace.analysis.summary import summarise
 from modtrace.text import cell, fit, plain, width
 from modtrace.trace.reader import open_trace
-from modtrace.views import console, units
+from modtrace.views import console
 
 PAYLOADS = [
     "\x1b]0;title\x07",

@@ -1,0 +1,268 @@
+"""Every rule fires on what it is for and is silent on what is not. Times are written into the tables, not measured."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
+
+import modtrace
+from modtrace.analysis import findings as rules
+from modtrace.analysis.findings import Facts, findings
+from modtrace.trace.schema import PHASES
+
+MS = 1_000_000
+STEPS = 40
+
+
+def net(*more):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 1), *more
+    )
+
+
+def train(model, steps=STEPS, given=None):
+    """The trace of a training loop."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    with modtrace.trace() as trace:
+        for x in DataLoader([torch.ones(4) if given is None else given] * 2 * steps, batch_size=2):
+            optimizer.zero_grad()
+            model(x).sum().backward()
+            optimizer.step()
+    return trace
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    return facts_of(train(net()))
+
+
+def facts_of(trace):
+    steps = trace.steps
+    return steady(Facts(trace._read(), trace.calls, trace.modules, steps, steps, steps))
+
+
+def steady(facts):
+    whole = facts.steps[facts.steps["whole"].astype(bool)]
+    return dataclasses.replace(facts, whole=whole, steady=whole.iloc[1:])
+
+
+def with_phases(facts, **ms):
+    """All steps with these phases, in milliseconds: numbers, or one a step."""
+    steps = facts.steps.copy()
+    names = [*PHASES, "other"]
+    for name in names:
+        steps[f"{name}_ns"] = (np.ones(len(steps)) * ms.get(name, 0) * MS).astype(int)
+    steps["duration_ns"] = steps[[f"{name}_ns" for name in names]].sum(axis=1)
+    return steady(dataclasses.replace(facts, steps=steps))
+
+
+def with_calls(facts, **columns):
+    return dataclasses.replace(facts, calls=facts.calls.assign(**columns))
+
+
+USUAL = {"data": 0.5, "forward": 10, "loss": 1, "backward": 20, "optimizer": 3, "other": 1}
+
+
+def found(rule, facts):
+    return [(one.rule, one.text) for one in rule(facts)]
+
+
+def only(rule, facts):
+    ((name, text),) = found(rule, facts)
+    assert name == rule.__name__
+    return text
+
+
+def test_data(healthy):
+    assert not found(rules.data, with_phases(healthy, **USUAL))
+    text = only(rules.data, with_phases(healthy, **{**USUAL, "data": 12}))
+    assert text.startswith(
+        "waiting for data: 468 ms (25.5% of the steps, 39 steps over 10 ms) in DataLoader(num_workers=0)"
+    )
+    (one,) = rules.data(with_phases(healthy, **{**USUAL, "data": 12}))
+    assert "num_workers" in one.remedy
+    assert one.won_ns == 39 * 12 * MS
+
+
+def test_too_few_steps_say_nothing(healthy):
+    bad = with_phases(healthy, data=50, forward=1, backward=90, optimizer=50)
+    few = dataclasses.replace(bad, steady=bad.steady.head(rules.MIN_STEPS - 1))
+    for rule in (rules.data, rules.first_step, rules.long_backward, rules.long_optimizer, rules.recompute):
+        assert not found(rule, few)
+    assert found(rules.data, bad)
+
+
+def test_first_step(healthy):
+    first = np.array([400] + [10] * (STEPS - 1))
+    assert only(rules.first_step, with_phases(healthy, **{**USUAL, "forward": first})).startswith(
+        "step 0 took 12.0x the median (426 ms)"
+    )
+    # Long, but little of the whole; or much of a short run, but not that long.
+    assert not found(
+        rules.first_step, with_phases(healthy, **{**USUAL, "forward": np.array([160] + [10] * 39)})
+    )
+    assert not found(rules.first_step, with_phases(healthy, **USUAL))
+
+
+def test_one_module(healthy):
+    calls = healthy.calls
+    even = with_calls(healthy, self_ns=np.full(len(calls), MS))
+    assert not found(rules.one_module, even)
+    heavy = np.where(calls["name"] == "2", 100 * MS, MS)
+    assert only(rules.one_module, with_calls(healthy, self_ns=heavy)).startswith("2 (Linear) is 9")
+
+
+def test_one_module_of_few_says_nothing():
+    facts = facts_of(train(nn.Sequential(nn.Linear(4, 1)), steps=8))
+    assert not found(rules.one_module, with_calls(facts, self_ns=np.full(len(facts.calls), MS)))
+
+
+def test_long_backward(healthy):
+    assert not found(rules.long_backward, with_phases(healthy, **USUAL))
+    text = only(rules.long_backward, with_phases(healthy, **{**USUAL, "backward": 41}))
+    assert text.startswith("backward takes 4.1x the forward, most of it in ")
+
+
+def test_long_optimizer(healthy):
+    assert not found(rules.long_optimizer, with_phases(healthy, **USUAL))
+    text = only(rules.long_optimizer, with_phases(healthy, **{**USUAL, "optimizer": 30}))
+    assert text.startswith("AdamW.step takes 48.0% of the steps")
+
+
+class Unused(nn.Module):
+    def __init__(self, attention=False):
+        super().__init__()
+        self.used, self.unused, self.idle = nn.Linear(4, 1), nn.Linear(4, 4), nn.Dropout()
+        self.parts = nn.ModuleList([nn.Identity()])
+        self.attention = nn.MultiheadAttention(4, 1) if attention else None
+
+    def forward(self, x):
+        return self.used(x if self.attention is None else self.attention(x, x, x)[0])
+
+
+def test_never_ran(healthy):
+    assert not found(rules.never_ran, healthy)
+    assert (
+        only(rules.never_ran, facts_of(train(Unused(), steps=2)))
+        == "1 module with parameters never ran: unused (Linear)"
+    )
+    # Attention reads the weights of its projection without calling it.
+    assert "out_proj" not in only(rules.never_ran, facts_of(train(Unused(attention=True), steps=2)))
+
+
+class Cut(nn.Module):
+    def __init__(self, freeze):
+        super().__init__()
+        self.cut, self.kept = nn.Linear(4, 4).requires_grad_(not freeze), nn.Linear(4, 1)
+        self.tied = nn.Linear(4, 4)
+        self.tied.weight = nn.Parameter(torch.ones(4, 4))
+
+    def forward(self, x):
+        with torch.set_grad_enabled(False):
+            hidden = self.tied(x)
+        return self.kept(self.tied(x) + hidden + self.cut(x).detach())
+
+
+def test_no_gradient(healthy):
+    assert not found(rules.no_gradient, healthy)
+    assert only(rules.no_gradient, facts_of(train(Cut(freeze=False), steps=2))).startswith(
+        "no gradient reached cut (Linear)"
+    )
+    assert not found(rules.no_gradient, facts_of(train(Cut(freeze=True), steps=2)))
+
+
+def test_no_gradient_knows_checkpoints():
+    class Model(nn.Module):
+        def __init__(self, reentrant):
+            super().__init__()
+            self.first, self.body, self.head, self.reentrant = (
+                nn.Linear(4, 4),
+                net()[:2],
+                nn.Linear(8, 1),
+                reentrant,
+            )
+
+        def forward(self, x):
+            return self.head(checkpoint(self.body, self.first(x), use_reentrant=self.reentrant))
+
+    for reentrant in (False, True):
+        assert not found(rules.no_gradient, facts_of(train(Model(reentrant), steps=2)))
+
+
+@pytest.mark.parametrize(
+    ("batch", "training", "fires"), [(1, True, True), (2, True, False), (1, False, False)]
+)
+def test_batch_norm(batch, training, fires):
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    model.train(training)
+    with modtrace.trace() as trace:
+        model(torch.ones(batch, 3, 4, 4)).sum().backward()
+    assert bool(found(rules.batch_norm, facts_of(trace))) is fires
+
+
+def test_tiny_calls(healthy, monkeypatch):
+    monkeypatch.setattr(rules, "TINY_CALLS", 5)
+    small = with_calls(with_phases(healthy, **USUAL), self_ns=np.full(len(healthy.calls), 1_000))
+    assert not found(rules.tiny_calls, small), "many, but nothing beside the rest"
+    crowded = with_calls(with_phases(healthy, other=0.1), self_ns=np.full(len(healthy.calls), 10_000))
+    assert only(rules.tiny_calls, crowded).startswith("7 module calls a step take under 20.0 us each")
+    large = with_calls(with_phases(healthy, other=0.1), self_ns=np.full(len(healthy.calls), 30_000))
+    assert not found(rules.tiny_calls, large)
+
+
+def test_drift(healthy):
+    assert not found(rules.drift, with_phases(healthy, **USUAL))
+    slower = with_phases(healthy, **{**USUAL, "forward": np.linspace(10, 60, STEPS)})
+    assert only(rules.drift, slower).startswith("steps grow slower: ")
+    noisy = with_phases(healthy, **{**USUAL, "forward": np.tile([5, 80], STEPS // 2)})
+    assert not found(rules.drift, noisy)
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_eval_with_grad(guarded):
+    model = net().eval()
+    with modtrace.trace() as trace, torch.set_grad_enabled(not guarded):
+        for _ in range(3):
+            model(torch.ones(1, 4))
+    assert bool(found(rules.eval_with_grad, facts_of(trace))) is not guarded
+
+
+def test_recompute():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = net()
+
+        def forward(self, x):
+            return checkpoint(self.body, x, use_reentrant=False)
+
+    facts = facts_of(train(Model(), steps=10))
+    again = (facts.calls["phase"] == "recompute") & (facts.calls["name"] == "body")
+    for ms, fires in ((10, True), (1, False)):
+        calls = with_calls(with_phases(facts, **USUAL), duration_ns=np.where(again, ms * MS, 1))
+        assert bool(found(rules.recompute, calls)) is fires
+
+
+def test_results_come_first_then_the_time_at_stake():
+    trace = train(Unused(), steps=8)
+    ranked = findings(trace._read())
+    assert ranked[0].rule == "never_ran"
+    stakes = [one.won_ns for one in ranked if not one.wrong]
+    assert stakes == sorted(stakes, reverse=True)
+
+
+def test_every_rule_is_tested_and_documented():
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs" / "findings.md").read_text()
+    for rule in rules.RULES:
+        assert f"`{rule.__name__}`" in page
+        assert f"test_{rule.__name__}" in globals()
+        assert rule.__doc__
