@@ -63,6 +63,8 @@ def _direct(traceback: TracebackType | None) -> TracebackType | None:
             entries.append(traceback)
         traceback = traceback.tb_next
     shown: TracebackType | None = None
+    if not entries:
+        return shown
     skip = False
     for entry, above in zip(reversed(entries), [*reversed(entries[:-1]), None], strict=True):
         if skip and place is not None:
