@@ -102,10 +102,8 @@ def divide(calls: Calls) -> Division:
     thread, by, bounds = _bounds(calls, units)
     mine = np.flatnonzero(calls.thread[units] == thread)
     losses = _losses(calls, units[mine], phase_of_unit[mine]) if by != "root" else []
-    for forward, backward in losses:
-        between = (units > forward) & (units < backward) & (calls.kind[units] == MODULE)
-        between &= (calls.thread[units] == thread) & ((phase_of_unit == FORWARD) | (phase_of_unit == EVAL))
-        phase_of_unit[between] = LOSS
+    bare = (calls.kind[units] == MODULE) & (calls.thread[units] == thread) & _between(units, losses)
+    phase_of_unit[bare & ((phase_of_unit == FORWARD) | (phase_of_unit == EVAL))] = LOSS
     phase = _spread(calls, units, phase_of_unit)
     phase[_recomputed(calls)] = RECOMPUTE
     if by == "root":
@@ -114,6 +112,15 @@ def divide(calls: Calls) -> Division:
     at = np.searchsorted(steps.start, calls.start, side="right") - 1
     inside = (at >= 0) & (calls.start < steps.end[np.maximum(at, 0)]) if len(steps) else at >= 0
     return Division(phase, np.where(inside, at, NONE), units, losses, steps)
+
+
+def _between(units: Ints, losses: list[tuple[int, int]]) -> Bools:
+    """Which units stand between the forward and the backward of a loss."""
+    pairs = np.array(losses, np.int64).reshape(-1, 2)
+    edges = np.zeros(len(units) + 1, np.int64)
+    np.add.at(edges, np.searchsorted(units, pairs[:, 0], side="right"), 1)
+    np.add.at(edges, np.searchsorted(units, pairs[:, 1], side="left"), -1)
+    return np.cumsum(edges[:-1]) > 0
 
 
 def _units(calls: Calls) -> Ints:
@@ -278,20 +285,19 @@ def _steps(
     if tail.any():
         last = units[np.flatnonzero(tail)[-1]]
         ends = np.append(bounds, max(int(calls.end[last]), int(calls.start[last])))
-    leading = [_leading(phase[at == step]) for step in range(len(ends))]
-    usual = int(np.median([len(some) for some in leading[:count]])) if count else 0
-    begins = []
-    for step, evals in enumerate(leading):
-        mine = units[at == step]
-        begin = int(ends[step - 1]) if step else int(calls.start[mine[0]]) if len(mine) else 0
-        if len(evals) > usual:
-            cut = mine[evals[len(evals) - usual - 1]]
-            begin = max(int(calls.end[cut]), begin)
-            if not step:
-                rest = mine[mine > cut]
-                begin = int(calls.start[rest[0]]) if len(rest) else begin
-        begins.append(begin)
-    start = np.array(begins, np.int64)
+    first = np.searchsorted(
+        at, np.arange(len(ends) + 1)
+    )  # units are in order of start, so their steps are too
+    start = np.concatenate([[calls.start[units[0]] if len(units) else 0], ends])[: len(ends)]
+    leading = _leading(phase, at, first)
+    evals = np.bincount(at[leading], minlength=len(ends))[: len(ends)]
+    usual = int(np.median(evals[:count])) if count else 0
+    for step in np.flatnonzero(evals > usual).tolist():
+        mine = np.arange(first[step], first[step + 1])
+        cut = mine[leading[mine]][evals[step] - usual - 1]
+        start[step] = max(int(calls.end[units[cut]]), int(start[step]))
+        if not step and cut < mine[-1]:
+            start[step] = calls.start[units[cut + 1]]
     keep = start < ends
     start, ends = start[keep], ends[keep]
     # What a forward would have ended is as whole as it will be when none comes any more.
@@ -304,11 +310,15 @@ def _steps(
     return Steps(by, thread, start, ends, whole, spent, low + offset, high + offset - 1)
 
 
-def _leading(phase: Ints) -> Ints:
-    """The evaluations that come before anything else of a step but data (and what a loop clears at its end)."""
-    others = np.flatnonzero(~np.isin(phase, (EVAL, DATA, H2D, ZERO_GRAD)))
-    until = others[0] if len(others) else len(phase)
-    return np.flatnonzero(phase[:until] == EVAL)
+def _leading(phase: Ints, step: Ints, first: Ints) -> Bools:
+    """The evaluations that come before anything else of a step but data (and what a loop clears at its end).
+
+    `step` is that of each unit, `first` where the units of each step begin.
+    """
+    others = np.concatenate([[0], np.cumsum(~np.isin(phase, (EVAL, DATA, H2D, ZERO_GRAD)))])
+    begin = first[np.minimum(step, len(first) - 1)]
+    leading: Bools = (phase == EVAL) & (others[:-1] == others[begin])
+    return leading
 
 
 def _spent(
