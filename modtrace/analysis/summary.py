@@ -159,8 +159,10 @@ def _covered(start: Ints, duration: Ints) -> int:
 
 def _cost(about: Process, calls: int) -> int | None:
     """What tracing has cost: what was measured at the end, else calls times what one was measured to cost."""
-    if about.end is not None and about.end.calls_cost_ns is not None:
-        return about.end.calls_cost_ns + (about.end.flush_cost_ns or 0) + (about.start_cost_ns or 0)
+    end = about.end
+    if end is not None and end.calls_cost_ns is not None:
+        rest = (end.flush_cost_ns or 0) + (end.backward_cost_ns or 0) + (about.start_cost_ns or 0)
+        return end.calls_cost_ns + rest
     return None if about.call_cost_ns is None else about.call_cost_ns * calls + (about.start_cost_ns or 0)
 
 

@@ -128,6 +128,8 @@ class Backward:
         self.ranges = ranges
         self._lanes = lanes
         self._entries: dict[int, Entry] = {}
+        self.spent_ns = 0
+        """What telling backward apart has cost so far."""
 
     def begin(self, outputs: Any, frame: FrameType) -> Watch | None:
         """Open the phase and put the hooks in place; None when it is not recorded."""
@@ -141,7 +143,9 @@ class Backward:
             started = state.clock()
             if torch._C._functorch.maybe_current_level() is None and not _compiled_autograd():
                 self._watch(watch, outputs)
-            watch.lane.cost(find(watch.lane, call), state.clock() - started)
+            spent = state.clock() - started
+            watch.lane.cost(find(watch.lane, call), spent)
+            self.spent_ns += spent
         except Exception as fault:
             watch.remove()
             state.fault(fault)
@@ -271,6 +275,7 @@ class Watch:
             calls.pop()
         growths, thread = owners.growths, owners.lane.number << THREAD_SHIFT
         opened = self._state.clock()
+        self._backward.spent_ns += opened - now
         if keep < len(path):
             lane.cost(self._depth + keep, opened - now)
         for at in path[keep:]:

@@ -88,25 +88,23 @@ class Tracer:
         self._table = LaneTable()
         self._lanes = Lanes(self._table)
         writer = Writer(folder, max_bytes=max_bytes)
-        self._blocks = Blocks(
-            writer,
-            registry=self._registry,
-            signatures=self._signatures,
-            errors=self._errors,
-            labels=self._labels,
-            origin_ns=self._origin_ns,
-        )
+        known: dict[str, Any] = {
+            "registry": self._registry,
+            "signatures": self._signatures,
+            "errors": self._errors,
+        }
+        self._blocks = Blocks(writer, **known, labels=self._labels, origin_ns=self._origin_ns)
         self._placed = PlacedHooks()
         self._busy = threading.Lock()
         self._busy_thread = 0
         self._aside = Aside(self._hide, self._show)
         self._ranges: Ranges | None = None
         self._phases: Phases | None = None
+        self._backward: Backward | None = None
         self._pid = os.getpid()
-        self._flush_ns = 0
+        self._flush_ns = self._inside_at = 0
         self._ended_ns: int | None = None
         self._interval_ns = FIRST_NS
-        self._inside_at = 0
         self._paced_at = self._started_ns
         self._selected: set[int] = set()
         self._refused: dict[int, Any] = {}
@@ -141,7 +139,8 @@ class Tracer:
             self._due(self._clock())
             _RUNNING.add(self)
             self._ranges = Ranges(self._state, self._labels)
-            self._phases = Phases(self._ranges, Backward(self._state, self._ranges, lambda: self._table.all))
+            self._backward = Backward(self._state, self._ranges, lambda: self._table.all)
+            self._phases = Phases(self._ranges, self._backward)
             self._placed.place(*build(self._state, depth))
             self._aside.install()
             self._phases.install()
@@ -204,11 +203,15 @@ class Tracer:
     def end_facts(self) -> dict[str, Any]:
         """What `end.json` says about the recording."""
         costs = self._blocks.costs
-        call_ns = costs.inside_ns + costs.outside_ns
+        backward_ns = self._backward.spent_ns if self._backward is not None else 0
         return {
             "ended_ns": self._clock() - self._origin_ns if self._ended_ns is None else self._ended_ns,
             "rows": dict(self._blocks.writer.rows),
-            "cost": {"calls_ns": self._blocks.calls * call_ns, "flush_ns": self._flush_ns, "modules_ns": 0},
+            "cost": {
+                "calls_ns": self._blocks.calls * (costs.inside_ns + costs.outside_ns),
+                "flush_ns": self._flush_ns,
+                "backward_ns": backward_ns,
+            },
         }
 
     # hooks ------------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ class End:
     torch_imported: bool | None
     calls_cost_ns: int | None
     flush_cost_ns: int | None
+    backward_cost_ns: int | None
     rows: dict[str, int]
 
 
@@ -248,6 +249,7 @@ def _end(folder: Path) -> End | None:
         torch_imported=imported if type(imported) is bool else None,
         calls_cost_ns=_count(cost, "calls_ns"),
         flush_cost_ns=_count(cost, "flush_ns"),
+        backward_cost_ns=_count(cost, "backward_ns"),
         rows={k: v for k, v in rows.items() if type(v) is int and k in TABLES}
         if isinstance(rows, dict)
         else {},
