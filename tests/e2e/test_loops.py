@@ -12,6 +12,7 @@ import pytest
 import modtrace
 from modtrace.trace.schema import PHASES
 from tests.e2e.test_run import start
+from tests.torture.compare import assert_well_formed
 
 SPENT = [f"{name}_ns" for name in (*PHASES, "other")]
 
@@ -121,6 +122,7 @@ def both(folder, script):
     assert (steps[SPENT] >= 0).all(axis=None)
     assert (trace.calls["status"] == "ok").all()
     assert not len(trace._stored.table("gaps"))
+    assert_well_formed(trace.calls)
     return trace
 
 
