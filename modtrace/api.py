@@ -132,14 +132,12 @@ class Recording(Trace, ContextDecorator):
         path: str | os.PathLike[str] | None,
         *,
         force: bool,
-        messages: bool,
-        max_bytes: int | None,
+        options: dict[str, Any],
     ) -> None:
         self._model = model
         self._target = Path(path) if path is not None else None
         self._force = force
-        self._messages = messages
-        self._max_bytes = max_bytes
+        self._options = options
         self._tracer: Tracer | None = None
         self._folder: Path | None = None
         self._running = False
@@ -166,9 +164,8 @@ class Recording(Trace, ContextDecorator):
         self._tracer = Tracer(
             self._folder,
             model=self._model,
-            messages=self._messages,
-            max_bytes=self._max_bytes,
             rank=int(rank) if rank.isdigit() else 0,
+            **self._options,
         )
         self._running = True
         self._tracer.start()
@@ -229,6 +226,8 @@ def trace(
     path: str | os.PathLike[str] | None = None,
     *,
     force: bool = False,
+    functions: bool = False,
+    flops: bool = True,
     messages: bool = True,
     max_bytes: int | None = 4 << 30,
 ) -> Recording:
@@ -240,6 +239,9 @@ def trace(
         path: where to write the trace while it is recorded (`NAME.mtrace`); None keeps it in a private temporary
             directory until `save`.
         force: replace a trace that stands at `path`.
+        functions: record torch's functions too, as rows below the module that called them, on the thread that starts the
+            trace.
+        flops: count FLOPs and operations of each module, in the first call and the first backward with inputs of a kind.
         messages: keep the first line of exceptions' messages; False keeps their types only.
         max_bytes: recording stops, the program goes on, when the trace on disk has grown to this.
 
@@ -248,7 +250,8 @@ def trace(
     """
     if model is not None and "torch" in sys.modules and not isinstance(model, sys.modules["torch"].nn.Module):
         raise UsageError(f"trace() takes a torch.nn.Module, not {type(model).__name__}; path= names the file")
-    return Recording(model, path, force=force, messages=messages, max_bytes=max_bytes)
+    options = {"functions": functions, "flops": flops, "messages": messages, "max_bytes": max_bytes}
+    return Recording(model, path, force=force, options=options)
 
 
 class span(ContextDecorator):  # noqa: N801 - used like a function

@@ -17,6 +17,7 @@ from modtrace.analysis.columns import (
 )
 from modtrace.analysis.phases import NAMES as PHASE_NAMES
 from modtrace.analysis.timeline import timeline
+from modtrace.analysis.work import work
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import CALL_COLUMNS, KINDS, STATUSES
 
@@ -65,6 +66,8 @@ def calls(stored: Stored) -> pd.DataFrame:
     nothing = pd.arrays.IntegerArray(np.zeros(len(table), np.int64), np.ones(len(table), np.bool_))
     for name in _NOT_RECORDED:
         data[name] = nothing.copy()
+    computed = work(stored).flops
+    data["flops"] = pd.arrays.IntegerArray(np.maximum(computed, 0), computed < 0)
     data["output_replaced"] = pd.array(data["output_replaced"], dtype="boolean")
     frame = pd.DataFrame({name: data[name] for name in CALL_COLUMNS})
     frame.index = pd.Index(np.arange(len(table)), name="call")

@@ -13,10 +13,12 @@ from modtrace.analysis.calls import commonest
 from modtrace.analysis.columns import column, distinct_texts, nullable_codes, values_and_known
 from modtrace.analysis.phases import RECOMPUTE
 from modtrace.analysis.timeline import timeline
+from modtrace.analysis.work import Work, work
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import BACKWARD, MODULE
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 def modules(stored: Stored) -> pd.DataFrame:
@@ -24,7 +26,10 @@ def modules(stored: Stored) -> pd.DataFrame:
 
     `total_ns` and `self_ns` are of all of it, with what checkpointing made again. Of its forward and of its backward
     the `total_ns` and `self_ns` are sums over the calls whose times are known; `mean_ns`, `p50_ns`, `p95_ns` and
-    `max_ns` are of the time that it took in each step, the first step in which it ran left out where there are more.
+    `max_ns` are of the time that it took in each step, the first step in which it ran and steps in which operations were
+    counted left out where there are more. `forward_flops` and `backward_flops` are sums over all calls with everything
+    inside them, null where they are not known for each; `operations` are its own in one call, in order, and `uncounted`
+    those that have no formula.
     Calls made again by checkpointing are apart: `recompute_calls`, `recompute_ns`. `inputs` and `outputs` are the
     signatures seen most often. A module that never ran has 0 calls and null times.
     """
@@ -40,6 +45,10 @@ def modules(stored: Stored) -> pd.DataFrame:
     types = table.column("type").to_pylist()
     ran_again = np.bincount(column(again, "module"), minlength=count)
     again_ns, again_known = values_and_known(again, "duration_ns")
+    computed = work(stored)
+    backward = kind == BACKWARD
+    counted = _counted_steps(line, computed)
+    lists = _operations(stored, computed, nullable_codes(line, "module"), (kind == MODULE), count)
     data: dict[str, Any] = {
         "name": name,
         "type": types,
@@ -47,12 +56,16 @@ def modules(stored: Stored) -> pd.DataFrame:
         "calls": np.bincount(module, minlength=count),
         "total_ns": _total(line, "duration_ns", count),
         "self_ns": _total(line, "self_ns", count),
-        **_times(calls, "forward", count),
-        **_times(line.filter(pa.array(kind == BACKWARD)), "backward", count),
+        **_times(calls, counted[(kind == MODULE) & ~recomputed], "forward", count),
+        **_times(line.filter(pa.array(backward)), counted[backward], "backward", count),
         "recompute_calls": ran_again,
         "recompute_ns": _masked(
             sums(column(again, "module")[again_known], again_ns[again_known], count), ran_again > 0
         ),
+        "forward_flops": _flops(module, computed.flops[(kind == MODULE) & ~recomputed], count),
+        "backward_flops": _flops(nullable_codes(line, "module")[backward], computed.flops[backward], count),
+        "operations": lists[0],
+        "uncounted": lists[1],
         "inputs": distinct_texts(commonest(module, nullable_codes(calls, "inputs"), count), signatures),
         "outputs": distinct_texts(commonest(module, nullable_codes(calls, "outputs"), count), signatures),
     }
@@ -80,8 +93,37 @@ def _total(line: pa.Table, name: str, count: int) -> pd.arrays.IntegerArray:
     return _masked(sums(module[some], values[some], count), ran)
 
 
-def _times(calls: pa.Table, prefix: str, count: int) -> dict[str, Any]:
-    """Total, self and per-step times of each module over some calls."""
+def _counted_steps(line: pa.Table, computed: Work) -> Bools:
+    """Which rows are in a step in which operations were counted."""
+    step, process = nullable_codes(line, "step"), column(line, "process")
+    pair = process << 40 | step
+    inside: Bools = (step >= 0) & np.isin(pair, pair[computed.counted])
+    return inside
+
+
+def _flops(module: Ints, flops: Ints, count: int) -> pd.arrays.IntegerArray:
+    """Sums for each module, null where those of a call are not known."""
+    known = np.bincount(module, minlength=count) > 0
+    known[module[flops < 0]] = False
+    return _masked(sums(module, np.maximum(flops, 0), count), known)
+
+
+def _operations(
+    stored: Stored, computed: Work, module: Ints, some: Bools, count: int
+) -> tuple[list[list[str]], list[list[str]]]:
+    """The operations of each module in one of its calls, and those that have no formula."""
+    table = stored.table("work")
+    lists = [table.column(name).to_pylist() for name in ("operations", "uncounted")]
+    row = np.append(computed.row, -1)
+    here = np.flatnonzero(some & (computed.row >= 0))
+    first = np.full(count, len(module), np.int64)
+    np.minimum.at(first, module[here], here)
+    found = row[first].tolist()
+    return tuple([one[at] or [] if at >= 0 else [] for at in found] for one in lists)  # type: ignore[return-value]
+
+
+def _times(calls: pa.Table, counted: Bools, prefix: str, count: int) -> dict[str, Any]:
+    """Total, self and per-step times of each module over some calls; `counted` are those in steps to leave out."""
     module = column(calls, "module")
     duration, known = values_and_known(calls, "duration_ns")
     own, own_known = values_and_known(calls, "self_ns")
@@ -91,7 +133,7 @@ def _times(calls: pa.Table, prefix: str, count: int) -> dict[str, Any]:
     ran_own = np.bincount(module[own_known], minlength=count) > 0
     step = nullable_codes(calls, "step")
     some = known & (step >= 0)
-    each, owner = per_step(module[some], step[some], duration[some])
+    each, owner = per_step(module[some], step[some], duration[some], counted[some])
     figures = over_steps(owner, each, count)
     data: dict[str, Any] = {
         f"{prefix}_total_ns": _masked(total, ran),
@@ -102,20 +144,27 @@ def _times(calls: pa.Table, prefix: str, count: int) -> dict[str, Any]:
     return data
 
 
-def per_step(keys: Ints, steps: Ints, values: Ints) -> tuple[Ints, Ints]:
-    """Sums of values for each key in each step, with the key of each; the first step of a key that has more is left
-    out.
+def per_step(keys: Ints, steps: Ints, values: Ints, counted: Bools) -> tuple[Ints, Ints]:
+    """Sums of values for each key in each step, with the key of each; of a key that has others its first step and
+    those that are `counted` are left out.
     """
     if not len(keys):
         return values, keys
-    pairs, which = np.unique(keys << 40 | steps, return_inverse=True)
+    pairs, at, which = np.unique(keys << 40 | steps, return_index=True, return_inverse=True)
     total = np.bincount(which, weights=values).astype(np.int64)
     owner = pairs >> 40
     first = np.ones(len(owner), np.bool_)
     first[1:] = owner[1:] != owner[:-1]
-    alone = first & np.append(first[1:], True)
-    keep = ~first | alone
+    usual = ~first & ~counted[at]
+    without = np.bincount(owner, weights=usual) == 0
+    keep = usual | (without[owner] & (~first | _alone(owner)))
     return total[keep], owner[keep]
+
+
+def _alone(owner: Ints) -> Bools:
+    """Which owners, in order, stand there once."""
+    alone: Bools = np.bincount(owner)[owner] == 1
+    return alone
 
 
 def over_steps(owner: Ints, values: Ints, count: int) -> Ints:

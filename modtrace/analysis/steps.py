@@ -13,6 +13,7 @@ from modtrace.analysis.calls import error_texts, names
 from modtrace.analysis.columns import categorical, column, distinct_texts, nullable_codes, values_and_known
 from modtrace.analysis.phases import FORWARD, RECOMPUTE, Steps
 from modtrace.analysis.timeline import Timeline, timeline
+from modtrace.analysis.work import Work, work
 from modtrace.errors import UsageError
 from modtrace.text import plain
 from modtrace.trace.reader import Stored
@@ -32,7 +33,10 @@ def steps(stored: Stored) -> pd.DataFrame:
     `zero_grad_ns` and `other_ns`: times on the thread that runs the loop, each without the phases inside it. `ends`
     says what ended the step, `whole` whether it came to its end; `call` is its row in `calls`, null where a span lies
     across its border; `calls` counts module calls, `recomputed` those made again in backward. `samples` adds up the
-    first dimension of what its training forwards were given, `tokens` the first two where that is integers.
+    first dimension of what its training forwards were given, `tokens` the first two where that is integers. `flops`
+    adds up module calls and backwards, null where a part is not known, and `flops_per_s` is that over the duration.
+    `counted` says that operations were counted in the step, so that its times include that. `memory_peak_bytes` is not
+    recorded yet.
     """
     line = timeline(stored)
     table = line.calls
@@ -57,6 +61,7 @@ def _of_process(stored: Stored, line: Timeline, found: Steps, low: int, high: in
     types = stored.table("modules").column("type").to_pylist()
     duration = np.maximum(found.end - found.start, 0)
     samples, tokens = _amounts(stored, table, roots, phase, step, count)
+    flops, counted = _work(work(stored), low, high, step, found, of_module | (inside & (kind == BACKWARD)))
     data: dict[str, Any] = {
         "call": _masked(call),
         "type": distinct_texts(_first_module(roots, module, phase, step, count), types),
@@ -72,6 +77,10 @@ def _of_process(stored: Stored, line: Timeline, found: Steps, low: int, high: in
         "recomputed": np.bincount(step[of_module & (phase == RECOMPUTE)], minlength=count),
         "samples": _masked(samples),
         "tokens": _masked(tokens),
+        "flops": _masked(flops),
+        "flops_per_s": _masked(np.where(duration > 0, flops * 1e9 // np.maximum(duration, 1), -1)),
+        "memory_peak_bytes": _masked(np.full(count, -1, np.int64)),
+        "counted": counted,
         "status": categorical(status, list(STATUSES)),
         "error": distinct_texts(error, error_texts(stored)),
     }
@@ -81,6 +90,19 @@ def _of_process(stored: Stored, line: Timeline, found: Steps, low: int, high: in
     frame = pd.DataFrame(data)
     frame.index = pd.Index(np.arange(count), name="step")
     return frame
+
+
+def _work(
+    computed: Work, low: int, high: int, step: Ints, found: Steps, some: npt.NDArray[np.bool_]
+) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """FLOPs of each step, -1 where not known, and whether operations were counted in it."""
+    count = len(found)
+    own = computed.own[low:high]
+    total = np.zeros(count, np.int64)
+    np.add.at(total, step[some], np.maximum(own[some], 0))
+    lacking = np.bincount(step[some & (own < 0)], minlength=count)
+    counted = computed.counted[low:high] & (step >= 0) & (step < count)
+    return np.where(lacking > 0, -1, total), np.bincount(step[counted], minlength=count) > 0
 
 
 def _below_module(table: pa.Table, kind: Ints) -> npt.NDArray[np.bool_]:

@@ -37,11 +37,13 @@ class Timeline:
     outside of steps) and `phase` (index into phases.NAMES, null outside of phases).
     labels: (name, type) of each label, those of the rows put in among them.
     steps: those of each process.
+    place: where each call of `Stored.table("calls")` stands; marks of steps, which are taken out, where they stood.
     """
 
     calls: pa.Table
     labels: list[tuple[str, str]]
     steps: list[Steps]
+    place: Ints
 
     def module_calls(self) -> pa.Table:
         """The calls of modules alone: forward, eval and recompute."""
@@ -100,9 +102,10 @@ def _timeline(stored: Stored) -> Timeline:
             pieces.append((_rows(calls, division, made), low))
             drop.append(np.flatnonzero(calls.kind == STEP) + low)
     table = table.append_column("step", _nullable(step)).append_column("phase", _nullable(phase))
+    place = np.arange(len(table))
     if pieces:
-        table = _with_rows(table, whole, _joined(pieces), np.concatenate(drop))
-    return Timeline(table, labels, steps)
+        table, place = _with_rows(table, whole, _joined(pieces), np.concatenate(drop))
+    return Timeline(table, labels, steps, place)
 
 
 def _nullable(values: Ints) -> pa.Array:
@@ -211,8 +214,10 @@ class _Cover:
         self.top = top
 
 
-def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> pa.Table:
-    """The table with rows put in and others (marks of steps, which hold nothing) taken out, in one numbering."""
+def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> tuple[pa.Table, Ints]:
+    """The table with rows put in and others (marks of steps, which hold nothing) taken out, in one numbering, and
+    where each of the calls stands in it.
+    """
     count = len(calls)
     step = _Cover(rows, rows.level == _STEP, calls.depth)
     inner = _Cover(rows, rows.level == _INNER, calls.depth)
@@ -275,4 +280,4 @@ def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> pa.Tab
         old = changed.get(field.name, old)
         values = np.concatenate([old[kept], values.astype(old.dtype)])[order]
         arrays.append(pa.array(values, field.type, mask=np.concatenate([null[kept], mask])[order]))
-    return pa.table(arrays, names=table.schema.names)
+    return pa.table(arrays, names=table.schema.names), place[:count]

@@ -23,12 +23,15 @@ from typing import Any, Final
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from modtrace.capture.hooks import State
+from modtrace.capture.counting import Counting
+from modtrace.capture.functions import Functions
+from modtrace.capture.state import State
 from modtrace.capture.lanes import GROWN, KIND_SHIFT, Lane, Lanes
+from modtrace.capture.own_hooks import UNKNOWN_OUTPUT
 from modtrace.capture.ranges import Ranges, find
 from modtrace.capture.seen import Entry
 from modtrace.capture.unseen import unseen
-from modtrace.trace.schema import BACKWARD, THREAD_SHIFT
+from modtrace.trace.schema import BACKWARD, FUNCTION, THREAD_SHIFT
 
 _LEAF: Final = 1 << 62
 """Nodes that accumulate into `.grad` have the highest number there is."""
@@ -123,9 +126,18 @@ def _overlap(owners: Owners, nodes: Sequence[tuple[int, Any]]) -> bool:
 class Backward:
     """Records the backward phases of one trace. Nothing here raises."""
 
-    def __init__(self, state: State, ranges: Ranges, lanes: Callable[[], Sequence[Lane]]) -> None:
+    def __init__(
+        self,
+        state: State,
+        ranges: Ranges,
+        lanes: Callable[[], Sequence[Lane]],
+        counting: Counting | None = None,
+        functions: Functions | None = None,
+    ) -> None:
         self.state = state
         self.ranges = ranges
+        self.counting = counting
+        self.functions = functions
         self._lanes = lanes
         self._entries: dict[int, Entry] = {}
         self.spent_ns = 0
@@ -158,7 +170,14 @@ class Backward:
         if owners is None:
             return
         paths = owners.paths([number for number, _ in nodes])
+        if self.functions is not None and self.functions.active:
+            paths = watch.with_functions(self.functions, nodes, paths)
         watch.owners = owners
+        if self.counting is not None:
+            thread = owners.lane.number << THREAD_SHIFT
+            tops = {path[0] for path in paths if path and path[0] >= 0}
+            roots = {thread | owners.growths[at + 2] for at in tops}
+            watch.count(self.counting, roots)
         following = RemovableHandle.next_id
         try:
             # Not from torch's own counter: a checkpoint may hold the ids of the user's hooks.
@@ -201,6 +220,8 @@ class Watch:
         self._thread = threading.get_ident()
         self._engine_thread = 0
         self._depth = find(self.lane, call)
+        self._counting: Counting | None = None
+        self._classes: list[Entry] = []
 
     def switch(self, path: Path) -> Callable[[Any], None]:
         """The pre-hook of the first of some nodes that belong to one call."""
@@ -223,6 +244,8 @@ class Watch:
         now = self._state.clock()
         self.remove()
         try:
+            if self._counting is not None:
+                self._counting.end_backward(self.lane, self._call, whole=error is None)
             if not self._state.off:
                 self._move((), now)
         except Exception as fault:
@@ -230,6 +253,24 @@ class Watch:
         self.lane.lent = False
         self.lane.grew = self.lane.grown.extend
         self._backward.ranges.end(self._call, error)
+
+    def with_functions(
+        self, functions: Functions, nodes: Sequence[tuple[int, Any]], paths: Sequence[Path]
+    ) -> list[Path]:
+        """Paths in which the backward of an `autograd.Function` is a call of its own, as a number below zero."""
+        found = []
+        for (_, node), path in zip(nodes, paths, strict=True):
+            kind = functions.class_of(node)
+            if kind is not None:
+                self._classes.append(functions.backward_of(kind, self._code))
+                path = (*path, -len(self._classes))
+            found.append(path)
+        return found
+
+    def count(self, counting: Counting, roots: set[int]) -> None:
+        """Count the operations of this backward, if it is the first of one of these root calls."""
+        if self._depth >= 0 and counting.begin_backward(self.lane, self._depth, roots):
+            self._counting = counting
 
     def remove(self) -> None:
         """Take the hooks off the nodes."""
@@ -271,7 +312,9 @@ class Watch:
         while len(calls) > self._depth + 1 + keep:
             depth = len(calls) - 1
             _, call, entry, given, start, _ = calls[-1]
-            lane.extend((call, entry.number, given, BACKWARD << KIND_SHIFT | depth, start, 0, 0, now))
+            word = entry.kind << KIND_SHIFT | depth
+            result = UNKNOWN_OUTPUT if entry.kind == FUNCTION else 0
+            lane.extend((call, entry.number, given, word, start, 0, result, now))
             calls.pop()
         growths, thread = owners.growths, owners.lane.number << THREAD_SHIFT
         opened = self._state.clock()
@@ -279,6 +322,10 @@ class Watch:
         if keep < len(path):
             lane.cost(self._depth + keep, opened - now)
         for at in path[keep:]:
+            if at < 0:
+                entry = self._classes[-at - 1]
+                calls.append((self._frame_id, lane.next_call(), entry, UNKNOWN_OUTPUT, opened, -1))
+                continue
             entry = self._backward.entry(growths[at + 3], self._code)
             forward = thread | growths[at + 2]
             calls.append((self._frame_id, lane.next_call(), entry, forward, opened, -1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class Blocks:
         signatures: Signatures,
         errors: Errors,
         labels: Labels,
+        work: Callable[[], dict[str, list[Any]]],
         origin_ns: int,
     ) -> None:
         self.writer = writer
@@ -74,6 +76,7 @@ class Blocks:
         self._signatures = signatures
         self._errors = errors
         self._labels = labels
+        self._work = work
         self._origin_ns = origin_ns
         self._carried: dict[int, Carried] = {}
 
@@ -90,6 +93,7 @@ class Blocks:
             ("signatures", self._signatures.rows()),
             ("labels", self._labels.rows()),
             ("errors", self._errors.rows()),
+            ("work", self._work()),
         )
         for table, columns in interned:
             if columns and len(next(iter(columns.values()))):

@@ -28,7 +28,7 @@ from modtrace.capture.lanes import (
 )
 from modtrace.capture.own_hooks import UNKNOWN_OUTPUT
 from modtrace.trace.schema import ABORTED as STATUS_ABORTED
-from modtrace.trace.schema import BACKWARD, MODULE, OK
+from modtrace.trace.schema import BACKWARD, FUNCTION, MODULE, OK, PHASE
 from modtrace.trace.schema import RAISED as STATUS_RAISED
 
 Ints = npt.NDArray[np.int64]
@@ -42,10 +42,12 @@ _STATUS: Final = np.array([OK, STATUS_RAISED, OK, STATUS_ABORTED], np.int8)
 
 
 class Costs(NamedTuple):
-    """What recording one call costs, inside its measured time and outside of it; nanoseconds."""
+    """What recording one call costs, inside its measured time and outside of it, and one of a function; nanoseconds."""
 
     inside_ns: int
     outside_ns: int
+    function_inside_ns: int = 0
+    function_outside_ns: int = 0
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Carried:
 
     children_ns: dict[int, int] = field(default_factory=dict)
     children: dict[int, int] = field(default_factory=dict)
+    functions: dict[int, int] = field(default_factory=dict)
     unknown: dict[int, int] = field(default_factory=dict)
     cost_ns: dict[int, int] = field(default_factory=dict)
     hooks_at: dict[int, int] = field(default_factory=dict)
@@ -194,7 +197,8 @@ def decode(
     gone = ~is_open & (_codes(records)[nodes.record] == ABORTED)
     of_module = (nodes.kind == MODULE) | (nodes.kind == BACKWARD)
     is_call = nodes.kind == MODULE
-    mode = np.where(is_call, nodes.given >> MODE_SHIFT, 0)
+    is_function = nodes.kind == FUNCTION
+    mode = np.where(is_call | (nodes.kind == PHASE), nodes.given >> MODE_SHIFT, 0)
     timed = ~is_open & ~gone
     duration = np.where(timed, records[nodes.record, 7] - nodes.start, 0)
     family = np.where(parent >= 0, parent, count)
@@ -202,6 +206,7 @@ def decode(
     sums = {
         "children_ns": _summed(family, duration, nodes.call, carried.children_ns),
         "children": _summed(family, ~known & is_call, nodes.call, carried.children),
+        "functions": _summed(family, ~known & is_function, nodes.call, carried.functions),
         "unknown": _summed(family, gone, nodes.call, carried.unknown),
         "cost_ns": _noted(records, COST, nodes.call, carried.cost_ns, add=True),
         "hooks_at": _noted(records, HOOKS, nodes.call, carried.hooks_at, add=False),
@@ -223,16 +228,17 @@ def decode(
         "root": ~of_module,
         "label": of_module,
         "forward": nodes.kind != BACKWARD,
-        "mode": ~is_call | (_inside(nodes) & (mode == 0)),
+        "mode": (~is_call | _inside(nodes)) & (mode == 0),
     }
-    given = np.where(is_call, nodes.given & _GIVEN, 0)
+    signed = is_call | is_function
+    given = np.where(signed, nodes.given & _GIVEN, 0)
     after = _carry(nodes, is_open, sums, carried)
     fresh = is_open & ~known
     opened = {name: column[fresh] for name, column in shared.items()} if fresh.any() else {}
     opened_nulls = {name: mask[fresh] for name, mask in shared_nulls.items()}
     if opened:
         opened["inputs"] = given[fresh].astype(np.int32)
-        opened_nulls["inputs"] = ~is_call[fresh]
+        opened_nulls["inputs"] = ~signed[fresh] | (given[fresh] == UNKNOWN_OUTPUT)
     done = np.flatnonzero(~is_open)
     if not len(done):
         return Block({}, {}, opened, opened_nulls), after
@@ -240,12 +246,12 @@ def decode(
     rows["last_call"] = _last_calls(records, nodes, carried.high)[done] + base
     mine = records[nodes.record[done]]
     own, nulls = _measures(
-        mine, duration[done], timed[done], is_call[done], {k: v[done] for k, v in sums.items()}, costs
+        mine, duration[done], timed[done], nodes.kind[done], {k: v[done] for k, v in sums.items()}, costs
     )
     rows.update(own)
     rows["inputs"] = _inputs(given[done], mine[:, 5], naming).astype(np.int32)
     nulls |= {name: mask[done] for name, mask in shared_nulls.items()}
-    nulls["inputs"] = ~is_call[done]
+    nulls["inputs"] = ~signed[done] | (given[done] == UNKNOWN_OUTPUT)
     return Block(rows, nulls, opened, opened_nulls), after
 
 
@@ -341,17 +347,19 @@ def _carry(nodes: Nodes, is_open: Bools, sums: dict[str, Ints], before: Carried)
 
 
 def _measures(
-    mine: Ints, duration: Ints, timed: Bools, is_call: Bools, sums: dict[str, Ints], costs: Costs
+    mine: Ints, duration: Ints, timed: Bools, kind: Ints, sums: dict[str, Ints], costs: Costs
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Bools]]:
     """Times, results and status of calls that have ended, from their records, with the nulls of each column."""
     code = _codes(mine)
     result = mine[:, 6]
     raised = code == RAISED
     has_hooks = timed & (sums["hooks_at"] > 0)
+    is_call, is_function = kind == MODULE, kind == FUNCTION
     overhead = costs.inside_ns * is_call + sums["children"] * costs.outside_ns + sums["cost_ns"]
+    overhead += costs.function_inside_ns * is_function + sums["functions"] * costs.function_outside_ns
     own = np.maximum(duration - sums["children_ns"], 0)
     tracer = np.minimum(overhead, own)
-    no_output = ~timed | raised | ~is_call | (result == UNKNOWN_OUTPUT)
+    no_output = ~timed | raised | ~(is_call | is_function) | (result == UNKNOWN_OUTPUT)
     uncertain = ~timed | (sums["unknown"] > 0)
     rows: dict[str, npt.NDArray[Any]] = {
         "duration_ns": duration,

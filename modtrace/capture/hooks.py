@@ -17,11 +17,12 @@ import torch
 
 from modtrace.capture import own_hooks
 from modtrace.capture.facts import raw
-from modtrace.capture.lanes import CODE_SHIFT, MODE_SHIFT, RAISED, RETURNED, Lane, Lanes
-from modtrace.capture.raised import Errors, is_early_stop
-from modtrace.capture.registry import Registry
+from modtrace.capture.lanes import CODE_SHIFT, MODE_SHIFT, RAISED, RETURNED, Lane
+from modtrace.capture.raised import is_early_stop
 from modtrace.capture.seen import CALL_IMPL, Entry, has_grad, remember
-from modtrace.capture.signature import Signatures, arguments_key, keywords_key, value_key
+from modtrace.capture.signature import arguments_key, keywords_key, value_key
+from modtrace.capture.state import State
+from modtrace.capture.tracebacks import unlink
 from modtrace.capture.unseen import unseen
 from modtrace.trace.schema import BACKWARD, EVALUATING, IN_BACKWARD, MODULE, NO_GRAD, PHASE
 
@@ -33,59 +34,6 @@ RUNNERS: Final = {CALL_IMPL}
 """Code of the frames that run calls and phases."""
 DEEP_CALLS: Final = 50
 """Calls that are deeper than that have their depth looked at when their argument is a new one."""
-
-
-class State:
-    """What the hooks of one trace share with its tracer."""
-
-    __slots__ = (
-        "admits",
-        "clock",
-        "deep",
-        "due",
-        "errors",
-        "fault",
-        "flush",
-        "lanes",
-        "next_node",
-        "off",
-        "registry",
-        "signatures",
-        "warn",
-    )
-
-    def __init__(
-        self,
-        *,
-        lanes: Lanes,
-        registry: Registry,
-        signatures: Signatures,
-        errors: Errors,
-        clock: Callable[[], int],
-        flush: Callable[[Lane], None],
-        fault: Callable[[BaseException], None],
-        warn: Callable[[str], None],
-        admits: Callable[[torch.nn.Module], bool] | None,
-    ) -> None:
-        self.lanes = lanes
-        self.registry = registry
-        self.signatures = signatures
-        self.errors = errors
-        self.clock = clock
-        self.flush = flush
-        self.fault = fault
-        self.warn = warn
-        self.admits = admits
-        self.next_node = _next_node()
-        self.due = 0
-        self.deep = False
-        self.off = False
-
-
-def _next_node() -> Callable[[], int]:
-    """What tells the number that the next node of autograd's graph will have on this thread."""
-    autograd: Any = torch.autograd
-    return getattr(autograd, "_get_sequence_nr", lambda: -1)
 
 
 def build(state: State, frame_depth: int) -> tuple[Hook, Hook]:
@@ -137,6 +85,8 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:
             else:
                 given = _arguments(state, lane, args) if args else empty
             if mode:
+                if mode & OUTERMOST:
+                    mode = state.count(lane, entry.number, given, mode ^ OUTERMOST, get_frame(frame_depth))
                 given |= mode
             frame_id = id(get_frame(frame_depth))
             if module._forward_hooks:
@@ -189,7 +139,8 @@ def _post_hook(state: State, frame_depth: int) -> Hook:
                 if grown > node:
                     lane.grew((grown, node, call, entry.number, len(calls) - 1))
             calls.pop()
-            lane.transformed *= lane.transformed <= len(calls)
+            if lane.unit is not None or lane.transformed:
+                _returned(state, lane, call)
             if now > state.due:
                 state.flush(lane)
         except Exception as fault:
@@ -199,6 +150,16 @@ def _post_hook(state: State, frame_depth: int) -> Hook:
 
 
 NOT_LOOKED_AT: Final = -1
+OUTERMOST: Final = 1 << MODE_SHIFT + 7
+"""A bit beside those of `mode`: the call is a root call, whose operations may be counted."""
+
+
+def _returned(state: State, lane: Lane, call: int) -> None:
+    """What is to be done when a call has returned: it has just been taken off the open ones."""
+    depth = len(lane.calls)
+    lane.transformed *= lane.transformed <= depth
+    if lane.unit is not None and lane.unit.depth == depth:
+        lane.unit.counting.end(lane, call)
 
 
 def _begin(state: State, lane: Lane, module: Any, caller: FrameType | None) -> int:
@@ -217,9 +178,10 @@ def _begin(state: State, lane: Lane, module: Any, caller: FrameType | None) -> i
         lane.transformed = len(lane.calls) + 1
     if lane.calls and lane.calls[-1][2].kind == MODULE:
         return 0
-    if state.admits is not None and is_root(lane) and not state.admits(module):
+    root = is_root(lane)
+    if root and state.admits is not None and not state.admits(module):
         return NOT_LOOKED_AT
-    return _mode(module)
+    return _mode(module) | (OUTERMOST if root and state.counts else 0)
 
 
 def unwind(lane: Lane, frame: FrameType | None) -> None:
@@ -311,6 +273,8 @@ def _settle(lane: Lane, frame_id: int, entry: Entry | None) -> bool:
 def _raised(state: State, lane: Lane, frame: FrameType, now: int) -> None:
     """Close the innermost call: an exception is leaving it."""
     error = sys.exc_info()[1]
+    if error is not None and state.stands_in():
+        unlink(error)
     kwargs = frame.f_locals.get("kwargs")
     _, call, entry, given, start, _ = lane.calls[-1]
     module = entry.number
@@ -322,8 +286,7 @@ def _raised(state: State, lane: Lane, frame: FrameType, now: int) -> None:
     lane.extend((call, module, given, code << CODE_SHIFT | depth, start, named, result, now))
     lane.calls.pop()
     own_hooks.drop_dead(lane)
-    if lane.transformed > depth:
-        lane.transformed = 0
+    lane.left_call(depth)
     if depth == 0 and now > state.due:
         state.flush(lane)
 

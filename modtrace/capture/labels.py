@@ -17,7 +17,7 @@ class Labels:
 
     def __init__(self) -> None:
         self._numbers: dict[Any, int] = {}
-        self._rows: list[tuple[int, str, str]] = []
+        self._rows: list[tuple[Any, ...]] = []
         self._lock = threading.Lock()
 
     def number(self, name: str, kind: str = "", identity: int = 0) -> int:
@@ -28,21 +28,34 @@ class Labels:
             kind: the class that it belongs to.
             identity: tells apart what has the same name and class, such as two optimizers.
         """
-        key: tuple[str, str, int] = (name, kind, identity)
+        return self._number((name, kind, identity), (None, None, None))
+
+    def place(
+        self, name: str, file: str | None, line: int | None, offset: int | None, kind: str = ""
+    ) -> int:
+        """The number of the label of a function in a place of the code; calls on one line differ in their offset."""
+        place = (file, line, offset)
+        return self._number((name, kind, place), place)
+
+    def _number(self, key: tuple[str, str, Any], place: tuple[Any, ...]) -> int:
         known = self._numbers.get(key)
         if known is not None:
             return known
         with self._lock:
             if len(self._numbers) >= MANY:
-                name, kind = "...", ""
-                key = (name, kind, 0)
+                key, place = ("...", "", 0), (None, None, None)
             if key not in self._numbers:
-                self._numbers[key] = len(self._numbers)
-                self._rows.append((self._numbers[key], plain(name, TEXT_LIMIT), plain(kind, TEXT_LIMIT)))
+                number = self._numbers[key] = len(self._numbers)
+                file, line, offset = place
+                shown = plain(file, TEXT_LIMIT) if file is not None else None
+                self._rows.append(
+                    (number, plain(key[0], TEXT_LIMIT), plain(key[1], TEXT_LIMIT), shown, line, offset)
+                )
             return self._numbers[key]
 
     def rows(self) -> dict[str, list[Any]]:
         """Columns of the labels that are new since the last call."""
         with self._lock:
             rows, self._rows = self._rows, []
-        return {name: [row[at] for row in rows] for at, name in enumerate(("label", "name", "type"))}
+        names = ("label", "name", "type", "source_file", "source_line", "source_offset")
+        return {name: [row[at] for row in rows] for at, name in enumerate(names)}

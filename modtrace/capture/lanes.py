@@ -27,6 +27,7 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from modtrace.capture.counting import Unit
     from modtrace.capture.own_hooks import Tail
     from modtrace.capture.seen import Entry
 
@@ -50,7 +51,8 @@ GROWN: Final = 5
 
 class Lane:
     """One thread's. `calls` are its open calls, outermost first. `transformed` is 1 + the depth of the call in which a
-    functorch transform (vmap, grad) was first seen, or 0. `error` is the exception that last left a call. `left` are
+    functorch transform (vmap, grad) was first seen, or 0. `unit` is the call in which operations are
+    counted. `error` is the exception that last left a call. `left` are
     calls closed because their frame was not on the stack, by that frame; `resumed` counts those of them that ended all
     the same: greenlets had taken turns on this thread.
     """
@@ -71,6 +73,7 @@ class Lane:
         "stepping",
         "tails",
         "transformed",
+        "unit",
     )
 
     def __init__(self, number: int) -> None:
@@ -84,6 +87,7 @@ class Lane:
         self.error: tuple[int, int, int] | None = None
         self.tails: list[Tail] = []
         self.transformed = 0
+        self.unit: Unit | None = None
         self.finished = False
         self.left: dict[int, Entry] = {}
         self.resumed = 0
@@ -104,8 +108,14 @@ class Lane:
             depth_code = entry.kind << KIND_SHIFT | ABORTED << CODE_SHIFT | len(self.calls) - 1
             self.extend((call, entry.number, given, depth_code, start, 0, 0, start))
             self.calls.pop()
+        self.left_call(depth)
+
+    def left_call(self, depth: int) -> None:
+        """Forget what was known of calls from a depth on, which did not return."""
         if self.transformed > depth:
             self.transformed = 0
+        if self.unit is not None and self.unit.depth >= depth:
+            self.unit.counting.give_up(self)
 
     def leave(self, depth: int) -> None:
         """Close the open calls from a depth on because their frames are not on the stack."""

@@ -16,7 +16,7 @@ from modtrace.capture.signature import value_key
 from modtrace.capture.unseen import unseen
 
 if TYPE_CHECKING:
-    from modtrace.capture.hooks import State
+    from modtrace.capture.state import State
 
 UNKNOWN_OUTPUT = (1 << 31) - 1
 
@@ -85,6 +85,8 @@ class Tail:
         lane.calls.pop()
         if not failed:
             drop_dead(lane)
+        if lane.unit is not None and lane.unit.depth == depth:
+            lane.unit.counting.end(lane, call) if code != RAISED else lane.unit.counting.give_up(lane)
         if depth == 0 and now > state.due:
             state.flush(lane)
 

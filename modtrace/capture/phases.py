@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 
 from modtrace.capture.backward import Backward
+from modtrace.capture.functions import Functions
 from modtrace.capture.lanes import KIND_SHIFT
 from modtrace.capture.ranges import NOT_OPENED, Ranges
 from modtrace.capture.unseen import see_through, unseen
@@ -31,10 +32,11 @@ Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 class Phases:
     """Records the phases of one trace between `install` and `remove`."""
 
-    def __init__(self, ranges: Ranges, backward: Backward) -> None:
+    def __init__(self, ranges: Ranges, backward: Backward, functions: Functions | None = None) -> None:
         self._ranges = ranges
         self._state = ranges.state
         self._backward = backward
+        self._functions = functions
         self._placed: list[tuple[Any, str, Any, Any]] = []
         self._hidden = 0
 
@@ -148,11 +150,15 @@ class Phases:
             watch = None if self._idle() else self._backward.begin(t_outputs, sys._getframe())
             if watch is None:
                 return original(t_outputs, *args, **kwargs)
+            shown = self._functions is not None and self._functions.show()
             try:
                 result = original(t_outputs, *args, **kwargs)
             except BaseException as error:
                 watch.end(error)
                 raise
+            finally:
+                if shown and self._functions is not None:
+                    self._functions.hide()
             watch.end()
             return result
 

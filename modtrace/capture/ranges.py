@@ -6,7 +6,8 @@ from types import CodeType, FrameType
 from typing import Final
 
 from modtrace.capture import own_hooks
-from modtrace.capture.hooks import RUNNERS, State, error_number, unwind
+from modtrace.capture.hooks import RUNNERS, error_number, unwind
+from modtrace.capture.state import State
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import CODE_SHIFT, KIND_SHIFT, RAISED, RETURNED, Lane
 from modtrace.capture.seen import Entry

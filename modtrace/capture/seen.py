@@ -56,7 +56,7 @@ def remember(last: Memory, value: Any, signature: int) -> Memory:
     """
     if last[2] != signature:
         return (_never, False, signature)
-    return (_guard(value), has_grad(value), signature)
+    return (guard_of(value), has_grad(value), signature)
 
 
 def _tensor_guard(value: Any) -> Check:
@@ -112,4 +112,4 @@ def _choose_guard() -> Callable[[Any], Check]:
     return _attribute_guard
 
 
-_guard = _choose_guard()
+guard_of = _choose_guard()

@@ -15,8 +15,11 @@ from types import CodeType, FrameType, TracebackType
 from typing import Any, Final
 
 _TABLES: Final = ("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks")
-_STAND_INS: Final = str(Path(__file__).with_name("phases.py"))
+_STAND_INS: Final = tuple(
+    str(Path(__file__).with_name(name)) for name in ("phases.py", "counting.py", "functions.py")
+)
 """Where what stands in for functions of torch is written."""
+_OPERATIONS: Final = str(Path("torch", "_ops.py"))
 _RUNPY: Final = "<frozen runpy>"
 _GLOBAL_TABLES: Final = (
     "_global_backward_hooks",
@@ -57,11 +60,7 @@ def _direct(traceback: TracebackType | None) -> TracebackType | None:
     module: Any = getattr(getattr(torch, "nn", None), "Module", None)
     code = getattr(getattr(module, "_call_impl", None), "__code__", None)
     place = _direct_call(code) if isinstance(code, CodeType) else None
-    entries = []
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename != _STAND_INS:
-            entries.append(traceback)
-        traceback = traceback.tb_next
+    entries = _without_stand_ins(traceback)
     shown: TracebackType | None = None
     if not entries:
         return shown
@@ -80,6 +79,40 @@ def _direct(traceback: TracebackType | None) -> TracebackType | None:
         else:
             shown = TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return shown
+
+
+def _without_stand_ins(traceback: TracebackType | None) -> list[TracebackType]:
+    """The entries that would be there without what stands in for functions of torch.
+
+    A function of torch that is written in Python hands itself over to a mode, which calls it again: of the two the
+    second is kept. An operation that a mode sees is called through its object.
+    """
+    entries: list[TracebackType] = []
+    stood_in = False
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if code.co_filename in _STAND_INS:
+            if entries and entries[-1].tb_frame.f_code.co_name == "handle_torch_function":
+                del entries[-2:]
+            stood_in = True
+        elif not (stood_in and code.co_filename.endswith(_OPERATIONS) and code.co_name == "__call__"):
+            entries.append(traceback)
+            stood_in = False
+        traceback = traceback.tb_next
+    return entries
+
+
+def unlink(error: BaseException) -> None:
+    """Take what stands in for functions of torch out of the traceback of an exception that is on its way."""
+    first = error.__traceback__
+    if first is None:
+        return
+    entries = _without_stand_ins(first)
+    if not entries or entries[0] is not first:
+        return
+    for entry, following in zip(entries, [*entries[1:], None], strict=True):
+        if entry.tb_next is not following:
+            entry.tb_next = following
 
 
 def _nested(entry: TracebackType, above: TracebackType) -> bool:

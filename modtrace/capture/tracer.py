@@ -23,10 +23,13 @@ import torch
 from modtrace.capture import own_hooks
 from modtrace.capture.backward import Backward
 from modtrace.capture.blocks import Blocks, Taken, write_process
-from modtrace.capture.calibrate import frame_depth, measure
+from modtrace.capture.calibrate import frame_depth
 from modtrace.capture.compiling import Aside
-from modtrace.capture.decode import Costs
-from modtrace.capture.hooks import RUNNERS, State, build
+from modtrace.capture.counting import Counting
+from modtrace.capture.costs import cost_of_calls, with_functions
+from modtrace.capture.functions import STOPPED, Functions
+from modtrace.capture.hooks import RUNNERS, build
+from modtrace.capture.state import State
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import GROWN, Lane, Lanes, LaneTable
 from modtrace.capture.phases import Phases
@@ -34,7 +37,6 @@ from modtrace.capture.placing import PlacedHooks
 from modtrace.capture.raised import Errors
 from modtrace.capture.ranges import NOT_OPENED, Ranges
 from modtrace.capture.registry import Registry
-from modtrace.capture.seen import Entry
 from modtrace.capture.signature import Signatures
 from modtrace.errors import WriteError
 from modtrace.trace.writer import Writer
@@ -73,6 +75,8 @@ class Tracer:
         origin_ns: int | None = None,
         max_bytes: int | None = None,
         rank: int = 0,
+        flops: bool = True,
+        functions: bool = False,
     ) -> None:
         self.gaps: list[str] = []
         self._clock = time.perf_counter_ns
@@ -93,7 +97,13 @@ class Tracer:
             "signatures": self._signatures,
             "errors": self._errors,
         }
-        self._blocks = Blocks(writer, **known, labels=self._labels, origin_ns=self._origin_ns)
+        self._counting: Counting | None = None
+        self._counts = flops
+        self._functions: Functions | None = None
+        self._records_functions = functions
+        self._blocks = Blocks(
+            writer, **known, labels=self._labels, work=self._work_rows, origin_ns=self._origin_ns
+        )
         self._placed = PlacedHooks()
         self._busy = threading.Lock()
         self._busy_thread = 0
@@ -124,7 +134,7 @@ class Tracer:
         """Measure the hooks, write `process.json` and begin to record."""
         try:
             depth = frame_depth()
-            self._blocks.costs = self._measure(depth)
+            self._blocks.costs = cost_of_calls(depth, self._clock)
             if self._model is not None:
                 self._selected = set(map(id, self._model.modules()))
                 self._registry.root_entry(self._model)
@@ -139,11 +149,23 @@ class Tracer:
             self._due(self._clock())
             _RUNNING.add(self)
             self._ranges = Ranges(self._state, self._labels)
-            self._backward = Backward(self._state, self._ranges, lambda: self._table.all)
-            self._phases = Phases(self._ranges, self._backward)
+            if self._counts:
+                self._counting = Counting(self._state)
+                self._state.count, self._state.counts = self._counting.begin, True
+            self._state.stands_in = self._stands_in
+            if self._records_functions:
+                self._functions = Functions(self._state, self._labels)
+                self._blocks.costs = with_functions(self._blocks.costs, self._clock)
+            self._backward = Backward(
+                self._state, self._ranges, lambda: self._table.all, self._counting, self._functions
+            )
+            self._phases = Phases(self._ranges, self._backward, self._functions)
             self._placed.place(*build(self._state, depth))
             self._aside.install()
             self._phases.install()
+            reason = self._functions.install() if self._functions is not None else None
+            if reason is not None:
+                self.gaps.append(reason)
             _thread.start_new_thread(self._watch, ())
         except Exception as fault:
             self._fault(fault)
@@ -155,6 +177,8 @@ class Tracer:
         self._unregister()
         self._ended_ns = self._clock() - self._origin_ns
         try:
+            if self._counting is not None:
+                self._counting.stop()
             self._close_lanes()
             if not self._state.off:
                 self._flush(wait=True)
@@ -211,6 +235,7 @@ class Tracer:
                 "calls_ns": self._blocks.calls * (costs.inside_ns + costs.outside_ns),
                 "flush_ns": self._flush_ns,
                 "backward_ns": backward_ns,
+                "counting_ns": self._counting.spent_ns if self._counting is not None else 0,
             },
         }
 
@@ -218,20 +243,39 @@ class Tracer:
 
     def _unregister(self) -> None:
         self._aside.remove()
+        if self._functions is not None:
+            self._functions.remove()
         if self._phases is not None:
             self._phases.remove()
         self._placed.remove()
         for lane in self._table.all:
             own_hooks.drop_all(lane)
 
+    def _stands_in(self) -> bool:
+        """Whether a mode of ours may be among the frames of an exception now."""
+        return (self._counting is not None and self._counting.active) or (
+            self._functions is not None and self._functions.active
+        )
+
+    def _work_rows(self) -> dict[str, list[Any]]:
+        return self._counting.rows() if self._counting is not None else {}
+
     def _hide(self) -> None:
+        if self._functions is not None and self._functions.active:
+            # What is compiled is guarded on the function modes that are there: it must not find ours, now or later.
+            self._functions.remove()
+            self.gaps.append(STOPPED)
         if self._phases is not None:
             self._phases.hide()
+        if self._counting is not None:
+            self._counting.hide()
         self._placed.hide()
 
     def _show(self) -> None:
         if self._phases is not None:
             self._phases.show()
+        if self._counting is not None:
+            self._counting.show()
         self._placed.show()
 
     def abandon(self) -> None:
@@ -261,6 +305,10 @@ class Tracer:
         if self._state.off:
             return
         self._state.off = True
+        if self._counting is not None:
+            self._counting.stop()
+        if self._functions is not None:
+            self._functions.remove()
         for lane in self._table.all:
             lane.calls.clear()
         if isinstance(fault, WriteError):
@@ -359,32 +407,6 @@ class Tracer:
             ):
                 depth -= 1
             lane.abort(depth)
-
-    def _measure(self, depth: int) -> Costs:
-        """The cost of a call, from a pair of hooks with a state of its own."""
-        table = LaneTable()
-        registry, lanes = Registry(), Lanes(table)
-        state = State(
-            lanes=lanes,
-            registry=registry,
-            signatures=Signatures(),
-            errors=Errors(messages=False),
-            clock=self._clock,
-            flush=lambda _: None,
-            fault=self._fault,
-            warn=self._warn,
-            admits=None,
-        )
-        state.due = sys.maxsize
-
-        def pair() -> tuple[Any, Any, Lane]:
-            pre, post = build(state, depth)
-            return pre, post, lanes.lane
-
-        def register(probe: Any) -> None:
-            registry.entries[id(probe)] = Entry(0)
-
-        return measure(pair, register, self._clock)
 
 
 def running() -> list[Tracer]:

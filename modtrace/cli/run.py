@@ -26,6 +26,8 @@ OPTIONS: Final = (
     Option(("-f", "--force"), None, "replace a trace that stands there"),
     Option(("-q", "--quiet"), None, "print only where the trace was saved"),
     Option(("--print",), "WHAT", "summary (default), tree or none"),
+    Option(("--functions",), None, "record torch's functions too, below the module that calls them"),
+    Option(("--no-flops",), None, "do not count FLOPs and operations in first calls"),
     Option(("--no-messages",), None, "keep only the types of exceptions, not their messages"),
     Option(("--max-size",), "SIZE", "stop recording at this size on disk (default 4GB)"),
     Option(("-h", "--help"), None, "this text"),
@@ -46,8 +48,7 @@ class Prepared:
     folder: Path
     launched: Launch
     show: str
-    messages: bool
-    max_bytes: int
+    options: dict[str, Any]
 
 
 def prepare(words: Sequence[str]) -> Prepared:
@@ -73,19 +74,21 @@ def prepare(words: Sequence[str]) -> Prepared:
     folder = create(
         path, facts, process=launched.folder, force=parsed.on("force"), join=launched.key is not None
     )
-    return Prepared(target, folder, launched, show, not parsed.on("no-messages"), max_bytes)
+    options = {
+        "rank": launched.rank,
+        "functions": parsed.on("functions"),
+        "flops": not parsed.on("no-flops"),
+        "messages": not parsed.on("no-messages"),
+        "max_bytes": max_bytes,
+    }
+    return Prepared(target, folder, launched, show, options)
 
 
 def execute(prepared: Prepared) -> None:
     """Run it. Whatever the script raises goes on up."""
-    options = {
-        "rank": prepared.launched.rank,
-        "messages": prepared.messages,
-        "max_bytes": prepared.max_bytes,
-    }
     session.OWN_FRAMES[:] = [__file__, str(Path(__file__).with_name("__init__.py")), *_entry_files()]
     with Session(
-        prepared.folder, options, lambda ended: _report(prepared, ended), lambda: _prepare(prepared)
+        prepared.folder, prepared.options, lambda ended: _report(prepared, ended), lambda: _prepare(prepared)
     ):
         runner.run(prepared.target)
 

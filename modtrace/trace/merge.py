@@ -57,7 +57,7 @@ def merge(
     offsets = {name: np.cumsum([0, *map(len, found)]) for name, found in keys.items()}
     tables["names"] = _names(raw["names"], keys["modules"], offsets["modules"])
     tables["gaps"] = _with_process(raw["gaps"])
-    parts = []
+    parts, work = [], []
     start = 0
     for index, (calls, opened) in enumerate(zip(raw["calls"], raw["open"], strict=False)):
         columns, left_out = _calls(calls, opened, {name: keys[name][index] for name in keys}, damaged=damaged)
@@ -65,6 +65,7 @@ def merge(
             notes.append(f"{left_out:,} calls are left out: what they belong to is lost")
         for column, table in _REFERENCES.items():
             columns[column] = columns[column] + offsets[table][index]
+        work.append(_work(raw["work"][index], columns.pop("ids"), start))
         count = len(columns["call"])
         for column in ("call", "last_call"):
             columns[column] = columns[column] + start
@@ -75,7 +76,18 @@ def merge(
         parts.append(columns)
         start += count
     tables["calls"] = _calls_table(parts)
+    tables["work"] = pa.concat_tables(work) if work else arrow_schema("work").empty_table()
     return tables, notes
+
+
+def _work(part: pa.Table, ids: Ints, start: int) -> pa.Table:
+    """What was counted in the calls that are there, by their positions among all; sorted by call."""
+    part = _last_of_each(part, "call")
+    if len(part) and int(_ints(part, "flops").min()) < 0:
+        raise TraceError("the trace contradicts itself: a number of FLOPs is below zero")
+    at, known = _position(_ints(part, "call"), ids)
+    kept = part.take(pa.array(np.flatnonzero(known)))
+    return kept.set_column(0, "call", pa.array(at[known] + start, pa.int64()))
 
 
 def _ints(table: pa.Table, column: str) -> Ints:
@@ -151,6 +163,7 @@ def _calls(
     columns["parent"] = np.where(columns["parent"] >= 0, parent_at, -1)
     columns["last_call"] = np.searchsorted(ids, columns["last_call"], side="right") - 1
     columns["call"] = np.arange(len(ids))
+    columns["ids"] = ids
     for name, table in _REFERENCES.items():
         columns[name], _ = _position(columns[name], keys[table])
     columns["forward"], known = _position(columns["forward"], ids)

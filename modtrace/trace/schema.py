@@ -28,8 +28,10 @@ MODULE, FUNCTION, BACKWARD, PHASE, SPAN, STEP = range(6)
 PHASES: Final = ("data", "h2d", "forward", "eval", "loss", "backward", "optimizer", "zero_grad")
 """Names of phases. `forward`, `eval` and `loss` are not recorded: they follow from the rest."""
 
-NO_GRAD, EVALUATING, IN_BACKWARD = 1, 2, 4
-"""Bits of `calls.mode`: grad mode was off; the module was in eval mode; autograd was running backward."""
+NO_GRAD, EVALUATING, IN_BACKWARD, COUNTED = 1, 2, 4, 8
+"""Bits of `calls.mode`: grad mode was off; the module was in eval mode; autograd was running backward; operations were
+counted, so the times of the call and of those inside it include that.
+"""
 
 STATUSES: Final = ("ok", "raised", "aborted", "unfinished")
 """`calls.status` is an index into this. aborted: left by a BaseException; unfinished: open when recording ended."""
@@ -86,7 +88,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("root", "int32", "module at the top of the tree that `module` is named in; see `names`", True),
         Column("label", "int32", "row key in `labels`: the name of a phase, span or function; null for a module", True),
         Column("forward", "int64", "of a backward: id of the call whose backward it is", True),
-        Column("mode", "int8", "of a module call with no module around it or inside a backward: see NO_GRAD", True),
+        Column("mode", "int8", "of a module call with no module around it or inside a backward, and of a backward phase that was counted: see NO_GRAD", True),
         Column("depth", "int32", "number of rows that this one is inside of"),
         Column("start_ns", "int64", "nanoseconds since the start of recording in this process"),
         Column("duration_ns", "int64", "inclusive wall time; null when the end was not seen", True),
@@ -144,11 +146,23 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("text", "string", "as shown: f32[2,225,15,15], (f32[2,3], mask=bool[2,3])"),
         Column("tensors", "tensors", "its tensors in order"),
     ),
-    # The name of what is no module; one row a distinct one, and one an optimizer.
+    # The name of what is no module; one row a distinct one, one an optimizer, one a place in the code that calls a function.
     "labels": (
         Column("label", "int32", "key"),
-        Column("name", "string", "of a phase: one of PHASES; of a span: the user's"),
+        Column("name", "string", "of a phase: one of PHASES; of a span: the user's; of a function: torch.pow, Tensor.view, F.relu"),
         Column("type", "string", "class that it belongs to (SGD, DataLoader); empty where there is none"),
+        Column("source_file", "string", "of a function: file of the code that calls it", True),
+        Column("source_line", "int32", "its line", True),
+        Column("source_offset", "int32", "the instruction there, which tells calls on one line apart", True),
+    ),
+    # What calls compute, counted in a few of them: those of the same module with the same inputs compute the same. Where
+    # a `whole` row stands, every call inside has been counted, and one without a row of its own ran no operation itself.
+    "work": (
+        Column("call", "int64", "row key in `calls`: a module call, a backward or a phase that operations were counted in"),
+        Column("whole", "bool", "all that happened inside the call was counted, not only its own operations"),
+        Column("flops", "int64", "of its own operations, those of calls inside left out; a multiply-accumulate is two"),
+        Column("uncounted", "list<string>", "its operations that may multiply matrices and have no formula"),
+        Column("operations", "list<string>", "its own operations in order, as torch's dispatcher names them"),
     ),
     "errors": (
         Column("error", "int32", "key, one an exception object"),
@@ -166,7 +180,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
 CALL_COLUMNS: Final = (
     "parent", "kind", "name", "type", "root", "module_id", "step", "phase", "rank", "thread", "depth",
     "start_ns", "duration_ns", "self_ns", "device_ns", "inputs", "outputs",
-    "memory_delta_bytes", "memory_peak_bytes", "status", "error",
+    "memory_delta_bytes", "memory_peak_bytes", "flops", "status", "error",
     "last_call", "forward", "tracer_ns", "hooks_ns", "output_replaced",
 )  # fmt: skip
 """Columns of the public `calls` DataFrame, indexed by `call`. Not yet recorded: device_ns, memory_*: null."""

@@ -1,0 +1,389 @@
+"""What each module computes: its operations and their FLOPs, counted once and looked up from then on.
+
+The first root call with inputs of a kind, and the first backward of it, run under a dispatch mode that sees every
+operation. What each computes belongs to the innermost open call. A module computes the same whenever it is given the
+same sizes, so later calls cost nothing: analysis looks them up by module and signature of the inputs.
+
+Counted is only on the thread that started the recording, outside of any dispatch mode of the program, and never while
+torch compiles. The mode changes no operation: each is run as it was asked for, once.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+import torch
+
+from modtrace.capture.formulas import Operation, flops, operation
+from modtrace.capture.lanes import MODE_SHIFT, Lane, Lanes
+from modtrace.capture.signature import keywords_key
+from modtrace.capture.unseen import see_through, unseen
+from modtrace.text import plain
+from modtrace.trace.schema import COUNTED, IN_BACKWARD, MODULE, NO_GRAD, SPAN, TEXT_LIMIT, THREAD_SHIFT
+from modtrace.trace.schema import FUNCTION as FUNCTION_KIND
+
+FIRST: Final = 4
+"""So many kinds of inputs of a module are counted at any price; more only while all of counting is SHARE of the run."""
+SHARE: Final = 0.02
+MANY_KINDS: Final = 10_000
+MANY_OPERATIONS: Final = 200
+"""Kept of the list of one call."""
+COMPILED: Final = "compiled code"
+_PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
+
+Kind = tuple[int, int, int, int]
+
+
+class Found:
+    """What was seen in one call: FLOPs, operations without a formula, all operations in order."""
+
+    __slots__ = ("flops", "operations", "uncounted")
+
+    def __init__(self) -> None:
+        self.flops = 0
+        self.operations: list[str] = []
+        self.uncounted: dict[str, None] = {}
+
+
+class Unit:
+    """A root call or a backward that is being counted. `depth` is that of its call among the open calls."""
+
+    __slots__ = ("counting", "depth", "found", "lane", "mode", "spent_ns", "training")
+
+    def __init__(self, counting: Counting, lane: Lane, clock: Any, *, training: bool) -> None:
+        self.counting = counting
+        self.lane = lane
+        self.mode = Mode(counting.note, clock)
+        self.depth = len(lane.calls)
+        self.found: dict[int, Found] = {}
+        self.spent_ns = 0
+        self.training = training
+
+
+class Mode:
+    """What torch hands every operation to while it is on the stack of dispatch modes.
+
+    It is put there without the flags that `TorchDispatchMode.__enter__` sets, so that no code which asks whether a
+    mode is active, torch's compiler above all, takes another path.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, note: Callable[[Mode, Any, Any, dict[str, Any], Any, int, int], None], clock: Any) -> None:
+        self._note = note
+        self._clock = clock
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        return False
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function in _SIZES:
+            return NotImplemented
+        started = self._clock()
+        kwargs = kwargs or {}
+        # Called from here an operation would be shown to function modes and to classes of tensors, which it is not when
+        # torch calls it. What is written in Python may call functions that they are shown.
+        written_in_c = _is_torchs(function) and all(kind in _PLAIN for kind in types)
+        with torch._C.DisableTorchFunction() if written_in_c else torch._C.DisableTorchFunctionSubclass():
+            ready = self._clock()
+            result = function(*args, **kwargs)
+            done = self._clock()
+        self._note(self, function, args, kwargs, result, ready - started, done)
+        return result
+
+
+class Counting:
+    """Counts for one trace. Nothing here raises but what the program's operations do."""
+
+    def __init__(self, state: Any) -> None:
+        self._state = state
+        self._lanes: Lanes = state.lanes
+        self._thread = threading.get_ident()
+        self._kinds: set[Kind] = set()
+        self._of_module: dict[int, int] = {}
+        self._awaiting: set[int] = set()
+        self._known: dict[Any, Operation] = {}
+        self._rows: list[tuple[int, bool, Found]] = []
+        self._unit: Unit | None = None
+        self._mode: Mode | None = None
+        self._hidden = 0
+        self._started_ns = state.clock()
+        self.spent_ns = 0
+        """What counting has cost so far."""
+        self._crossing_ns = _crossing(state.clock)
+
+    @property
+    def active(self) -> bool:
+        """Whether operations are being counted now."""
+        return self._unit is not None
+
+    # root calls -------------------------------------------------------------------------------------------------
+
+    def begin(self, lane: Lane, number: int, given: int, mode: int, frame: FrameType) -> int:
+        """Decide whether a root call that is about to begin is counted; `mode` with the bit that says so.
+
+        Args:
+            lane: that of the calling thread.
+            number: the module's.
+            given: signature of the positional arguments.
+            mode: bits of schema's `mode` in their place.
+            frame: that of `_call_impl`, which knows the keyword arguments.
+        """
+        bits = mode >> MODE_SHIFT
+        if self._unit is not None or bits & IN_BACKWARD or not self._may():
+            return mode
+        named = frame.f_locals.get("kwargs")
+        key = self._state.signatures.number(keywords_key(named)) if named else 0
+        kind = (number, given, key, bits)
+        if kind in self._kinds or len(self._kinds) >= MANY_KINDS or not self._affordable(number):
+            return mode
+        self._kinds.add(kind)
+        self._of_module[number] = self._of_module.get(number, 0) + 1
+        self._open(lane, training=not bits & NO_GRAD)
+        return mode | COUNTED << MODE_SHIFT
+
+    def end(self, lane: Lane, call: int) -> None:
+        """A root call that is counted has returned."""
+        unit = lane.unit
+        lane.unit = None
+        if unit is not None and unit is self._unit:
+            self._close(unit)
+            self._keep(unit, call)
+            if unit.training and len(self._awaiting) < MANY_KINDS:
+                self._awaiting.add(lane.number << THREAD_SHIFT | call)
+
+    def give_up(self, lane: Lane) -> None:
+        """A call that is counted has not returned: what was seen of it says little."""
+        unit = lane.unit
+        lane.unit = None
+        if unit is not None and unit is self._unit:
+            self._close(unit)
+
+    def stop(self) -> None:
+        """Count nothing any more."""
+        if self._unit is not None:
+            self.give_up(self._unit.lane)
+        if self._mode is not None:  # a fault inside an operation: torch puts a mode back that was taken out in there
+            _take_out(self._mode)
+
+    # backward ---------------------------------------------------------------------------------------------------
+
+    def begin_backward(self, lane: Lane, depth: int, roots: set[int]) -> bool:
+        """Decide whether a backward is counted: it goes through a root call that was, for the first time.
+
+        Args:
+            lane: that of the calling thread.
+            depth: that of the phase among the open calls.
+            roots: ids of the root calls whose backward it is.
+        """
+        if self._unit is not None or self._awaiting.isdisjoint(roots):
+            return False
+        self._awaiting -= roots
+        if not self._may():
+            return False
+        frame, call, entry, given, start, node = lane.calls[depth]
+        lane.calls[depth] = (frame, call, entry, given | COUNTED << MODE_SHIFT, start, node)
+        self._open(lane, training=False).depth = depth
+        return True
+
+    def end_backward(self, lane: Lane, call: int, *, whole: bool) -> None:
+        """The engine has returned (`whole`), or raised."""
+        if whole:
+            self.end(lane, call)
+        else:
+            self.give_up(lane)
+
+    # while torch compiles -----------------------------------------------------------------------------------------
+
+    def hide(self) -> None:
+        """See nothing for a while: torch compiles. What it compiles will run out of sight, wholly or in part."""
+        unit = self._unit
+        if threading.get_ident() == self._thread:
+            if unit is not None:
+                self._found(unit, unit.lane).uncounted[COMPILED] = None
+            self._hidden += 1
+
+    def show(self) -> None:
+        """See again."""
+        if threading.get_ident() == self._thread and self._hidden:
+            self._hidden -= 1
+
+    # operations -------------------------------------------------------------------------------------------------
+
+    def note(
+        self, mode: Mode, function: Any, args: Any, kwargs: dict[str, Any], result: Any, spent_ns: int, done: int
+    ) -> None:
+        """An operation has run: `done` is when it had, `spent_ns` what the mode took before."""
+        unit = self._unit
+        if unit is None or unit.mode is not mode or self._hidden or self._state.off:
+            return
+        try:
+            lane = self._lanes.lane
+            self._enter(self._found(unit, lane), function, args, kwargs, result)
+            spent_ns += self._crossing_ns + self._state.clock() - done
+            unit.spent_ns += spent_ns
+            lane.cost(len(lane.calls) - 1, spent_ns)
+        except Exception as fault:
+            self._state.fault(fault)
+
+    def _enter(self, found: Found, function: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        known = self._known.get(function)
+        if known is None:
+            known = self._known[function] = operation(function)
+        if len(found.operations) <= MANY_OPERATIONS:
+            found.operations.append(known.name)
+        if known.formula is not None:
+            number = flops(known.formula, args, kwargs, result)
+            if number is None:
+                found.uncounted[known.name] = None
+            else:
+                found.flops += number
+        elif known.uncounted:
+            found.uncounted[known.name] = None
+        if (known.formula is not None or known.uncounted) and _is_generated(sys._getframe(3)):
+            found.uncounted[COMPILED] = None
+
+    def _found(self, unit: Unit, lane: Lane) -> Found:
+        """What was seen in the innermost open call, functions and spans left out."""
+        calls = unit.lane.calls if lane.number != unit.lane.number else lane.calls
+        at = len(calls) - 1
+        while at > unit.depth and calls[at][2].kind in (FUNCTION_KIND, SPAN):
+            at -= 1
+        number = calls[at][1] if at >= 0 else -1
+        known = unit.found.get(number)
+        if known is None:
+            known = unit.found[number] = Found()
+        return known
+
+    # the rows ---------------------------------------------------------------------------------------------------
+
+    def rows(self) -> dict[str, list[Any]]:
+        """Columns of `work`, of what has been counted since the last call."""
+        rows, self._rows = self._rows, []
+        return {
+            "call": [call for call, _, _ in rows],
+            "whole": [whole for _, whole, _ in rows],
+            "flops": [found.flops for _, _, found in rows],
+            "uncounted": [[plain(name, TEXT_LIMIT) for name in found.uncounted] for _, _, found in rows],
+            "operations": [_kept(found.operations) for _, _, found in rows],
+        }
+
+    def _keep(self, unit: Unit, call: int) -> None:
+        base = unit.lane.number << THREAD_SHIFT
+        for number, found in unit.found.items():
+            if number >= 0 and number != call:
+                self._rows.append((base | number, False, found))
+        self._rows.append((base | call, True, unit.found.get(call, Found())))
+
+    def _open(self, lane: Lane, *, training: bool) -> Unit:
+        unit = Unit(self, lane, self._state.clock, training=training)
+        self._unit = lane.unit = unit
+        self._mode = unit.mode
+        torch._C._push_on_torch_dispatch_stack(unit.mode)
+        return unit
+
+    def _close(self, unit: Unit) -> None:
+        self._unit = None
+        _take_out(unit.mode)
+        self.spent_ns += unit.spent_ns
+
+    def _may(self) -> bool:
+        """Whether the mode may be put in place here and now."""
+        return bool(
+            threading.get_ident() == self._thread
+            and not self._hidden
+            and not self._state.off
+            and torch._C._len_torch_dispatch_stack() == 0
+            and torch._C._functorch.maybe_current_level() is None
+        )
+
+    def _affordable(self, number: int) -> bool:
+        if self._of_module.get(number, 0) < FIRST:
+            return True
+        return self.spent_ns < SHARE * (self._state.clock() - self._started_ns)
+
+
+def _kept(names: list[str]) -> list[str]:
+    return names if len(names) <= MANY_OPERATIONS else [*names[:MANY_OPERATIONS], "..."]
+
+
+def _sizes() -> frozenset[Any]:
+    """What torch asks tensor subclasses for their sizes with: they answer themselves."""
+    aten: Any = torch.ops.aten
+    names = (
+        "sym_is_contiguous is_contiguous is_strides_like_format is_non_overlapping_and_dense size sym_size stride"
+        " sym_stride storage_offset sym_storage_offset numel sym_numel dim"
+    ).split()
+    found = [getattr(aten, name) for name in names if hasattr(aten, name)]
+    some = {getattr(packet, overload) for packet in found for overload in packet.overloads()}
+    layout = getattr(torch.ops.prim, "layout", None)
+    return frozenset(some if layout is None else {*some, layout.default})
+
+
+_SIZES: Final = _sizes()
+
+
+def _take_out(mode: Mode) -> None:
+    """Take our mode off this thread's stack, wherever it stands in it; those above it go back."""
+    above: list[Any] = []
+    core: Any = torch._C
+    if not any(core._get_dispatch_stack_at(at) is mode for at in range(core._len_torch_dispatch_stack())):
+        return
+    while (top := core._pop_torch_dispatch_stack(None)) is not mode:
+        above.append(top)
+    for one in reversed(above):
+        core._push_on_torch_dispatch_stack(one)
+
+
+def _is_torchs(function: Any) -> bool:
+    """Whether an operation is one of torch's own, written in C++."""
+    return getattr(function, "namespace", None) in ("aten", "prim")
+
+
+def _is_generated(frame: FrameType | None) -> bool:
+    """Whether code that torch's compiler has written is what asks for an operation."""
+    return frame is not None and "torchinductor" in frame.f_code.co_filename
+
+
+def _crossing(clock: Any) -> int:
+    """Nanoseconds that torch takes to hand an operation to a mode and back."""
+    core: Any = torch._C
+    if core._len_torch_dispatch_stack() or core._functorch.maybe_current_level() is not None:
+        return 0
+    with core.DisableTorchFunction():
+        value = torch.empty(2, 3, device="meta")
+        inside: list[int] = []
+        mode = Mode(lambda *seen: inside.append(seen[-2] + clock() - seen[-1]), clock)
+        plain_ns = min(_time(value, clock) for _ in range(5))
+        core._push_on_torch_dispatch_stack(mode)
+        try:
+            through_ns = min(_time(value, clock) for _ in range(5))
+        finally:
+            _take_out(mode)
+    return max((through_ns - plain_ns) // _TIMED - min(inside), 0)
+
+
+_TIMED: Final = 20
+
+
+def _time(value: Any, clock: Any) -> int:
+    started: int = clock()
+    for _ in range(_TIMED):
+        torch._C._VariableFunctions.neg(value)
+    done: int = clock()
+    return done - started
+
+
+see_through(Mode.__torch_dispatch__)
+unseen(Counting.note, Counting.begin, Counting.end, Counting.give_up, Counting.begin_backward)

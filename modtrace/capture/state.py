@@ -1,0 +1,81 @@
+"""What the recorders of one trace share: where they record to, and what they ask of the tracer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+
+from modtrace.capture.lanes import Lane, Lanes
+from modtrace.capture.raised import Errors
+from modtrace.capture.registry import Registry
+from modtrace.capture.signature import Signatures
+
+
+class State:
+    """What the hooks of one trace share with its tracer."""
+
+    __slots__ = (
+        "admits",
+        "clock",
+        "count",
+        "counts",
+        "deep",
+        "due",
+        "errors",
+        "fault",
+        "flush",
+        "lanes",
+        "next_node",
+        "off",
+        "registry",
+        "signatures",
+        "stands_in",
+        "warn",
+    )
+
+    def __init__(
+        self,
+        *,
+        lanes: Lanes,
+        registry: Registry,
+        signatures: Signatures,
+        errors: Errors,
+        clock: Callable[[], int],
+        flush: Callable[[Lane], None],
+        fault: Callable[[BaseException], None],
+        warn: Callable[[str], None],
+        admits: Callable[[torch.nn.Module], bool] | None,
+    ) -> None:
+        self.lanes = lanes
+        self.registry = registry
+        self.signatures = signatures
+        self.errors = errors
+        self.clock = clock
+        self.flush = flush
+        self.fault = fault
+        self.warn = warn
+        self.admits = admits
+        self.count: Callable[[Lane, int, int, int, FrameType], int] = _not_counted
+        self.counts = False
+        self.stands_in: Callable[[], bool] = _never
+        self.next_node = _next_node()
+        self.due = 0
+        self.deep = False
+        self.off = False
+
+
+def _never() -> bool:
+    return False
+
+
+def _not_counted(_lane: Lane, _number: int, _given: int, mode: int, _frame: FrameType) -> int:
+    return mode
+
+
+def _next_node() -> Callable[[], int]:
+    """What tells the number that the next node of autograd's graph will have on this thread."""
+    autograd: Any = torch.autograd
+    return getattr(autograd, "_get_sequence_nr", lambda: -1)
