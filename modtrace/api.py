@@ -239,9 +239,9 @@ def trace(
         path: where to write the trace while it is recorded (`NAME.mtrace`); None keeps it in a private temporary
             directory until `save`.
         force: replace a trace that stands at `path`.
-        functions: record torch's functions too, as rows below the module that called them, on the thread that starts the
-            trace.
-        flops: count FLOPs and operations of each module, in the first call and the first backward with inputs of a kind.
+        functions: record torch's functions too, as rows below the module that called them, on the thread that starts
+            the trace.
+        flops: count FLOPs and operations of each module, in the first call and backward with inputs of a kind.
         messages: keep the first line of exceptions' messages; False keeps their types only.
         max_bytes: recording stops, the program goes on, when the trace on disk has grown to this.
 

@@ -39,6 +39,18 @@ def count(number: int | None) -> str:
     return str(number)
 
 
+def scaled(number: int | None, unit: str) -> str:
+    """A number with a unit and its prefix: `38.7 GFLOP`, `4.92 TFLOP/s`."""
+    if number is None:
+        return "?"
+    value = float(number)
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if not prefix else f"{_three(value)} {prefix}{unit}"
+        value /= 1000
+    return f"{_three(value)} E{unit}"
+
+
 def size(held_bytes: int | None) -> str:
     """Bytes: `512 B`, `6.1 MiB`."""
     if held_bytes is None:

@@ -67,11 +67,22 @@ def calls(stored: Stored) -> pd.DataFrame:
     for name in _NOT_RECORDED:
         data[name] = nothing.copy()
     computed = work(stored).flops
+    data["source_file"], data["source_line"] = _sources(line.places, label)
     data["flops"] = pd.arrays.IntegerArray(np.maximum(computed, 0), computed < 0)
     data["output_replaced"] = pd.array(data["output_replaced"], dtype="boolean")
     frame = pd.DataFrame({name: data[name] for name in CALL_COLUMNS})
     frame.index = pd.Index(np.arange(len(table)), name="call")
     return frame
+
+
+def _sources(places: list[tuple[str, int, int] | None], label: Ints) -> tuple[Any, pd.arrays.IntegerArray]:
+    """File and line of the code that calls each function."""
+    known = np.array([place is not None for place in places] + [False], np.bool_)[label]
+    lines = np.array([place[1] if place is not None else 0 for place in places] + [0], np.int64)[label]
+    files = distinct_texts(
+        np.where(known, label, -1), [place[0] if place is not None else "" for place in places]
+    )
+    return files, pd.arrays.IntegerArray(lines, ~known)
 
 
 def names(stored: Stored, root: Ints, module: Ints) -> tuple[Ints, list[str]]:

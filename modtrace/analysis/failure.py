@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from modtrace.analysis.around import inside
 from modtrace.analysis.calls import error_texts, names
 from modtrace.analysis.columns import column, nullable_codes
 from modtrace.analysis.timeline import timeline
@@ -41,27 +42,22 @@ class Failure:
 def last_failure(stored: Stored) -> Failure | None:
     """What is known of the last root call that an exception left."""
     table = timeline(stored).calls
-    status, parent = column(table, "status"), column(table, "parent")
-    is_call = column(table, "kind") == MODULE
-    inside = (parent >= 0) & is_call[parent]
-    failed = np.flatnonzero(is_call & ~inside & (status == RAISED))
+    status = column(table, "status")
+    kind, last = column(table, "kind"), column(table, "last_call")
+    is_call = kind == MODULE
+    failed = np.flatnonzero(is_call & ~inside(is_call, last) & (status == RAISED))
     if not len(failed):
         return None
     error = nullable_codes(table, "error")
     at = int(failed[-1])
     path = [at]
-    last = column(table, "last_call")
+    depth = column(table, "depth")
     while True:
-        inside = np.arange(path[-1] + 1, int(last[path[-1]]) + 1)
-        below = inside[
-            (parent[inside] == path[-1])
-            & is_call[inside]
-            & (status[inside] == RAISED)
-            & (error[inside] == error[at])
-        ]
+        within = np.arange(path[-1] + 1, int(last[path[-1]]) + 1)
+        below = within[is_call[within] & (status[within] == RAISED) & (error[within] == error[at])]
         if not len(below):
             break
-        path.append(int(below[-1]))
+        path.append(int(below[depth[below] == depth[below].min()][-1]))
     return _describe(stored, table, path, int(error[at]))
 
 

@@ -65,7 +65,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at. `steady` are the whole steps of rank 0 but the first, `whole` the first too."""
+    """What the rules look at. `steady` are the whole steps of rank 0 but the first and those in which operations were
+    counted, `whole` these too.
+    """
 
     stored: Stored
     calls: pd.DataFrame
@@ -90,7 +92,9 @@ def findings(stored: Stored) -> list[Finding]:
     steps = steps_frame(stored)
     steps = steps[steps["rank"] == steps["rank"].min()] if len(steps) else steps
     whole = steps[steps["whole"].astype(bool)] if len(steps) else steps
-    facts = Facts(stored, calls_frame(stored), modules_frame(stored), steps, whole, whole.iloc[1:])
+    steady = whole.iloc[1:]
+    steady = steady[~steady["counted"].astype(bool)] if len(steady) else steady
+    facts = Facts(stored, calls_frame(stored), modules_frame(stored), steps, whole, steady)
     found = [finding for rule in RULES for finding in rule(facts)]
     return sorted(found, key=lambda one: (not one.wrong, -one.won_ns))
 

@@ -26,11 +26,10 @@ def modules(stored: Stored) -> pd.DataFrame:
 
     `total_ns` and `self_ns` are of all of it, with what checkpointing made again. Of its forward and of its backward
     the `total_ns` and `self_ns` are sums over the calls whose times are known; `mean_ns`, `p50_ns`, `p95_ns` and
-    `max_ns` are of the time that it took in each step, the first step in which it ran and steps in which operations were
-    counted left out where there are more. `forward_flops` and `backward_flops` are sums over all calls with everything
-    inside them, null where they are not known for each; `operations` are its own in one call, in order, and `uncounted`
-    those that have no formula.
-    Calls made again by checkpointing are apart: `recompute_calls`, `recompute_ns`. `inputs` and `outputs` are the
+    `max_ns` are of the time that it took in each step, the first step in which it ran and steps in which operations
+    were counted left out where there are more. `forward_flops` and `backward_flops` are sums over all calls with
+    everything inside them, null where they are not known for each; `operations` are its own in one call, in order, and
+    `uncounted` those that have no formula. Calls made again by checkpointing are apart: `recompute_calls`, `recompute_ns`. `inputs` and `outputs` are the
     signatures seen most often. A module that never ran has 0 calls and null times.
     """
     table, line = stored.table("modules"), timeline(stored).calls

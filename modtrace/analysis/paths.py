@@ -20,7 +20,7 @@ class Folded:
     """A group for each call. The backward of a call is in the group of the call.
 
     `group` is a key into `name` (`h.*.mlp.c_fc`; "" for a root; `optimizer`), `type` and `root` (class names; "" for
-    what is no module's) and `of_module`.
+    what is no module's; for a function `type` is where it is called, `norm.py:12`) and `of_module`.
     """
 
     group: Ints
@@ -28,6 +28,11 @@ class Folded:
     type: list[str]
     root: list[str]
     of_module: list[bool]
+
+
+def place_text(place: tuple[str, int, int] | None) -> str:
+    """Where a function is called: the name of the file and the line."""
+    return f"{place[0].replace(chr(92), '/').rpartition('/')[2]}:{place[1]}" if place is not None else ""
 
 
 def fold(name: str) -> str:
@@ -60,15 +65,16 @@ def folded(stored: Stored) -> Folded:
         groups.setdefault(key, []).append(texts[code])
         keys.append(place.setdefault(key, len(place)))
     shown = [members[0] if len(members) == 1 else key[0] for key, members in groups.items()]
-    distinct = list(dict.fromkeys(line.labels))
-    of_label = np.array([len(shown) + distinct.index(label) for label in line.labels], np.int64)
+    labels = list(zip(line.labels, line.places, strict=True))
+    distinct = {label: at for at, label in enumerate(dict.fromkeys(labels))}
+    of_label = np.array([len(shown) + distinct[label] for label in labels], np.int64)
     group = np.zeros(len(table), np.int64)
     group[is_module] = np.array(keys, np.int64)[which] if len(which) else 0
     group[~is_module] = of_label[nullable_codes(table, "label")[~is_module]]
     return Folded(
         group,
-        shown + [name for name, _ in distinct],
-        [key[1] for key in groups] + [kind for _, kind in distinct],
+        shown + [name for (name, _), _ in distinct],
+        [key[1] for key in groups] + [kind or place_text(place) for (_, kind), place in distinct],
         [key[2] for key in groups] + [""] * len(distinct),
         [True] * len(shown) + [False] * len(distinct),
     )

@@ -1,7 +1,7 @@
 """Which phase and which step each call belongs to, and what a step is made of. Arrays in, arrays out.
 
-A *unit* is what a thread's time is divided into: a root call or a phase with nothing around it but spans and optimizer
-steps (one of LBFGS runs forward and backward inside). The calls inside a unit have its phase.
+A *unit* is what a thread's time is divided into: a root call or a phase with nothing around it but spans, functions and
+optimizer steps (one of LBFGS runs forward and backward inside). The calls inside a unit have its phase.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from modtrace.trace.schema import (
     BACKWARD,
     EVALUATING,
+    FUNCTION,
     IN_BACKWARD,
     MODULE,
     NO_GRAD,
@@ -105,6 +106,7 @@ def divide(calls: Calls) -> Division:
     bare = (calls.kind[units] == MODULE) & (calls.thread[units] == thread) & _between(units, losses)
     phase_of_unit[bare & ((phase_of_unit == FORWARD) | (phase_of_unit == EVAL))] = LOSS
     phase = _spread(calls, units, phase_of_unit)
+    phase[(calls.kind == FUNCTION) & (phase == NONE) & _while_lost(calls, thread, losses)] = LOSS
     phase[_recomputed(calls)] = RECOMPUTE
     if by == "root":
         return Division(phase, *_each_root(calls, units, phase_of_unit))
@@ -123,10 +125,20 @@ def _between(units: Ints, losses: list[tuple[int, int]]) -> Bools:
     return np.cumsum(edges[:-1]) > 0
 
 
+def _while_lost(calls: Calls, thread: int, losses: list[tuple[int, int]]) -> Bools:
+    """Which calls of the thread start between the forward and the backward of a loss."""
+    pairs = np.array(losses, np.int64).reshape(-1, 2)
+    edges = np.zeros(len(calls) + 1, np.int64)
+    np.add.at(edges, calls.last[pairs[:, 0]] + 1, 1)
+    np.add.at(edges, pairs[:, 1], -1)
+    between: Bools = (np.cumsum(edges[:-1]) > 0) & (calls.thread == thread)
+    return between
+
+
 def _units(calls: Calls) -> Ints:
-    """Calls with nothing around them but spans and optimizer steps."""
+    """Calls with nothing around them but spans, functions and optimizer steps."""
     optimizing = (calls.kind == PHASE) & (calls.label == OPTIMIZER)
-    open_kind = (calls.kind == SPAN) | optimizing
+    open_kind = (calls.kind == SPAN) | (calls.kind == FUNCTION) | optimizing
     top = calls.parent < 0
     clear = top.copy()
     while True:
@@ -331,7 +343,7 @@ def _spent(
     own = np.where(calls.known[units], calls.end[units] - calls.start[units], 0)
     # A unit inside an optimizer step is not the optimizer's time.
     around = calls.parent[units]
-    while (in_span := (around >= 0) & (calls.kind[around] == SPAN)).any():
+    while (in_span := (around >= 0) & np.isin(calls.kind[around], (SPAN, FUNCTION))).any():
         around = np.where(in_span, calls.parent[around], around)
     outer = np.searchsorted(units, around)
     nested = (around >= 0) & (outer < len(units)) & (units[np.minimum(outer, len(units) - 1)] == around)

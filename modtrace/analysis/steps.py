@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from modtrace.analysis.around import root_calls
 from modtrace.analysis.calls import error_texts, names
 from modtrace.analysis.columns import categorical, column, distinct_texts, nullable_codes, values_and_known
 from modtrace.analysis.phases import FORWARD, RECOMPUTE, Steps
 from modtrace.analysis.timeline import Timeline, timeline
-from modtrace.analysis.work import Work, work
+from modtrace.analysis.work import work_of_steps
 from modtrace.errors import UsageError
 from modtrace.text import plain
 from modtrace.trace.reader import Stored
@@ -56,12 +57,13 @@ def _of_process(stored: Stored, line: Timeline, found: Steps, low: int, high: in
     module, phase = nullable_codes(table, "module"), nullable_codes(table, "phase")
     inside = (step >= 0) & (step < count)
     of_module = inside & (kind == MODULE)
-    roots = np.flatnonzero(of_module & ~_below_module(table, kind))
+    first = int(column(table, "call")[0]) if len(table) else 0
+    roots = np.flatnonzero(of_module & root_calls(kind, column(table, "last_call"), first))
     call, status, error = _rows_of(table, found, kind, step, roots)
     types = stored.table("modules").column("type").to_pylist()
     duration = np.maximum(found.end - found.start, 0)
     samples, tokens = _amounts(stored, table, roots, phase, step, count)
-    flops, counted = _work(work(stored), low, high, step, found, of_module | (inside & (kind == BACKWARD)))
+    flops, counted = work_of_steps(stored, low, high, count)
     data: dict[str, Any] = {
         "call": _masked(call),
         "type": distinct_texts(_first_module(roots, module, phase, step, count), types),
@@ -90,28 +92,6 @@ def _of_process(stored: Stored, line: Timeline, found: Steps, low: int, high: in
     frame = pd.DataFrame(data)
     frame.index = pd.Index(np.arange(count), name="step")
     return frame
-
-
-def _work(
-    computed: Work, low: int, high: int, step: Ints, found: Steps, some: npt.NDArray[np.bool_]
-) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """FLOPs of each step, -1 where not known, and whether operations were counted in it."""
-    count = len(found)
-    own = computed.own[low:high]
-    total = np.zeros(count, np.int64)
-    np.add.at(total, step[some], np.maximum(own[some], 0))
-    lacking = np.bincount(step[some & (own < 0)], minlength=count)
-    counted = computed.counted[low:high] & (step >= 0) & (step < count)
-    return np.where(lacking > 0, -1, total), np.bincount(step[counted], minlength=count) > 0
-
-
-def _below_module(table: pa.Table, kind: Ints) -> npt.NDArray[np.bool_]:
-    """Which calls are made inside a module call, or in another's backward."""
-    first = int(column(table, "call")[0]) if len(table) else 0
-    parent = column(table, "parent")
-    above = np.where(parent >= 0, kind[np.maximum(parent - first, 0)], -1)
-    below: npt.NDArray[np.bool_] = (above == MODULE) | (above == BACKWARD)
-    return below
 
 
 def _rows_of(table: pa.Table, found: Steps, kind: Ints, step: Ints, roots: Ints) -> tuple[Ints, Ints, Ints]:

@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from modtrace.analysis.around import root_calls
 from modtrace.analysis.calls import commonest
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.modules import sums
 from modtrace.analysis.paths import folded
 from modtrace.analysis.phases import Steps
 from modtrace.analysis.timeline import timeline
+from modtrace.analysis.work import work_of_steps
 from modtrace.trace.reader import Process, Stored
 from modtrace.trace.schema import ABORTED, BACKWARD, MODULE, RAISED, STEP, UNFINISHED
 
@@ -44,6 +46,7 @@ class Summary:
     minus `parallel_ns` add up to `wall_ns`.
 
     outside_ns: nothing recorded was running; holds calls that were interrupted or never ended, whose times are unknown.
+    flops, counted: of each step, see `work_of_steps`.
     interrupted_ns: inside root calls, in or around calls whose time is not known.
     parallel_ns: counted twice because root calls of several threads ran at once.
     """
@@ -58,6 +61,8 @@ class Summary:
     rows: list[Row]
     models: list[tuple[str, int | None]]
     steps: Steps
+    flops: Ints
+    counted: npt.NDArray[np.bool_]
     roots: int
     calls: int
     backwards: int
@@ -94,8 +99,8 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
     total_self = sums(group[counted], own[counted], count)
     tracer_ns = int(tracer[counted].sum())
     module = nullable_codes(table, "module")
-    above = np.where(parent >= 0, parent - (int(column(table, "call")[0]) if len(table) else 0), 0)
-    roots = is_call & ((parent < 0) | ~np.isin(kind[above], (MODULE, BACKWARD)))
+    first = int(column(table, "call")[0]) if len(table) else 0
+    roots = root_calls(kind, column(table, "last_call"), first)
     pairs = np.unique(group << 32 | np.maximum(module, 0)) >> 32
     instances = np.bincount(pairs, minlength=count)
     # Of a module its calls count, of anything else its rows; a backward is no call.
@@ -116,6 +121,7 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         if calls[g] or total_self[g]
     ]
     wall = max(about.wall_ns, 0)
+    flops, counted = work_of_steps(stored, first, first + len(table), len(line.steps[process]))
     return Summary(
         process=about,
         wall_ns=wall,
@@ -127,6 +133,8 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         rows=rows,
         models=_models(stored, module[roots]),
         steps=line.steps[process],
+        flops=flops,
+        counted=counted,
         roots=int(roots.sum()),
         calls=int(is_call.sum()),
         backwards=int((kind == BACKWARD).sum()),
@@ -161,8 +169,14 @@ def _cost(about: Process, calls: int) -> int | None:
     """What tracing has cost: what was measured at the end, else calls times what one was measured to cost."""
     end = about.end
     if end is not None and end.calls_cost_ns is not None:
-        rest = (end.flush_cost_ns or 0) + (end.backward_cost_ns or 0) + (about.start_cost_ns or 0)
-        return end.calls_cost_ns + rest
+        rest = (
+            end.flush_cost_ns,
+            end.backward_cost_ns,
+            end.counting_cost_ns,
+            end.functions_cost_ns,
+            about.start_cost_ns,
+        )
+        return end.calls_cost_ns + sum(cost or 0 for cost in rest)
     return None if about.call_cost_ns is None else about.call_cost_ns * calls + (about.start_cost_ns or 0)
 
 

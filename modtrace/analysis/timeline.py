@@ -36,12 +36,14 @@ class Timeline:
     calls: as `Stored.table("calls")`, in one numbering with the rows that were put in, with the columns `step` (null
     outside of steps) and `phase` (index into phases.NAMES, null outside of phases).
     labels: (name, type) of each label, those of the rows put in among them.
+    places: (file, line, instruction) of each label of a function, None for others.
     steps: those of each process.
     place: where each call of `Stored.table("calls")` stands; marks of steps, which are taken out, where they stood.
     """
 
     calls: pa.Table
     labels: list[tuple[str, str]]
+    places: list[tuple[str, int, int] | None]
     steps: list[Steps]
     place: Ints
 
@@ -86,6 +88,7 @@ def _timeline(stored: Stored) -> Timeline:
     labels = list(zip(found.column("name").to_pylist(), found.column("type").to_pylist(), strict=True))
     made = {name: len(labels) + at for at, name in enumerate(_MADE)}
     labels += [(name, "") for name in _MADE]
+    places = [*_places(found), *[None] * len(_MADE)]
     process = column(table, "process")
     edges = np.searchsorted(process, np.arange(len(stored.processes) + 1))
     step = np.full(len(table), phases.NONE, np.int64)
@@ -105,7 +108,15 @@ def _timeline(stored: Stored) -> Timeline:
     place = np.arange(len(table))
     if pieces:
         table, place = _with_rows(table, whole, _joined(pieces), np.concatenate(drop))
-    return Timeline(table, labels, steps, place)
+    return Timeline(table, labels, places, steps, place)
+
+
+def _places(labels: pa.Table) -> list[tuple[str, int, int] | None]:
+    columns = [labels.column(f"source_{name}").to_pylist() for name in ("file", "line", "offset")]
+    return [
+        None if file is None else (file, line or 0, -1 if offset is None else offset)
+        for file, line, offset in zip(*columns, strict=True)
+    ]
 
 
 def _nullable(values: Ints) -> pa.Array:

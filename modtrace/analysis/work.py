@@ -1,7 +1,8 @@
 """What each call computes: FLOPs and operations, from the few calls in which they were counted.
 
 A module computes the same whenever it is given the same sizes in the same mode (training or not, gradients or not, made
-again in backward or not), so a call is worth what another such call of it was counted to be, and a backward what that of such a call was.
+again in backward or not), so a call is worth what another such call of it was counted to be, and a backward what that
+of such a call was.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from modtrace.analysis.around import inside
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
@@ -60,7 +62,9 @@ def _work(stored: Stored) -> Work:
     count = len(table)
     at = line.place[column(found, "call")]
     whole = np.asarray(found.column("whole").to_numpy(zero_copy_only=False), np.bool_)
-    counted = _inside(at[whole], last, count)
+    units = np.zeros(count, np.bool_)
+    units[at[whole]] = True
+    counted = units | inside(units, last)
     row = np.full(count, -1, np.int64)
     row[at] = np.arange(len(found))
     known = counted & (status == OK)
@@ -78,16 +82,28 @@ def _work(stored: Stored) -> Work:
     return Work(inclusive, np.where(unknown, UNKNOWN, own), own_row, counted)
 
 
-def _inside(units: Ints, last: Ints, count: int) -> Bools:
-    """Which calls are one of some, or inside one."""
-    edges = np.zeros(count + 1, np.int64)
-    np.add.at(edges, units, 1)
-    np.add.at(edges, last[units] + 1, -1)
-    return np.cumsum(edges[:-1]) > 0
+def work_of_steps(stored: Stored, low: int, high: int, count: int) -> tuple[Ints, Bools]:
+    """FLOPs of each step of one process (UNKNOWN where a part is not known), and whether operations were counted in it.
+
+    Args:
+        stored: the trace.
+        low, high: the rows of the process in its timeline.
+        count: how many steps it has.
+    """
+    computed, table = work(stored), timeline(stored).calls.slice(low, high - low)
+    kind, step = column(table, "kind"), nullable_codes(table, "step")
+    inside = (step >= 0) & (step < count)
+    some = inside & ((kind == MODULE) | (kind == BACKWARD))
+    own = computed.own[low:high]
+    total = np.zeros(count, np.int64)
+    np.add.at(total, step[some], np.maximum(own[some], 0))
+    lacking = np.bincount(step[some & (own < 0)], minlength=count)
+    counted = np.bincount(step[inside & computed.counted[low:high]], minlength=count) > 0
+    return np.where(lacking > 0, UNKNOWN, total), counted
 
 
 def _keys(stored: Stored, table: pa.Table) -> Ints:
-    """What decides what a call computes: module, inputs and mode, for a backward those of its call; -1 for other rows."""
+    """What decides what a call computes: module, inputs, mode; for a backward those of its call; -1 for other rows."""
     kind, module = column(table, "kind"), nullable_codes(table, "module")
     inputs = nullable_codes(table, "inputs")
     forward = nullable_codes(table, "forward")
@@ -95,8 +111,9 @@ def _keys(stored: Stored, table: pa.Table) -> Ints:
     of = np.where(backward, forward, np.arange(len(table)))
     some = (backward | (kind == MODULE)) & (inputs[of] >= 0)
     signatures = stored.table("signatures").num_rows + 1
-    mode, at_root = values_and_known(table, "mode")
-    roots = np.flatnonzero(at_root & (kind == MODULE))
+    mode, _ = values_and_known(table, "mode")
+    of_module = kind == MODULE
+    roots = np.flatnonzero(of_module & ~inside(of_module, column(table, "last_call")))
     if not len(roots):
         return np.full(len(table), -1, np.int64)
     root = roots[np.maximum(np.searchsorted(roots, of, side="right") - 1, 0)]

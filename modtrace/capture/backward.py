@@ -25,11 +25,11 @@ from torch.utils.hooks import RemovableHandle
 
 from modtrace.capture.counting import Counting
 from modtrace.capture.functions import Functions
-from modtrace.capture.state import State
 from modtrace.capture.lanes import GROWN, KIND_SHIFT, Lane, Lanes
 from modtrace.capture.own_hooks import UNKNOWN_OUTPUT
 from modtrace.capture.ranges import Ranges, find
 from modtrace.capture.seen import Entry
+from modtrace.capture.state import State
 from modtrace.capture.unseen import unseen
 from modtrace.trace.schema import BACKWARD, FUNCTION, THREAD_SHIFT
 
@@ -260,11 +260,12 @@ class Watch:
         """Paths in which the backward of an `autograd.Function` is a call of its own, as a number below zero."""
         found = []
         for (_, node), path in zip(nodes, paths, strict=True):
-            kind = functions.class_of(node)
-            if kind is not None:
-                self._classes.append(functions.backward_of(kind, self._code))
-                path = (*path, -len(self._classes))
-            found.append(path)
+            kind = functions.custom.class_of(node)
+            if kind is None:
+                found.append(path)
+            else:
+                self._classes.append(functions.custom.backward_of(kind, self._code))
+                found.append((*path, -len(self._classes)))
         return found
 
     def count(self, counting: Counting, roots: set[int]) -> None:

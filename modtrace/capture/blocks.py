@@ -31,7 +31,7 @@ from modtrace.capture.registry import Registry
 from modtrace.capture.signature import Signatures
 from modtrace.errors import WriteError
 from modtrace.trace.folder import write_json
-from modtrace.trace.schema import MODULE, PROCESS_FILE, THREAD_SHIFT
+from modtrace.trace.schema import FUNCTION, MODULE, PROCESS_FILE, THREAD_SHIFT
 from modtrace.trace.writer import Writer
 
 
@@ -72,6 +72,7 @@ class Blocks:
         self.writer = writer
         self.costs = Costs(0, 0)
         self.calls = 0
+        self.functions = 0
         self._registry = registry
         self._signatures = signatures
         self._errors = errors
@@ -123,7 +124,9 @@ class Blocks:
                 costs=self.costs,
                 origin_ns=self._origin_ns,
             )
-            self.calls += int(np.count_nonzero(rows.calls.get("kind", np.ones(0)) == MODULE))
+            kind = rows.calls.get("kind", np.ones(0))
+            self.calls += int(np.count_nonzero(kind == MODULE))
+            self.functions += int(np.count_nonzero(kind == FUNCTION))
             decoded.append(rows)
         return decoded
 

@@ -20,10 +20,11 @@ import torch
 
 from modtrace.capture.formulas import Operation, flops, operation
 from modtrace.capture.lanes import MODE_SHIFT, Lane, Lanes
+from modtrace.capture.modes import take_out_dispatch_mode
 from modtrace.capture.signature import keywords_key
 from modtrace.capture.unseen import see_through, unseen
 from modtrace.text import plain
-from modtrace.trace.schema import COUNTED, IN_BACKWARD, MODULE, NO_GRAD, SPAN, TEXT_LIMIT, THREAD_SHIFT
+from modtrace.trace.schema import COUNTED, IN_BACKWARD, NO_GRAD, SPAN, TEXT_LIMIT, THREAD_SHIFT
 from modtrace.trace.schema import FUNCTION as FUNCTION_KIND
 
 FIRST: Final = 4
@@ -34,6 +35,8 @@ MANY_OPERATIONS: Final = 200
 """Kept of the list of one call."""
 COMPILED: Final = "compiled code"
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
+
+_core: Any = torch._C
 
 Kind = tuple[int, int, int, int]
 
@@ -73,7 +76,9 @@ class Mode:
 
     supports_higher_order_operators = True
 
-    def __init__(self, note: Callable[[Mode, Any, Any, dict[str, Any], Any, int, int], None], clock: Any) -> None:
+    def __init__(
+        self, note: Callable[[Mode, Any, Any, dict[str, Any], Any, int, int], None], clock: Any
+    ) -> None:
         self._note = note
         self._clock = clock
 
@@ -174,8 +179,10 @@ class Counting:
         """Count nothing any more."""
         if self._unit is not None:
             self.give_up(self._unit.lane)
-        if self._mode is not None:  # a fault inside an operation: torch puts a mode back that was taken out in there
-            _take_out(self._mode)
+        if (
+            self._mode is not None
+        ):  # a fault inside an operation: torch puts a mode back that was taken out in there
+            take_out_dispatch_mode(self._mode)
 
     # backward ---------------------------------------------------------------------------------------------------
 
@@ -222,7 +229,14 @@ class Counting:
     # operations -------------------------------------------------------------------------------------------------
 
     def note(
-        self, mode: Mode, function: Any, args: Any, kwargs: dict[str, Any], result: Any, spent_ns: int, done: int
+        self,
+        mode: Mode,
+        function: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        result: Any,
+        spent_ns: int,
+        done: int,
     ) -> None:
         """An operation has run: `done` is when it had, `spent_ns` what the mode took before."""
         unit = self._unit
@@ -290,12 +304,12 @@ class Counting:
         unit = Unit(self, lane, self._state.clock, training=training)
         self._unit = lane.unit = unit
         self._mode = unit.mode
-        torch._C._push_on_torch_dispatch_stack(unit.mode)
+        _core._push_on_torch_dispatch_stack(unit.mode)
         return unit
 
     def _close(self, unit: Unit) -> None:
         self._unit = None
-        _take_out(unit.mode)
+        take_out_dispatch_mode(unit.mode)
         self.spent_ns += unit.spent_ns
 
     def _may(self) -> bool:
@@ -304,14 +318,14 @@ class Counting:
             threading.get_ident() == self._thread
             and not self._hidden
             and not self._state.off
-            and torch._C._len_torch_dispatch_stack() == 0
+            and _core._len_torch_dispatch_stack() == 0
             and torch._C._functorch.maybe_current_level() is None
         )
 
     def _affordable(self, number: int) -> bool:
         if self._of_module.get(number, 0) < FIRST:
             return True
-        return self.spent_ns < SHARE * (self._state.clock() - self._started_ns)
+        return bool(self.spent_ns < SHARE * (self._state.clock() - self._started_ns))
 
 
 def _kept(names: list[str]) -> list[str]:
@@ -322,9 +336,10 @@ def _sizes() -> frozenset[Any]:
     """What torch asks tensor subclasses for their sizes with: they answer themselves."""
     aten: Any = torch.ops.aten
     names = (
-        "sym_is_contiguous is_contiguous is_strides_like_format is_non_overlapping_and_dense size sym_size stride"
-        " sym_stride storage_offset sym_storage_offset numel sym_numel dim"
-    ).split()
+        "sym_is_contiguous", "is_contiguous", "is_strides_like_format", "is_non_overlapping_and_dense",
+        "size", "sym_size", "stride", "sym_stride", "storage_offset", "sym_storage_offset", "numel",
+        "sym_numel", "dim",
+    )  # fmt: skip
     found = [getattr(aten, name) for name in names if hasattr(aten, name)]
     some = {getattr(packet, overload) for packet in found for overload in packet.overloads()}
     layout = getattr(torch.ops.prim, "layout", None)
@@ -332,18 +347,6 @@ def _sizes() -> frozenset[Any]:
 
 
 _SIZES: Final = _sizes()
-
-
-def _take_out(mode: Mode) -> None:
-    """Take our mode off this thread's stack, wherever it stands in it; those above it go back."""
-    above: list[Any] = []
-    core: Any = torch._C
-    if not any(core._get_dispatch_stack_at(at) is mode for at in range(core._len_torch_dispatch_stack())):
-        return
-    while (top := core._pop_torch_dispatch_stack(None)) is not mode:
-        above.append(top)
-    for one in reversed(above):
-        core._push_on_torch_dispatch_stack(one)
 
 
 def _is_torchs(function: Any) -> bool:
@@ -370,7 +373,7 @@ def _crossing(clock: Any) -> int:
         try:
             through_ns = min(_time(value, clock) for _ in range(5))
         finally:
-            _take_out(mode)
+            take_out_dispatch_mode(mode)
     return max((through_ns - plain_ns) // _TIMED - min(inside), 0)
 
 

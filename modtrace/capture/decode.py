@@ -15,17 +15,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.capture.lanes import (
-    ABORTED,
-    CODE_SHIFT,
-    COST,
-    HOOKS,
-    KIND_SHIFT,
-    MODE_SHIFT,
-    RAISED,
-    REPLACED,
-    WORDS,
-)
+from modtrace.capture import lanes
+from modtrace.capture.lanes import CODE_SHIFT, COST, HOOKS, KIND_SHIFT, MODE_SHIFT, WORDS
 from modtrace.capture.own_hooks import UNKNOWN_OUTPUT
 from modtrace.trace.schema import ABORTED as STATUS_ABORTED
 from modtrace.trace.schema import BACKWARD, FUNCTION, MODULE, OK, PHASE
@@ -120,7 +111,7 @@ def nodes_of(records: Ints, open_calls: Sequence[tuple[int, int, int, int, int]]
         records: see `records_of`.
         open_calls: (kind << KIND_SHIFT | depth, call, module, given, start) of each open call.
     """
-    ended = np.flatnonzero(_codes(records) <= ABORTED)
+    ended = np.flatnonzero(_codes(records) <= lanes.ABORTED)
     still = np.array(open_calls, np.int64).reshape(-1, 5)
     call = np.concatenate([records[ended, 0], still[:, 1]])
     order = np.argsort(call, kind="stable")
@@ -194,7 +185,7 @@ def decode(
         records[0, 3] = COST << CODE_SHIFT
     parent = nodes.parent
     is_open = nodes.record < 0
-    gone = ~is_open & (_codes(records)[nodes.record] == ABORTED)
+    gone = ~is_open & (_codes(records)[nodes.record] == lanes.ABORTED)
     of_module = (nodes.kind == MODULE) | (nodes.kind == BACKWARD)
     is_call = nodes.kind == MODULE
     is_function = nodes.kind == FUNCTION
@@ -294,7 +285,7 @@ def _parents(depth: Ints) -> Ints:
 
 def _last_calls(records: Ints, nodes: Nodes, high: int) -> Ints:
     """The last descendant of each call that has ended: nothing that started before its end and after it is outside."""
-    numbers = np.where(_codes(records) <= ABORTED, records[:, 0], -1)
+    numbers = np.where(_codes(records) <= lanes.ABORTED, records[:, 0], -1)
     latest = np.maximum.accumulate(numbers)[nodes.record] if len(records) else nodes.call
     return np.maximum(np.maximum(latest, nodes.call), np.where(nodes.call <= high, high, -1))
 
@@ -352,7 +343,7 @@ def _measures(
     """Times, results and status of calls that have ended, from their records, with the nulls of each column."""
     code = _codes(mine)
     result = mine[:, 6]
-    raised = code == RAISED
+    raised = code == lanes.RAISED
     has_hooks = timed & (sums["hooks_at"] > 0)
     is_call, is_function = kind == MODULE, kind == FUNCTION
     overhead = costs.inside_ns * is_call + sums["children"] * costs.outside_ns + sums["cost_ns"]
@@ -366,7 +357,7 @@ def _measures(
         "self_ns": own - tracer,
         "tracer_ns": tracer,
         "hooks_ns": np.where(has_hooks, mine[:, 7] - sums["hooks_at"], 0),
-        "output_replaced": code == REPLACED,
+        "output_replaced": code == lanes.REPLACED,
         "outputs": np.where(no_output, 0, result).astype(np.int32),
         "status": _STATUS[code],
         "error": np.where(raised, result, 0).astype(np.int32),

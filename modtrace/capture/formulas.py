@@ -18,20 +18,24 @@ from modtrace.capture.classes import inherits
 
 Formula = Callable[..., Any]
 
-_HEAVY: Final = frozenset(
-    "addbmm addmm addmv attention baddbmm bilinear bmm cdist cholesky conv convolution depthwise2d depthwise3d dot eig"
-    " eigh expm fft geqrf gemm gru int4pack int8pack inverse linalg linear lstm lu matmul mm mv ormqr orgqr pdist"
-    " pinverse qr rnn solve svd transformer trilinear trsm vdot".split()
-)
+_HEAVY: Final = frozenset((
+    "addbmm", "addmm", "addmv", "attention", "baddbmm", "bilinear", "bmm", "cdist", "cholesky", "conv",
+    "convolution", "depthwise2d", "depthwise3d", "dot", "eig", "eigh", "expm", "fft", "geqrf", "gemm",
+    "gru", "int4pack", "int8pack", "inverse", "linalg", "linear", "lstm", "lu", "matmul", "mm", "mv",
+    "ormqr", "orgqr", "pdist", "pinverse", "qr", "rnn", "solve", "svd", "transformer", "trilinear", "trsm",
+    "vdot",
+))  # fmt: skip
 """Words in the names of torch's operations that may multiply matrices."""
-_LIGHT: Final = frozenset({"_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "_cudnn_rnn_flatten_weight", "_fused_sdp_choice"})
+_LIGHT: Final = frozenset(
+    {"_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "_cudnn_rnn_flatten_weight", "_fused_sdp_choice"}
+)
 _OWN_NAMESPACES: Final = frozenset({"aten", "prim", "prims"})
 _MOVING: Final = frozenset({"c10d", "_c10d_functional", "profiler", "debugprims", "streams"})
 """Namespaces of operations that compute nothing: they communicate or mark."""
 
 
 class Operation(NamedTuple):
-    """One operation of torch: how it is called in lists, and its formula; `uncounted` where it needs one and has none."""
+    """One operation of torch: its name in lists, and its formula; `uncounted` where it needs one and has none."""
 
     name: str
     formula: Formula | None

@@ -30,8 +30,8 @@ Hook = Callable[..., None]
 FRAMES: Final = 5
 """What a traced call takes of python's recursion limit, at the least: four frames and the call of a slot."""
 NEAR_LIMIT: Final = 0.6
-RUNNERS: Final = {CALL_IMPL}
-"""Code of the frames that run calls and phases."""
+RUNNERS: Final = {id(CALL_IMPL): CALL_IMPL}
+"""Code of the frames that run calls and phases, by its id: python hashes the whole content of code, every time."""
 DEEP_CALLS: Final = 50
 """Calls that are deeper than that have their depth looked at when their argument is a new one."""
 
@@ -98,7 +98,7 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:
     return pre
 
 
-def _post_hook(state: State, frame_depth: int) -> Hook:
+def _post_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901 - the hot path, where each call costs 50 ns
     is_dynamo_compiling = torch.compiler.is_dynamo_compiling
     get_frame = sys._getframe
     lanes, clock, next_node = state.lanes, state.clock, state.next_node
@@ -190,7 +190,7 @@ def unwind(lane: Lane, frame: FrameType | None) -> None:
     """
     depth = -1
     while frame is not None:
-        if frame.f_code in RUNNERS:
+        if id(frame.f_code) in RUNNERS:
             depth = lane.find(id(frame))
             if depth >= 0 and lane.calls[depth][2].code is frame.f_code:
                 break

@@ -30,9 +30,7 @@ class Labels:
         """
         return self._number((name, kind, identity), (None, None, None))
 
-    def place(
-        self, name: str, file: str | None, line: int | None, offset: int | None, kind: str = ""
-    ) -> int:
+    def place(self, name: str, file: str | None, line: int | None, offset: int | None, kind: str = "") -> int:
         """The number of the label of a function in a place of the code; calls on one line differ in their offset."""
         place = (file, line, offset)
         return self._number((name, kind, place), place)

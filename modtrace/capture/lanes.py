@@ -68,6 +68,7 @@ class Lane:
         "lent",
         "next_call",
         "number",
+        "placed",
         "records",
         "resumed",
         "stepping",
@@ -92,6 +93,7 @@ class Lane:
         self.left: dict[int, Entry] = {}
         self.resumed = 0
         self.lent = False
+        self.placed = 0
         self.stepping: list[tuple[int, int]] = []
 
     def find(self, frame_id: int) -> int:

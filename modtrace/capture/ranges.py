@@ -7,12 +7,14 @@ from typing import Final
 
 from modtrace.capture import own_hooks
 from modtrace.capture.hooks import RUNNERS, error_number, unwind
-from modtrace.capture.state import State
 from modtrace.capture.labels import Labels
-from modtrace.capture.lanes import CODE_SHIFT, KIND_SHIFT, RAISED, RETURNED, Lane
+from modtrace.capture.lanes import CODE_SHIFT, KIND_SHIFT, RAISED, RETURNED, Lane, OpenCall
+from modtrace.capture.own_hooks import UNKNOWN_OUTPUT
+from modtrace.capture.raised import is_early_stop
 from modtrace.capture.seen import Entry
+from modtrace.capture.state import State
 from modtrace.capture.unseen import unseen
-from modtrace.trace.schema import PHASE, SPAN, STEP
+from modtrace.trace.schema import FUNCTION, PHASE, SPAN, STEP
 
 NOT_OPENED: Final = -1
 
@@ -28,7 +30,7 @@ class Ranges:
 
     def phase(self, name: str, kind: str, code: CodeType, identity: int = 0) -> Entry:
         """What a phase is an execution of; `code` is that of the frame which runs it."""
-        RUNNERS.add(code)
+        RUNNERS[id(code)] = code
         return self._entry(PHASE, self._labels.number(name, kind, identity), code)
 
     def span(self, name: str) -> Entry:
@@ -104,3 +106,33 @@ def find(lane: Lane, call: int) -> int:
         if lane.calls[depth][1] == call:
             return depth
     return -1
+
+
+def still_open(lane: Lane, mine: OpenCall) -> bool:
+    """Close calls inside one that is over; False where it is not open any more."""
+    for depth in range(len(lane.calls) - 1, -1, -1):
+        if lane.calls[depth] is mine:
+            lane.abort(depth + 1)
+            return True
+    return False
+
+
+def left_by(state: State, lane: Lane, mine: OpenCall, error: BaseException) -> None:
+    """Close the row of a function that an exception leaves."""
+    now = state.clock()
+    try:
+        if state.off or not still_open(lane, mine):
+            return
+        code, result = RETURNED, UNKNOWN_OUTPUT
+        if not is_early_stop(error):
+            code, result = RAISED, error_number(state, lane, error, now)
+        _, call, entry, given, start, _ = mine
+        depth = len(lane.calls) - 1
+        word = FUNCTION << KIND_SHIFT | code << CODE_SHIFT | depth
+        lane.extend((call, entry.number, given, word, start, 0, result, now))
+        lane.calls.pop()
+    except Exception as fault:
+        state.fault(fault)
+
+
+unseen(still_open, left_by)

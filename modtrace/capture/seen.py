@@ -38,9 +38,10 @@ class Entry:
     number: of the module, or of the label where `kind` is one of things without a module.
     kind: index into schema.KINDS.
     code: of the frame that runs an execution; None where no frame says whether it still runs.
+    sites: places in it that call functions, while functions are recorded.
     """
 
-    __slots__ = ("code", "given", "kind", "number", "returned")
+    __slots__ = ("code", "given", "kind", "number", "returned", "sites")
 
     def __init__(self, number: int, kind: int = MODULE, code: CodeType | None = CALL_IMPL) -> None:
         self.number = number
@@ -48,6 +49,7 @@ class Entry:
         self.code = code
         self.given: Memory = NOTHING
         self.returned: Memory = NOTHING
+        self.sites: dict[Any, Any] = {}
 
 
 def remember(last: Memory, value: Any, signature: int) -> Memory:

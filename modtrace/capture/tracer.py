@@ -1,16 +1,10 @@
-"""Starts and stops recording, and writes what the hooks have appended. Owns the event buffers.
-
-A block is written by the thread that finds it due, in its own post-hook: when a root call has ended and a quarter of a
-second has passed, inside one when three quarters have. The block of every thread is taken at once. A background
-thread would slow every step by 40 %, so there is one only for what is left behind when no hook runs any more.
-"""
+"""Starts and stops the recorders of one trace. Owns the event buffers."""
 
 from __future__ import annotations
 
 import _thread
 import os
 import sys
-import threading
 import time
 import traceback
 import warnings
@@ -22,37 +16,25 @@ import torch
 
 from modtrace.capture import own_hooks
 from modtrace.capture.backward import Backward
-from modtrace.capture.blocks import Blocks, Taken, write_process
+from modtrace.capture.blocks import Blocks, write_process
 from modtrace.capture.calibrate import frame_depth
 from modtrace.capture.compiling import Aside
-from modtrace.capture.counting import Counting
 from modtrace.capture.costs import cost_of_calls, with_functions
+from modtrace.capture.counting import Counting
+from modtrace.capture.flushing import Flusher
 from modtrace.capture.functions import STOPPED, Functions
 from modtrace.capture.hooks import RUNNERS, build
-from modtrace.capture.state import State
 from modtrace.capture.labels import Labels
-from modtrace.capture.lanes import GROWN, Lane, Lanes, LaneTable
+from modtrace.capture.lanes import Lanes, LaneTable
 from modtrace.capture.phases import Phases
 from modtrace.capture.placing import PlacedHooks
 from modtrace.capture.raised import Errors
 from modtrace.capture.ranges import NOT_OPENED, Ranges
 from modtrace.capture.registry import Registry
 from modtrace.capture.signature import Signatures
+from modtrace.capture.state import State
 from modtrace.errors import WriteError
 from modtrace.trace.writer import Writer
-
-OUTSIDE_NS: Final = 250_000_000
-INSIDE_NS: Final = 750_000_000
-"""How old a block may get outside of and inside a root call."""
-WATCH_SECONDS: Final = 0.25
-WAIT_SECONDS: Final = 5.0
-LATER_NS: Final = 50_000_000
-"""How long after a block became due inside a root call the end of that root call is looked for again."""
-FIRST_NS: Final = 20_000_000
-MANY_GROWN: Final = 100_000 * GROWN
-"""A backward is told apart by module for about so many calls before it."""
-BLOCK_CALLS: Final = 20_000
-"""A block is sought to hold about this many calls (3 MB): at high call rates it is due earlier."""
 
 RESUMED: Final = "greenlets took turns inside module calls; {} of these calls stand as aborted, without times"
 
@@ -105,17 +87,12 @@ class Tracer:
             writer, **known, labels=self._labels, work=self._work_rows, origin_ns=self._origin_ns
         )
         self._placed = PlacedHooks()
-        self._busy = threading.Lock()
-        self._busy_thread = 0
         self._aside = Aside(self._hide, self._show)
         self._ranges: Ranges | None = None
         self._phases: Phases | None = None
         self._backward: Backward | None = None
         self._pid = os.getpid()
-        self._flush_ns = self._inside_at = 0
         self._ended_ns: int | None = None
-        self._interval_ns = FIRST_NS
-        self._paced_at = self._started_ns
         self._selected: set[int] = set()
         self._refused: dict[int, Any] = {}
         self._state = State(
@@ -124,11 +101,20 @@ class Tracer:
             signatures=self._signatures,
             errors=self._errors,
             clock=self._clock,
-            flush=self._flush_due,
+            flush=lambda _: None,
             fault=self._fault,
             warn=self._warn,
             admits=self._admits if model is not None else None,
         )
+        self._flusher = Flusher(
+            self._state,
+            self._table,
+            self._registry,
+            self._blocks,
+            origin_ns=self._origin_ns,
+            running=lambda: not self._state.off and self._ended_ns is None,
+        )
+        self._state.flush = self._flusher.when_due
 
     def start(self) -> None:
         """Measure the hooks, write `process.json` and begin to record."""
@@ -146,7 +132,7 @@ class Tracer:
                 recorded_ns=now - self._origin_ns,
                 start_ns=now - self._started_ns,
             )
-            self._due(self._clock())
+            self._flusher.start()
             _RUNNING.add(self)
             self._ranges = Ranges(self._state, self._labels)
             if self._counts:
@@ -166,7 +152,7 @@ class Tracer:
             reason = self._functions.install() if self._functions is not None else None
             if reason is not None:
                 self.gaps.append(reason)
-            _thread.start_new_thread(self._watch, ())
+            _thread.start_new_thread(self._flusher.watch, ())
         except Exception as fault:
             self._fault(fault)
 
@@ -181,7 +167,7 @@ class Tracer:
                 self._counting.stop()
             self._close_lanes()
             if not self._state.off:
-                self._flush(wait=True)
+                self._flusher.flush(wait=True)
             self._state.off = True
             resumed = sum(lane.resumed for lane in self._table.all)
             if resumed:
@@ -196,7 +182,7 @@ class Tracer:
         """Write what has been recorded up to now."""
         if not self._state.off and os.getpid() == self._pid:
             try:
-                self._flush(wait=True)
+                self._flusher.flush(wait=True)
             except Exception as fault:
                 self._fault(fault)
 
@@ -233,9 +219,11 @@ class Tracer:
             "rows": dict(self._blocks.writer.rows),
             "cost": {
                 "calls_ns": self._blocks.calls * (costs.inside_ns + costs.outside_ns),
-                "flush_ns": self._flush_ns,
+                "flush_ns": self._flusher.spent_ns,
                 "backward_ns": backward_ns,
                 "counting_ns": self._counting.spent_ns if self._counting is not None else 0,
+                "functions_ns": self._blocks.functions
+                * (costs.function_inside_ns + costs.function_outside_ns),
             },
         }
 
@@ -326,70 +314,6 @@ class Tracer:
         except Warning:  # they are errors here
             pass
 
-    # writing ----------------------------------------------------------------------------------------------------
-
-    def _flush_due(self, lane: Lane) -> None:
-        """Called by a post-hook once `due` has passed. Inside a root call a block may grow older."""
-        started = self._clock()
-        if len(lane.grown) > MANY_GROWN:
-            del lane.grown[: MANY_GROWN // 2]
-        if lane.calls and started < self._inside_at:
-            self._state.due = min(self._inside_at, started + LATER_NS)
-            return
-        self._flush()
-        lane.cost(len(lane.calls) - 1, self._clock() - started)
-
-    def _watch(self) -> None:
-        """Runs in a thread of its own, out of `threading`'s sight, and does nothing while hooks run: only when no block
-        has been written for a while, in a long operation or outside of modules, it writes what is there.
-        """
-        while not self._state.off and self._ended_ns is None:
-            time.sleep(WATCH_SECONDS)
-            waiting = any(lane.records or lane.calls for lane in list(self._table.all))
-            if waiting and self._clock() - self._paced_at > INSIDE_NS and os.getpid() == self._pid:
-                if self._state.off or self._ended_ns is not None:
-                    return
-                try:
-                    self._flush(idle=True)
-                except Exception as fault:
-                    self._fault(fault)
-
-    def _due(self, now: int) -> None:
-        self._state.due = now + min(OUTSIDE_NS, self._interval_ns)
-        self._inside_at = now + min(INSIDE_NS, self._interval_ns)
-
-    def _flush(self, *, idle: bool = False, wait: bool = False) -> None:
-        """Write a block of every lane. When one is being written this returns, or waits for it, if it is not this very
-        thread that writes it.
-
-        `idle` writes open calls too when nothing has ended.
-        """
-        wait = wait and self._busy_thread != threading.get_ident()
-        if not self._busy.acquire(blocking=wait, timeout=WAIT_SECONDS if wait else -1):
-            return
-        try:
-            self._busy_thread = threading.get_ident()
-            started = self._clock()
-            dead = self._registry.take_dead()
-            blocks = [Taken(lane) for lane in list(self._table.all)]
-            count = sum(len(block.records) for block in blocks)
-            if count or idle:
-                self._blocks.write(blocks, started - self._origin_ns)
-            self._registry.purge(dead)
-            now = self._clock()
-            self._flush_ns += now - started
-            self._pace(count, now)
-        finally:
-            self._busy_thread = 0
-            self._busy.release()
-
-    def _pace(self, count: int, now: int) -> None:
-        """Choose when the next block is due: a second at most, earlier when many events come."""
-        elapsed = max(now - self._paced_at, 1)
-        self._paced_at = now
-        self._interval_ns = INSIDE_NS if not count else int(min(INSIDE_NS, elapsed * BLOCK_CALLS / count))
-        self._due(now)
-
     def _close_lanes(self) -> None:
         """Say which open calls are not running any more: a `BaseException` left them, or their thread has ended."""
         running = sys._current_frames()
@@ -397,7 +321,7 @@ class Tracer:
         for frame in running.values():
             current: Any = frame
             while current is not None:
-                if current.f_code in RUNNERS:
+                if id(current.f_code) in RUNNERS:
                     live.add(id(current))
                 current = current.f_back
         for lane in self._table.all:

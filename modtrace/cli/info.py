@@ -1,4 +1,4 @@
-"""`modtrace info`: the summary, the tree, the steps or the modules of a trace."""
+"""`modtrace info`: the summary, the tree, the steps, the operations or the modules of a trace."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ OPTIONS: Final = (
     Option(("--tree",), None, "the call tree"),
     Option(("--steps",), None, "the steps and their phases"),
     Option(("--findings",), None, "what is worth a look, and what to do"),
+    Option(("--operations",), None, "what each module does: its operations and FLOPs"),
     Option(("--depth",), "N", "no deeper than this"),
-    Option(("--sort",), "KEY", "a table of modules by self, total, calls or name"),
+    Option(("--sort",), "KEY", "a table of modules by self, total, calls, flops or name"),
     Option(("--top",), "N", "only the first N modules"),
     Option(("--plain",), None, "ASCII, no color, 80 columns"),
     Option(("--json",), None, "for programs: times in ns, unknown is null"),
@@ -49,6 +50,8 @@ def execute(parsed: Parsed) -> None:
         _print(console.steps_table(stored, width=style["width"], ascii=style["ascii"]))
     elif parsed.on("findings"):
         _print(console.findings_text(stored, **style))
+    elif parsed.on("operations"):
+        _print(console.operations_text(stored, width=style["width"], ascii=style["ascii"]))
     elif "sort" in parsed.values or "top" in parsed.values:
         sort, top = parsed.values.get("sort", "self"), parsed.number("top")
         _print(console.modules_table(stored, sort=sort, top=top, width=style["width"], ascii=style["ascii"]))

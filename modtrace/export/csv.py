@@ -13,7 +13,7 @@ from modtrace.errors import UsageError
 from modtrace.text import cell, plain
 from modtrace.trace.reader import Stored
 
-_TEXTS = ("kind", "name", "type", "root", "inputs", "outputs", "status", "error")
+_TEXTS = ("kind", "name", "type", "root", "inputs", "outputs", "status", "error", "source_file")
 
 
 def to_csv(stored: Stored, target: str | os.PathLike[str] | TextIO, *, raw: bool = False) -> None:

@@ -50,6 +50,8 @@ class End:
     calls_cost_ns: int | None
     flush_cost_ns: int | None
     backward_cost_ns: int | None
+    counting_cost_ns: int | None
+    functions_cost_ns: int | None
     rows: dict[str, int]
 
 
@@ -250,6 +252,8 @@ def _end(folder: Path) -> End | None:
         calls_cost_ns=_count(cost, "calls_ns"),
         flush_cost_ns=_count(cost, "flush_ns"),
         backward_cost_ns=_count(cost, "backward_ns"),
+        counting_cost_ns=_count(cost, "counting_ns"),
+        functions_cost_ns=_count(cost, "functions_ns"),
         rows={k: v for k, v in rows.items() if type(v) is int and k in TABLES}
         if isinstance(rows, dict)
         else {},

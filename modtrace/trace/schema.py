@@ -181,6 +181,6 @@ CALL_COLUMNS: Final = (
     "parent", "kind", "name", "type", "root", "module_id", "step", "phase", "rank", "thread", "depth",
     "start_ns", "duration_ns", "self_ns", "device_ns", "inputs", "outputs",
     "memory_delta_bytes", "memory_peak_bytes", "flops", "status", "error",
-    "last_call", "forward", "tracer_ns", "hooks_ns", "output_replaced",
+    "last_call", "forward", "tracer_ns", "hooks_ns", "output_replaced", "source_file", "source_line",
 )  # fmt: skip
 """Columns of the public `calls` DataFrame, indexed by `call`. Not yet recorded: device_ns, memory_*: null."""

@@ -12,6 +12,7 @@ from typing import Any, TextIO, TypedDict
 
 from modtrace.analysis.findings import findings
 from modtrace.analysis.modules import modules
+from modtrace.analysis.operations import operations
 from modtrace.analysis.steps import steps
 from modtrace.analysis.summary import summarise
 from modtrace.analysis.timeline import timeline
@@ -21,13 +22,14 @@ from modtrace.text import fit, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
-from modtrace.units import count, duration, size
+from modtrace.units import count, duration, scaled, size
 from modtrace.views.findings import findings_lines
+from modtrace.views.operations import operations_lines
 from modtrace.views.steps import steps_lines
 from modtrace.views.summary import summary_lines
 from modtrace.views.tree import tree_lines
 
-SORT_KEYS = ("self", "total", "calls", "name")
+SORT_KEYS = ("self", "total", "calls", "flops", "name")
 
 
 class Style(TypedDict):
@@ -90,8 +92,9 @@ def steps_table(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     for found, process in zip(timeline(stored).steps, stored.processes, strict=True):
         if len(stored.processes) > 1:
             lines.append(f"  rank {process.rank}")
-        samples = frame[frame["rank"] == process.rank]["samples"].fillna(-1).to_numpy(int)
-        lines += steps_lines(found, samples, width=max(width, 20))
+        rows = frame[frame["rank"] == process.rank]
+        samples, flops = (rows[name].fillna(-1).to_numpy(int) for name in ("samples", "flops"))
+        lines += steps_lines(found, samples, flops, rows["counted"].to_numpy(bool), width=max(width, 20))
     return _finished([fit(line, max(width, 20)) for line in lines], False, ascii)
 
 
@@ -101,6 +104,12 @@ def findings_text(stored: Stored, *, width: int = 80, color: bool = False, ascii
     return _finished([fit(line, max(width, 20)) for line in lines], color, ascii) if lines else ""
 
 
+def operations_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
+    """What each module does: its operations and their FLOPs."""
+    lines = operations_lines(operations(stored), width=max(width, 20))
+    return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
+
+
 def modules_table(
     stored: Stored, *, sort: str = "self", top: int | None = None, width: int = 80, ascii: bool = False
 ) -> str:
@@ -108,17 +117,19 @@ def modules_table(
     if sort not in SORT_KEYS:
         raise UsageError(f"--sort takes {', '.join(SORT_KEYS)}, not {sort!r}")
     frame = modules(stored)
+    frame["flops"] = frame["forward_flops"] + frame["backward_flops"].fillna(0)
     key = {"self": "self_ns", "total": "total_ns"}.get(sort, sort)
     frame = frame.sort_values(key, ascending=sort == "name", kind="stable", na_position="last")
     if top is not None:
         frame = frame.head(top)
-    lines = [f"  {'self':>8} {'total':>8} {'calls':>7}  module"]
+    lines = [f"  {'self':>8} {'total':>8} {'calls':>7} {'FLOPs':>10}  module"]
     for row in frame.to_dict("records"):
         name = plain(row["name"] or f"({row['type']})")
         times = [duration(_int(row[key])) for key in ("self_ns", "total_ns")]
         output = plain(str(row["outputs"])) if isinstance(row["outputs"], str) else ""
         label = f"{name}  {plain(row['type'])}  {output}".rstrip()
-        lines.append(f"  {times[0]:>8} {times[1]:>8} {count(int(row['calls'])):>7}  {label}")
+        computed = scaled(_int(row["flops"]), "FLOP")
+        lines.append(f"  {times[0]:>8} {times[1]:>8} {count(int(row['calls'])):>7} {computed:>10}  {label}")
     return _finished([fit(line, max(width, 20)) for line in lines], False, ascii)
 
 
@@ -155,6 +166,8 @@ def info_json(stored: Stored) -> str:
         data |= {
             "steps": len(found.steps),
             "steps_end_by": found.steps.by,
+            "flops": int(found.flops.sum()) if len(found.flops) and (found.flops >= 0).all() else None,
+            "steps_counted": int(found.counted.sum()),
             "phases_ns": {name: int(found.steps.spent[at].sum()) for at, name in enumerate(PHASES)},
             "findings": [asdict(one) for one in findings(stored)],
             "calls": found.calls,
@@ -228,6 +241,7 @@ __all__ = [
     "info_json",
     "ls_table",
     "modules_table",
+    "operations_text",
     "steps_table",
     "style_of",
     "summary",

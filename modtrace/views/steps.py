@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from modtrace.analysis.phases import Steps
 from modtrace.trace.schema import PHASES
-from modtrace.units import count, duration, percent, plural
+from modtrace.units import count, duration, percent, plural, scaled
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 _ENDS: Final = {
     "mark": "ended by modtrace.step()",
@@ -24,15 +25,18 @@ MANY: Final = 40
 """More steps than that are not all shown: the first, the slowest and the last are."""
 
 
-def steps_summary(found: Steps, width: int) -> list[str]:
-    """Two lines: how long steps take, and what they are made of; the first step is left out of the first."""
-    if not len(found) or found.by == "root":
+def steps_summary(found: Steps, flops: Ints, counted: Bools, width: int) -> list[str]:
+    """How long steps take, what they are made of, and what they compute; the first step, and those in which operations
+    were counted, are left out of the first line and the last.
+    """
+    if not len(found):
         return []
     took = found.end - found.start
-    usual = took[found.whole][1:] if found.whole.sum() > 1 else took
-    if not len(usual):
-        usual = took
-    ranked = np.sort(usual)
+    chosen = usual(found, counted)
+    computed = _computed(took[chosen], flops[chosen])
+    if found.by == "root":
+        return computed
+    ranked = np.sort(took[chosen])
     p50, p95 = (int(ranked[(len(ranked) * share + 99) // 100 - 1]) for share in (50, 95))
     at = int(took.argmax())
     total = int(took.sum())
@@ -48,15 +52,34 @@ def steps_summary(found: Steps, width: int) -> list[str]:
             lines.append(line)
             line = "           "
         line += f" {part} "
-    return [*lines, line.rstrip()]
+    return [*lines, line.rstrip(), *computed]
 
 
-def steps_lines(found: Steps, samples: Ints, *, width: int) -> list[str]:
-    """A line a step: its time, that of each phase, and samples a second.
+def usual(found: Steps, counted: Bools) -> Bools:
+    """The steps that times are judged by: whole, not the first, nothing counted in them; as far as there are any."""
+    whole = found.whole.copy()
+    later = whole & (np.cumsum(whole) > 1)
+    for some in (later & ~counted, later, whole):
+        if some.any():
+            return some
+    return np.ones(len(whole), np.bool_)
+
+
+def _computed(took: Ints, flops: Ints) -> list[str]:
+    """FLOPs of a step and how fast they were, where they are known for all steps and there are any."""
+    if not len(flops) or (flops < 0).any() or not flops.sum():
+        return []
+    rate = int(flops.sum()) * 10**9 // max(int(took.sum()), 1)
+    return [f"  computes  {scaled(int(np.median(flops)), 'FLOP')} a step   {scaled(rate, 'FLOP/s')}"]
+
+
+def steps_lines(found: Steps, samples: Ints, flops: Ints, counted: Bools, *, width: int) -> list[str]:
+    """A line a step: its time, that of each phase, samples and FLOPs a second; `*` where operations were counted.
 
     Args:
         found: the steps of one process.
-        samples: of each step, -1 where they are not known.
+        samples, flops: of each step, -1 where they are not known.
+        counted: the steps in which operations were counted.
         width: columns; phases that do not fit are left out, the smallest first.
     """
     head = f"  {plural(len(found), 'step')}, {_ENDS[found.by]}"
@@ -65,11 +88,13 @@ def steps_lines(found: Steps, samples: Ints, *, width: int) -> list[str]:
     took = found.end - found.start
     spent = {name: found.spent[code] for code, name in enumerate(PHASES) if found.spent[code].any()}
     spent["other"] = took - found.spent.sum(axis=0)
-    room = max((width - 19 - (11 if (samples >= 0).any() else 0)) // 9, 1)
+    rates = [("samples/s", samples, "")] if (samples >= 0).any() else []
+    rates += [("FLOP/s", flops, "FLOP/s")] if (flops > 0).any() and width >= 100 else []
+    room = max((width - 20 - 13 * len(rates)) // 9, 1)
     largest = sorted(spent, key=lambda name: -int(spent[name].sum()))[:room]
     shown = [name for name in spent if name in largest]
     cells = "".join(f" {_SHORT.get(name, name):>8}" for name in shown)
-    tail = f" {'samples/s':>10}" if (samples >= 0).any() else ""
+    tail = "".join(f" {name:>12}" for name, _, _ in rates)
     lines = [head, f"  {'step':>6} {'total':>8}{cells}{tail}"]
     before = -1
     for at in _chosen(took):
@@ -77,17 +102,24 @@ def steps_lines(found: Steps, samples: Ints, *, width: int) -> list[str]:
             lines.append(f"  {'...':>6}")
         before = at
         row = "".join(f" {duration(int(spent[name][at])):>8}" for name in shown)
-        rate = ""
-        if tail:
-            known = samples[at] >= 0 and took[at] > 0
-            rate = f" {count(round(int(samples[at]) * 1e9 / int(took[at]))) if known else '?':>10}"
+        rate = "".join(f" {_rate(int(values[at]), int(took[at]), unit):>12}" for _, values, unit in rates)
+        mark = "*" if counted[at] else " "
         lines.append(
-            f"  {at:>6} {duration(int(took[at])):>8}{row}{rate}{'' if found.whole[at] else ' unfinished'}"
+            f"  {at:>6}{mark}{duration(int(took[at])):>8}{row}{rate}{'' if found.whole[at] else ' unfinished'}"
         )
     hidden = len(took) - len(_chosen(took))
     if hidden:
         lines.append(f"  {plural(hidden, 'step')} between are not shown: modtrace.load(...).steps has all")
-    return [*lines, *steps_summary(found, width)]
+    if counted.any():
+        lines.append("  * operations were counted in it, which its times include")
+    return [*lines, *steps_summary(found, flops, counted, width)]
+
+
+def _rate(amount: int, took_ns: int, unit: str) -> str:
+    if amount < 0 or took_ns <= 0:
+        return "?"
+    rate = round(amount * 1e9 / took_ns)
+    return scaled(rate, unit) if unit else count(rate)
 
 
 def _chosen(took: Ints) -> list[int]:

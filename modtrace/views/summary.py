@@ -12,7 +12,7 @@ from modtrace.trace.reader import Stored
 from modtrace.units import count, duration, percent, plural
 from modtrace.views.findings import findings_lines
 from modtrace.views.steps import steps_summary
-from modtrace.views.tree import tree_lines
+from modtrace.views.tree import says_something, tree_lines
 
 MAX_LINES = 30
 _SAME = 8
@@ -32,7 +32,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
         head.append("  " + _why_nothing(found))
         return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
     head += _facts(found)
-    head += steps_summary(found.steps, width)
+    head += steps_summary(found.steps, found.flops, found.counted, width)
     failure = last_failure(stored)
     failed = failure is not None and _matters(found, failure)
     caught = _caught(found, failure) if failure is not None and not failed else []
@@ -44,11 +44,9 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     if failed and failure is not None:
         middle = ["", *_failure(failure, width)][: max(room - 6, 3)]
     else:
-        nodes = merged(stored, 0)
-        middle = [
-            "",
-            *tree_lines(nodes, width=width, wall_ns=found.wall_ns, limit=min(14, max(room - 9, 3))),
-        ]
+        nodes, limit = merged(stored, 0), min(14, max(room - 9, 3))
+        if says_something(nodes, limit):
+            middle = ["", *tree_lines(nodes, width=width, wall_ns=found.wall_ns, limit=limit)]
     table = _table(found, width, max(room - len(middle) - 4, 2))
     lines = [*head, *middle, "", *table, *worth, *([""] if told else []), *told, *tail]
     return [fit(line.rstrip(), width) for line in lines]

@@ -48,8 +48,13 @@ def tree_lines(
         output = plain(tree.outputs[at]) if not tree.raised[at] else f"raised {tree.raised[at]}x"
         lines.append(_line(name, count(calls), total, share, output, name_width, width))
     if hidden:
-        lines.append(f"  {plural(hidden, 'more module')}: modtrace info --tree")
+        lines.append(f"  {plural(hidden, 'more line')}: modtrace info --tree")
     return lines
+
+
+def says_something(tree: Tree, limit: int) -> bool:
+    """Whether what fits into `limit` lines is more than the outermost row of a tree that has more."""
+    return len(tree.depth) == 1 or _fitting(tree, limit - 2) > 0 or int((tree.depth == 0).sum()) > 1
 
 
 def _fitting(tree: Tree, room: int) -> int:

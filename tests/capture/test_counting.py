@@ -27,7 +27,9 @@ def oracle(run):
     count, count_backward = flop_counter.sdpa_flop_count, flop_counter.sdpa_backward_flop_count
     more = {
         aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: count(q, k, v),
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: count_backward(g, q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
+            count_backward(g, q, k, v)
+        ),
     }
     with flop_counter.FlopCounterMode(display=False, custom_mapping=more) as counter:
         run()
@@ -359,7 +361,9 @@ def test_a_call_that_does_not_return_counts_nothing_and_leaves_no_mode(error):
         assert torch._C._len_torch_dispatch_stack() == 0
         model(given[:2])
     assert torch._C._len_torch_dispatch_stack() == 0
-    assert t.calls[t.calls["status"] == "ok"].groupby("inputs", observed=True)["flops"].max()["f32[2,4]"] == 32
+    assert (
+        t.calls[t.calls["status"] == "ok"].groupby("inputs", observed=True)["flops"].max()["f32[2,4]"] == 32
+    )
 
 
 def test_no_mode_is_left_when_a_trace_ends_inside_a_call():

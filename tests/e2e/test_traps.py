@@ -14,9 +14,11 @@ import modtrace
 from tests.e2e.test_run import split, start
 
 
-def both(folder, words, *, flags=(), name="train.py"):
+def both(folder, words, *, flags=(), name="train.py", options=()):
     plain = start(folder, *flags, name, *words)
-    traced = start(folder, *flags, "-m", "modtrace", "run", "-q", "-f", "-o", "t.mtrace", name, *words)
+    traced = start(
+        folder, *flags, "-m", "modtrace", "run", "-q", "-f", "-o", "t.mtrace", *options, name, *words
+    )
     assert traced.returncode == plain.returncode, traced.stderr
     assert traced.stdout == plain.stdout
     return plain, traced
@@ -78,14 +80,19 @@ Model()(torch.zeros(2, 3))
         "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)",
         "sys.exit(5)",
         "self.hooked(x[:, :2])",
+        "torch.nn.functional.layer_norm(x, (5,))",
+        "x @ x",
+        "x - 'a'",
         "raise KeyError(x.shape)",
     ],
 )
-def test_what_leaves_a_forward_is_printed_as_by_python(tmp_path, fault):
+@pytest.mark.parametrize("options", [(), ("--functions",)])
+def test_what_leaves_a_forward_is_printed_as_by_python(tmp_path, fault, options):
     (tmp_path / "train.py").write_text(FORWARD_FAILS.format(fault=fault))
-    plain, traced = both(tmp_path, ())
+    plain, traced = both(tmp_path, (), options=options)
     assert split(traced.stderr)[0] == plain.stderr
     calls = modtrace.load(tmp_path / "t.mtrace").calls
+    calls = calls[calls["kind"] == "module"]
     assert calls["status"].iloc[0] == ("aborted" if "kill" in fault or "exit" in fault else "raised")
 
 
@@ -116,11 +123,15 @@ model = torch.nn.Linear(3, 1)
         "loss = model(torch.ones(2, 3)).sum(); loss.backward(); loss.backward()",
         "model(torch.ones(2, 3)).backward()",
         "torch.optim.SGD(model.parameters(), 0.1).zero_grad(1, 2, 3)",
+        "torch.nn.functional.cross_entropy(model(torch.ones(2, 3)), torch.ones(3, dtype=torch.long))",
+        "torch.nn.functional.nll_loss(torch.ones(1), torch.ones(1, 1)) + model(torch.ones(2, 3))",
+        "BadBackward.apply(model)",
     ],
 )
-def test_what_leaves_a_phase_is_printed_as_by_python(tmp_path, fault):
+@pytest.mark.parametrize("options", [(), ("--functions",)])
+def test_what_leaves_a_phase_is_printed_as_by_python(tmp_path, fault, options):
     (tmp_path / "train.py").write_text(PHASE_FAILS.format(fault=fault))
-    plain, traced = both(tmp_path, ())
+    plain, traced = both(tmp_path, (), options=options)
     assert split(traced.stderr)[0] == plain.stderr
     assert b"Error" in plain.stderr
 

@@ -41,10 +41,10 @@ class Functions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def operations(case, mode, *, traced, mode_outside):
+def operations(case, mode, *, traced, mode_outside, **options):
     """What the mode sees of one run of the case."""
     seed()
-    trace = modtrace.trace() if traced else contextlib.nullcontext()
+    trace = modtrace.trace(**options) if traced else contextlib.nullcontext()
     with warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")
         model = case.make()
@@ -59,13 +59,14 @@ def operations(case, mode, *, traced, mode_outside):
 
 @pytest.mark.parametrize("case", CASE_LIST, ids=lambda case: case.name)
 @pytest.mark.parametrize("make_mode", [Operations, Functions])
-def test_modes_see_the_same(case, make_mode):
+@pytest.mark.parametrize("functions", [False, True])
+def test_modes_see_the_same(case, make_mode, functions):
     if case.name == "recursion_error":
         pytest.skip("where the limit is met depends on torch's own frames around hooks")
     operations(case, make_mode(), traced=False, mode_outside=True)  # torch keeps some results of a first run
     for mode_outside in (True, False):
         untraced = operations(case, make_mode(), traced=False, mode_outside=mode_outside)
-        traced = operations(case, make_mode(), traced=True, mode_outside=mode_outside)
+        traced = operations(case, make_mode(), traced=True, mode_outside=mode_outside, functions=functions)
         assert traced == untraced
 
 
@@ -77,9 +78,10 @@ def test_recording_itself_calls_nothing():
     assert functions.seen == []
 
 
-@pytest.mark.parametrize("traced", [False, True])
-def test_encoder_keeps_its_fused_kernel(traced):
-    seen = operations(CASES["transformer_in_eval"], Operations(), traced=traced, mode_outside=False)
+@pytest.mark.parametrize("options", [None, {}, {"functions": True}])
+def test_encoder_keeps_its_fused_kernel(options):
+    case, traced = CASES["transformer_in_eval"], options is not None
+    seen = operations(case, Operations(), traced=traced, mode_outside=False, **(options or {}))
     assert seen.count("aten._transformer_encoder_layer_fwd.default") == 2
     assert "aten.softmax.int" not in seen
 

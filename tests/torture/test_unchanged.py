@@ -22,11 +22,16 @@ PYTHON_LIMITS = {"recursion_error"}
 """Where python's recursion limit is met depends on the frames torch puts around hooks."""
 
 
+def with_functions():
+    return modtrace.trace(functions=True)
+
+
+@pytest.mark.parametrize("trace", [modtrace.trace, with_functions])
 @pytest.mark.parametrize("case", CASE_LIST, ids=lambda case: case.name)
-def test_traced_run_is_bitwise_the_same(case):
+def test_traced_run_is_bitwise_the_same(case, trace):
     observe(case)  # torch gives some warnings once in a process
     untraced = observe(case)
-    traced = observe(case, modtrace.trace)
+    traced = observe(case, trace)
 
     for key, value in untraced.items():
         if key == "warnings" and case.name in PYTHON_LIMITS:

@@ -1,0 +1,128 @@
+"""When what has been recorded is written: block after block, by the thread that finds one due.
+
+It does so in its own post-hook: when a root call has ended and a quarter of a second has passed, inside one when three
+quarters have. The block of every thread is taken at once. A background thread would slow every step by 40 %, so there
+is one only for what is left behind when no hook runs any more.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from modtrace.capture.blocks import Blocks, Taken
+from modtrace.capture.lanes import GROWN, Lane, LaneTable
+from modtrace.capture.registry import Registry
+from modtrace.capture.state import State
+
+OUTSIDE_NS: Final = 250_000_000
+INSIDE_NS: Final = 750_000_000
+"""How old a block may get outside of and inside a root call."""
+WATCH_SECONDS: Final = 0.25
+WAIT_SECONDS: Final = 5.0
+LATER_NS: Final = 50_000_000
+"""How long after a block became due inside a root call the end of that root call is looked for again."""
+FIRST_NS: Final = 20_000_000
+MANY_GROWN: Final = 100_000 * GROWN
+"""A backward is told apart by module for about so many calls before it."""
+BLOCK_CALLS: Final = 20_000
+"""A block is sought to hold about this many calls (3 MB): at high call rates it is due earlier."""
+
+
+class Flusher:
+    """Writes the blocks of one trace; `running` says whether it is still recorded."""
+
+    def __init__(
+        self,
+        state: State,
+        table: LaneTable,
+        registry: Registry,
+        blocks: Blocks,
+        *,
+        origin_ns: int,
+        running: Callable[[], bool],
+    ) -> None:
+        self.spent_ns = 0
+        """What writing has cost so far."""
+        self._state = state
+        self._clock = state.clock
+        self._table = table
+        self._registry = registry
+        self._blocks = blocks
+        self._origin_ns = origin_ns
+        self._running = running
+        self._busy = threading.Lock()
+        self._busy_thread = 0
+        self._pid = os.getpid()
+        self._inside_at = 0
+        self._interval_ns = FIRST_NS
+        self._paced_at = self._clock()
+
+    def start(self) -> None:
+        """The first block is due a little later than now."""
+        self._due(self._clock())
+
+    def when_due(self, lane: Lane) -> None:
+        """Called by a post-hook once `due` has passed. Inside a root call a block may grow older."""
+        started = self._clock()
+        if len(lane.grown) > MANY_GROWN:
+            del lane.grown[: MANY_GROWN // 2]
+        if lane.calls and started < self._inside_at:
+            self._state.due = min(self._inside_at, started + LATER_NS)
+            return
+        self.flush()
+        lane.cost(len(lane.calls) - 1, self._clock() - started)
+
+    def watch(self) -> None:
+        """Runs in a thread of its own, out of `threading`'s sight, and does nothing while hooks run: only when no block
+        has been written for a while, in a long operation or outside of modules, it writes what is there.
+        """
+        while self._running():
+            time.sleep(WATCH_SECONDS)
+            waiting = any(lane.records or lane.calls for lane in list(self._table.all))
+            if waiting and self._clock() - self._paced_at > INSIDE_NS and os.getpid() == self._pid:
+                if not self._running():
+                    return
+                try:
+                    self.flush(idle=True)
+                except Exception as fault:
+                    self._state.fault(fault)
+
+    def flush(self, *, idle: bool = False, wait: bool = False) -> None:
+        """Write a block of every lane. When one is being written this returns, or waits for it, if it is not this very
+        thread that writes it.
+
+        `idle` writes open calls too when nothing has ended.
+        """
+        wait = wait and self._busy_thread != threading.get_ident()
+        if not self._busy.acquire(blocking=wait, timeout=WAIT_SECONDS if wait else -1):
+            return
+        try:
+            self._busy_thread = threading.get_ident()
+            started = self._clock()
+            dead = self._registry.take_dead()
+            blocks = [Taken(lane) for lane in list(self._table.all)]
+            count = sum(len(block.records) for block in blocks)
+            if count or idle:
+                self._blocks.write(blocks, started - self._origin_ns)
+            self._registry.purge(dead)
+            now = self._clock()
+            self.spent_ns += now - started
+            self._pace(count, now)
+        finally:
+            self._busy_thread = 0
+            self._busy.release()
+
+    def _due(self, now: int) -> None:
+        self._state.due = now + min(OUTSIDE_NS, self._interval_ns)
+        self._inside_at = now + min(INSIDE_NS, self._interval_ns)
+
+    def _pace(self, count: int, now: int) -> None:
+        """Choose when the next block is due: a second at most, earlier when many events come."""
+        elapsed = max(now - self._paced_at, 1)
+        self._paced_at = now
+        self._interval_ns = INSIDE_NS if not count else int(min(INSIDE_NS, elapsed * BLOCK_CALLS / count))
+        self._due(now)

@@ -1,0 +1,81 @@
+"""What torch's functions are called, which of them are worth a row, and where torch hands them to a mode."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+import torch
+
+from modtrace.capture.classes import class_name, inherits
+
+ASKING: Final = frozenset((
+    "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size",
+    "data_ptr", "is_contiguous", "is_floating_point", "is_complex", "is_signed", "is_conj", "is_neg",
+    "is_inference", "is_same_size", "is_storage", "is_tensor", "is_set_to", "get_device", "has_names",
+    "untyped_storage", "_set_grad_enabled", "is_grad_enabled", "is_inference_mode_enabled", "storage",
+    "storage_type", "type_as_shape", "register_hook", "register_post_accumulate_grad_hook", "retain_grad",
+    "backward", "dim_order", "result_type", "can_cast", "__len__", "__hash__", "__repr__", "__format__",
+    "__dir__", "__reduce_ex__", "__deepcopy__", "__setstate__", "__cuda_array_interface__", "_is_view",
+    "_nested_tensor_size", "is_shared", "refine_names",
+))  # fmt: skip
+"""Functions that compute nothing, or whose work is a phase of its own: they are no rows."""
+
+
+def function_name(function: Any) -> str:
+    """What people call a function of torch: torch.pow, Tensor.view, F.relu."""
+    short = str(getattr(function, "__name__", "?"))
+    owner = getattr(function, "__objclass__", None)
+    if owner is not None and isinstance(owner, type):
+        return f"Tensor.{short}" if inherits(torch.Tensor, owner) else f"{class_name(owner)}.{short}"
+    module = getattr(function, "__module__", None)
+    if module == "torch.functional":
+        return f"torch.{short}"
+    if module == "torch.nn.functional":
+        return f"F.{short}"
+    qualified = str(getattr(function, "__qualname__", short))
+    if module in ("torch._tensor", "torch.Tensor") or qualified.startswith("Tensor."):
+        return f"Tensor.{short}"
+    holder = getattr(function, "__self__", None)
+    if getattr(holder, "__name__", None) == "torch._C._nn":
+        return f"F.{short}"
+    if holder is not None and getattr(holder, "__name__", "").startswith(("_VariableFunctions", "torch._C")):
+        return f"torch.{short}"
+    if isinstance(module, str) and module.startswith("torch._ops."):
+        return f"torch.ops.{module.removeprefix('torch._ops.')}.{short}"
+    return f"{module}.{short}" if isinstance(module, str) and module.startswith("torch") else f"torch.{short}"
+
+
+def _files() -> frozenset[str]:
+    """Files of torch whose functions hand themselves over to the mode before they do anything."""
+    modules: list[Any] = [
+        torch.nn.functional,
+        torch.overrides,
+        torch.functional,
+        torch._jit_internal,
+        torch.nn.init,
+    ]
+    modules += [sys.modules.get(name) for name in ("torch._tensor", "torch._VF", "contextlib")]
+    return frozenset(str(module.__file__) for module in modules if getattr(module, "__file__", None))
+
+
+DISPATCHING: Final = _files()
+
+
+def is_tracing() -> bool:
+    """Whether a graph is being made: those are no calls of the program."""
+    compiler: Any = torch.compiler
+    symbolic: Any = torch.fx._symbolic_trace
+    return bool(
+        compiler.is_dynamo_compiling()
+        or compiler._is_compiling_flag
+        or torch._C._get_tracing_state()
+        or symbolic._is_fx_tracing_flag
+    )
+
+
+def has_compiled() -> bool:
+    """Whether torch's compiler has compiled anything yet: what it made is guarded on the function modes."""
+    utils: Any = sys.modules.get("torch._dynamo.utils")
+    counters = getattr(utils, "counters", None)
+    return bool(counters and counters.get("frames", {}).get("total", 0))
