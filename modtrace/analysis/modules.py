@@ -29,8 +29,9 @@ def modules(stored: Stored) -> pd.DataFrame:
     `max_ns` are of the time that it took in each step, the first step in which it ran and steps in which operations
     were counted left out where there are more. `forward_flops` and `backward_flops` are sums over all calls with
     everything inside them, null where they are not known for each; `operations` are its own in one call, in order, and
-    `uncounted` those that have no formula. Calls made again by checkpointing are apart: `recompute_calls`, `recompute_ns`. `inputs` and `outputs` are the
-    signatures seen most often. A module that never ran has 0 calls and null times.
+    `uncounted` those that have no formula. Calls made again by checkpointing are apart: `recompute_calls`,
+    `recompute_ns`. `inputs` and `outputs` are the signatures seen most often. A module that never ran has 0 calls and
+    null times.
     """
     table, line = stored.table("modules"), timeline(stored).calls
     count = len(table)

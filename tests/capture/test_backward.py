@@ -358,7 +358,7 @@ def test_models_outside_the_trace_are_not_attributed():
 
 
 def test_long_ago_and_many_calls(monkeypatch):
-    monkeypatch.setattr("modtrace.capture.tracer.MANY_GROWN", 50)
+    monkeypatch.setattr("modtrace.capture.flushing.MANY_GROWN", 50)
     model = nn.Linear(2, 2)
     with modtrace.trace() as trace:
         early = model(torch.ones(1, 2))

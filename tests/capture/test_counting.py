@@ -248,7 +248,9 @@ def test_a_fused_layer_is_unknown_in_eval_and_known_in_training():
 
 
 def test_an_operation_of_the_users_own_is_named_as_uncounted():
-    @torch.library.custom_op("modtrace_test::product", mutates_args=())
+    from torch import library
+
+    @library.custom_op("modtrace_test::product", mutates_args=())
     def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a @ b
 
