@@ -21,6 +21,7 @@ import torch
 from modtrace.capture.formulas import Operation, flops, operation
 from modtrace.capture.lanes import MODE_SHIFT, Lane, Lanes
 from modtrace.capture.modes import take_out_dispatch_mode
+from modtrace.capture.seen import Entry
 from modtrace.capture.signature import keywords_key
 from modtrace.capture.unseen import see_through, unseen
 from modtrace.text import plain
@@ -135,12 +136,12 @@ class Counting:
 
     # root calls -------------------------------------------------------------------------------------------------
 
-    def begin(self, lane: Lane, number: int, given: int, mode: int, frame: FrameType) -> int:
+    def begin(self, lane: Lane, entry: Entry, given: int, mode: int, frame: FrameType) -> int:
         """Decide whether a root call that is about to begin is counted; `mode` with the bit that says so.
 
         Args:
             lane: that of the calling thread.
-            number: the module's.
+            entry: the module's.
             given: signature of the positional arguments.
             mode: bits of schema's `mode` in their place.
             frame: that of `_call_impl`, which knows the keyword arguments.
@@ -150,8 +151,14 @@ class Counting:
             return mode
         named = frame.f_locals.get("kwargs")
         key = self._state.signatures.number(keywords_key(named)) if named else 0
+        number = entry.number
         kind = (number, given, key, bits)
-        if kind in self._kinds or len(self._kinds) >= MANY_KINDS or not self._affordable(number):
+        known = kind in self._kinds
+        if not known and (len(self._kinds) >= MANY_KINDS or not self._affordable(number)):
+            return mode
+        if not named:
+            entry.counted = given | mode
+        if known:
             return mode
         self._kinds.add(kind)
         self._of_module[number] = self._of_module.get(number, 0) + 1
@@ -365,7 +372,7 @@ def _crossing(clock: Any) -> int:
     if core._len_torch_dispatch_stack() or core._functorch.maybe_current_level() is not None:
         return 0
     with core.DisableTorchFunction():
-        value = torch.empty(2, 3, device="meta")
+        value = torch.empty(0, device="cpu")  # the first operation on a meta tensor imports for a second
         inside: list[int] = []
         mode = Mode(lambda *seen: inside.append(seen[-2] + clock() - seen[-1]), clock)
         plain_ns = min(_time(value, clock) for _ in range(5))

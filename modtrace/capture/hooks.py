@@ -49,7 +49,7 @@ def build(state: State, frame_depth: int) -> tuple[Hook, Hook]:
     return pre, post
 
 
-def _pre_hook(state: State, frame_depth: int) -> Hook:
+def _pre_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901, PLR0915 - as for the post-hook
     is_dynamo_compiling = torch.compiler.is_dynamo_compiling
     get_frame = sys._getframe
     lanes, clock, next_node = state.lanes, state.clock, state.next_node
@@ -86,7 +86,9 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:
                 given = _arguments(state, lane, args) if args else empty
             if mode:
                 if mode & OUTERMOST:
-                    mode = state.count(lane, entry.number, given, mode ^ OUTERMOST, get_frame(frame_depth))
+                    mode ^= OUTERMOST
+                    if entry.counted != given | mode:
+                        mode = state.count(lane, entry, given, mode, get_frame(frame_depth))
                 given |= mode
             frame_id = id(get_frame(frame_depth))
             if module._forward_hooks:
@@ -106,7 +108,7 @@ def _post_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901 - the hot 
     entry_of = state.registry.entries.get
     absent = object()
 
-    def post(module: Any, args: Any, kwargs: Any, output: Any = absent) -> None:
+    def post(module: Any, args: Any, kwargs: Any, output: Any = absent) -> None:  # noqa: C901
         if is_dynamo_compiling():
             return
         now = clock()
@@ -130,7 +132,9 @@ def _post_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901 - the hot 
             alike, requires_grad, result = entry.returned
             if not alike(output) or (not grad_enabled() and has_grad(output) is not requires_grad):
                 result, requires_grad = _result(state, lane, entry, output)
-            named = _keywords(state, lane, kwargs) if kwargs else 0
+            named = 0
+            if kwargs:
+                named, entry.counted = _keywords(state, lane, kwargs), -1
             if lane.tails and own_hooks.begins(lane, now, named, result, output):
                 return
             lane.extend((call, entry.number, given, len(calls) - 1, start, named, result, now))
@@ -178,10 +182,10 @@ def _begin(state: State, lane: Lane, module: Any, caller: FrameType | None) -> i
         lane.transformed = len(lane.calls) + 1
     if lane.calls and lane.calls[-1][2].kind == MODULE:
         return 0
-    root = is_root(lane)
+    root = not lane.calls or is_root(lane)
     if root and state.admits is not None and not state.admits(module):
         return NOT_LOOKED_AT
-    return _mode(module) | (OUTERMOST if root and state.counts else 0)
+    return _mode(module) | OUTERMOST if root and state.counts else _mode(module)
 
 
 def unwind(lane: Lane, frame: FrameType | None) -> None:

@@ -38,10 +38,11 @@ class Entry:
     number: of the module, or of the label where `kind` is one of things without a module.
     kind: index into schema.KINDS.
     code: of the frame that runs an execution; None where no frame says whether it still runs.
+    counted: signature and mode of a root call of it, without keyword arguments, whose operations have been counted.
     sites: places in it that call functions, while functions are recorded.
     """
 
-    __slots__ = ("code", "given", "kind", "number", "returned", "sites")
+    __slots__ = ("code", "counted", "given", "kind", "number", "returned", "sites")
 
     def __init__(self, number: int, kind: int = MODULE, code: CodeType | None = CALL_IMPL) -> None:
         self.number = number
@@ -49,6 +50,7 @@ class Entry:
         self.code = code
         self.given: Memory = NOTHING
         self.returned: Memory = NOTHING
+        self.counted = -1
         self.sites: dict[Any, Any] = {}
 
 

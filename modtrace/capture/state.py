@@ -11,6 +11,7 @@ import torch
 from modtrace.capture.lanes import Lane, Lanes
 from modtrace.capture.raised import Errors
 from modtrace.capture.registry import Registry
+from modtrace.capture.seen import Entry
 from modtrace.capture.signature import Signatures
 
 
@@ -58,7 +59,7 @@ class State:
         self.fault = fault
         self.warn = warn
         self.admits = admits
-        self.count: Callable[[Lane, int, int, int, FrameType], int] = _not_counted
+        self.count: Callable[[Lane, Entry, int, int, FrameType], int] = _not_counted
         self.counts = False
         self.stands_in: Callable[[], bool] = _never
         self.next_node = _next_node()
@@ -71,7 +72,7 @@ def _never() -> bool:
     return False
 
 
-def _not_counted(_lane: Lane, _number: int, _given: int, mode: int, _frame: FrameType) -> int:
+def _not_counted(_lane: Lane, _entry: Entry, _given: int, mode: int, _frame: FrameType) -> int:
     return mode
 
 
