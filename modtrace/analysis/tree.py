@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from modtrace.analysis.paths import Folded, folded
 from modtrace.analysis.phases import RECOMPUTE
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import BACKWARD
+from modtrace.trace.schema import BACKWARD, FUNCTION
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -31,6 +32,7 @@ class Tree:
 
     depth: Ints
     label: list[str]
+    function: Bools
     recompute: Bools
     backward: Bools
     type: list[str]
@@ -52,7 +54,8 @@ def merged(stored: Stored, process: int | None = None) -> Tree:
     groups = folded(stored)
     group = groups.group[column(table, "call")]
     recomputed = nullable_codes(table, "phase") == RECOMPUTE
-    variant = 2 * (column(table, "kind") == BACKWARD) + recomputed
+    kind = column(table, "kind")
+    variant = 2 * (kind == BACKWARD) + recomputed
     node, parent, depth, key = _nodes(table, group << 2 | variant)
     of_group = key >> 2
     count = len(parent)
@@ -70,6 +73,7 @@ def merged(stored: Stored, process: int | None = None) -> Tree:
     return Tree(
         depth=depth[order],
         label=[_label(names, groups, of_group, parent, int(at)) for at in order],
+        function=np.bincount(node[kind == FUNCTION], minlength=count)[order] > 0,
         recompute=(key[order] & 1) == 1,
         backward=(key[order] & 2) == 2,
         type=[groups.type[of_group[at]] for at in order],
@@ -82,6 +86,21 @@ def merged(stored: Stored, process: int | None = None) -> Tree:
         inputs=texts("inputs"),
         outputs=texts("outputs"),
     )
+
+
+def without_functions(tree: Tree) -> Tree:
+    """The tree without functions that nothing else is inside of."""
+    keep = ~tree.function
+    below = 0  # the depth at which the nearest kept node behind stands
+    for at in range(len(keep) - 1, -1, -1):
+        depth = int(tree.depth[at])
+        keep[at] = keep[at] or below > depth
+        below = depth if keep[at] else min(below, depth)
+    chosen = np.flatnonzero(keep)
+    held: dict[str, Any] = {field.name: getattr(tree, field.name) for field in fields(Tree)}
+    for name, values in held.items():
+        held[name] = [values[at] for at in chosen] if isinstance(values, list) else values[chosen]
+    return Tree(**held)
 
 
 def _nodes(table: pa.Table, group: Ints) -> tuple[Ints, Ints, Ints, Ints]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +119,28 @@ def _keys(stored: Stored, table: pa.Table) -> Ints:
     root = roots[np.maximum(np.searchsorted(roots, of, side="right") - 1, 0)]
     # Checkpointing stops a call that it makes again as soon as it has what it needs, so that is another computation.
     bits = mode[root].astype(np.int64) & (NO_GRAD | EVALUATING | IN_BACKWARD)
-    return np.where(some, ((module * signatures + inputs[of]) * 8 + bits) * 2 + backward, -1)
+    alike = _alike(stored)[module]
+    return np.where(some, ((alike * signatures + inputs[of]) * 8 + bits) * 2 + backward, -1)
+
+
+def _alike(stored: Stored) -> Ints:
+    """For each module one that computes the same: itself, or of torch's own classes the first with the same description
+    and parameters. A criterion made anew in every forward is known by the first.
+    """
+    table = stored.table("modules")
+    kinds: dict[Any, int] = {}
+    names = ("type", "type_module", "extra_repr", "parameters")
+    columns = [table.column(name).to_pylist() for name in names]
+    found = []
+    for number, (kind, holder, described, parameters) in enumerate(zip(*columns, strict=True)):
+        if described is None or not holder.startswith("torch.nn.modules."):
+            found.append(number)
+            continue
+        tensors = [
+            (one["path"], tuple(one["shape"] or ()), one["dtype"], one["requires_grad"]) for one in parameters
+        ]
+        found.append(kinds.setdefault((kind, holder, described, tuple(tensors)), number))
+    return np.array([*found, 0], np.int64)
 
 
 def _looked_up(keys: Ints, row: Ints, known: Bools) -> tuple[Ints, Bools]:

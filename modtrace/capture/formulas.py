@@ -7,6 +7,7 @@ moves data counts nothing by convention. What may multiply matrices but has no f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -121,6 +122,10 @@ def _more() -> dict[str, Formula]:
         "dot": _of_product,
         "vdot": _of_product,
         "addmv": _of_addmm,
+        "mkldnn_rnn_layer": _of_recurrent_layer,
+        "mkldnn_rnn_layer_backward": partial(_twice, _of_recurrent_layer),
+        "_cudnn_rnn": _of_recurrent,
+        "_cudnn_rnn_backward": partial(_twice, _of_recurrent),
         "mkldnn_convolution": _of_convolution,
         "miopen_convolution": _of_convolution,
     }
@@ -139,6 +144,20 @@ def _of_product(left: Any, right: Any, *_: Any, **__: Any) -> int:
 
 def _of_addmm(_: Any, left: Any, right: Any, *__: Any, **___: Any) -> int:
     return _of_product(left, right)
+
+
+def _of_recurrent(given: Any, weights: Any, *_: Any, **__: Any) -> int:
+    """Every step of every sequence meets every matrix of every layer and direction once."""
+    return int(2 * math.prod(given[:-1]) * sum(math.prod(shape) for shape in weights if len(shape) == 2))
+
+
+def _of_recurrent_layer(given: Any, from_input: Any, from_hidden: Any, *_: Any, **__: Any) -> int:
+    return _of_recurrent(given, (from_input, from_hidden))
+
+
+def _twice(formula: Formula, *shapes: Any, **named: Any) -> int:
+    """A backward of matrix products: one for the gradient of the inputs, one for that of the matrices."""
+    return int(2 * formula(*shapes, **named))
 
 
 def _of_convolution(given: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.findings import findings
 from modtrace.analysis.summary import Row, Summary, summarise
-from modtrace.analysis.tree import merged
+from modtrace.analysis.tree import merged, without_functions
 from modtrace.text import fit, pad, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored
@@ -44,7 +44,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     if failed and failure is not None:
         middle = ["", *_failure(failure, width)][: max(room - 6, 3)]
     else:
-        nodes, limit = merged(stored, 0), min(14, max(room - 9, 3))
+        nodes, limit = without_functions(merged(stored, 0)), min(14, max(room - 9, 3))
         if says_something(nodes, limit):
             middle = ["", *tree_lines(nodes, width=width, wall_ns=found.wall_ns, limit=limit)]
     table = _table(found, width, max(room - len(middle) - 4, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
 import torch
@@ -455,3 +456,49 @@ def test_a_compiled_region_is_unknown_and_compiles_as_it_would():
             check=True,
         )
         assert done.stdout.splitlines() == [f"{graphs} 1", "[-1, 192, -1]"]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_count_as_their_products_do(kind):
+    """torch's fused kernel of a CPU beside the products that it stands for."""
+    given = torch.randn(5, 3, 6, requires_grad=True)
+
+    def run(**options):
+        model = kind(6, 7, 2, bidirectional=True)
+        with warnings.catch_warnings(), modtrace.trace() as t:
+            warnings.simplefilter("ignore")  # torch's own, about accelerators that are not there
+            with torch.backends.mkldnn.flags(**options):
+                model(given)[0].sum().backward()
+        return t.modules[["forward_flops", "backward_flops"]].iloc[0].tolist()
+
+    forward = 2 * 5 * 3 * gates(kind) * 7 * ((6 + 7) + (14 + 7)) * 2
+    assert run(enabled=False)[0] == forward
+    assert run(enabled=True) == [forward, 2 * forward]
+
+
+def gates(kind):
+    return {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[kind]
+
+
+def test_the_formula_of_cudas_recurrent_kernel():
+    from modtrace.capture.formulas import _of_recurrent
+
+    weights = [(28, 6), (28, 7), (28,), (28,)]
+    assert _of_recurrent((5, 3, 6), weights, 4, None, (1, 3, 7)) == 2 * 5 * 3 * 28 * 13
+    assert _of_recurrent((15, 6), weights, 4, None, (1, 3, 7)) == 2 * 15 * 28 * 13  # packed
+
+
+def test_a_criterion_made_in_every_forward_is_known_by_the_first():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x, target):
+            return nn.CrossEntropyLoss()(self.linear(x), target)
+
+    model, given = Net(), (torch.ones(2, 4), torch.tensor([0, 2]))
+    with modtrace.trace() as t:
+        for _ in range(3):
+            model(*given).backward()
+    assert t.steps["flops"].tolist() == [3 * 48 - 48] * 3  # the input needs no gradient
