@@ -7,6 +7,7 @@ is one only for what is left behind when no hook runs any more.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -82,14 +83,26 @@ class Flusher:
         """
         while self._running():
             time.sleep(WATCH_SECONDS)
+            if self._clock() - self._paced_at > INSIDE_NS and os.getpid() == self._pid:
+                self.flush_apart()
+
+    def flush_apart(self) -> None:
+        """Write from a thread that is not the program's.
+
+        Python collects garbage in whichever thread allocates, and would run the program's finalizers here: that of a
+        DataLoader's iterator waits for its workers, which only ends in the thread that made them.
+        """
+        collects = gc.isenabled()
+        gc.disable()
+        try:
             waiting = any(lane.records or lane.calls for lane in list(self._table.all))
-            if waiting and self._clock() - self._paced_at > INSIDE_NS and os.getpid() == self._pid:
-                if not self._running():
-                    return
-                try:
-                    self.flush(idle=True)
-                except Exception as fault:
-                    self._state.fault(fault)
+            if waiting and self._running():
+                self.flush(idle=True)
+        except Exception as fault:
+            self._state.fault(fault)
+        finally:
+            if collects:
+                gc.enable()
 
     def flush(self, *, idle: bool = False, wait: bool = False) -> None:
         """Write a block of every lane. When one is being written this returns, or waits for it, if it is not this very
