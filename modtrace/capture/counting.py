@@ -327,6 +327,7 @@ class Counting:
             and not self._state.off
             and _core._len_torch_dispatch_stack() == 0
             and torch._C._functorch.maybe_current_level() is None
+            and not _core._autograd._profiler_enabled()  # it would show each operation twice
         )
 
     def _affordable(self, number: int) -> bool:

@@ -504,3 +504,14 @@ def test_a_criterion_made_in_every_forward_is_known_by_the_first():
         for _ in range(3):
             model(*given).backward()
     assert t.steps["flops"].tolist() == [3 * 48 - 48] * 3  # the input needs no gradient
+
+
+def test_nothing_is_counted_while_the_program_profiles():
+    """torch's profiler would show each operation twice: as it was called, and as the mode called it on."""
+    model, given = nn.Linear(4, 4), torch.ones(2, 4)
+    with modtrace.trace() as t:
+        with torch.profiler.profile() as profiler:
+            model(given)
+        model(given)
+    assert sum(event.key == "aten::addmm" for event in profiler.events()) == 1
+    assert t.steps["counted"].tolist() == [False, True]
