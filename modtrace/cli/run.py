@@ -26,7 +26,7 @@ OPTIONS: Final = (
     Option(("-f", "--force"), None, "replace a trace that stands there"),
     Option(("-q", "--quiet"), None, "print only where the trace was saved"),
     Option(("--print",), "WHAT", "summary (default), tree or none"),
-    Option(("--functions",), None, "record torch's functions too, below the module that calls them"),
+    Option(("--functions",), None, "record torch's functions too, below the module that calls them (main thread)"),
     Option(("--no-flops",), None, "do not count FLOPs and operations in first calls"),
     Option(("--no-messages",), None, "keep only the types of exceptions, not their messages"),
     Option(("--max-size",), "SIZE", "stop recording at this size on disk (default 4GB)"),
