@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from modtrace.errors import TraceError
 from modtrace.trace.arrow import arrow_schema
-from modtrace.trace.schema import BACKWARD, KINDS, MODULE, STATUSES, THREAD_SHIFT, UNFINISHED
+from modtrace.trace.schema import BACKWARD, CATEGORIES, KINDS, MODULE, STATUSES, THREAD_SHIFT, UNFINISHED
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -57,6 +57,9 @@ def merge(
     offsets = {name: np.cumsum([0, *map(len, found)]) for name, found in keys.items()}
     tables["names"] = _names(raw["names"], keys["modules"], offsets["modules"])
     tables["gaps"] = _with_process(raw["gaps"])
+    for name in ("allocations", "watched"):
+        tables[name] = _with_process(raw[name])
+    _check_memory(tables["allocations"], tables["watched"])
     parts, work = [], []
     start = 0
     for index, (calls, opened) in enumerate(zip(raw["calls"], raw["open"], strict=False)):
@@ -78,6 +81,25 @@ def merge(
     tables["calls"] = _calls_table(parts)
     tables["work"] = pa.concat_tables(work) if work else arrow_schema("work").empty_table()
     return tables, notes
+
+
+def _check_memory(allocations: pa.Table, watched: pa.Table) -> None:
+    """Raise TraceError for times and sizes that cannot be true."""
+    at, size = _ints(allocations, "at_ns"), _ints(allocations, "size_bytes")
+    freed = _ints(
+        allocations.set_column(
+            1, "freed_ns", pc.coalesce(allocations.column("freed_ns"), allocations.column("at_ns"))
+        ),
+        "freed_ns",
+    )
+    category = pc.fill_null(allocations.column("category"), 0).to_numpy()
+    times = [at, freed, _ints(watched, "from_ns"), _ints(watched, "to_ns")]
+    if any(bool((np.abs(some) > _LIMIT).any()) for some in times) or bool((freed < at).any()):
+        raise TraceError("the trace contradicts itself: memory was freed before it was allocated")
+    if bool(((size < 0) | (size > _LIMIT)).any()) or bool(
+        ((category < 0) | (category >= len(CATEGORIES))).any()
+    ):
+        raise TraceError("the trace contradicts itself: an allocation is impossible")
 
 
 def _work(part: pa.Table, ids: Ints, start: int) -> pa.Table:

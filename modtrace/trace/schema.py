@@ -33,6 +33,10 @@ NO_GRAD, EVALUATING, IN_BACKWARD, COUNTED = 1, 2, 4, 8
 counted, so the times of the call and of those inside it include that.
 """
 
+CATEGORIES: Final = ("parameter", "buffer", "gradient", "optimizer_state", "activation", "temporary")
+"""What memory is held for. `activation` and `temporary` are not recorded: they follow from when it was freed."""
+PARAMETER, BUFFER, GRADIENT, OPTIMIZER_STATE, ACTIVATION, TEMPORARY = range(6)
+
 STATUSES: Final = ("ok", "raised", "aborted", "unfinished")
 """`calls.status` is an index into this. aborted: left by a BaseException; unfinished: open when recording ended."""
 
@@ -163,6 +167,20 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("flops", "int64", "of its own operations, those of calls inside left out; a multiply-accumulate is two"),
         Column("uncounted", "list<string>", "its operations that may multiply matrices and have no formula"),
         Column("operations", "list<string>", "its own operations in order, as torch's dispatcher names them"),
+    ),
+    # Memory while it was watched (--memory): one row an allocation, and one for what was held when watching began.
+    "allocations": (
+        Column("at_ns", "int64", "nanoseconds since the start of recording: when it was allocated, or watching began"),
+        Column("freed_ns", "int64", "when it was freed; null for what was held when watching ended", True),
+        Column("size_bytes", "int64", "bytes"),
+        Column("device", "string", "cpu, cuda:0"),
+        Column("thread", "int32", "as the threads of calls; null for one that ran no module", True),
+        Column("category", "int8", "index into CATEGORIES where the holder is known", True),
+    ),
+    # When memory was watched: one row a stretch of time. Nothing is known of what was outside.
+    "watched": (
+        Column("from_ns", "int64", "nanoseconds since the start of recording"),
+        Column("to_ns", "int64", "likewise"),
     ),
     "errors": (
         Column("error", "int32", "key, one an exception object"),

@@ -1,0 +1,193 @@
+"""Memory while it was watched: the curve over time, who holds what at any moment, and the peak of each call.
+
+An allocation belongs to the innermost call that ran on its thread when it was made. What a forward has allocated and
+still holds when its root call ends is kept for backward: an activation. What is held for nothing known is temporary.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.phases import EVAL, FORWARD
+from modtrace.analysis.timeline import timeline
+from modtrace.trace.reader import Stored
+from modtrace.trace.schema import ACTIVATION, MODULE, TEMPORARY
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+NEVER = (1 << 62) - 1
+"""When memory that was still held at the end of watching is freed."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The allocations of one process on one device, an array element one; in order of time.
+
+    call: row of the timeline that was innermost when it was made, -1 for none.
+    category: index into schema.CATEGORIES.
+    """
+
+    device: str
+    at_ns: Ints
+    freed_ns: Ints
+    size_bytes: Ints
+    category: Ints
+    call: Ints
+
+    def alive(self, moment_ns: int) -> Bools:
+        """Which are held at a moment."""
+        held: Bools = (self.at_ns <= moment_ns) & (self.freed_ns > moment_ns)
+        return held
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Bytes held over time: `held_bytes[i]` from `at_ns[i]` until the next."""
+
+    at_ns: Ints
+    held_bytes: Ints
+
+
+@dataclass(frozen=True)
+class OfCalls:
+    """What calls did to memory, an array element a row of the timeline; -1 in `peak_bytes` where it is not known."""
+
+    delta_bytes: Ints
+    peak_bytes: Ints
+    known: Bools
+
+
+_made: weakref.WeakKeyDictionary[Stored, list[Memory]] = weakref.WeakKeyDictionary()
+
+
+def memory(stored: Stored) -> list[Memory]:
+    """The allocations of each process and device that were watched; made once."""
+    if stored not in _made:
+        _made[stored] = _memory(stored)
+    return _made[stored]
+
+
+def _memory(stored: Stored) -> list[Memory]:
+    table, calls = stored.table("allocations"), timeline(stored).calls
+    devices = table.column("device").to_pylist()
+    process = column(table, "process")
+    call_process = column(calls, "process")
+    found = []
+    for number, name in sorted({*zip(process.tolist(), devices, strict=True)}):
+        mine = (process == number) & (np.array(devices, object) == name)
+        low, high = np.searchsorted(call_process, [number, number + 1]).tolist()
+        found.append(_of_device(table.filter(pa.array(mine)), calls.slice(low, high - low), low, name))
+    return found
+
+
+def _of_device(table: pa.Table, calls: pa.Table, first: int, device: str) -> Memory:
+    order = np.argsort(column(table, "at_ns"), kind="stable")
+    table = table.take(pa.array(order))
+    at = column(table, "at_ns").astype(np.int64)
+    freed, known = values_and_known(table, "freed_ns")
+    freed = np.where(known, freed, NEVER)
+    category, named = values_and_known(table, "category")
+    inner = innermost(calls, at, nullable_codes(table, "thread"))
+    kept = _kept_for_backward(calls, inner, freed)
+    derived = np.where(kept, ACTIVATION, TEMPORARY)
+    return Memory(
+        device,
+        at,
+        freed,
+        column(table, "size_bytes").astype(np.int64),
+        np.where(named, category, derived).astype(np.int64),
+        np.where(inner >= 0, inner + first, -1),
+    )
+
+
+def innermost(calls: pa.Table, at_ns: Ints, thread: Ints) -> Ints:
+    """For moments on threads the innermost call that runs then, as its position in `calls`; -1 for none."""
+    start, parent = column(calls, "start_ns"), column(calls, "parent")
+    duration, known = values_and_known(calls, "duration_ns")
+    end = np.where(known, start + duration, start)
+    threads = column(calls, "thread")
+    first = int(column(calls, "call")[0]) if len(calls) else 0
+    found = np.full(len(at_ns), -1, np.int64)
+    for number in np.unique(thread[thread >= 0]).tolist():
+        here = np.flatnonzero(thread == number)
+        low, high = np.searchsorted(threads, [number, number + 1])
+        at = np.searchsorted(start[low:high], at_ns[here], side="right") - 1 + low
+        at[at < low] = -1
+        while True:
+            out = (at >= 0) & (end[at] <= at_ns[here])
+            if not out.any():
+                break
+            over = parent[at[out]]
+            at[out] = np.where(over >= 0, over - first, -1)
+        found[here] = at
+    return found
+
+
+def _kept_for_backward(calls: pa.Table, inner: Ints, freed: Ints) -> Bools:
+    """Which allocations were made in the forward of a training step and outlived its root call."""
+    if not len(calls):
+        return np.zeros(len(inner), np.bool_)
+    phase, kind = nullable_codes(calls, "phase"), column(calls, "kind")
+    last, first = column(calls, "last_call"), int(column(calls, "call")[0])
+    start = column(calls, "start_ns")
+    end = start + values_and_known(calls, "duration_ns")[0]
+    parent = column(calls, "parent") - first
+    roots = np.flatnonzero((kind == MODULE) & ((parent < 0) | (kind[np.maximum(parent, 0)] != MODULE)))
+    if not len(roots):
+        return np.zeros(len(inner), np.bool_)
+    at = np.searchsorted(roots, inner, side="right") - 1
+    root = roots[np.maximum(at, 0)]
+    inside = (inner >= 0) & (at >= 0) & (last[root] - first >= inner)
+    kept: Bools = inside & (phase[root] == FORWARD) & (phase[root] != EVAL) & (freed > end[root])
+    return kept
+
+
+def curve(held: Memory) -> Curve:
+    """Bytes held over time on one device."""
+    freed = held.freed_ns < NEVER
+    times = np.concatenate([held.at_ns, held.freed_ns[freed]])
+    change = np.concatenate([held.size_bytes, -held.size_bytes[freed]])
+    order = np.argsort(times, kind="stable")
+    return Curve(times[order], np.cumsum(change[order]))
+
+
+def peak_at(held: Memory) -> int:
+    """The moment at which most was held, nanoseconds since the start of recording; -1 for no allocation."""
+    line = curve(held)
+    return int(line.at_ns[int(line.held_bytes.argmax())]) if len(line.at_ns) else -1
+
+
+def of_calls(stored: Stored) -> OfCalls:
+    """What each row of the timeline did to the memory of its process, devices added up, while it was watched."""
+    calls = timeline(stored).calls
+    start = column(calls, "start_ns")
+    duration, timed = values_and_known(calls, "duration_ns")
+    end, process = start + duration, column(calls, "process")
+    delta, peak = np.zeros(len(calls), np.int64), np.zeros(len(calls), np.int64)
+    known = np.zeros(len(calls), np.bool_)
+    table = stored.table("watched")
+    for number in sorted(set(column(table, "process").tolist())):
+        mine = np.flatnonzero(timed & (process == number))
+        spans = table.filter(pa.array(column(table, "process") == number))
+        low, high = column(spans, "from_ns"), column(spans, "to_ns")
+        at = np.searchsorted(low, start[mine], side="right") - 1
+        known[mine] = (at >= 0) & (end[mine] <= high[np.maximum(at, 0)])
+    for held in memory(stored):
+        line = curve(held)
+        rows = np.flatnonzero(known)
+        if not len(rows) or not len(line.at_ns):
+            continue
+        before = np.searchsorted(line.at_ns, start[rows], side="right") - 1
+        after = np.searchsorted(line.at_ns, end[rows], side="right") - 1
+        level = np.append(line.held_bytes, 0)
+        delta[rows] += level[after] - level[before]
+        pairs = np.stack([np.maximum(before, 0), np.maximum(after, 0) + 1], 1).ravel()
+        peak[rows] += np.maximum.reduceat(level, pairs)[::2]
+    return OfCalls(delta, np.where(known, peak, -1), known)
