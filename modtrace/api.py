@@ -228,6 +228,7 @@ def trace(
     force: bool = False,
     functions: bool = False,
     flops: bool = True,
+    memory: str | None = None,
     messages: bool = True,
     max_bytes: int | None = 4 << 30,
 ) -> Recording:
@@ -242,6 +243,7 @@ def trace(
         functions: record torch's functions too, as rows below the module that called them, on the thread that starts
             the trace.
         flops: count FLOPs and operations of each module, in the first call and backward with inputs of a kind.
+        memory: steps in which memory is watched, such as "0:3".
         messages: keep the first line of exceptions' messages; False keeps their types only.
         max_bytes: recording stops, the program goes on, when the trace on disk has grown to this.
 
@@ -250,7 +252,13 @@ def trace(
     """
     if model is not None and "torch" in sys.modules and not isinstance(model, sys.modules["torch"].nn.Module):
         raise UsageError(f"trace() takes a torch.nn.Module, not {type(model).__name__}; path= names the file")
-    options = {"functions": functions, "flops": flops, "messages": messages, "max_bytes": max_bytes}
+    options = {
+        "functions": functions,
+        "flops": flops,
+        "memory": memory,
+        "messages": messages,
+        "max_bytes": max_bytes,
+    }
     return Recording(model, path, force=force, options=options)
 
 

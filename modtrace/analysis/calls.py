@@ -15,6 +15,7 @@ from modtrace.analysis.columns import (
     nullable,
     nullable_codes,
 )
+from modtrace.analysis.memory import of_calls
 from modtrace.analysis.phases import NAMES as PHASE_NAMES
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import work
@@ -24,7 +25,7 @@ from modtrace.trace.schema import CALL_COLUMNS, KINDS, STATUSES
 Ints = npt.NDArray[np.int64]
 
 _NULLABLE = ("duration_ns", "self_ns", "tracer_ns", "hooks_ns")
-_NOT_RECORDED = ("device_ns", "memory_delta_bytes", "memory_peak_bytes")
+_NOT_RECORDED = ("device_ns",)
 
 
 def calls(stored: Stored) -> pd.DataFrame:
@@ -66,6 +67,9 @@ def calls(stored: Stored) -> pd.DataFrame:
     nothing = pd.arrays.IntegerArray(np.zeros(len(table), np.int64), np.ones(len(table), np.bool_))
     for name in _NOT_RECORDED:
         data[name] = nothing.copy()
+    held = of_calls(stored)
+    data["memory_delta_bytes"] = pd.arrays.IntegerArray(held.delta_bytes, ~held.known)
+    data["memory_peak_bytes"] = pd.arrays.IntegerArray(np.maximum(held.peak_bytes, 0), ~held.known)
     computed = work(stored).flops
     data["source_file"], data["source_line"] = _sources(line.places, label)
     data["flops"] = pd.arrays.IntegerArray(np.maximum(computed, 0), computed < 0)

@@ -34,6 +34,7 @@ class Memory:
     category: index into schema.CATEGORIES.
     """
 
+    process: int
     device: str
     at_ns: Ints
     freed_ns: Ints
@@ -83,11 +84,13 @@ def _memory(stored: Stored) -> list[Memory]:
     for number, name in sorted({*zip(process.tolist(), devices, strict=True)}):
         mine = (process == number) & (np.array(devices, object) == name)
         low, high = np.searchsorted(call_process, [number, number + 1]).tolist()
-        found.append(_of_device(table.filter(pa.array(mine)), calls.slice(low, high - low), low, name))
+        found.append(
+            _of_device(table.filter(pa.array(mine)), calls.slice(low, high - low), low, number, name)
+        )
     return found
 
 
-def _of_device(table: pa.Table, calls: pa.Table, first: int, device: str) -> Memory:
+def _of_device(table: pa.Table, calls: pa.Table, first: int, process: int, device: str) -> Memory:
     order = np.argsort(column(table, "at_ns"), kind="stable")
     table = table.take(pa.array(order))
     at = column(table, "at_ns").astype(np.int64)
@@ -98,6 +101,7 @@ def _of_device(table: pa.Table, calls: pa.Table, first: int, device: str) -> Mem
     kept = _kept_for_backward(calls, inner, freed)
     derived = np.where(kept, ACTIVATION, TEMPORARY)
     return Memory(
+        process,
         device,
         at,
         freed,
@@ -169,9 +173,21 @@ def of_calls(stored: Stored) -> OfCalls:
     calls = timeline(stored).calls
     start = column(calls, "start_ns")
     duration, timed = values_and_known(calls, "duration_ns")
-    end, process = start + duration, column(calls, "process")
-    delta, peak = np.zeros(len(calls), np.int64), np.zeros(len(calls), np.int64)
-    known = np.zeros(len(calls), np.bool_)
+    return of_stretches(stored, start, start + duration, column(calls, "process"), timed)
+
+
+def peak_of_steps(stored: Stored, low: int, high: int, start: Ints, end: Ints) -> Ints:
+    """The most that was held in each step of one process, whose rows are those from `low` to `high`; -1 for unknown."""
+    process = column(timeline(stored).calls.slice(low, high - low), "process")
+    number = int(process[0]) if len(process) else -1
+    each = np.full(len(start), number, np.int64)
+    return of_stretches(stored, start, end, each, end > start).peak_bytes
+
+
+def of_stretches(stored: Stored, start: Ints, end: Ints, process: Ints, timed: Bools) -> OfCalls:
+    """What was held and by how much it changed in stretches of time of processes; unknown where not `timed`."""
+    delta, peak = np.zeros(len(start), np.int64), np.zeros(len(start), np.int64)
+    known = np.zeros(len(start), np.bool_)
     table = stored.table("watched")
     for number in sorted(set(column(table, "process").tolist())):
         mine = np.flatnonzero(timed & (process == number))
@@ -180,14 +196,13 @@ def of_calls(stored: Stored) -> OfCalls:
         at = np.searchsorted(low, start[mine], side="right") - 1
         known[mine] = (at >= 0) & (end[mine] <= high[np.maximum(at, 0)])
     for held in memory(stored):
-        line = curve(held)
-        rows = np.flatnonzero(known)
+        line, rows = curve(held), np.flatnonzero(known & (process == held.process))
         if not len(rows) or not len(line.at_ns):
             continue
         before = np.searchsorted(line.at_ns, start[rows], side="right") - 1
         after = np.searchsorted(line.at_ns, end[rows], side="right") - 1
-        level = np.append(line.held_bytes, 0)
+        level = np.append(line.held_bytes, 0)  # nothing is held before the first: that is level[-1]
         delta[rows] += level[after] - level[before]
         pairs = np.stack([np.maximum(before, 0), np.maximum(after, 0) + 1], 1).ravel()
-        peak[rows] += np.maximum.reduceat(level, pairs)[::2]
+        peak[rows] += np.where(after >= 0, np.maximum.reduceat(level, pairs)[::2], 0)
     return OfCalls(delta, np.where(known, peak, -1), known)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from modtrace.analysis.around import root_calls
 from modtrace.analysis.calls import error_texts, names
 from modtrace.analysis.columns import categorical, column, distinct_texts, nullable_codes, values_and_known
+from modtrace.analysis.memory import peak_of_steps
 from modtrace.analysis.phases import FORWARD, RECOMPUTE, Steps
 from modtrace.analysis.timeline import Timeline, timeline
 from modtrace.analysis.work import work_of_steps
@@ -36,8 +37,8 @@ def steps(stored: Stored) -> pd.DataFrame:
     across its border; `calls` counts module calls, `recomputed` those made again in backward. `samples` adds up the
     first dimension of what its training forwards were given, `tokens` the first two where that is integers. `flops`
     adds up module calls and backwards, null where a part is not known, and `flops_per_s` is that over the duration.
-    `counted` says that operations were counted in the step, so that its times include that. `memory_peak_bytes` is not
-    recorded yet.
+    `counted` says that operations were counted in the step, so that its times include that. `memory_peak_bytes` is the
+    most that was held in it, where memory was watched.
     """
     line = timeline(stored)
     table = line.calls
@@ -81,7 +82,7 @@ def _of_process(stored: Stored, line: Timeline, found: Steps, low: int, high: in
         "tokens": _masked(tokens),
         "flops": _masked(flops),
         "flops_per_s": _masked(np.where(duration > 0, flops * 1e9 // np.maximum(duration, 1), -1)),
-        "memory_peak_bytes": _masked(np.full(count, -1, np.int64)),
+        "memory_peak_bytes": _masked(peak_of_steps(stored, low, high, found.start, found.end)),
         "counted": counted,
         "status": categorical(status, list(STATUSES)),
         "error": distinct_texts(error, error_texts(stored)),

@@ -66,7 +66,7 @@ class Blocks:
         signatures: Signatures,
         errors: Errors,
         labels: Labels,
-        work: Callable[[], dict[str, list[Any]]],
+        more: Callable[[], list[tuple[str, dict[str, list[Any]]]]],
         origin_ns: int,
     ) -> None:
         self.writer = writer
@@ -77,7 +77,7 @@ class Blocks:
         self._signatures = signatures
         self._errors = errors
         self._labels = labels
-        self._work = work
+        self._more = more
         self._origin_ns = origin_ns
         self._carried: dict[int, Carried] = {}
 
@@ -94,7 +94,7 @@ class Blocks:
             ("signatures", self._signatures.rows()),
             ("labels", self._labels.rows()),
             ("errors", self._errors.rows()),
-            ("work", self._work()),
+            *self._more(),
         )
         for table, columns in interned:
             if columns and len(next(iter(columns.values()))):

@@ -185,6 +185,8 @@ def _begin(state: State, lane: Lane, module: Any, caller: FrameType | None) -> i
     root = not lane.calls or is_root(lane)
     if root and state.admits is not None and not state.admits(module):
         return NOT_LOOKED_AT
+    if root and state.root_begins is not None:
+        state.root_begins()
     return _mode(module) | OUTERMOST if root and state.counts else _mode(module)
 
 

@@ -18,6 +18,7 @@ import torch
 from modtrace.capture.backward import Backward
 from modtrace.capture.functions import Functions
 from modtrace.capture.lanes import KIND_SHIFT
+from modtrace.capture.memory import Watching
 from modtrace.capture.ranges import NOT_OPENED, Ranges
 from modtrace.capture.unseen import see_through, unseen
 from modtrace.trace.schema import PHASE
@@ -32,11 +33,18 @@ Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 class Phases:
     """Records the phases of one trace between `install` and `remove`."""
 
-    def __init__(self, ranges: Ranges, backward: Backward, functions: Functions | None = None) -> None:
+    def __init__(
+        self,
+        ranges: Ranges,
+        backward: Backward,
+        functions: Functions | None = None,
+        watching: Watching | None = None,
+    ) -> None:
         self._ranges = ranges
         self._state = ranges.state
         self._backward = backward
         self._functions = functions
+        self._watching = watching
         self._placed: list[tuple[Any, str, Any, Any]] = []
         self._hidden = 0
 
@@ -222,6 +230,8 @@ class Phases:
         call = self._begin_step(optimizer, frame)
         if call != NOT_OPENED:
             self._state.lanes.lane.stepping.append((id(optimizer), call))
+            if self._watching is not None:
+                self._watching.step_begins(optimizer)
 
     def _after_step(self, optimizer: Any) -> None:
         if self._idle():
@@ -231,6 +241,8 @@ class Phases:
             key, call = stepping.pop()
             if key == id(optimizer):
                 self._ranges.end(call)
+                if self._watching is not None:
+                    self._watching.step_ends(optimizer)
                 return
 
 

@@ -32,6 +32,7 @@ class State:
         "next_node",
         "off",
         "registry",
+        "root_begins",
         "signatures",
         "stands_in",
         "warn",
@@ -61,6 +62,7 @@ class State:
         self.admits = admits
         self.count: Callable[[Lane, Entry, int, int, FrameType], int] = _not_counted
         self.counts = False
+        self.root_begins: Callable[[], None] | None = None
         self.stands_in: Callable[[], bool] = _never
         self.next_node = _next_node()
         self.due = 0

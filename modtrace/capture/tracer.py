@@ -26,6 +26,7 @@ from modtrace.capture.functions import STOPPED, Functions
 from modtrace.capture.hooks import RUNNERS, build
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import Lanes, LaneTable
+from modtrace.capture.memory import Watching
 from modtrace.capture.phases import Phases
 from modtrace.capture.placing import PlacedHooks
 from modtrace.capture.raised import Errors
@@ -33,6 +34,7 @@ from modtrace.capture.ranges import NOT_OPENED, Ranges
 from modtrace.capture.registry import Registry
 from modtrace.capture.signature import Signatures
 from modtrace.capture.state import State
+from modtrace.capture.steps import steps_of
 from modtrace.errors import WriteError
 from modtrace.trace.writer import Writer
 
@@ -59,6 +61,7 @@ class Tracer:
         rank: int = 0,
         flops: bool = True,
         functions: bool = False,
+        memory: str | None = None,
     ) -> None:
         self.gaps: list[str] = []
         self._clock = time.perf_counter_ns
@@ -83,8 +86,10 @@ class Tracer:
         self._counts = flops
         self._functions: Functions | None = None
         self._records_functions = functions
+        self._watching: Watching | None = None
+        self._watched_steps = steps_of(memory) if memory else None
         self._blocks = Blocks(
-            writer, **known, labels=self._labels, work=self._work_rows, origin_ns=self._origin_ns
+            writer, **known, labels=self._labels, more=self._more_rows, origin_ns=self._origin_ns
         )
         self._placed = PlacedHooks()
         self._aside = Aside(self._hide, self._show)
@@ -145,13 +150,18 @@ class Tracer:
             self._backward = Backward(
                 self._state, self._ranges, lambda: self._table.all, self._counting, self._functions
             )
-            self._phases = Phases(self._ranges, self._backward, self._functions)
+            if self._watched_steps is not None:
+                self._watching = Watching(self._state, self._origin_ns, *self._watched_steps)
+                self._state.root_begins = self._watching.root_begins
+            self._phases = Phases(self._ranges, self._backward, self._functions, self._watching)
             self._placed.place(*build(self._state, depth))
             self._aside.install()
             self._phases.install()
             reason = self._functions.install() if self._functions is not None else None
             if reason is not None:
                 self.gaps.append(reason)
+            if self._watching is not None:
+                self._watching.start()
             _thread.start_new_thread(self._flusher.watch, ())
         except Exception as fault:
             self._fault(fault)
@@ -165,6 +175,9 @@ class Tracer:
         try:
             if self._counting is not None:
                 self._counting.stop()
+            if self._watching is not None:
+                self._watching.stop()
+                self.gaps += self._watching.gaps
             self._close_lanes()
             if not self._state.off:
                 self._flusher.flush(wait=True)
@@ -199,6 +212,8 @@ class Tracer:
         """End a step here."""
         if self._ranges is not None:
             self._ranges.mark_step()
+        if self._watching is not None:
+            self._watching.step_ends()
 
     def module_id_of(self, module: torch.nn.Module) -> int | None:
         """The number a living module has in this trace; None for one that was not seen."""
@@ -222,6 +237,7 @@ class Tracer:
                 "flush_ns": self._flusher.spent_ns,
                 "backward_ns": backward_ns,
                 "counting_ns": self._counting.spent_ns if self._counting is not None else 0,
+                "memory_ns": self._watching.spent_ns if self._watching is not None else 0,
                 "functions_ns": self._blocks.functions
                 * (costs.function_inside_ns + costs.function_outside_ns),
             },
@@ -245,8 +261,12 @@ class Tracer:
             self._functions is not None and self._functions.active
         )
 
-    def _work_rows(self) -> dict[str, list[Any]]:
-        return self._counting.rows() if self._counting is not None else {}
+    def _more_rows(self) -> list[tuple[str, dict[str, list[Any]]]]:
+        """Tables, and columns of their rows that are new."""
+        rows = [("work", self._counting.rows())] if self._counting is not None else []
+        if self._watching is not None:
+            rows += [("allocations", self._watching.rows()), ("watched", self._watching.watched_rows())]
+        return rows
 
     def _hide(self) -> None:
         if self._functions is not None and self._functions.active:

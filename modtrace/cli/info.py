@@ -13,6 +13,7 @@ OPTIONS: Final = (
     Option(("--tree",), None, "the call tree"),
     Option(("--steps",), None, "the steps and their phases"),
     Option(("--findings",), None, "what is worth a look, and what to do"),
+    Option(("--memory",), None, "the peak of memory and who held it"),
     Option(("--operations",), None, "what each module does: its operations and FLOPs"),
     Option(("--depth",), "N", "no deeper than this"),
     Option(("--sort",), "KEY", "a table of modules by self, total, calls, flops or name"),
@@ -50,6 +51,8 @@ def execute(parsed: Parsed) -> None:
         _print(console.steps_table(stored, width=style["width"], ascii=style["ascii"]))
     elif parsed.on("findings"):
         _print(console.findings_text(stored, **style))
+    elif parsed.on("memory"):
+        _print(console.memory_text(stored, width=style["width"], ascii=style["ascii"]))
     elif parsed.on("operations"):
         _print(console.operations_text(stored, width=style["width"], ascii=style["ascii"]))
     elif "sort" in parsed.values or "top" in parsed.values:

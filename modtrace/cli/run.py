@@ -28,6 +28,7 @@ OPTIONS: Final = (
     Option(("--print",), "WHAT", "summary (default), tree or none"),
     Option(("--functions",), None, "record torch's functions too, below the module that calls them (main thread)"),
     Option(("--no-flops",), None, "do not count FLOPs and operations in first calls"),
+    Option(("--memory",), "STEPS", "watch allocations in these steps, such as 0:3"),
     Option(("--no-messages",), None, "keep only the types of exceptions, not their messages"),
     Option(("--max-size",), "SIZE", "stop recording at this size on disk (default 4GB)"),
     Option(("-h", "--help"), None, "this text"),
@@ -77,6 +78,7 @@ def prepare(words: Sequence[str]) -> Prepared:
     options = {
         "rank": launched.rank,
         "functions": parsed.on("functions"),
+        "memory": parsed.values.get("memory"),
         "flops": not parsed.on("no-flops"),
         "messages": not parsed.on("no-messages"),
         "max_bytes": max_bytes,

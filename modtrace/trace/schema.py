@@ -59,6 +59,14 @@ SHORT_DTYPES: Final[dict[str, str]] = {
 }  # fmt: skip
 """How signatures write a dtype; others are written in full."""
 
+DTYPE_BYTES: Final[dict[str, int]] = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1,
+    "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "complex128": 16, "complex64": 8, "complex32": 4, "bool": 1,
+    "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
+    "quint8": 1, "qint8": 1, "qint32": 4,
+}  # fmt: skip
+"""Bytes of an element."""
+
 
 @dataclass(frozen=True)
 class Column:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypedDict
 
 from modtrace.analysis.findings import findings
+from modtrace.analysis.holders import peaks
 from modtrace.analysis.modules import modules
 from modtrace.analysis.operations import operations
 from modtrace.analysis.steps import steps
@@ -24,6 +25,7 @@ from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
 from modtrace.units import count, duration, scaled, size
 from modtrace.views.findings import findings_lines
+from modtrace.views.memory import memory_lines
 from modtrace.views.operations import operations_lines
 from modtrace.views.steps import steps_lines
 from modtrace.views.summary import summary_lines
@@ -107,6 +109,12 @@ def findings_text(stored: Stored, *, width: int = 80, color: bool = False, ascii
 def operations_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     """What each module does: its operations and their FLOPs."""
     lines = operations_lines(operations(stored), width=max(width, 20))
+    return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
+
+
+def memory_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
+    """The peak of memory and who held it."""
+    lines = memory_lines(peaks(stored), width=max(width, 20))
     return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
 
 
@@ -240,6 +248,7 @@ __all__ = [
     "findings_text",
     "info_json",
     "ls_table",
+    "memory_text",
     "modules_table",
     "operations_text",
     "steps_table",

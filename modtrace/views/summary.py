@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.findings import findings
+from modtrace.analysis.holders import peaks
 from modtrace.analysis.summary import Row, Summary, summarise
 from modtrace.analysis.tree import merged, without_functions
 from modtrace.text import fit, pad, plain
@@ -11,6 +12,7 @@ from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored
 from modtrace.units import count, duration, percent, plural
 from modtrace.views.findings import findings_lines
+from modtrace.views.memory import memory_summary
 from modtrace.views.steps import steps_summary
 from modtrace.views.tree import says_something, tree_lines
 
@@ -33,6 +35,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
         return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
     head += _facts(found)
     head += steps_summary(found.steps, found.flops, found.counted, width)
+    head += memory_summary(peaks(stored))
     failure = last_failure(stored)
     failed = failure is not None and _matters(found, failure)
     caught = _caught(found, failure) if failure is not None and not failed else []

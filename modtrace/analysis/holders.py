@@ -1,0 +1,115 @@
+"""Who holds memory: at the peak, by what it is held for and by the modules that allocated it; and sizes from shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.memory import Memory, curve, memory, peak_at
+from modtrace.analysis.paths import folded
+from modtrace.analysis.timeline import timeline
+from modtrace.trace.reader import Stored
+from modtrace.trace.schema import BACKWARD, CATEGORIES, DTYPE_BYTES
+
+Ints = npt.NDArray[np.int64]
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What calls of one group of modules (or one phase) hold for one purpose. `name` is "" for outside of any."""
+
+    category: str
+    name: str
+    type: str
+    backward: bool
+    held_bytes: int
+    allocations: int
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The moment at which most was held on a device while it was watched.
+
+    before_bytes: held already when watching began.
+    step: number of the step, -1 for none.
+    where: (name, class) of the innermost call that ran; None for none.
+    """
+
+    device: str
+    at_ns: int
+    held_bytes: int
+    end_bytes: int
+    step: int
+    where: tuple[str, str] | None
+    by_category: dict[str, int]
+    holders: list[Holder]
+
+
+def peaks(stored: Stored) -> list[Peak]:
+    """The peak of each process and device that was watched."""
+    return [_peak(stored, held) for held in memory(stored) if len(held.at_ns)]
+
+
+def _peak(stored: Stored, held: Memory) -> Peak:
+    line, moment = curve(held), peak_at(held)
+    alive = held.alive(moment)
+    calls, groups = timeline(stored).calls, folded(stored)
+    kind, steps = column(calls, "kind"), nullable_codes(calls, "step")
+    last = np.flatnonzero(held.at_ns <= moment)[-1]
+    call = int(held.call[last])
+    group = np.where(held.call >= 0, groups.group[held.call], -1)
+    backward = np.where(held.call >= 0, kind[held.call] == BACKWARD, False)
+    keys: dict[tuple[int, int, bool], list[int]] = {}
+    for at in np.flatnonzero(alive).tolist():
+        keys.setdefault((int(held.category[at]), int(group[at]), bool(backward[at])), []).append(at)
+    holders = [
+        Holder(
+            CATEGORIES[category],
+            (groups.name[code] or groups.type[code]) if code >= 0 else "",
+            groups.type[code] if code >= 0 else "",
+            behind,
+            int(held.size_bytes[rows].sum()),
+            len(rows),
+        )
+        for (category, code, behind), rows in keys.items()
+    ]
+    totals = np.bincount(held.category[alive], weights=held.size_bytes[alive], minlength=len(CATEGORIES))
+    where = (
+        (groups.name[group[last]] or groups.type[group[last]], groups.type[group[last]])
+        if call >= 0
+        else None
+    )
+    return Peak(
+        held.device,
+        moment,
+        int(line.held_bytes.max()),
+        int(line.held_bytes[-1]),
+        int(steps[call]) if call >= 0 else -1,
+        where,
+        {CATEGORIES[code]: int(total) for code, total in enumerate(totals.tolist()) if total},
+        sorted(holders, key=lambda one: -one.held_bytes),
+    )
+
+
+def signature_bytes(stored: Stored) -> Ints:
+    """Bytes of all tensors of each signature, as far as their sizes and types tell; UNKNOWN where one does not."""
+    found = []
+    for tensors in stored.table("signatures").column("tensors").to_pylist():
+        sizes = [_bytes_of(one) for one in tensors or ()]
+        found.append(UNKNOWN if any(size < 0 for size in sizes) else sum(sizes))
+    return np.array(found, np.int64)
+
+
+def _bytes_of(tensor: dict[str, object]) -> int:
+    shape, width = tensor["shape"], DTYPE_BYTES.get(str(tensor["dtype"]))
+    if not isinstance(shape, list) or width is None or tensor["layout"] != "strided":
+        return UNKNOWN
+    if any(size is None for size in shape):
+        return UNKNOWN
+    return math.prod(shape) * width

@@ -1,0 +1,244 @@
+"""Watches memory for some steps with torch's profiler: what is allocated and freed, and what it is held for.
+
+The profiler runs from the start of recording, or the end of a step, to the end of a step. What long-lived memory is for
+is told by where optimizers keep it: gradients when a step begins, parameters and state when it has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+
+from modtrace.capture.allocations import (
+    CLOCK_RANGE,
+    MOMENTS,
+    Event,
+    Holder,
+    Rows,
+    clocks,
+    events_of,
+    memory_event,
+    paired,
+)
+from modtrace.capture.state import State
+from modtrace.trace.schema import GRADIENT, OPTIMIZER_STATE, PARAMETER
+
+BUSY: Final = "memory was not watched: the program was running torch's profiler"
+LOST: Final = "memory was not watched: torch's profiler lost some of its events"
+_QUIET: Final = "KINETO_LOG_LEVEL"
+"""torch's profiler writes to stderr when it starts and stops, unless it is told not to when it is first started."""
+
+
+class Watching:
+    """Watches the steps from `first` on, before `last`, of one trace. Nothing here raises."""
+
+    def __init__(self, state: State, origin_ns: int, first: int, last: int) -> None:
+        self.gaps: list[str] = []
+        self.spent_ns = 0
+        """What starting, stopping and reading the profiler has cost."""
+        self._state = state
+        self._origin_ns = origin_ns
+        self._first = first
+        self._last = last
+        self._steps = self._roots = 0
+        self._optimizes = False
+        self._profiler: Any = None
+        self._moments: list[tuple[int, int]] = []
+        self._holders: list[Holder] = []
+        self._before: list[tuple[int, int, int, str]] = []
+        self._began_ns = 0
+        self._lane = 0
+        self._rows: list[tuple[Any, ...]] = []
+        self._watched: list[tuple[int, int]] = []
+
+    def start(self) -> None:
+        """Recording begins."""
+        if self._first == 0:
+            self._guarded(self._begin)
+
+    def root_begins(self) -> None:
+        """A root call begins: in a program without optimizers that ends a step, the one before."""
+        if self._roots and not self._optimizes:
+            self.step_ends()
+        self._roots += 1
+
+    def step_ends(self, optimizer: Any = None) -> None:
+        """A step has ended, by an optimizer's if there is one."""
+        if optimizer is not None and not self._optimizes:
+            self._optimizes, self._steps = True, 0
+        self._steps += 1
+        if self._profiler is not None:
+            if optimizer is not None:
+                self._guarded(lambda: self._note(_of_state(optimizer)))
+            if self._steps >= self._last:
+                self._guarded(self._end)
+        elif self._steps == self._first:
+            if optimizer is not None:
+                self._guarded(lambda: self._before.extend(_sizes(optimizer)))
+            self._guarded(self._begin)
+
+    def step_begins(self, optimizer: Any) -> None:
+        """An optimizer is about to step: its gradients are there."""
+        if self._profiler is not None:
+            self._guarded(lambda: self._note(_of_gradients(optimizer)))
+
+    def stop(self) -> None:
+        """Recording ends."""
+        if self._profiler is not None:
+            self._guarded(self._end)
+
+    @property
+    def active(self) -> bool:
+        """Whether memory is being watched now."""
+        return self._profiler is not None
+
+    def _guarded(self, work: Any) -> None:
+        started = self._state.clock()
+        try:
+            work()
+        except Exception as fault:
+            self.gaps.append(f"memory was not watched any further: {type(fault).__name__}")
+            self._profiler, self._last = None, -1
+        self.spent_ns += self._state.clock() - started
+
+    def _begin(self) -> None:
+        core: Any = torch._C._autograd
+        if core._profiler_enabled():
+            self.gaps.append(BUSY)
+            self._last = -1
+            return
+        profiler: Any = torch.autograd.profiler.profile(profile_memory=True)
+        held = os.environ.get(_QUIET)
+        os.environ[_QUIET] = "6"
+        try:
+            profiler._prepare_trace()
+            profiler._start_trace()
+        finally:
+            if held is None:
+                os.environ.pop(_QUIET, None)
+            else:
+                os.environ[_QUIET] = held
+        self._profiler = profiler
+        self._lane = self._state.lanes.lane.number
+        self._moments = []
+        self._mark()
+        self._began_ns = self._state.clock()
+
+    def _end(self) -> None:
+        self._mark()
+        ended = self._state.clock()
+        module: Any = sys.modules["torch.autograd.profiler"]
+        results = module._disable_profiler()
+        self._profiler = None
+        events: list[Event] = []
+        ranges = []
+        for kind, event in events_of(results.experimental_event_tree()):
+            if kind == "memory":
+                events.append(memory_event(event))
+            else:
+                ranges.append(event)
+        beside = clocks(ranges, self._moments)
+        if beside is None:
+            self.gaps.append(LOST)
+            return
+        self._keep(paired(events, beside, self._holders), ranges[0].start_tid)
+        for size_bytes, category, _, device in self._before:
+            self._rows.append((self._began_ns, None, size_bytes, device, None, category))
+        self._watched.append((self._began_ns, ended))
+        self._holders, self._before = [], []
+
+    def _keep(self, rows: Rows, ours: int) -> None:
+        """Keep rows; `ours` is torch's number of the thread that watches, the only one whose calls are known."""
+        columns = (rows.at_ns, rows.freed_ns, rows.size_bytes, rows.device, rows.thread, rows.category)
+        for at, freed, size, device, thread, category in zip(*columns, strict=True):
+            self._rows.append((at, freed, size, device, self._lane if thread == ours else None, category))
+
+    def _mark(self) -> None:
+        fast: Any = torch._C._profiler
+        for _ in range(MOMENTS):
+            before = self._state.clock()
+            with fast._RecordFunctionFast(CLOCK_RANGE):
+                pass
+            self._moments.append((before, self._state.clock()))
+
+    def _note(self, found: Iterator[tuple[int, int]]) -> None:
+        now = self._state.clock()
+        self._holders += [Holder(now, address, category) for address, category in found if address]
+
+    def rows(self) -> dict[str, list[Any]]:
+        """Columns of `allocations` since the last call."""
+        rows, self._rows = self._rows, []
+        origin = self._origin_ns
+        return {
+            "at_ns": [row[0] - origin for row in rows],
+            "freed_ns": [None if row[1] is None else row[1] - origin for row in rows],
+            "size_bytes": [row[2] for row in rows],
+            "device": [row[3] for row in rows],
+            "thread": [row[4] for row in rows],
+            "category": [row[5] for row in rows],
+        }
+
+    def watched_rows(self) -> dict[str, list[Any]]:
+        """Columns of `watched` since the last call."""
+        rows, self._watched = self._watched, []
+        return {
+            "from_ns": [begun - self._origin_ns for begun, _ in rows],
+            "to_ns": [ended - self._origin_ns for _, ended in rows],
+        }
+
+
+def _address(tensor: Any) -> int:
+    """Where the memory of a tensor lies; 0 for one that has none to tell of."""
+    try:
+        with torch._C.DisableTorchFunction():
+            return int(tensor.untyped_storage().data_ptr())
+    except Exception:
+        return 0
+
+
+def _parameters(optimizer: Any) -> Iterator[Any]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
+
+
+def _of_gradients(optimizer: Any) -> Iterator[tuple[int, int]]:
+    for parameter in _parameters(optimizer):
+        gradient = parameter.grad
+        if gradient is not None:
+            yield _address(gradient), GRADIENT
+
+
+def _of_state(optimizer: Any) -> Iterator[tuple[int, int]]:
+    for parameter in _parameters(optimizer):
+        yield _address(parameter), PARAMETER
+    for tensor in _state_tensors(optimizer):
+        yield _address(tensor), OPTIMIZER_STATE
+
+
+def _state_tensors(optimizer: Any) -> Iterator[Any]:
+    for held in dict.values(dict(optimizer.state)):
+        for value in held.values() if isinstance(held, dict) else ():
+            if isinstance(value, torch.Tensor):
+                yield value
+
+
+def _sizes(optimizer: Any) -> list[tuple[int, int, int, str]]:
+    """(bytes, category, address, device) of what an optimizer holds, once each."""
+    found: dict[int, tuple[int, int, int, str]] = {}
+    groups = (
+        (PARAMETER, _parameters(optimizer)),
+        (GRADIENT, (one.grad for one in _parameters(optimizer) if one.grad is not None)),
+        (OPTIMIZER_STATE, _state_tensors(optimizer)),
+    )
+    for category, tensors in groups:
+        for tensor in tensors:
+            address = _address(tensor)
+            if address and address not in found:
+                with torch._C.DisableTorchFunction():
+                    size, device = int(tensor.untyped_storage().nbytes()), str(tensor.device)
+                found[address] = (size, category, address, device)
+    return list(found.values())
