@@ -50,13 +50,14 @@ class Watching:
         self._moments: list[tuple[int, int]] = []
         self._holders: list[Holder] = []
         self._before: list[tuple[int, int, int, str]] = []
-        self._began_ns = 0
+        self._began_ns = self._ended_at = 0
         self._lane = 0
         self._rows: list[tuple[Any, ...]] = []
         self._watched: list[tuple[int, int]] = []
 
     def start(self) -> None:
         """Recording begins."""
+        self._ended_at = self._state.clock()
         if self._first == 0:
             self._guarded(self._begin)
 
@@ -66,8 +67,9 @@ class Watching:
             self.step_ends()
         self._roots += 1
 
-    def step_ends(self, optimizer: Any = None) -> None:
-        """A step has ended, by an optimizer's if there is one."""
+    def step_ends(self, optimizer: Any = None, at: int | None = None) -> None:
+        """A step has ended, by an optimizer's if there is one; `at` is a moment before which it had not."""
+        self._ended_at = self._state.clock() if at is None else at
         if optimizer is not None and not self._optimizes:
             self._optimizes, self._steps = True, 0
         self._steps += 1
@@ -126,7 +128,7 @@ class Watching:
         self._lane = self._state.lanes.lane.number
         self._moments = []
         self._mark()
-        self._began_ns = self._state.clock()
+        self._began_ns = self._ended_at  # all that has happened since is our own doing
 
     def _end(self) -> None:
         self._mark()

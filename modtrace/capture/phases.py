@@ -240,9 +240,10 @@ class Phases:
         while stepping:
             key, call = stepping.pop()
             if key == id(optimizer):
+                now = self._state.clock()
                 self._ranges.end(call)
                 if self._watching is not None:
-                    self._watching.step_ends(optimizer)
+                    self._watching.step_ends(optimizer, now)
                 return
 
 
