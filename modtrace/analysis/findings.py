@@ -15,6 +15,7 @@ import pandas as pd
 
 from modtrace.analysis.calls import calls as calls_frame
 from modtrace.analysis.columns import values_and_known
+from modtrace.analysis.memory_findings import activations, growth
 from modtrace.analysis.modules import modules as modules_frame
 from modtrace.analysis.paths import folded
 from modtrace.analysis.steps import steps as steps_frame
@@ -331,5 +332,5 @@ def _recomputed(facts: Facts) -> int:
 
 RULES: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
     data, first_step, one_module, long_backward, long_optimizer, never_ran, no_gradient, batch_norm, tiny_calls, drift,
-    eval_with_grad, recompute,
+    eval_with_grad, recompute, growth, activations,
 )  # fmt: skip

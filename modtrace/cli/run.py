@@ -26,7 +26,9 @@ OPTIONS: Final = (
     Option(("-f", "--force"), None, "replace a trace that stands there"),
     Option(("-q", "--quiet"), None, "print only where the trace was saved"),
     Option(("--print",), "WHAT", "summary (default), tree or none"),
-    Option(("--functions",), None, "record torch's functions too, below the module that calls them (main thread)"),
+    Option(
+        ("--functions",), None, "record torch's functions too, below the module that calls them (main thread)"
+    ),
     Option(("--no-flops",), None, "do not count FLOPs and operations in first calls"),
     Option(("--memory",), "STEPS", "watch allocations in these steps, such as 0:3"),
     Option(("--no-messages",), None, "keep only the types of exceptions, not their messages"),

@@ -92,7 +92,10 @@ def test_activations_are_what_outlives_the_forward(trained):
     sizes = dict.fromkeys(names, 0)
     for name, size in zip(names, held.size_bytes[kept].tolist(), strict=True):
         sizes[name] += size
-    assert sizes == {"1": 3 * 32 * 128 * FLOAT, "2": 3 * 32 * 8 * FLOAT}  # a ReLU keeps its output, a Linear its input
+    assert sizes == {
+        "1": 3 * 32 * 128 * FLOAT,
+        "2": 3 * 32 * 8 * FLOAT,
+    }  # a ReLU keeps its output, a Linear its input
 
 
 def test_the_curve_is_the_profilers(trained):
@@ -162,7 +165,10 @@ def test_a_later_stretch_knows_what_was_held_before():
     held = memory(t._read())[0]
     begun = int(held.at_ns[0])
     before = held.alive(begun)
-    by = {name: int(held.size_bytes[before & (held.category == code)].sum()) for code, name in enumerate(CATEGORIES)}
+    by = {
+        name: int(held.size_bytes[before & (held.category == code)].sum())
+        for code, name in enumerate(CATEGORIES)
+    }
     size = (32 * 32 + 32) * FLOAT
     assert (by["parameter"], by["gradient"], by["optimizer_state"]) == (size, size, 2 * size + 2 * FLOAT)
     assert t.steps["memory_peak_bytes"].isna().tolist() == [True, True, False, False, True]
@@ -282,7 +288,9 @@ def test_innermost_call_of_a_moment(trained):
     _, t = trained
     table = timeline(t._read()).calls
     calls = t.calls
-    moments = np.linspace(calls["start_ns"].min() - 10, calls["start_ns"].max() + 10_000, 500).astype(np.int64)
+    moments = np.linspace(calls["start_ns"].min() - 10, calls["start_ns"].max() + 10_000, 500).astype(
+        np.int64
+    )
     found = innermost(table, moments, np.zeros(len(moments), np.int64))
     end = calls["start_ns"] + calls["duration_ns"]
     for moment, at in zip(moments.tolist(), found.tolist(), strict=True):

@@ -1,0 +1,81 @@
+"""What is worth a look about memory that was watched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from modtrace.analysis.holders import peaks
+from modtrace.analysis.memory import NEVER, Memory, memory
+from modtrace.analysis.paths import folded
+from modtrace.trace.reader import Stored
+from modtrace.trace.schema import ACTIVATION, CATEGORIES, TEMPORARY
+from modtrace.units import percent, plural, size
+
+if TYPE_CHECKING:
+    from modtrace.analysis.findings import Facts, Finding
+
+GROWTH_STEPS: Final = 5
+"""Watched whole steps, the first two left out, that are needed to speak of growth."""
+GROWTH_SHARE: Final = 0.01
+GROWTH_BYTES: Final = 4096
+ACTIVATION_SHARE: Final = 0.50
+ACTIVATION_BYTES: Final = 1 << 20
+
+
+def growth(facts: Facts) -> Iterator[Finding]:
+    """What is held at the end of each step has grown with every one, by GROWTH_SHARE in all and GROWTH_BYTES a step."""
+    from modtrace.analysis.findings import Finding
+
+    for held in memory(facts.stored):
+        ends = _ends(facts)
+        if len(ends) < GROWTH_STEPS:
+            continue
+        at_end = np.array([int(held.size_bytes[held.alive(end)].sum()) for end in ends])
+        each = np.diff(at_end)
+        if (each < GROWTH_BYTES).any() or at_end[-1] < (1 + GROWTH_SHARE) * at_end[0]:
+            continue
+        names = _still_held(facts.stored, held, ends)
+        of = f", allocated in {names}" if names else ""
+        text = (
+            f"memory grows by {size(int(np.median(each)))} a step ({size(int(at_end[0]))} to {size(int(at_end[-1]))} "
+            f"in {plural(len(ends), 'step')}){of}"
+        )
+        yield Finding("growth", text, "look for outputs that are kept: use .item() or .detach()", wrong=True)
+
+
+def _ends(facts: Facts) -> list[int]:
+    """The ends of the watched whole steps of rank 0 in order, the first two left out: state is made in those."""
+    rows = facts.whole[facts.whole["memory_peak_bytes"].notna()]
+    return (rows["start_ns"] + rows["duration_ns"]).astype(int).tolist()[2:]
+
+
+def _still_held(stored: Stored, held: Memory, ends: list[int]) -> str:
+    """The modules that allocated most of what was made in these steps and is held at the end of the last."""
+    kept = (held.at_ns > ends[0]) & held.alive(ends[-1]) & np.isin(held.category, (ACTIVATION, TEMPORARY))
+    kept &= (held.freed_ns == NEVER) & (held.call >= 0)
+    groups = folded(stored)
+    sums = np.bincount(
+        groups.group[held.call[kept]], weights=held.size_bytes[kept], minlength=len(groups.name)
+    )
+    largest = [at for at in np.argsort(-sums, kind="stable").tolist() if sums[at] > 0.05 * sums.sum()][:3]
+    return ", ".join(groups.name[at] or groups.type[at] for at in largest)
+
+
+def activations(facts: Facts) -> Iterator[Finding]:
+    """Activations kept for backward are ACTIVATION_SHARE of the peak."""
+    from modtrace.analysis.findings import Finding
+
+    kept = CATEGORIES[ACTIVATION]
+    for peak in peaks(facts.stored):
+        held = peak.by_category.get(kept, 0)
+        if held < max(ACTIVATION_SHARE * peak.held_bytes, ACTIVATION_BYTES):
+            continue
+        first = next(one for one in peak.holders if one.category == kept)
+        text = (
+            f"activations are {percent(held, peak.held_bytes)}% of the peak of {size(peak.held_bytes)}; "
+            f"{first.name or first.type or 'outside of calls'} holds {size(first.held_bytes)}"
+        )
+        yield Finding("activations", text, "checkpoint that block, or use smaller batches")
