@@ -63,6 +63,13 @@ class Trace:
 
         return self._frame("steps", steps)
 
+    @property
+    def kernels(self) -> pd.DataFrame:
+        """One row a name of an operator or kernel in each module call, backward or phase, where they were watched."""
+        from modtrace.analysis.kernels import kernels
+
+        return self._frame("kernels", kernels)
+
     def series(self, name: str) -> pd.DataFrame:
         """The time of one module in each step: columns `rank`, `calls`, `forward_ns`, `backward_ns`, `recompute_ns`.
 
@@ -229,6 +236,7 @@ def trace(
     functions: bool = False,
     flops: bool = True,
     memory: str | None = None,
+    kernels: str | None = None,
     messages: bool = True,
     max_bytes: int | None = 4 << 30,
 ) -> Recording:
@@ -244,6 +252,7 @@ def trace(
             the trace.
         flops: count FLOPs and operations of each module, in the first call and backward with inputs of a kind.
         memory: steps in which memory is watched, such as "0:3".
+        kernels: steps in which operators and kernels are watched.
         messages: keep the first line of exceptions' messages; False keeps their types only.
         max_bytes: recording stops, the program goes on, when the trace on disk has grown to this.
 
@@ -256,6 +265,7 @@ def trace(
         "functions": functions,
         "flops": flops,
         "memory": memory,
+        "kernels": kernels,
         "messages": messages,
         "max_bytes": max_bytes,
     }

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
-from modtrace.analysis.phases import EVAL, FORWARD
+from modtrace.analysis.phases import BACK, EVAL, FORWARD
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import ACTIVATION, MODULE, TEMPORARY
@@ -97,7 +97,7 @@ def _of_device(table: pa.Table, calls: pa.Table, first: int, process: int, devic
     freed, known = values_and_known(table, "freed_ns")
     freed = np.where(known, freed, NEVER)
     category, named = values_and_known(table, "category")
-    inner = innermost(calls, at, nullable_codes(table, "thread"))
+    inner = placed(calls, at, nullable_codes(table, "thread"))
     kept = _kept_for_backward(calls, inner, freed)
     derived = np.where(kept, ACTIVATION, TEMPORARY)
     return Memory(
@@ -109,6 +109,21 @@ def _of_device(table: pa.Table, calls: pa.Table, first: int, process: int, devic
         np.where(named, category, derived).astype(np.int64),
         np.where(inner >= 0, inner + first, -1),
     )
+
+
+def placed(calls: pa.Table, at_ns: Ints, thread: Ints) -> Ints:
+    """As `innermost`. What is on no thread of calls belongs to a backward, if one ran then: autograd's engine has a
+    thread of its own for a device, and the thread that called backward waits.
+    """
+    found = innermost(calls, at_ns, thread)
+    apart = np.flatnonzero(thread < 0)
+    if len(apart) and len(calls):
+        phase = nullable_codes(calls, "phase")
+        for number in np.unique(column(calls, "thread")).tolist():
+            other = innermost(calls, at_ns[apart], np.full(len(apart), number, np.int64))
+            inside = (other >= 0) & (phase[other] == BACK)
+            found[apart[inside]] = other[inside]
+    return found
 
 
 def innermost(calls: pa.Table, at_ns: Ints, thread: Ints) -> Ints:
@@ -191,7 +206,10 @@ def of_stretches(stored: Stored, start: Ints, end: Ints, process: Ints, timed: B
     table = stored.table("watched")
     for number in sorted(set(column(table, "process").tolist())):
         mine = np.flatnonzero(timed & (process == number))
-        spans = table.filter(pa.array(column(table, "process") == number))
+        with_memory = np.asarray(table.column("memory").to_numpy(zero_copy_only=False), np.bool_)
+        spans = table.filter(pa.array((column(table, "process") == number) & with_memory))
+        if not len(spans):
+            continue
         low, high = column(spans, "from_ns"), column(spans, "to_ns")
         at = np.searchsorted(low, start[mine], side="right") - 1
         known[mine] = (at >= 0) & (end[mine] <= high[np.maximum(at, 0)])

@@ -18,7 +18,7 @@ import torch
 from modtrace.capture.backward import Backward
 from modtrace.capture.functions import Functions
 from modtrace.capture.lanes import KIND_SHIFT
-from modtrace.capture.memory import Watching
+from modtrace.capture.profiling import Profiling
 from modtrace.capture.ranges import NOT_OPENED, Ranges
 from modtrace.capture.unseen import see_through, unseen
 from modtrace.trace.schema import PHASE
@@ -38,13 +38,13 @@ class Phases:
         ranges: Ranges,
         backward: Backward,
         functions: Functions | None = None,
-        watching: Watching | None = None,
+        profiling: Profiling | None = None,
     ) -> None:
         self._ranges = ranges
         self._state = ranges.state
         self._backward = backward
         self._functions = functions
-        self._watching = watching
+        self._profiling = profiling
         self._placed: list[tuple[Any, str, Any, Any]] = []
         self._hidden = 0
 
@@ -230,8 +230,8 @@ class Phases:
         call = self._begin_step(optimizer, frame)
         if call != NOT_OPENED:
             self._state.lanes.lane.stepping.append((id(optimizer), call))
-            if self._watching is not None:
-                self._watching.step_begins(optimizer)
+            if self._profiling is not None:
+                self._profiling.step_begins(optimizer)
 
     def _after_step(self, optimizer: Any) -> None:
         if self._idle():
@@ -242,8 +242,8 @@ class Phases:
             if key == id(optimizer):
                 now = self._state.clock()
                 self._ranges.end(call)
-                if self._watching is not None:
-                    self._watching.step_ends(optimizer, now)
+                if self._profiling is not None:
+                    self._profiling.step_ends(optimizer, now)
                 return
 
 

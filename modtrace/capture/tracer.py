@@ -26,9 +26,9 @@ from modtrace.capture.functions import STOPPED, Functions
 from modtrace.capture.hooks import RUNNERS, build
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import Lanes, LaneTable
-from modtrace.capture.memory import Watching
 from modtrace.capture.phases import Phases
 from modtrace.capture.placing import PlacedHooks
+from modtrace.capture.profiling import Profiling
 from modtrace.capture.raised import Errors
 from modtrace.capture.ranges import NOT_OPENED, Ranges
 from modtrace.capture.registry import Registry
@@ -50,7 +50,7 @@ class Tracer:
     in `gaps`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - an argument an option of `trace`
         self,
         folder: Path,
         *,
@@ -62,6 +62,7 @@ class Tracer:
         flops: bool = True,
         functions: bool = False,
         memory: str | None = None,
+        kernels: str | None = None,
     ) -> None:
         self.gaps: list[str] = []
         self._clock = time.perf_counter_ns
@@ -86,8 +87,9 @@ class Tracer:
         self._counts = flops
         self._functions: Functions | None = None
         self._records_functions = functions
-        self._watching: Watching | None = None
-        self._watched_steps = steps_of(memory) if memory else None
+        self._profiling: Profiling | None = None
+        asked = {"memory": memory, "kernels": kernels}
+        self._watched_steps = {name: steps_of(text) for name, text in asked.items() if text}
         self._blocks = Blocks(
             writer, **known, labels=self._labels, more=self._more_rows, origin_ns=self._origin_ns
         )
@@ -150,18 +152,18 @@ class Tracer:
             self._backward = Backward(
                 self._state, self._ranges, lambda: self._table.all, self._counting, self._functions
             )
-            if self._watched_steps is not None:
-                self._watching = Watching(self._state, self._origin_ns, *self._watched_steps)
-                self._state.root_begins = self._watching.root_begins
-            self._phases = Phases(self._ranges, self._backward, self._functions, self._watching)
+            if self._watched_steps:
+                self._profiling = Profiling(self._state, self._origin_ns, **self._watched_steps)
+                self._state.root_begins = self._profiling.root_begins
+            self._phases = Phases(self._ranges, self._backward, self._functions, self._profiling)
             self._placed.place(*build(self._state, depth))
             self._aside.install()
             self._phases.install()
             reason = self._functions.install() if self._functions is not None else None
             if reason is not None:
                 self.gaps.append(reason)
-            if self._watching is not None:
-                self._watching.start()
+            if self._profiling is not None:
+                self._profiling.start()
             _thread.start_new_thread(self._flusher.watch, ())
         except Exception as fault:
             self._fault(fault)
@@ -175,9 +177,9 @@ class Tracer:
         try:
             if self._counting is not None:
                 self._counting.stop()
-            if self._watching is not None:
-                self._watching.stop()
-                self.gaps += self._watching.gaps
+            if self._profiling is not None:
+                self._profiling.stop()
+                self.gaps += self._profiling.gaps
             self._close_lanes()
             if not self._state.off:
                 self._flusher.flush(wait=True)
@@ -212,8 +214,8 @@ class Tracer:
         """End a step here."""
         if self._ranges is not None:
             self._ranges.mark_step()
-        if self._watching is not None:
-            self._watching.step_ends()
+        if self._profiling is not None:
+            self._profiling.step_ends()
 
     def module_id_of(self, module: torch.nn.Module) -> int | None:
         """The number a living module has in this trace; None for one that was not seen."""
@@ -237,7 +239,7 @@ class Tracer:
                 "flush_ns": self._flusher.spent_ns,
                 "backward_ns": backward_ns,
                 "counting_ns": self._counting.spent_ns if self._counting is not None else 0,
-                "memory_ns": self._watching.spent_ns if self._watching is not None else 0,
+                "profiling_ns": self._profiling.spent_ns if self._profiling is not None else 0,
                 "functions_ns": self._blocks.functions
                 * (costs.function_inside_ns + costs.function_outside_ns),
             },
@@ -264,8 +266,8 @@ class Tracer:
     def _more_rows(self) -> list[tuple[str, dict[str, list[Any]]]]:
         """Tables, and columns of their rows that are new."""
         rows = [("work", self._counting.rows())] if self._counting is not None else []
-        if self._watching is not None:
-            rows += [("allocations", self._watching.rows()), ("watched", self._watching.watched_rows())]
+        if self._profiling is not None:
+            rows += self._profiling.tables()
         return rows
 
     def _hide(self) -> None:

@@ -14,6 +14,7 @@ OPTIONS: Final = (
     Option(("--steps",), None, "the steps and their phases"),
     Option(("--findings",), None, "what is worth a look, and what to do"),
     Option(("--memory",), None, "the peak of memory and who held it"),
+    Option(("--kernels",), None, "operators and kernels by module, where they were watched"),
     Option(("--operations",), None, "what each module does: its operations and FLOPs"),
     Option(("--depth",), "N", "no deeper than this"),
     Option(("--sort",), "KEY", "a table of modules by self, total, calls, flops or name"),
@@ -53,6 +54,8 @@ def execute(parsed: Parsed) -> None:
         _print(console.findings_text(stored, **style))
     elif parsed.on("memory"):
         _print(console.memory_text(stored, width=style["width"], ascii=style["ascii"]))
+    elif parsed.on("kernels"):
+        _print(console.kernels_text(stored, width=style["width"], ascii=style["ascii"]))
     elif parsed.on("operations"):
         _print(console.operations_text(stored, width=style["width"], ascii=style["ascii"]))
     elif "sort" in parsed.values or "top" in parsed.values:

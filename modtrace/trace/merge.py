@@ -16,7 +16,16 @@ import pyarrow.compute as pc
 
 from modtrace.errors import TraceError
 from modtrace.trace.arrow import arrow_schema
-from modtrace.trace.schema import BACKWARD, CATEGORIES, KINDS, MODULE, STATUSES, THREAD_SHIFT, UNFINISHED
+from modtrace.trace.schema import (
+    BACKWARD,
+    CATEGORIES,
+    KINDS,
+    MODULE,
+    OPERATOR_KINDS,
+    STATUSES,
+    THREAD_SHIFT,
+    UNFINISHED,
+)
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -57,9 +66,10 @@ def merge(
     offsets = {name: np.cumsum([0, *map(len, found)]) for name, found in keys.items()}
     tables["names"] = _names(raw["names"], keys["modules"], offsets["modules"])
     tables["gaps"] = _with_process(raw["gaps"])
-    for name in ("allocations", "watched"):
+    for name in ("allocations", "operators", "watched"):
         tables[name] = _with_process(raw[name])
     _check_memory(tables["allocations"], tables["watched"])
+    _check_operators(tables["operators"])
     parts, work = [], []
     start = 0
     for index, (calls, opened) in enumerate(zip(raw["calls"], raw["open"], strict=False)):
@@ -81,6 +91,15 @@ def merge(
     tables["calls"] = _calls_table(parts)
     tables["work"] = pa.concat_tables(work) if work else arrow_schema("work").empty_table()
     return tables, notes
+
+
+def _check_operators(operators: pa.Table) -> None:
+    """Raise TraceError for times and kinds that cannot be true."""
+    at, own, kind = (_ints(operators, name) for name in ("at_ns", "self_ns", "kind"))
+    if bool(((np.abs(at) > _LIMIT) | (own < 0) | (own > _LIMIT)).any()):
+        raise TraceError("the trace contradicts itself: the time of an operator is impossible")
+    if bool(((kind < 0) | (kind >= len(OPERATOR_KINDS))).any()):
+        raise TraceError("the trace contradicts itself: a kind of operator is unknown")
 
 
 def _check_memory(allocations: pa.Table, watched: pa.Table) -> None:

@@ -37,6 +37,10 @@ CATEGORIES: Final = ("parameter", "buffer", "gradient", "optimizer_state", "acti
 """What memory is held for. `activation` and `temporary` are not recorded: they follow from when it was freed."""
 PARAMETER, BUFFER, GRADIENT, OPTIMIZER_STATE, ACTIVATION, TEMPORARY = range(6)
 
+OPERATOR_KINDS: Final = ("operator", "kernel", "memcpy", "memset")
+"""What ran: an operator of torch on the host; a kernel, a copy or a fill on a device."""
+OPERATOR, KERNEL, MEMORY_COPY, MEMORY_SET = range(4)
+
 STATUSES: Final = ("ok", "raised", "aborted", "unfinished")
 """`calls.status` is an index into this. aborted: left by a BaseException; unfinished: open when recording ended."""
 
@@ -185,10 +189,21 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("thread", "int32", "as the threads of calls; null for one that ran no module", True),
         Column("category", "int8", "index into CATEGORIES where the holder is known", True),
     ),
-    # When memory was watched: one row a stretch of time. Nothing is known of what was outside.
+    # Operators and kernels while they were watched (--kernels): one row an execution.
+    "operators": (
+        Column("at_ns", "int64", "nanoseconds since the start of recording: when an operator ended, or a kernel was launched"),
+        Column("self_ns", "int64", "time of an operator on the host without operators inside it, or of a kernel on its device"),
+        Column("name", "string", "aten::addmm, AddmmBackward0, a kernel's name"),
+        Column("device", "string", "cpu, cuda:0"),
+        Column("kind", "int8", "index into OPERATOR_KINDS"),
+        Column("thread", "int32", "as the threads of calls; null for one that ran no module", True),
+    ),
+    # When memory or kernels were watched: one row a stretch of time. Nothing is known of what was outside.
     "watched": (
         Column("from_ns", "int64", "nanoseconds since the start of recording"),
         Column("to_ns", "int64", "likewise"),
+        Column("memory", "bool", "allocations were noted"),
+        Column("kernels", "bool", "operators and kernels were noted"),
     ),
     "errors": (
         Column("error", "int32", "key, one an exception object"),

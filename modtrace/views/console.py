@@ -12,6 +12,7 @@ from typing import Any, TextIO, TypedDict
 
 from modtrace.analysis.findings import findings
 from modtrace.analysis.holders import peaks
+from modtrace.analysis.kernels import ran
 from modtrace.analysis.modules import modules
 from modtrace.analysis.operations import operations
 from modtrace.analysis.steps import steps
@@ -25,6 +26,7 @@ from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
 from modtrace.units import count, duration, scaled, size
 from modtrace.views.findings import findings_lines
+from modtrace.views.kernels import kernels_lines
 from modtrace.views.memory import memory_lines
 from modtrace.views.operations import operations_lines
 from modtrace.views.steps import steps_lines
@@ -109,6 +111,12 @@ def findings_text(stored: Stored, *, width: int = 80, color: bool = False, ascii
 def operations_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     """What each module does: its operations and their FLOPs."""
     lines = operations_lines(operations(stored), width=max(width, 20))
+    return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
+
+
+def kernels_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
+    """Operators and kernels by module, where they were watched."""
+    lines = kernels_lines(*ran(stored), width=max(width, 20))
     return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
 
 
@@ -247,6 +255,7 @@ def _colored(line: str) -> str:
 __all__ = [
     "findings_text",
     "info_json",
+    "kernels_text",
     "ls_table",
     "memory_text",
     "modules_table",

@@ -107,7 +107,7 @@ def test_the_curve_is_the_profilers(trained):
         def forward(self, x):
             return model(x)
 
-    import modtrace.capture.memory as watching
+    import modtrace.capture.profiling as watching
 
     original = watching.memory_event
 

@@ -1,4 +1,4 @@
-"""Watches memory for some steps with torch's profiler: what is allocated and freed, and what it is held for.
+"""Watches memory and kernels for some steps with torch's profiler.
 
 The profiler runs from the start of recording, or the end of a step, to the end of a step. What long-lived memory is for
 is told by where optimizers keep it: gradients when a step begins, parameters and state when it has ended.
@@ -6,6 +6,7 @@ is told by where optimizers keep it: gradients when a step begins, parameters an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -24,26 +25,45 @@ from modtrace.capture.allocations import (
     memory_event,
     paired,
 )
+from modtrace.capture.operators import kernels_of, operators_of
 from modtrace.capture.state import State
-from modtrace.trace.schema import GRADIENT, OPTIMIZER_STATE, PARAMETER
+from modtrace.text import plain
+from modtrace.trace.schema import GRADIENT, OPTIMIZER_STATE, PARAMETER, TEXT_LIMIT
 
-BUSY: Final = "memory was not watched: the program was running torch's profiler"
-LOST: Final = "memory was not watched: torch's profiler lost some of its events"
+BUSY: Final = "memory and kernels were not watched: the program was running torch's profiler"
+LOST: Final = "memory and kernels were not watched: torch's profiler lost some of its events"
+_DEVICE_TYPE: Any = torch._C._autograd.DeviceType
 _QUIET: Final = "KINETO_LOG_LEVEL"
 """torch's profiler writes to stderr when it starts and stops, unless it is told not to when it is first started."""
 
 
-class Watching:
-    """Watches the steps from `first` on, before `last`, of one trace. Nothing here raises."""
+class Profiling:
+    """Watches some steps of one trace. Nothing here raises.
 
-    def __init__(self, state: State, origin_ns: int, first: int, last: int) -> None:
+    Args:
+        state: shared with the tracer.
+        origin_ns: the clock at the start of recording.
+        memory, kernels: the first step in which each is watched and the one after the last; None for never. The
+            profiler runs over both, from the first to the last.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        origin_ns: int,
+        *,
+        memory: tuple[int, int] | None = None,
+        kernels: tuple[int, int] | None = None,
+    ) -> None:
         self.gaps: list[str] = []
         self.spent_ns = 0
         """What starting, stopping and reading the profiler has cost."""
         self._state = state
         self._origin_ns = origin_ns
-        self._first = first
-        self._last = last
+        asked = [steps for steps in (memory, kernels) if steps is not None]
+        self._first = min((first for first, _ in asked), default=-1)
+        self._last = max((last for _, last in asked), default=-1)
+        self._memory, self._kernels = memory is not None, kernels is not None
         self._steps = self._roots = 0
         self._optimizes = False
         self._profiler: Any = None
@@ -53,7 +73,8 @@ class Watching:
         self._began_ns = self._ended_at = 0
         self._lane = 0
         self._rows: list[tuple[Any, ...]] = []
-        self._watched: list[tuple[int, int]] = []
+        self._operators: list[tuple[Any, ...]] = []
+        self._watched: list[tuple[int, int, bool, bool]] = []
 
     def start(self) -> None:
         """Recording begins."""
@@ -103,7 +124,10 @@ class Watching:
         try:
             work()
         except Exception as fault:
-            self.gaps.append(f"memory was not watched any further: {type(fault).__name__}")
+            self.gaps.append(f"memory and kernels were not watched any further: {type(fault).__name__}")
+            if self._profiler is not None:
+                with contextlib.suppress(Exception):
+                    _disable()
             self._profiler, self._last = None, -1
         self.spent_ns += self._state.clock() - started
 
@@ -113,7 +137,8 @@ class Watching:
             self.gaps.append(BUSY)
             self._last = -1
             return
-        profiler: Any = torch.autograd.profiler.profile(profile_memory=True)
+        device = "cuda" if torch.cuda.is_available() else None
+        profiler: Any = torch.autograd.profiler.profile(profile_memory=self._memory, use_device=device)
         held = os.environ.get(_QUIET)
         os.environ[_QUIET] = "6"
         try:
@@ -133,12 +158,12 @@ class Watching:
     def _end(self) -> None:
         self._mark()
         ended = self._state.clock()
-        module: Any = sys.modules["torch.autograd.profiler"]
-        results = module._disable_profiler()
         self._profiler = None
+        results = _disable()
         events: list[Event] = []
         ranges = []
-        for kind, event in events_of(results.experimental_event_tree()):
+        tree = results.experimental_event_tree()
+        for kind, event in events_of(tree):
             if kind == "memory":
                 events.append(memory_event(event))
             else:
@@ -147,10 +172,18 @@ class Watching:
         if beside is None:
             self.gaps.append(LOST)
             return
-        self._keep(paired(events, beside, self._holders), ranges[0].start_tid)
+        ours = ranges[0].start_tid
+        self._keep(paired(events, beside, self._holders), ours)
+        if self._kernels:
+            found = operators_of(tree) + kernels_of(results.events(), _DEVICE_TYPE.CUDA)
+            self._operators += [
+                (beside.ours_of(at), own, name, device, kind, self._lane if thread == ours else None)
+                for at, own, name, thread, device, kind in found
+                if name != CLOCK_RANGE
+            ]
         for size_bytes, category, _, device in self._before:
             self._rows.append((self._began_ns, None, size_bytes, device, None, category))
-        self._watched.append((self._began_ns, ended))
+        self._watched.append((self._began_ns, ended, self._memory, self._kernels))
         self._holders, self._before = [], []
 
     def _keep(self, rows: Rows, ours: int) -> None:
@@ -171,8 +204,26 @@ class Watching:
         now = self._state.clock()
         self._holders += [Holder(now, address, category) for address, category in found if address]
 
-    def rows(self) -> dict[str, list[Any]]:
-        """Columns of `allocations` since the last call."""
+    def tables(self) -> list[tuple[str, dict[str, list[Any]]]]:
+        """Rows that are new since the last call, by table."""
+        return [
+            ("allocations", self._allocation_rows()),
+            ("operators", self._operator_rows()),
+            ("watched", self._watched_rows()),
+        ]
+
+    def _operator_rows(self) -> dict[str, list[Any]]:
+        rows, self._operators = self._operators, []
+        return {
+            "at_ns": [row[0] - self._origin_ns for row in rows],
+            "self_ns": [row[1] for row in rows],
+            "name": [plain(row[2], TEXT_LIMIT) for row in rows],
+            "device": [row[3] for row in rows],
+            "kind": [row[4] for row in rows],
+            "thread": [row[5] for row in rows],
+        }
+
+    def _allocation_rows(self) -> dict[str, list[Any]]:
         rows, self._rows = self._rows, []
         origin = self._origin_ns
         return {
@@ -184,13 +235,20 @@ class Watching:
             "category": [row[5] for row in rows],
         }
 
-    def watched_rows(self) -> dict[str, list[Any]]:
-        """Columns of `watched` since the last call."""
+    def _watched_rows(self) -> dict[str, list[Any]]:
         rows, self._watched = self._watched, []
         return {
-            "from_ns": [begun - self._origin_ns for begun, _ in rows],
-            "to_ns": [ended - self._origin_ns for _, ended in rows],
+            "from_ns": [row[0] - self._origin_ns for row in rows],
+            "to_ns": [row[1] - self._origin_ns for row in rows],
+            "memory": [row[2] for row in rows],
+            "kernels": [row[3] for row in rows],
         }
+
+
+def _disable() -> Any:
+    """Stop torch's profiler; its result."""
+    module: Any = sys.modules["torch.autograd.profiler"]
+    return module._disable_profiler()
 
 
 def _address(tensor: Any) -> int:
