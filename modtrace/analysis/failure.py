@@ -28,6 +28,8 @@ class Place:
 class Failure:
     """The last root call that raised. `parameters` are the failing module's own; `sibling` is the last call before it,
     under the same parent, that returned: (name, class, what it returned). `disagree` is None where nothing is certain.
+    `root` and `call` are the rows of the timeline of the root call and of the failing one, `error_row` the exception's
+    in `errors`.
     """
 
     step: int | None
@@ -37,6 +39,9 @@ class Failure:
     sibling: tuple[str, str, str] | None
     disagree: str | None
     source: str | None
+    root: int
+    call: int
+    error_row: int
 
 
 def last_failure(stored: Stored) -> Failure | None:
@@ -87,6 +92,9 @@ def _describe(stored: Stored, table: Any, path: list[int], error: int) -> Failur
         sibling=_sibling(table, path, place, texts, returned),
         disagree=disagreement(kind, record["type"], record["parameters"], tensors),
         source=f"{file}:{line}" if file and line else None,
+        root=path[0],
+        call=failing,
+        error_row=error,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from modtrace.capture.classes import class_name
 from modtrace.text import plain
-from modtrace.trace.schema import MESSAGE_LIMIT, TEXT_LIMIT
+from modtrace.trace.schema import MEMORY_MESSAGE_LIMIT, MESSAGE_LIMIT, TEXT_LIMIT
 
 _SIMPLE: Final = (str, int, float, bool, type(None))
 _BUILTIN_TEXTS: Final = {
@@ -49,7 +49,8 @@ def first_line(error: BaseException) -> str | None:
     if text is None:
         return None
     lines = text.strip().splitlines()
-    return plain(lines[0], MESSAGE_LIMIT) if lines else ""
+    # What torch says when memory runs out is one long line; the numbers that matter come late in it.
+    return plain(lines[0], MEMORY_MESSAGE_LIMIT if "allocat" in lines[0] else MESSAGE_LIMIT) if lines else ""
 
 
 def _message(error: BaseException) -> str | None:

@@ -53,6 +53,8 @@ TEXT_LIMIT: Final = 512
 """Characters kept of any name or repr; longer ones end in `...`."""
 MESSAGE_LIMIT: Final = 300
 """Characters kept of the first line of an exception's message."""
+MEMORY_MESSAGE_LIMIT: Final = 700
+"""The same of one that speaks of allocating memory."""
 
 
 SHORT_DTYPES: Final[dict[str, str]] = {
@@ -208,7 +210,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
     "errors": (
         Column("error", "int32", "key, one an exception object"),
         Column("type", "string", "class name"),
-        Column("message", "string", "first line, at most MESSAGE_LIMIT characters; null with --no-messages", True),
+        Column("message", "string", "first line, at most MESSAGE_LIMIT characters (MEMORY_MESSAGE_LIMIT of one about memory); null with --no-messages", True),
     ),
     # What could not be recorded. Every view shows it.
     "gaps": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.findings import findings
 from modtrace.analysis.holders import peaks
+from modtrace.analysis.out_of_memory import autopsy
 from modtrace.analysis.summary import Row, Summary, summarise
 from modtrace.analysis.tree import merged, without_functions
 from modtrace.text import fit, pad, plain
@@ -13,6 +14,7 @@ from modtrace.trace.reader import Stored
 from modtrace.units import count, duration, percent, plural
 from modtrace.views.findings import findings_lines
 from modtrace.views.memory import memory_summary
+from modtrace.views.out_of_memory import autopsy_lines
 from modtrace.views.steps import steps_summary
 from modtrace.views.tree import says_something, tree_lines
 
@@ -45,7 +47,9 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     room = MAX_LINES - len(head) - len(told) - len(worth) - len(tail) - 2
     middle: list[str] = []
     if failed and failure is not None:
-        middle = ["", *_failure(failure, width)][: max(room - 6, 3)]
+        found_dead = autopsy(stored, failure)
+        told_of = [] if found_dead is None else autopsy_lines(found_dead, width=width)
+        middle = ["", *_failure(failure, width), *told_of][: max(room - 4 if told_of else room - 6, 3)]
     else:
         nodes, limit = without_functions(merged(stored, 0)), min(14, max(room - 9, 3))
         if says_something(nodes, limit):
@@ -184,7 +188,7 @@ def _caught(found: Summary, failure: Failure) -> list[str]:
 
 def _failure(failure: Failure, width: int) -> list[str]:
     lines = [
-        f"  WHERE IT FAILED   {'' if failure.step is None else f'step {failure.step}   '}{plain(failure.error)}"
+        f"  WHERE IT FAILED   {'' if failure.step is None else f'step {failure.step}   '}{plain(failure.error, 300)}"
     ]
     column = max(min(width // 2, 40), 12)
     path = failure.path

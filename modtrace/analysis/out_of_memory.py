@@ -1,0 +1,153 @@
+"""When memory ran out: what was asked for, what there was, and what this step had made by then.
+
+torch says the first in the exception's message; the rest follows from shapes, so it is there without having been
+watched: the outputs of modules that had run in the step when it failed, which a training step keeps for backward.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.failure import Failure
+from modtrace.analysis.holders import signature_bytes
+from modtrace.analysis.paths import folded
+from modtrace.analysis.timeline import timeline
+from modtrace.trace.reader import Stored
+from modtrace.trace.schema import MODULE, OK
+
+Ints = npt.NDArray[np.int64]
+
+_UNITS: Final = {"bytes": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_SIZE: Final = r"(\d{1,20}(?:\.\d{1,6})?) (bytes|B|KiB|MiB|GiB|TiB)\b"
+_PLACES: Final = {
+    "asked": re.compile(r"[Tt]ried to allocate " + _SIZE),
+    "capacity": re.compile(r"total capacity of " + _SIZE),
+    "free": re.compile(r"of which " + _SIZE + " is free"),
+    "allocated": re.compile(_SIZE + " is allocated by PyTorch"),
+    "unused": re.compile(_SIZE + " is reserved by PyTorch but unallocated"),
+}
+_KINDS: Final = ("OutOfMemoryError", "RuntimeError", "MemoryError")
+_TELLING: Final = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+STEPS: Final = 5
+
+
+@dataclass(frozen=True)
+class Told:
+    """What torch's message says, bytes; None for what it does not. `unused` is reserved by torch and not allocated."""
+
+    asked: int | None
+    capacity: int | None
+    free: int | None
+    allocated: int | None
+    unused: int | None
+
+
+@dataclass(frozen=True)
+class Made:
+    """Outputs of one group of leaf modules in the failing step."""
+
+    name: str
+    type: str
+    calls: int
+    output_bytes: int
+
+
+@dataclass(frozen=True)
+class Autopsy:
+    """What is known of a failed allocation.
+
+    parameter_bytes, trainable_bytes: of the root module; None where a size is not known. Gradients take as much as what
+        is trainable, Adam's state twice that.
+    made: leaf modules whose outputs are most, the first the largest; `made_bytes` is of all.
+    steps_bytes: outputs of leaf modules in each of the last steps, the failing one last.
+    block: the group of repeated modules around the largest outputs, which checkpointing would not keep; None for none.
+    """
+
+    told: Told
+    parameter_bytes: int | None
+    trainable_bytes: int | None
+    made: list[Made]
+    made_bytes: int
+    steps_bytes: list[int]
+    block: str | None
+
+
+def told(kind: str, message: str | None) -> Told | None:
+    """What an exception says of memory; None for one that is about something else."""
+    if kind not in _KINDS or message is None or not (kind != "RuntimeError" or _TELLING.search(message)):
+        return None
+    found = {name: pattern.search(message) for name, pattern in _PLACES.items()}
+    return Told(**{name: _bytes(match) for name, match in found.items()})
+
+
+def _bytes(match: re.Match[str] | None) -> int | None:
+    return None if match is None else round(float(match[1]) * _UNITS[match[2]])
+
+
+def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
+    """What is known of the failed allocation that a failure was; None for another failure."""
+    errors = stored.table("errors").slice(failure.error_row, 1).to_pylist()[0]
+    said = told(errors["type"], errors["message"])
+    if said is None:
+        return None
+    table, groups = timeline(stored).calls, folded(stored)
+    kind, status = column(table, "kind"), column(table, "status")
+    step, start = nullable_codes(table, "step"), column(table, "start_ns")
+    outputs = nullable_codes(table, "outputs")
+    sizes = np.append(signature_bytes(stored), 0)[outputs]
+    leaf = (
+        (kind == MODULE)
+        & (column(table, "last_call") == column(table, "call"))
+        & (status == OK)
+        & (sizes > 0)
+    )
+    mine = leaf & (column(table, "process") == int(column(table, "process")[failure.root]))
+    here = step[failure.root]
+    inside = (step == here) if here >= 0 else (start >= start[failure.root])
+    now = np.flatnonzero(mine & inside & (start <= start[failure.call]))
+    totals = np.bincount(groups.group[now], weights=sizes[now], minlength=len(groups.name)).astype(np.int64)
+    calls = np.bincount(groups.group[now], minlength=len(groups.name))
+    largest = [at for at in np.argsort(-totals, kind="stable").tolist() if totals[at] > 0]
+    made = [
+        Made(groups.name[at] or groups.type[at], groups.type[at], int(calls[at]), int(totals[at]))
+        for at in largest
+    ]
+    root = stored.table("modules").slice(int(nullable_codes(table, "module")[failure.root]), 1).to_pylist()[0]
+    return Autopsy(
+        told=said,
+        parameter_bytes=root["parameter_bytes"],
+        trainable_bytes=_trainable(root),
+        made=made[:5],
+        made_bytes=int(totals.sum()),
+        steps_bytes=_by_step(step[mine], sizes[mine], int(here)),
+        block=_block(made),
+    )
+
+
+def _trainable(root: dict[str, int | None]) -> int | None:
+    """Bytes of trainable parameters, as their share of all: exact where all are of one type."""
+    total, size, some = root["parameter_count"], root["parameter_bytes"], root["trainable_count"]
+    return None if total is None or size is None or some is None else size * some // max(total, 1)
+
+
+def _by_step(step: Ints, sizes: Ints, last: int) -> list[int]:
+    if last < 0:
+        return []
+    totals = np.bincount(
+        step[(step >= 0) & (step <= last)], weights=sizes[(step >= 0) & (step <= last)], minlength=last + 1
+    )
+    return [int(total) for total in totals[max(last + 1 - STEPS, 0) :]]
+
+
+def _block(made: list[Made]) -> str | None:
+    """The repeated part of the largest name: `h.*` of `h.*.mlp.c_fc`."""
+    for one in made[:1]:
+        before, star, _ = one.name.partition("*")
+        return before + star if star else None
+    return None

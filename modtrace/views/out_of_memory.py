@@ -1,0 +1,68 @@
+"""A failed allocation as text."""
+
+from __future__ import annotations
+
+from modtrace.analysis.out_of_memory import Autopsy
+from modtrace.text import plain
+from modtrace.units import percent, size
+
+
+def autopsy_lines(found: Autopsy, *, width: int) -> list[str]:
+    """What was asked for, what there was, what the step had made, and what would help; at most ten lines or so."""
+    said = found.told
+    facts = [
+        ("asked for", said.asked),
+        ("free", said.free),
+        ("of", said.capacity),
+        ("allocated", said.allocated),
+        ("reserved but unused", said.unused),
+    ]
+    known = "   ".join(f"{name} {size(value)}" for name, value in facts if value is not None)
+    lines = [f"  OUT OF MEMORY   {known}".rstrip()]
+    if said.unused is not None and said.allocated and said.unused > said.allocated // 4:
+        lines.append(
+            f"    fragmented: {percent(said.unused, said.allocated + said.unused)}% of what is reserved is unused"
+        )
+    held = [f"outputs made in this step {size(found.made_bytes)}"]
+    if found.parameter_bytes is not None:
+        held.append(f"parameters {size(found.parameter_bytes)}")
+    if found.trainable_bytes:
+        held += [
+            f"their gradients {size(found.trainable_bytes)}",
+            f"Adam's state {size(2 * found.trainable_bytes)}",
+        ]
+    lines += _list("by shapes:", held, width)
+    if found.made:
+        most = [f"{plain(one.name)} {size(one.output_bytes)} in {one.calls}" for one in found.made[:3]]
+        lines += _list("largest outputs:", most, width)
+    if len(found.steps_bytes) > 1:
+        lines += _list("outputs a step, the last failed:", list(map(size, found.steps_bytes)), width)
+    return [*lines, *_list("->", _remedy(found).split(" "), width, between=" ")]
+
+
+def _list(head: str, words: list[str], width: int, *, between: str = ", ") -> list[str]:
+    """Words behind a head, on as many lines as they need."""
+    lines, used = [f"    {head}"], 4 + len(head)
+    for at, word in enumerate(words):
+        text = word + (between.rstrip() if at < len(words) - 1 else "")
+        if used + 1 + len(text) > width and used > 6:
+            lines.append("     ")
+            used = 5
+        lines[-1] += f" {text}"
+        used += 1 + len(text)
+    return lines
+
+
+def _remedy(found: Autopsy) -> str:
+    asked, made = found.told.asked, found.made_bytes
+    growing = len(found.steps_bytes) > 2 and all(
+        later > 1.2 * earlier
+        for earlier, later in zip(found.steps_bytes[:-2], found.steps_bytes[1:-1], strict=True)
+    )
+    if growing:
+        return "inputs grow from step to step: limit their length"
+    if asked is not None and asked > 16 * max(made, 1):
+        return "what was asked for is far more than this step's outputs: look at the sizes given to the failing module"
+    if found.block is not None:
+        return f"checkpoint {plain(found.block)} (torch.utils.checkpoint), or use a smaller batch"
+    return "use a smaller batch, or checkpoint the block with the largest outputs"
