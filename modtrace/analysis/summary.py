@@ -174,6 +174,7 @@ def _cost(about: Process, calls: int) -> int | None:
             end.backward_cost_ns,
             end.counting_cost_ns,
             end.functions_cost_ns,
+            end.profiling_cost_ns,
             about.start_cost_ns,
         )
         return end.calls_cost_ns + sum(cost or 0 for cost in rest)

@@ -24,7 +24,7 @@ from modtrace.capture.function_names import ASKING, DISPATCHING, function_name, 
 from modtrace.capture.hooks import unwind
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import KIND_SHIFT, Lane, OpenCall
-from modtrace.capture.likeness import has_tensor, like, like_keywords, never
+from modtrace.capture.likeness import has_tensor, is_tensor, like, like_keywords, never
 from modtrace.capture.modes import stands, take_out_function_mode
 from modtrace.capture.ranges import left_by, still_open
 from modtrace.capture.seen import Check, Entry, Memory, has_grad, remember
@@ -281,17 +281,13 @@ def _keywords(state: State, lane: Lane, site: Site, kwargs: dict[str, Any]) -> i
 
 
 def _result(state: State, lane: Lane, site: Site, value: Any) -> int:
-    kind = type(value)
-    if (kind is torch.Tensor or kind is torch.nn.Parameter) and not lane.transformed:
-        with torch._C.DisableTorchFunction():
-            nested = value.is_nested
-        if not nested:
-            number = state.signatures.of_tensor(value)
-            site.returned = remember(site.returned, value, number)
-            return number
+    if is_tensor(value) and not lane.transformed:
+        number = state.signatures.of_tensor(value)
+        site.returned = remember(site.returned, value, number)
+        return number
     started = state.clock()
     number = state.signatures.number(value_key(value, vmapped=lane.transformed > 0))
-    if kind is tuple and site.returned[2] == number and not lane.transformed:
+    if type(value) is tuple and site.returned[2] == number and not lane.transformed:
         site.returned = (_while_graded(_tuples(like(value))), False, number)
     else:
         site.returned = (never, False, number)

@@ -18,6 +18,7 @@ import torch
 from modtrace.capture import own_hooks
 from modtrace.capture.facts import raw
 from modtrace.capture.lanes import CODE_SHIFT, MODE_SHIFT, RAISED, RETURNED, Lane
+from modtrace.capture.likeness import is_tensor
 from modtrace.capture.raised import is_early_stop
 from modtrace.capture.seen import CALL_IMPL, Entry, has_grad, remember
 from modtrace.capture.signature import arguments_key, keywords_key, value_key
@@ -311,7 +312,7 @@ def _argument(state: State, lane: Lane, entry: Entry, args: tuple[Any, ...]) -> 
     value = args[0]
     if len(lane.calls) > DEEP_CALLS and not state.deep:
         _warn_of_depth(state, len(lane.calls))
-    if _is_plain(value) and not lane.transformed:
+    if is_tensor(value) and not lane.transformed:
         number = state.signatures.of_tensor(value)
         entry.given = remember(entry.given, value, number)
         return number
@@ -320,7 +321,7 @@ def _argument(state: State, lane: Lane, entry: Entry, args: tuple[Any, ...]) -> 
 
 def _result(state: State, lane: Lane, entry: Entry, value: Any) -> tuple[int, bool]:
     """The signature of an output, which is not like the last one was, and whether it can require grad."""
-    if _is_plain(value) and not lane.transformed:
+    if is_tensor(value) and not lane.transformed:
         number = state.signatures.of_tensor(value)
         entry.returned = remember(entry.returned, value, number)
         return number, has_grad(value)
@@ -328,15 +329,6 @@ def _result(state: State, lane: Lane, entry: Entry, value: Any) -> tuple[int, bo
     number = state.signatures.number(value_key(value, vmapped=lane.transformed > 0))
     lane.cost(len(lane.calls) - 2, state.clock() - started)
     return number, True
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value is a tensor whose attributes can all be read: no subclass, not nested."""
-    kind = type(value)
-    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
-        return False
-    with torch._C.DisableTorchFunction():
-        return not value.is_nested
 
 
 def _arguments(state: State, lane: Lane, args: tuple[Any, ...]) -> int:

@@ -52,6 +52,7 @@ class End:
     backward_cost_ns: int | None
     counting_cost_ns: int | None
     functions_cost_ns: int | None
+    profiling_cost_ns: int | None
     rows: dict[str, int]
 
 
@@ -254,6 +255,7 @@ def _end(folder: Path) -> End | None:
         backward_cost_ns=_count(cost, "backward_ns"),
         counting_cost_ns=_count(cost, "counting_ns"),
         functions_cost_ns=_count(cost, "functions_ns"),
+        profiling_cost_ns=_count(cost, "profiling_ns"),
         rows={k: v for k, v in rows.items() if type(v) is int and k in TABLES}
         if isinstance(rows, dict)
         else {},
