@@ -27,6 +27,7 @@ from modtrace.capture.decode import (
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import KIND_SHIFT, Lane
 from modtrace.capture.raised import Errors
+from modtrace.capture.reach import device_key
 from modtrace.capture.registry import Registry
 from modtrace.capture.signature import Signatures
 from modtrace.errors import WriteError
@@ -153,7 +154,7 @@ def write_process(folder: Path, rank: int, costs: Costs, *, recorded_ns: int, st
         "world_size": int(world) if world.isdigit() else None,
         "started_unix_ns": time.time_ns() - recorded_ns,
         "torch": str(torch.__version__),
-        "devices": [],
+        "devices": [device_key()],
         "recursion_limit": sys.getrecursionlimit(),
         "cost": {
             "call_ns": costs.inside_ns + costs.outside_ns,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from modtrace.cli.chosen import chosen
 from modtrace.cli.options import Option, Parsed, parse, usage
+from modtrace.errors import UsageError
+from modtrace.text import plain
 
 OPTIONS: Final = (
     Option(("--tree",), None, "the call tree"),
@@ -16,6 +18,8 @@ OPTIONS: Final = (
     Option(("--memory",), None, "the peak of memory and who held it"),
     Option(("--kernels",), None, "operators and kernels by module, where they were watched"),
     Option(("--operations",), None, "what each module does: its operations and FLOPs"),
+    Option(("--roofline",), None, "how fast modules compute, beside what the device reaches"),
+    Option(("--device",), "NAME", "measure what a device of this machine reaches (cpu, cuda:0), and keep it"),
     Option(("--depth",), "N", "no deeper than this"),
     Option(("--sort",), "KEY", "a table of modules by self, total, calls, flops or name"),
     Option(("--top",), "N", "only the first N modules"),
@@ -39,9 +43,14 @@ def execute(parsed: Parsed) -> None:
     from modtrace.trace.reader import open_trace
     from modtrace.views import console
 
+    style = console.style_of(sys.stdout)
+    if "device" in parsed.values:
+        _print(
+            console.reach_text(_measured(parsed.values["device"]), width=style["width"], ascii=style["ascii"])
+        )
+        return
     path = chosen(parsed.rest)
     stored = open_trace(path)
-    style = console.style_of(sys.stdout)
     if parsed.on("plain"):
         style = console.Style(width=80, color=False, ascii=True)
     if parsed.on("json"):
@@ -54,6 +63,8 @@ def execute(parsed: Parsed) -> None:
         _print(console.findings_text(stored, **style))
     elif parsed.on("memory"):
         _print(console.memory_text(stored, width=style["width"], ascii=style["ascii"]))
+    elif parsed.on("roofline"):
+        _print(console.roofline_text(stored, width=style["width"], ascii=style["ascii"]))
     elif parsed.on("kernels"):
         _print(console.kernels_text(stored, width=style["width"], ascii=style["ascii"]))
     elif parsed.on("operations"):
@@ -63,6 +74,18 @@ def execute(parsed: Parsed) -> None:
         _print(console.modules_table(stored, sort=sort, top=top, width=style["width"], ascii=style["ascii"]))
     else:
         _print(console.summary(stored, shown_path=str(path), **style))
+
+
+def _measured(device: str) -> Any:
+    """What a device reaches; torch is imported for this alone."""
+    try:
+        from modtrace.capture.reach import reach
+
+        return reach(device, again=True)
+    except ImportError:
+        raise UsageError("torch is not here, so nothing can be measured") from None
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"{plain(device)} cannot be measured: {plain(str(error), 200)}") from None
 
 
 def _print(text: str) -> None:

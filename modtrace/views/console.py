@@ -15,6 +15,7 @@ from modtrace.analysis.holders import peaks
 from modtrace.analysis.kernels import ran
 from modtrace.analysis.modules import modules
 from modtrace.analysis.operations import operations
+from modtrace.analysis.roofline import mfu, roofline
 from modtrace.analysis.steps import steps
 from modtrace.analysis.summary import summarise
 from modtrace.analysis.timeline import timeline
@@ -22,6 +23,7 @@ from modtrace.analysis.tree import merged
 from modtrace.errors import TraceError, UsageError
 from modtrace.text import fit, plain
 from modtrace.text import width as width_of
+from modtrace.trace.reach import Reach, cached
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
 from modtrace.units import count, duration, scaled, size
@@ -29,7 +31,8 @@ from modtrace.views.findings import findings_lines
 from modtrace.views.kernels import kernels_lines
 from modtrace.views.memory import memory_lines
 from modtrace.views.operations import operations_lines
-from modtrace.views.steps import steps_lines
+from modtrace.views.roofline import reach_lines, roofline_lines
+from modtrace.views.steps import steps_lines, usual
 from modtrace.views.summary import summary_lines
 from modtrace.views.tree import tree_lines
 
@@ -112,6 +115,26 @@ def operations_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> 
     """What each module does: its operations and their FLOPs."""
     lines = operations_lines(operations(stored), width=max(width, 20))
     return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
+
+
+def roofline_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
+    """How fast modules compute, beside what the device of the trace was measured to reach on this machine."""
+    keys = stored.processes[0].devices if stored.processes else ()
+    reached = cached(keys[0]) if keys else None
+    found = summarise(stored)
+    utilised = None
+    if found is not None and len(found.steps):
+        chosen = usual(found.steps, found.counted)
+        shares = mfu(found.flops[chosen], (found.steps.end - found.steps.start)[chosen], reached)
+        known = sorted(share for share in shares if share is not None)
+        utilised = known[len(known) // 2] if known else None
+    lines = roofline_lines(roofline(stored, reached), reached, utilised, width=max(width, 20))
+    return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
+
+
+def reach_text(found: Reach, *, width: int = 80, ascii: bool = False) -> str:
+    """What a device reaches."""
+    return _finished([fit(line, max(width, 20)) for line in reach_lines(found)], False, ascii)
 
 
 def kernels_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
@@ -260,6 +283,8 @@ __all__ = [
     "memory_text",
     "modules_table",
     "operations_text",
+    "reach_text",
+    "roofline_text",
     "steps_table",
     "style_of",
     "summary",

@@ -1,0 +1,102 @@
+"""What a device of this machine reaches: FLOP/s of matrix products by type, and bytes a second of copies.
+
+Measured when somebody asks for it (`modtrace info --device`), never while a program is recorded, and kept in the user's
+cache directory until device, torch or the number of threads is another.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+
+from modtrace.trace.folder import read_json, write_json
+from modtrace.trace.reach import Reach, cache_folder, cache_name, cached
+
+SECONDS: Final = 0.25
+"""How long each measurement may take, about."""
+SIZES: Final = (512, 1024, 2048, 4096, 8192)
+COPY_BYTES: Final = 1 << 28
+
+
+def reach(device: str = "cpu", *, again: bool = False) -> Reach:
+    """What a device reaches, from the cache where it has been measured, else measured now and kept."""
+    key = device_key(device)
+    known = cached(key)
+    if known is not None and not again:
+        return known
+    found = Reach(key, _products(device), _bandwidth(device))
+    folder = cache_folder()
+    held = read_json(folder / cache_name()) or {}
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_json(
+            folder,
+            cache_name(),
+            {**held, key: {"flops_per_s": found.flops_per_s, "bytes_per_s": found.bytes_per_s}},
+        )
+    except OSError:
+        pass  # it is measured again the next time
+    return found
+
+
+def device_key(device: str = "cpu") -> str:
+    """What a device is known by: its name, and what else decides how fast torch is on it."""
+    if device.startswith("cuda"):
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "cpu"
+
+
+def _products(device: str) -> dict[str, int]:
+    """FLOP/s of the largest matrix product that takes less than SECONDS, for each type that the device multiplies."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        try:
+            best = 0.0
+            for size in SIZES:
+                a = torch.ones(size, size, device=device, dtype=dtype)
+                seconds = _seconds(lambda a=a: torch.mm(a, a), device)  # type: ignore[misc]
+                best = max(best, 2 * size**3 / seconds)
+                if seconds > SECONDS / 8:
+                    break
+            found[str(dtype).removeprefix("torch.")] = round(best)
+        except RuntimeError:  # not multiplied here
+            continue
+    return found
+
+
+def _bandwidth(device: str) -> int:
+    """Bytes a second read and written by a copy that no cache holds."""
+    count = COPY_BYTES // 4
+    source = torch.ones(count, device=device)
+    target = torch.empty_like(source)
+    return round(2 * COPY_BYTES / _seconds(lambda: target.copy_(source), device))
+
+
+def _seconds(work: Callable[[], Any], device: str) -> float:
+    """The shortest of some executions."""
+    wait: Callable[[], Any] = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    work()
+    wait()
+    best, until = float("inf"), time.perf_counter() + SECONDS
+    while True:
+        started = time.perf_counter()
+        work()
+        wait()
+        best = min(best, time.perf_counter() - started)
+        if time.perf_counter() > until:
+            return max(best, 1e-9)

@@ -1,0 +1,52 @@
+"""What a device has been measured to reach, as it is kept between runs. Standard library only."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from modtrace.text import plain
+from modtrace.trace.folder import read_json
+
+_NAME: Final = "devices.json"
+_LIMIT: Final = 1 << 62
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The most that was measured: FLOP/s of matrix products by type, and bytes a second of a copy, read and written."""
+
+    device: str
+    flops_per_s: dict[str, int]
+    bytes_per_s: int
+
+
+def cache_folder() -> Path:
+    """Where it is kept: `$XDG_CACHE_HOME/modtrace`, else `~/.cache/modtrace`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "modtrace"
+
+
+def cache_name() -> str:
+    """The name of the file."""
+    return _NAME
+
+
+def cached(key: str) -> Reach | None:
+    """What has been measured of a device; None where nothing has."""
+    held = read_json(cache_folder() / _NAME)
+    return entry_of(held.get(key), key) if held is not None else None
+
+
+def entry_of(data: Any, device: str) -> Reach | None:
+    """What an entry of the file says; None for one that cannot be true."""
+    if not isinstance(data, dict) or not isinstance(data.get("flops_per_s"), dict):
+        return None
+    rates = data["flops_per_s"].items()
+    products = {plain(str(name), 40): rate for name, rate in rates if type(rate) is int and 0 < rate < _LIMIT}
+    rate = data.get("bytes_per_s")
+    if not products or type(rate) is not int or not 0 < rate < _LIMIT:
+        return None
+    return Reach(plain(device, 200), products, rate)
