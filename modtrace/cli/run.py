@@ -15,6 +15,7 @@ from modtrace.capture import runner, session
 from modtrace.capture.launch import Launch, default_path, launch
 from modtrace.capture.runner import Target
 from modtrace.capture.session import Session
+from modtrace.capture.steps import steps_of
 from modtrace.cli.options import Option, Parsed, parse, usage
 from modtrace.errors import UsageError
 from modtrace.text import plain
@@ -70,6 +71,9 @@ def prepare(words: Sequence[str]) -> Prepared:
     if show not in ("saved", "summary", "tree", "none"):
         raise UsageError(f"--print takes summary, tree or none, not {show!r}")
     max_bytes = size(parsed.values.get("max-size", "4GB"))
+    for name in ("memory", "kernels"):
+        if parsed.values.get(name):
+            steps_of(parsed.values[name])
     runner.check(target)
     launched = launch()
     output = parsed.values.get("output")

@@ -224,6 +224,16 @@ def test_steps_that_are_none():
                 pass
 
 
+@pytest.mark.parametrize("option", ["--memory", "--kernels"])
+def test_steps_that_are_none_start_nothing(tmp_path, option):
+    (tmp_path / "train.py").write_text("print('ran')")
+    command = [sys.executable, "-m", "modtrace", "run", option, "5:2", "train.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "names no steps" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
+
+
 def test_a_whole_run_says_where_the_peak_was(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
