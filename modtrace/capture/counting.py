@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
@@ -21,9 +20,10 @@ import torch
 from modtrace.capture.formulas import Operation, flops, operation
 from modtrace.capture.lanes import MODE_SHIFT, Lane, Lanes
 from modtrace.capture.modes import take_out_dispatch_mode
+from modtrace.capture.operation_mode import Mode, crossing
 from modtrace.capture.seen import Entry
 from modtrace.capture.signature import keywords_key
-from modtrace.capture.unseen import see_through, unseen
+from modtrace.capture.unseen import unseen
 from modtrace.text import plain
 from modtrace.trace.schema import COUNTED, IN_BACKWARD, NO_GRAD, SPAN, TEXT_LIMIT, THREAD_SHIFT
 from modtrace.trace.schema import FUNCTION as FUNCTION_KIND
@@ -35,7 +35,6 @@ MANY_KINDS: Final = 10_000
 MANY_OPERATIONS: Final = 200
 """Kept of the list of one call."""
 COMPILED: Final = "compiled code"
-_PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
 
 _core: Any = torch._C
 
@@ -68,47 +67,6 @@ class Unit:
         self.training = training
 
 
-class Mode:
-    """What torch hands every operation to while it is on the stack of dispatch modes.
-
-    It is put there without the flags that `TorchDispatchMode.__enter__` sets, so that no code which asks whether a
-    mode is active, torch's compiler above all, takes another path.
-    """
-
-    supports_higher_order_operators = True
-
-    def __init__(
-        self, note: Callable[[Mode, Any, Any, dict[str, Any], Any, int, int], None], clock: Any
-    ) -> None:
-        self._note = note
-        self._clock = clock
-
-    @classmethod
-    def is_infra_mode(cls) -> bool:
-        return False
-
-    @classmethod
-    def ignore_compile_internals(cls) -> bool:
-        return True
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if function in _SIZES:
-            return NotImplemented
-        started = self._clock()
-        kwargs = kwargs or {}
-        # Called from here an operation would be shown to function modes and to classes of tensors, which it is not when
-        # torch calls it. What is written in Python may call functions that they are shown.
-        written_in_c = _is_torchs(function) and all(kind in _PLAIN for kind in types)
-        with torch._C.DisableTorchFunction() if written_in_c else torch._C.DisableTorchFunctionSubclass():
-            ready = self._clock()
-            result = function(*args, **kwargs)
-            done = self._clock()
-        self._note(self, function, args, kwargs, result, ready - started, done)
-        return result
-
-
 class Counting:
     """Counts for one trace. Nothing here raises but what the program's operations do."""
 
@@ -127,7 +85,8 @@ class Counting:
         self._started_ns = state.clock()
         self.spent_ns = 0
         """What counting has cost so far."""
-        self._crossing_ns = _crossing(state.clock)
+        self.gaps: list[str] = []
+        self._crossing_ns = crossing(state.clock)
 
     @property
     def active(self) -> bool:
@@ -146,6 +105,13 @@ class Counting:
             mode: bits of schema's `mode` in their place.
             frame: that of `_call_impl`, which knows the keyword arguments.
         """
+        try:
+            return self._begin(lane, entry, given, mode, frame)
+        except Exception as fault:
+            self._fail(fault)
+            return mode
+
+    def _begin(self, lane: Lane, entry: Entry, given: int, mode: int, frame: FrameType) -> int:
         bits = mode >> MODE_SHIFT
         if self._unit is not None or bits & IN_BACKWARD or not self._may():
             return mode
@@ -181,6 +147,13 @@ class Counting:
         lane.unit = None
         if unit is not None and unit is self._unit:
             self._close(unit)
+
+    def _fail(self, fault: Exception) -> None:
+        """Count nothing any more because of a fault of ours; everything else is recorded on."""
+        self.gaps.append(f"FLOPs and operations are not counted any more: {type(fault).__name__}")
+        self._state.counts = False
+        self._awaiting.clear()
+        self.stop()
 
     def stop(self) -> None:
         """Count nothing any more."""
@@ -256,7 +229,7 @@ class Counting:
             unit.spent_ns += spent_ns
             lane.cost(len(lane.calls) - 1, spent_ns)
         except Exception as fault:
-            self._state.fault(fault)
+            self._fail(fault)
 
     def _enter(self, found: Found, function: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
         known = self._known.get(function)
@@ -340,61 +313,9 @@ def _kept(names: list[str]) -> list[str]:
     return names if len(names) <= MANY_OPERATIONS else [*names[:MANY_OPERATIONS], "..."]
 
 
-def _sizes() -> frozenset[Any]:
-    """What torch asks tensor subclasses for their sizes with: they answer themselves."""
-    aten: Any = torch.ops.aten
-    names = (
-        "sym_is_contiguous", "is_contiguous", "is_strides_like_format", "is_non_overlapping_and_dense",
-        "size", "sym_size", "stride", "sym_stride", "storage_offset", "sym_storage_offset", "numel",
-        "sym_numel", "dim",
-    )  # fmt: skip
-    found = [getattr(aten, name) for name in names if hasattr(aten, name)]
-    some = {getattr(packet, overload) for packet in found for overload in packet.overloads()}
-    layout = getattr(torch.ops.prim, "layout", None)
-    return frozenset(some if layout is None else {*some, layout.default})
-
-
-_SIZES: Final = _sizes()
-
-
-def _is_torchs(function: Any) -> bool:
-    """Whether an operation is one of torch's own, written in C++."""
-    return getattr(function, "namespace", None) in ("aten", "prim")
-
-
 def _is_generated(frame: FrameType | None) -> bool:
     """Whether code that torch's compiler has written is what asks for an operation."""
     return frame is not None and "torchinductor" in frame.f_code.co_filename
 
 
-def _crossing(clock: Any) -> int:
-    """Nanoseconds that torch takes to hand an operation to a mode and back."""
-    core: Any = torch._C
-    if core._len_torch_dispatch_stack() or core._functorch.maybe_current_level() is not None:
-        return 0
-    with core.DisableTorchFunction():
-        value = torch.empty(0, device="cpu")  # the first operation on a meta tensor imports for a second
-        inside: list[int] = []
-        mode = Mode(lambda *seen: inside.append(seen[-2] + clock() - seen[-1]), clock)
-        plain_ns = min(_time(value, clock) for _ in range(5))
-        core._push_on_torch_dispatch_stack(mode)
-        try:
-            through_ns = min(_time(value, clock) for _ in range(5))
-        finally:
-            take_out_dispatch_mode(mode)
-    return max((through_ns - plain_ns) // _TIMED - min(inside), 0)
-
-
-_TIMED: Final = 20
-
-
-def _time(value: Any, clock: Any) -> int:
-    started: int = clock()
-    for _ in range(_TIMED):
-        torch._C._VariableFunctions.neg(value)
-    done: int = clock()
-    return done - started
-
-
-see_through(Mode.__torch_dispatch__)
 unseen(Counting.note, Counting.begin, Counting.end, Counting.give_up, Counting.begin_backward)

@@ -17,7 +17,7 @@ from typing import Any, Final
 _TABLES: Final = ("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks")
 _STAND_INS: Final = tuple(
     str(Path(__file__).with_name(name))
-    for name in ("phases.py", "counting.py", "functions.py", "custom_functions.py")
+    for name in ("phases.py", "operation_mode.py", "functions.py", "custom_functions.py")
 )
 """Where what stands in for functions of torch is written."""
 _OPERATIONS: Final = str(Path("torch", "_ops.py"))

@@ -9,6 +9,7 @@ import time
 import traceback
 import warnings
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -142,13 +143,9 @@ class Tracer:
             self._flusher.start()
             _RUNNING.add(self)
             self._ranges = Ranges(self._state, self._labels)
-            if self._counts:
-                self._counting = Counting(self._state)
-                self._state.count, self._state.counts = self._counting.begin, True
             self._state.stands_in = self._stands_in
-            if self._records_functions:
-                self._functions = Functions(self._state, self._labels)
-                self._blocks.costs = with_functions(self._blocks.costs, self._clock)
+            self._optionally("FLOPs and operations are not counted", self._count)
+            self._optionally("functions are not recorded", self._record_functions)
             self._backward = Backward(
                 self._state, self._ranges, lambda: self._table.all, self._counting, self._functions
             )
@@ -159,14 +156,34 @@ class Tracer:
             self._placed.place(*build(self._state, depth))
             self._aside.install()
             self._phases.install()
-            reason = self._functions.install() if self._functions is not None else None
-            if reason is not None:
-                self.gaps.append(reason)
+            self._optionally("functions are not recorded", self._install_functions)
             if self._profiling is not None:
                 self._profiling.start()
             _thread.start_new_thread(self._flusher.watch, ())
         except Exception as fault:
             self._fault(fault)
+
+    def _optionally(self, lost: str, begin: Callable[[], None]) -> None:
+        """Begin with something that is not worth a recording: where it fails, as with another torch, a gap says so."""
+        try:
+            begin()
+        except Exception as fault:
+            self.gaps.append(f"{lost}: {type(fault).__name__}")
+
+    def _count(self) -> None:
+        if self._counts:
+            self._counting = Counting(self._state)
+            self._state.count, self._state.counts = self._counting.begin, True
+
+    def _record_functions(self) -> None:
+        if self._records_functions:
+            self._blocks.costs = with_functions(self._blocks.costs, self._clock)
+            self._functions = Functions(self._state, self._labels)
+
+    def _install_functions(self) -> None:
+        reason = self._functions.install() if self._functions is not None else None
+        if reason is not None:
+            self.gaps.append(reason)
 
     def stop(self) -> None:
         """Take the hooks away and write everything. What is still running is left as unfinished."""
@@ -177,6 +194,7 @@ class Tracer:
         try:
             if self._counting is not None:
                 self._counting.stop()
+                self.gaps += self._counting.gaps
             if self._profiling is not None:
                 self._profiling.stop()
                 self.gaps += self._profiling.gaps

@@ -384,20 +384,24 @@ def test_no_mode_is_left_when_a_trace_ends_inside_a_call():
     assert recording.calls["status"].tolist() == ["unfinished"]
 
 
-def test_a_fault_while_counting_ends_the_recording_and_not_the_program(monkeypatch):
+@pytest.mark.parametrize("where", ["operation", "keywords_key", "crossing", "Unit"])
+def test_a_fault_while_counting_ends_the_counting_alone(monkeypatch, where):
     from modtrace.capture import counting
 
-    def fails(function):
+    def fails(*args, **kwargs):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(counting, "operation", fails)
+    monkeypatch.setattr(counting, where, fails)
     model, given = nn.Linear(4, 2), torch.randn(3, 4)
     expected = model(given)
-    with pytest.warns(RuntimeWarning, match="ZeroDivisionError"), modtrace.trace() as t:
-        assert torch.equal(model(given), expected)
+    with modtrace.trace() as t:
+        assert torch.equal(model(input=given), expected)
         assert torch.equal(model(given), expected)
     assert torch._C._len_torch_dispatch_stack() == 0
+    assert "not counted" in t.summary()
     assert "ZeroDivisionError" in t.summary()
+    assert t.calls["status"].tolist() == ["ok", "ok"]
+    assert t.calls["flops"].isna().all()
 
 
 def test_calls_on_other_threads_are_looked_up():

@@ -1,0 +1,108 @@
+"""The dispatch mode that sees every operation of torch, and what it costs to go through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+
+from modtrace.capture.modes import take_out_dispatch_mode
+from modtrace.capture.unseen import see_through
+
+_PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
+
+
+def _sizes() -> frozenset[Any]:
+    """What torch asks tensor subclasses for their sizes with: they answer themselves."""
+    aten: Any = torch.ops.aten
+    names = (
+        "sym_is_contiguous", "is_contiguous", "is_strides_like_format", "is_non_overlapping_and_dense",
+        "size", "sym_size", "stride", "sym_stride", "storage_offset", "sym_storage_offset", "numel",
+        "sym_numel", "dim",
+    )  # fmt: skip
+    found = [getattr(aten, name) for name in names if hasattr(aten, name)]
+    some = {getattr(packet, overload) for packet in found for overload in packet.overloads()}
+    layout = getattr(torch.ops.prim, "layout", None)
+    return frozenset(some if layout is None else {*some, layout.default})
+
+
+_SIZES: Final = _sizes()
+
+
+class Mode:
+    """What torch hands every operation to while it is on the stack of dispatch modes.
+
+    It is put there without the flags that `TorchDispatchMode.__enter__` sets, so that no code which asks whether a
+    mode is active, torch's compiler above all, takes another path.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(
+        self, note: Callable[[Mode, Any, Any, dict[str, Any], Any, int, int], None], clock: Any
+    ) -> None:
+        self._note = note
+        self._clock = clock
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        return False
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function in _SIZES:
+            return NotImplemented
+        started = self._clock()
+        kwargs = kwargs or {}
+        # Called from here an operation would be shown to function modes and to classes of tensors, which it is not when
+        # torch calls it. What is written in Python may call functions that they are shown.
+        written_in_c = _is_torchs(function) and all(kind in _PLAIN for kind in types)
+        with torch._C.DisableTorchFunction() if written_in_c else torch._C.DisableTorchFunctionSubclass():
+            ready = self._clock()
+            result = function(*args, **kwargs)
+            done = self._clock()
+        self._note(self, function, args, kwargs, result, ready - started, done)
+        return result
+
+
+def _is_torchs(function: Any) -> bool:
+    """Whether an operation is one of torch's own, written in C++."""
+    return getattr(function, "namespace", None) in ("aten", "prim")
+
+
+def crossing(clock: Any) -> int:
+    """Nanoseconds that torch takes to hand an operation to a mode and back."""
+    core: Any = torch._C
+    if core._len_torch_dispatch_stack() or core._functorch.maybe_current_level() is not None:
+        return 0
+    with core.DisableTorchFunction():
+        value = torch.empty(0, device="cpu")  # the first operation on a meta tensor imports for a second
+        inside: list[int] = []
+        mode = Mode(lambda *seen: inside.append(seen[-2] + clock() - seen[-1]), clock)
+        plain_ns = min(_time(value, clock) for _ in range(5))
+        core._push_on_torch_dispatch_stack(mode)
+        try:
+            through_ns = min(_time(value, clock) for _ in range(5))
+        finally:
+            take_out_dispatch_mode(mode)
+    return max((through_ns - plain_ns) // _TIMED - min(inside), 0)
+
+
+_TIMED: Final = 20
+
+
+def _time(value: Any, clock: Any) -> int:
+    started: int = clock()
+    for _ in range(_TIMED):
+        torch._C._VariableFunctions.neg(value)
+    done: int = clock()
+    return done - started
+
+
+see_through(Mode.__torch_dispatch__)
