@@ -150,7 +150,9 @@ class Counting:
 
     def _fail(self, fault: Exception) -> None:
         """Count nothing any more because of a fault of ours; everything else is recorded on."""
-        self.gaps.append(f"FLOPs and operations are not counted any more: {type(fault).__name__}")
+        reason = f"FLOPs and operations are not counted any more: {type(fault).__name__}"
+        self.gaps.append(reason)
+        self._state.warn(f"{reason}; the rest is recorded")
         self._state.counts = False
         self._awaiting.clear()
         self.stop()

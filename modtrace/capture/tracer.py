@@ -169,6 +169,7 @@ class Tracer:
             begin()
         except Exception as fault:
             self.gaps.append(f"{lost}: {type(fault).__name__}")
+            self._warn(f"{self.gaps[-1]}; the rest is recorded")
 
     def _count(self) -> None:
         if self._counts:
