@@ -58,10 +58,14 @@ class Trace:
 
     @property
     def steps(self) -> pd.DataFrame:
-        """One row a step, indexed by `step`: its phases in ns, which add up to its duration."""
+        """One row a step, indexed by `step`: its phases in ns, which add up to its duration. `mfu` is null where
+        `modtrace info --device` has not measured the devices of the trace.
+        """
+        from modtrace.analysis.roofline import device_keys
         from modtrace.analysis.steps import steps
+        from modtrace.trace.reach import cached_of
 
-        return self._frame("steps", steps)
+        return self._frame("steps", lambda stored: steps(stored, cached_of(device_keys(stored))))
 
     @property
     def kernels(self) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from modtrace.trace.schema import BACKWARD, CATEGORIES, DTYPE_BYTES
 Ints = npt.NDArray[np.int64]
 
 UNKNOWN = -1
+_MOST_BYTES = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -99,17 +101,20 @@ def _peak(stored: Stored, held: Memory) -> Peak:
 
 def signature_bytes(stored: Stored) -> Ints:
     """Bytes of all tensors of each signature, as far as their sizes and types tell; UNKNOWN where one does not."""
-    found = []
-    for tensors in stored.table("signatures").column("tensors").to_pylist():
-        sizes = [_bytes_of(one) for one in tensors or ()]
-        found.append(UNKNOWN if any(size < 0 for size in sizes) else sum(sizes))
-    return np.array(found, np.int64)
+    table = stored.table("signatures").column("tensors").to_pylist()
+    return np.array([tensors_bytes(tensors) for tensors in table], np.int64)
+
+
+def tensors_bytes(tensors: Sequence[dict[str, object]] | None) -> int:
+    """Bytes of some tensors as a trace describes them; UNKNOWN where one does not tell, or no machine could hold it."""
+    sizes = [_bytes_of(one) for one in tensors or ()]
+    return UNKNOWN if any(size < 0 for size in sizes) or sum(sizes) > _MOST_BYTES else sum(sizes)
 
 
 def _bytes_of(tensor: dict[str, object]) -> int:
     shape, width = tensor["shape"], DTYPE_BYTES.get(str(tensor["dtype"]))
     if not isinstance(shape, list) or width is None or tensor["layout"] != "strided":
         return UNKNOWN
-    if any(size is None for size in shape):
+    if any(size is None or size < 0 for size in shape):
         return UNKNOWN
     return math.prod(shape) * width

@@ -6,6 +6,7 @@ byte it reaches min(peak, bandwidth * F / B) at the most. (Williams, Waterman, P
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,109 +14,187 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
-from modtrace.analysis.holders import signature_bytes
+from modtrace.analysis.holders import signature_bytes, tensors_bytes
 from modtrace.analysis.paths import folded
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import work
 from modtrace.trace.reach import Reach
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import BACKWARD, DTYPE_BYTES, MODULE, OK
+from modtrace.trace.schema import BACKWARD, MODULE, OK
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 UNKNOWN = -1
+HOST = "cpu"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One group of leaf modules, forward or backward, over the calls in which nothing was counted.
+    """One group of modules on one device in one type, forward or backward, over the calls in which nothing was counted.
 
+    flops: without what modules inside compute; None where an operation has no formula or none was counted.
     bytes: of inputs, outputs and own parameters, each once a call (twice in backward, for values and gradients): the
         least that must move; None where one is not known.
-    dtype: that of its first input. share: of what the device reaches at this intensity; None where it was not measured.
+    spent_ns: self time; None on an accelerator, whose time is not recorded: the host only tells it what to do.
+    device, dtype: those of its first floating output, or input where there is none; `?` where neither tells.
+    counted: there were no other calls, so the time includes counting.
+    share: of what the device reaches at this intensity; None where that is not known.
     """
 
     name: str
     type: str
     backward: bool
     calls: int
-    flops: int
+    flops: int | None
     bytes: int | None
-    spent_ns: int
+    spent_ns: int | None
+    device: str
     dtype: str
+    counted: bool
     share: float | None
 
     @property
-    def flops_per_s(self) -> float:
+    def flops_per_s(self) -> float | None:
         """How fast it was."""
-        return self.flops * 1e9 / max(self.spent_ns, 1)
+        return (
+            None if self.flops is None or self.spent_ns is None else self.flops * 1e9 / max(self.spent_ns, 1)
+        )
 
 
-def roofline(stored: Stored, reached: Reach | None) -> list[Point]:
-    """The groups of modules that compute anything, by the time they take.
+def device_keys(stored: Stored) -> dict[str, str]:
+    """What each device of a trace is known by, for those that are the same in all its processes."""
+    told: dict[str, set[str]] = {}
+    for process in stored.processes:
+        keys = process.end.devices if process.end is not None else {}
+        for name, key in (keys or dict(zip((HOST,), process.devices, strict=False))).items():
+            told.setdefault(name, set()).add(key)
+    return {name: next(iter(keys)) for name, keys in told.items() if len(keys) == 1}
+
+
+def roofline(stored: Stored, reached: Mapping[str, Reach]) -> list[Point]:
+    """The groups of modules that compute anything, by the time they take; none where no FLOPs are known.
 
     Args:
         stored: the trace.
-        reached: what the device reaches; None where it has not been measured.
+        reached: what has been measured of each device, by its name in the trace.
     """
     table, computed, groups = timeline(stored).calls, work(stored), folded(stored)
     kind, status = column(table, "kind"), column(table, "status")
-    spent, known = values_and_known(table, "self_ns")
-    forward = nullable_codes(table, "forward")
-    of = np.where((kind == BACKWARD) & (forward >= 0), forward, np.arange(len(table)))
-    chosen = ((kind == MODULE) | (kind == BACKWARD)) & (status == OK) & known & (computed.own > 0)
-    if (chosen & ~computed.counted).any():
-        chosen &= ~computed.counted
-    moved = _moved(stored, table, of)
-    dtypes = _dtypes(stored)
-    inputs = nullable_codes(table, "inputs")
+    spent, timed = values_and_known(table, "self_ns")
+    of = _forward(table)
+    chosen = ((kind == MODULE) | (kind == BACKWARD)) & (status == OK) & timed & (computed.own != 0)
+    if not (chosen & (computed.own > 0)).any():
+        return []
+    moved, (places, place) = _moved(stored, table, of), _places(stored, table, of)
     found = []
-    for behind in (False, True):
-        mine = chosen & ((kind == BACKWARD) == behind)
-        for code in np.unique(groups.group[mine]).tolist():
-            rows = np.flatnonzero(mine & (groups.group == code))
-            total = None if (moved[rows] < 0).any() else int(moved[rows].sum()) * (2 if behind else 1)
-            dtype = dtypes[inputs[of[rows[0]]]] if inputs[of[rows[0]]] >= 0 else "?"
-            flops, took = int(computed.own[rows].sum()), int(spent[rows].sum())
-            share = _share(flops, total, took, dtype, reached)
-            name = groups.name[code] or groups.type[code]
-            found.append(Point(name, groups.type[code], behind, len(rows), flops, total, took, dtype, share))
-    return sorted(found, key=lambda one: -one.spent_ns)
+    keys = np.stack([groups.group, kind == BACKWARD, place])
+    for code, behind, at in np.unique(keys[:, chosen], axis=1).T.tolist():
+        mine = np.flatnonzero(chosen & (keys == [[code], [behind], [at]]).all(axis=0))
+        rows = _preferred(mine, computed.own > 0, ~computed.counted)
+        device, dtype = places[at]
+        total = None if (moved[rows] < 0).any() else sum(moved[rows].tolist()) * (2 if behind else 1)
+        flops = sum(computed.own[rows].tolist()) if (computed.own[rows] > 0).all() else None
+        took = int(spent[rows].sum()) if device == HOST else None
+        found.append(
+            Point(
+                groups.name[code] or groups.type[code],
+                groups.type[code],
+                bool(behind),
+                len(rows),
+                flops,
+                total,
+                took,
+                device,
+                dtype,
+                bool(computed.counted[rows].any()),
+                _share(flops, total, took, dtype, reached.get(device)),
+            )
+        )
+    return sorted(found, key=lambda one: -(one.spent_ns or 0))
 
 
-def _share(flops: int, moved: int | None, spent_ns: int, dtype: str, reached: Reach | None) -> float | None:
+def mfu_of_steps(
+    stored: Stored, low: int, high: int, flops: Ints, duration_ns: Ints, reached: Mapping[str, Reach]
+) -> list[float | None]:
+    """Of each step of one process the share of what its devices reach (model FLOPs utilisation): the time that its
+    products would take at their peaks, each in its own type, over the time of the step on all devices it computed on.
+
+    Args:
+        stored: the trace.
+        low, high: the rows of the process in its timeline.
+        flops: of each step, below 0 where not known.
+        duration_ns: of each step.
+        reached: what has been measured of each device. None for a step that computed in another type or place.
+    """
+    count = len(flops)
+    if not reached:
+        return [None] * count
+    whole, own = timeline(stored).calls, work(stored).own[low:high]
+    step = nullable_codes(whole, "step")[low:high]
+    places, place = _places(stored, whole, _forward(whole))
+    place = place[low:high]
+    some = (step >= 0) & (step < count) & (own > 0)
+    ideal, used = np.zeros(count), np.zeros(count, np.int64)
+    for at in np.unique(place[some]).tolist():
+        device, dtype = places[at]
+        peak = reached[device].flops_per_s.get(dtype) if device in reached else None
+        mine = some & (place == at)
+        ideal += np.bincount(step[mine], weights=own[mine] * 1e9 / (peak or np.nan), minlength=count)
+    for device in {places[at][0] for at in np.unique(place[some]).tolist()}:
+        here = np.isin(place, [at for at, one in enumerate(places) if one[0] == device])
+        used += np.bincount(step[some & here], minlength=count) > 0
+    shares = ideal / np.maximum(duration_ns * np.maximum(used, 1), 1)
+    known = (flops >= 0) & (duration_ns > 0) & ~np.isnan(shares)
+    return [share if sure else None for share, sure in zip(shares.tolist(), known.tolist(), strict=True)]
+
+
+def _share(
+    flops: int | None, moved: int | None, spent_ns: int | None, dtype: str, reached: Reach | None
+) -> float | None:
     peak = reached.flops_per_s.get(dtype) if reached is not None else None
-    if reached is None or peak is None or not moved:
+    if reached is None or peak is None or not moved or flops is None or spent_ns is None:
         return None
     roof = min(peak, reached.bytes_per_s * flops / moved)
     return flops * 1e9 / max(spent_ns, 1) / roof
+
+
+def _preferred(rows: Ints, *wishes: Bools) -> Ints:
+    """Those rows that meet one wish after another, where there are any that do."""
+    for wish in wishes:
+        if wish[rows].any():
+            rows = rows[wish[rows]]
+    return rows
+
+
+def _forward(table: pa.Table) -> Ints:
+    """The row of the call that each row is, or is the backward of."""
+    forward = nullable_codes(table, "forward")
+    behind = (column(table, "kind") == BACKWARD) & (forward >= 0)
+    return np.where(behind, forward, np.arange(len(table)))
 
 
 def _moved(stored: Stored, table: pa.Table, of: Ints) -> Ints:
     """Bytes of inputs, outputs and own parameters of the call that each row is, or is the backward of."""
     sizes = np.append(signature_bytes(stored), UNKNOWN)
     given, returned = (sizes[nullable_codes(table, name)[of]] for name in ("inputs", "outputs"))
-    own = []
-    for tensors in stored.table("modules").column("parameters").to_pylist():
-        each = [np.prod(one["shape"] or [1]) * DTYPE_BYTES.get(one["dtype"], 0) for one in tensors or ()]
-        own.append(int(sum(each)))
-    parameters = np.array([*own, 0], np.int64)[nullable_codes(table, "module")[of]]
-    return np.where((given < 0) | (returned < 0), UNKNOWN, given + returned + parameters)
+    own = [tensors_bytes(one) for one in stored.table("modules").column("parameters").to_pylist()]
+    held = np.array([*own, UNKNOWN], np.int64)[nullable_codes(table, "module")[of]]
+    return np.where((given < 0) | (returned < 0) | (held < 0), UNKNOWN, given + returned + held)
 
 
-def _dtypes(stored: Stored) -> list[str]:
-    """The type of the first floating tensor of each signature, `?` for none."""
-    found = []
+def _places(stored: Stored, table: pa.Table, of: Ints) -> tuple[list[tuple[str, str]], Ints]:
+    """Where and in which type each row computes: (device, dtype) by a number, and the number of each row.
+
+    Under autocast a product's inputs have the wider type and its output that in which it was computed.
+    """
+    numbers: dict[tuple[str, str], int] = {("?", "?"): 0}
+    codes = []
     for tensors in stored.table("signatures").column("tensors").to_pylist():
-        kinds = [one["dtype"] for one in tensors or () if "float" in one["dtype"]]
-        found.append(kinds[0] if kinds else "?")
-    return found
-
-
-def mfu(flops: Ints, duration_ns: Ints, reached: Reach | None, dtype: str = "float32") -> list[float | None]:
-    """Of each step the share of the device's peak that it used (model FLOPs utilisation); None where not known."""
-    peak = reached.flops_per_s.get(dtype) if reached is not None else None
-    return [
-        None if peak is None or done < 0 or took <= 0 else done * 1e9 / took / peak
-        for done, took in zip(flops.tolist(), duration_ns.tolist(), strict=True)
-    ]
+        first = next(
+            ((one["device"], one["dtype"]) for one in tensors or () if "float" in one["dtype"]), None
+        )
+        codes.append(0 if first is None else numbers.setdefault(first, len(numbers)))
+    by_signature = np.array([*codes, 0], np.int64)
+    given, returned = (by_signature[nullable_codes(table, name)[of]] for name in ("inputs", "outputs"))
+    return list(numbers), np.where(returned > 0, returned, given)

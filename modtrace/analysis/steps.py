@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -14,10 +15,12 @@ from modtrace.analysis.calls import error_texts, names
 from modtrace.analysis.columns import categorical, column, distinct_texts, nullable_codes, values_and_known
 from modtrace.analysis.memory import peak_of_steps
 from modtrace.analysis.phases import FORWARD, RECOMPUTE, Steps
+from modtrace.analysis.roofline import mfu_of_steps
 from modtrace.analysis.timeline import Timeline, timeline
 from modtrace.analysis.work import work_of_steps
 from modtrace.errors import UsageError
 from modtrace.text import plain
+from modtrace.trace.reach import Reach
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import BACKWARD, MODULE, PHASES, STATUSES, UNFINISHED
 from modtrace.trace.schema import STEP as STEP_KIND
@@ -28,7 +31,7 @@ ENDS: Final = ("mark", "optimizer", "forward", "root")
 """What ends a step, as in `Steps.by`."""
 
 
-def steps(stored: Stored) -> pd.DataFrame:
+def steps(stored: Stored, reached: Mapping[str, Reach] | None = None) -> pd.DataFrame:
     """One row a step, indexed by `step`, ranks one after another.
 
     `duration_ns` is the sum of `data_ns`, `h2d_ns`, `forward_ns`, `eval_ns`, `loss_ns`, `backward_ns`, `optimizer_ns`,
@@ -37,21 +40,25 @@ def steps(stored: Stored) -> pd.DataFrame:
     across its border; `calls` counts module calls, `recomputed` those made again in backward. `samples` adds up the
     first dimension of what its training forwards were given, `tokens` the first two where that is integers. `flops`
     adds up module calls and backwards, null where a part is not known, and `flops_per_s` is that over the duration.
-    `counted` says that operations were counted in the step, so that its times include that. `memory_peak_bytes` is the
-    most that was held in it, where memory was watched.
+    `mfu` is the share of what the devices reach in that time, as `mfu_of_steps` has it; null without `reached`, which is
+    what has been measured of each device. `counted` says that operations were counted in the step, so that its times
+    include that. `memory_peak_bytes` is the most that was held in it, where memory was watched.
     """
+    reached = reached or {}
     line = timeline(stored)
     table = line.calls
     process = column(table, "process")
     edges = np.searchsorted(process, np.arange(len(stored.processes) + 1))
     parts = [
-        _of_process(stored, line, found, int(low), int(high), about.rank)
+        _of_process(stored, line, found, int(low), int(high), about.rank, reached)
         for found, low, high, about in zip(line.steps, edges[:-1], edges[1:], stored.processes, strict=True)
     ]
     return pd.concat(parts) if parts else pd.DataFrame()
 
 
-def _of_process(stored: Stored, line: Timeline, found: Steps, low: int, high: int, rank: int) -> pd.DataFrame:
+def _of_process(
+    stored: Stored, line: Timeline, found: Steps, low: int, high: int, rank: int, reached: Mapping[str, Reach]
+) -> pd.DataFrame:
     table = line.calls.slice(low, high - low)
     count = len(found)
     kind, step = column(table, "kind"), nullable_codes(table, "step")
@@ -82,6 +89,7 @@ def _of_process(stored: Stored, line: Timeline, found: Steps, low: int, high: in
         "tokens": _masked(tokens),
         "flops": _masked(flops),
         "flops_per_s": _masked(np.where(duration > 0, flops * 1e9 // np.maximum(duration, 1), -1)),
+        "mfu": pd.array(mfu_of_steps(stored, low, high, flops, duration, reached), dtype="Float64"),
         "memory_peak_bytes": _masked(peak_of_steps(stored, low, high, found.start, found.end)),
         "counted": counted,
         "status": categorical(status, list(STATUSES)),

@@ -6,6 +6,7 @@ cache directory until device, torch or the number of threads is another.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Callable
@@ -16,14 +17,18 @@ import torch
 from modtrace.trace.folder import read_json, write_json
 from modtrace.trace.reach import Reach, cache_folder, cache_name, cached
 
-SECONDS: Final = 0.25
-"""How long each measurement may take, about."""
-SIZES: Final = (512, 1024, 2048, 4096, 8192)
+SECONDS: Final = 0.1
+"""How long one product may take, about: all measurements of a device stay below a second together."""
+SIZES: Final = (256, 512, 1024, 2048, 4096, 8192)
 COPY_BYTES: Final = 1 << 28
 
 
 def reach(device: str = "cpu", *, again: bool = False) -> Reach:
     """What a device reaches, from the cache where it has been measured, else measured now and kept."""
+    kind = torch.device(device).type
+    if kind not in ("cpu", "cuda"):
+        # Nothing waits for the others here, and meta computes nothing: a rate of theirs would be made up.
+        raise RuntimeError("only the processor and CUDA devices are")
     key = device_key(device)
     known = cached(key)
     if known is not None and not again:
@@ -50,6 +55,22 @@ def device_key(device: str = "cpu") -> str:
     return f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
+def device_keys() -> dict[str, str]:
+    """Of the processor, and of the CUDA devices where the program has used one: to ask before that would start them."""
+    found = {"cpu": device_key()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        with contextlib.suppress(RuntimeError):
+            for at in range(torch.cuda.device_count()):
+                found[f"cuda:{at}"] = device_key(f"cuda:{at}")
+    return found
+
+
+def devices_here() -> list[str]:
+    """Every device of this machine that can be measured."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ["cpu", *(f"cuda:{at}" for at in range(count))]
+
+
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
@@ -68,10 +89,11 @@ def _products(device: str) -> dict[str, int]:
         try:
             best = 0.0
             for size in SIZES:
-                a = torch.ones(size, size, device=device, dtype=dtype)
+                # Not ones: a device that has fewer bits to flip runs at a higher clock than it does for a model.
+                a = torch.rand(size, size, device=device).to(dtype)
                 seconds = _seconds(lambda a=a: torch.mm(a, a), device)  # type: ignore[misc]
                 best = max(best, 2 * size**3 / seconds)
-                if seconds > SECONDS / 8:
+                if 8 * seconds > SECONDS:  # as long as the next size would take
                     break
             found[str(dtype).removeprefix("torch.")] = round(best)
         except RuntimeError:  # not multiplied here
@@ -92,7 +114,7 @@ def _seconds(work: Callable[[], Any], device: str) -> float:
     wait: Callable[[], Any] = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
     work()
     wait()
-    best, until = float("inf"), time.perf_counter() + SECONDS
+    best, until = float("inf"), time.perf_counter() + SECONDS / 4
     while True:
         started = time.perf_counter()
         work()

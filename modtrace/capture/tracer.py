@@ -32,6 +32,7 @@ from modtrace.capture.placing import PlacedHooks
 from modtrace.capture.profiling import Profiling
 from modtrace.capture.raised import Errors
 from modtrace.capture.ranges import NOT_OPENED, Ranges
+from modtrace.capture.reach import device_keys
 from modtrace.capture.registry import Registry
 from modtrace.capture.signature import Signatures
 from modtrace.capture.state import State
@@ -253,6 +254,7 @@ class Tracer:
         return {
             "ended_ns": self._clock() - self._origin_ns if self._ended_ns is None else self._ended_ns,
             "rows": dict(self._blocks.writer.rows),
+            "devices": device_keys(),
             "cost": {
                 "calls_ns": self._blocks.calls * (costs.inside_ns + costs.outside_ns),
                 "flush_ns": self._flusher.spent_ns,

@@ -19,7 +19,9 @@ OPTIONS: Final = (
     Option(("--kernels",), None, "operators and kernels by module, where they were watched"),
     Option(("--operations",), None, "what each module does: its operations and FLOPs"),
     Option(("--roofline",), None, "how fast modules compute, beside what the device reaches"),
-    Option(("--device",), "NAME", "measure what a device of this machine reaches (cpu, cuda:0), and keep it"),
+    Option(
+        ("--device",), None, "measure what the devices here reach (or those named: cpu, cuda:0), and keep it"
+    ),
     Option(("--depth",), "N", "no deeper than this"),
     Option(("--sort",), "KEY", "a table of modules by self, total, calls, flops or name"),
     Option(("--top",), "N", "only the first N modules"),
@@ -44,10 +46,9 @@ def execute(parsed: Parsed) -> None:
     from modtrace.views import console
 
     style = console.style_of(sys.stdout)
-    if "device" in parsed.values:
-        _print(
-            console.reach_text(_measured(parsed.values["device"]), width=style["width"], ascii=style["ascii"])
-        )
+    if parsed.on("device"):
+        found = _measured(parsed.rest)
+        _print(console.reach_text(found, width=style["width"], ascii=style["ascii"]))
         return
     path = chosen(parsed.rest)
     stored = open_trace(path)
@@ -76,12 +77,18 @@ def execute(parsed: Parsed) -> None:
         _print(console.summary(stored, shown_path=str(path), **style))
 
 
-def _measured(device: str) -> Any:
-    """What a device reaches; torch is imported for this alone."""
+def _measured(names: Sequence[str]) -> list[Any]:
+    """What devices reach, all of this machine where none is named; torch is imported for this alone."""
+    device = ""
     try:
-        from modtrace.capture.reach import reach
+        from modtrace.capture.reach import devices_here, reach
 
-        return reach(device, again=True)
+        found = []
+        for device in names or devices_here():
+            one = reach(device)
+            if one not in found:
+                found.append(one)
+        return found
     except ImportError:
         raise UsageError("torch is not here, so nothing can be measured") from None
     except (RuntimeError, AssertionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,16 @@ def cached(key: str) -> Reach | None:
     """What has been measured of a device; None where nothing has."""
     held = read_json(cache_folder() / _NAME)
     return entry_of(held.get(key), key) if held is not None else None
+
+
+def cached_of(keys: Mapping[str, str]) -> dict[str, Reach]:
+    """What has been measured of some devices, by the name torch gives them: cpu, cuda:0.
+
+    Args:
+        keys: what each of them is known by.
+    """
+    found = {name: cached(key) for name, key in keys.items()}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def entry_of(data: Any, device: str) -> Reach | None:

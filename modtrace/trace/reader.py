@@ -54,6 +54,7 @@ class End:
     functions_cost_ns: int | None
     profiling_cost_ns: int | None
     rows: dict[str, int]
+    devices: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ def _end(folder: Path) -> End | None:
         return None
     cost = data.get("cost")
     cost = cost if isinstance(cost, dict) else {}
-    rows = data.get("rows")
+    rows, devices = data.get("rows"), data.get("devices")
     imported = data.get("torch_imported")
     status = data.get("exit_status")
     return End(
@@ -258,6 +259,9 @@ def _end(folder: Path) -> End | None:
         profiling_cost_ns=_count(cost, "profiling_ns"),
         rows={k: v for k, v in rows.items() if type(v) is int and k in TABLES}
         if isinstance(rows, dict)
+        else {},
+        devices={plain(k, 40): plain(v, 200) for k, v in list(devices.items())[:64] if isinstance(v, str)}
+        if isinstance(devices, dict)
         else {},
     )
 

@@ -10,12 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO, TypedDict
 
+import numpy as np
+
 from modtrace.analysis.findings import findings
 from modtrace.analysis.holders import peaks
 from modtrace.analysis.kernels import ran
 from modtrace.analysis.modules import modules
 from modtrace.analysis.operations import operations
-from modtrace.analysis.roofline import mfu, roofline
+from modtrace.analysis.roofline import device_keys, roofline
 from modtrace.analysis.steps import steps
 from modtrace.analysis.summary import summarise
 from modtrace.analysis.timeline import timeline
@@ -23,7 +25,7 @@ from modtrace.analysis.tree import merged
 from modtrace.errors import TraceError, UsageError
 from modtrace.text import fit, plain
 from modtrace.text import width as width_of
-from modtrace.trace.reach import Reach, cached
+from modtrace.trace.reach import Reach, cache_folder, cache_name, cached_of
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
 from modtrace.units import count, duration, scaled, size
@@ -119,22 +121,27 @@ def operations_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> 
 
 def roofline_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     """How fast modules compute, beside what the device of the trace was measured to reach on this machine."""
-    keys = stored.processes[0].devices if stored.processes else ()
-    reached = cached(keys[0]) if keys else None
+    reached = cached_of(device_keys(stored))
     found = summarise(stored)
     utilised = None
     if found is not None and len(found.steps):
-        chosen = usual(found.steps, found.counted)
-        shares = mfu(found.flops[chosen], (found.steps.end - found.steps.start)[chosen], reached)
-        known = sorted(share for share in shares if share is not None)
-        utilised = known[len(known) // 2] if known else None
+        frame = steps(stored, reached)
+        shares = frame[frame["rank"] == found.process.rank]["mfu"].to_numpy(float, na_value=np.nan)
+        known = np.sort(shares[usual(found.steps, found.counted)])
+        known = known[~np.isnan(known)]
+        utilised = float(known[len(known) // 2]) if len(known) else None
     lines = roofline_lines(roofline(stored, reached), reached, utilised, width=max(width, 20))
     return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
 
 
-def reach_text(found: Reach, *, width: int = 80, ascii: bool = False) -> str:
-    """What a device reaches."""
-    return _finished([fit(line, max(width, 20)) for line in reach_lines(found)], False, ascii)
+def reach_text(found: Sequence[Reach], *, width: int = 80, ascii: bool = False) -> str:
+    """What devices reach, and where that is kept."""
+    lines = [line for one in found for line in reach_lines(one)]
+    lines += [
+        "  kept in this file; remove it to measure anew:",
+        f"  {plain(str(cache_folder() / cache_name()))}",
+    ]
+    return _finished([fit(line, max(width, 20), keep_end=line is lines[-1]) for line in lines], False, ascii)
 
 
 def kernels_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:

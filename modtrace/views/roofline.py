@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from modtrace.analysis.roofline import Point
 from modtrace.text import fit, pad, plain
@@ -10,6 +10,10 @@ from modtrace.trace.reach import Reach
 from modtrace.units import count, duration, scaled
 
 MANY = 40
+
+
+NO_DEVICE_TIME = "  times of an accelerator are not recorded, so its speeds are ?"
+COUNTED = "  * includes counting the operations: it ran no other time"
 
 
 def reach_lines(found: Reach) -> list[str]:
@@ -20,7 +24,7 @@ def reach_lines(found: Reach) -> list[str]:
 
 
 def roofline_lines(
-    points: Sequence[Point], reached: Reach | None, utilised: float | None, *, width: int
+    points: Sequence[Point], reached: Mapping[str, Reach], utilised: float | None, *, width: int
 ) -> list[str]:
     """A line a group of modules: FLOP/s, FLOPs a byte, and the share of what its device reaches there; and the model
     FLOPs utilisation of a step, where it is known.
@@ -36,22 +40,37 @@ def roofline_lines(
         kind = f"  {plain(one.type)}" if one.type != one.name else ""
         label = f"{plain(one.name)}{' bwd' if one.backward else ''}"
         name = pad(f"{fit(label, name_width, keep_end=True)}{kind}", name_width)
-        each = f"{one.flops / one.bytes:.1f}" if one.bytes else "?"
+        each = f"{one.flops / one.bytes:.1f}" if one.bytes and one.flops is not None else "?"
         share = f"{100 * one.share:.1f}%" if one.share is not None else "?"
-        speed = scaled(round(one.flops_per_s), "FLOP/s")
-        lines.append(
-            f"  {name} {count(one.calls):>7} {duration(one.spent_ns):>8} {speed:>13} {each:>7} {share:>8}"
-        )
+        rate = one.flops_per_s
+        speed = "?" if rate is None else scaled(round(rate), "FLOP/s")
+        took = f"{duration(one.spent_ns)}{'*' if one.counted and one.spent_ns is not None else ''}"
+        lines.append(f"  {name} {count(one.calls):>7} {took:>8} {speed:>13} {each:>7} {share:>8}")
     if len(points) > MANY:
         lines.append(f"  {len(points) - MANY} more")
-    if reached is None:
+    return [*lines, *_notes(points, reached, utilised)]
+
+
+def _notes(points: Sequence[Point], reached: Mapping[str, Reach], utilised: float | None) -> list[str]:
+    """What the columns are beside, and why there is nothing in them."""
+    lines = []
+    if any(one.counted and one.spent_ns is not None for one in points):
+        lines.append(COUNTED)
+    devices = sorted({one.device for one in points} - {"?"})
+    lines += [
+        f"  {plain(name)} reaches {scaled(max(reached[name].flops_per_s.values()), 'FLOP/s')}, "
+        f"copies {scaled(reached[name].bytes_per_s, 'B/s')}"
+        for name in devices
+        if name in reached
+    ]
+    if any(one.share is not None for one in points):
+        lines.append("  reached: of what the device does at so many FLOPs a byte, at the most")
+    if any(name not in reached for name in devices):
         lines.append("  ? what this device reaches is measured by: modtrace info --device")
-    else:
-        lines.append("  reached: of what the device does at so many FLOPs a byte, which is at the most")
-        peak = max(reached.flops_per_s.values())
-        lines.append(f"  {scaled(peak, 'FLOP/s')} on {plain(reached.device)}")
-        if utilised is not None:
-            lines.append(
-                f"  MFU of a step {100 * utilised:.1f}% (its FLOPs over float32 products in the same time)"
-            )
+    if any(one.spent_ns is None for one in points):
+        lines.append(NO_DEVICE_TIME)
+    if utilised is not None:
+        lines.append(
+            f"  MFU of a step {100 * utilised:.1f}% (its FLOPs over products alone in the same time)"
+        )
     return lines

@@ -6,18 +6,40 @@ import json
 import stat
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
 
 import modtrace
-from modtrace.analysis.roofline import mfu, roofline
+from modtrace.analysis.holders import tensors_bytes
+from modtrace.analysis.roofline import device_keys, mfu_of_steps, roofline
+from modtrace.analysis.steps import steps
+from modtrace.analysis.timeline import timeline
 from modtrace.capture import reach as measuring
 from modtrace.errors import UsageError
 from modtrace.trace.reach import Reach, cached, entry_of
+from modtrace.trace.reader import open_trace
 from modtrace.views import console
+from modtrace.views.roofline import roofline_lines
 
-REACHED = Reach("a device", {"float32": 10**12}, 10**11)
+REACHED = {"cpu": Reach("a device", {"float32": 10**12}, 10**11)}
+
+
+FLOPS = 2 * 8 * 32 * 64
+ENTRY = {"flops_per_s": {"float32": 10**12}, "bytes_per_s": 10**11}
+
+
+def keep(folder, held):
+    """Put something in the cache."""
+    (folder / "modtrace").mkdir(exist_ok=True)
+    (folder / "modtrace" / "devices.json").write_text(json.dumps(held))
+
+
+def quickly(monkeypatch):
+    """Measure with next to nothing."""
+    for name, value in (("SECONDS", 0.001), ("SIZES", (32,)), ("COPY_BYTES", 1 << 16)):
+        monkeypatch.setattr(measuring, name, value)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +58,7 @@ def test_a_linear_by_hand(trace):
     points = {(one.name, one.backward): one for one in roofline(trace._read(), REACHED)}
     assert set(points) == {("0", False), ("0", True)}  # a ReLU counts nothing
     forward, backward = points["0", False], points["0", True]
-    flops, moved = 2 * 8 * 32 * 64, (8 * 32 + 8 * 64 + 32 * 64 + 64) * 4
+    flops, moved = FLOPS, (8 * 32 + 8 * 64 + 32 * 64 + 64) * 4
     assert (forward.calls, forward.flops, forward.bytes, forward.dtype) == (
         3,
         3 * flops,
@@ -53,14 +75,125 @@ def test_a_linear_by_hand(trace):
 
 
 def test_what_was_not_measured_is_unknown(trace):
-    assert all(one.share is None for one in roofline(trace._read(), None))
-    assert all(one.share is None for one in roofline(trace._read(), Reach("other", {"bfloat16": 1}, 1)))
-    assert mfu(np.array([10]), np.array([5]), None) == [None]
+    other = Reach("other", {"bfloat16": 1}, 1)
+    for reached in ({}, {"cpu": other}, {"cuda:0": REACHED["cpu"]}):
+        assert all(one.share is None for one in roofline(trace._read(), reached))
+        assert steps(trace._read(), reached)["mfu"].isna().all()
+    assert steps(trace._read())["mfu"].isna().all()
 
 
-def test_model_flops_utilisation():
-    found = mfu(np.array([10**9, -1, 10**9]), np.array([10**7, 10**7, 0]), REACHED)
-    assert found == [pytest.approx(0.1), None, None]
+def test_model_flops_utilisation(trace):
+    frame = steps(trace._read(), REACHED)
+    expected = frame["flops"] * 1e9 / 10**12 / frame["duration_ns"]
+    assert frame["flops"].tolist() == [3 * FLOPS] * 4
+    assert frame["mfu"].tolist() == pytest.approx(expected.tolist())
+
+
+def test_utilisation_of_steps_that_are_not_known(trace):
+    stored = trace._read()
+    flops, took = np.array([10, -1, 10, 10]), np.array([10, 10, 0, 10])
+    found = mfu_of_steps(stored, 0, len(timeline(stored).calls), flops, took, REACHED)
+    assert [one is None for one in found] == [False, True, True, False]
+
+
+def test_the_frame_has_what_was_measured(trace, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert modtrace.load(trace._read().path).steps["mfu"].isna().all()
+    keep(tmp_path, {trace._read().processes[0].devices[0]: ENTRY})
+    assert (modtrace.load(trace._read().path).steps["mfu"] > 0).all()
+
+
+def test_each_type_has_its_own_peak():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(32, 64)
+
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                low = self.linear(x)
+            return self.linear(x), low
+
+    model = Both()
+    with modtrace.trace() as t, torch.no_grad():
+        for _ in range(3):
+            model(torch.ones(8, 32))
+    points = {one.dtype: one for one in roofline(t._read(), REACHED)}
+    assert set(points) == {"float32", "bfloat16"}
+    assert points["bfloat16"].share is None
+    assert points["float32"].share is not None
+    assert steps(t._read(), REACHED)["mfu"].isna().all()
+    both = {"cpu": Reach("a device", {"float32": 10**12, "bfloat16": 4 * 10**12}, 10**11)}
+    frame = steps(t._read(), both)
+    ideal = FLOPS * 1e9 * (1 / 10**12 + 1 / (4 * 10**12))
+    assert frame["mfu"].tolist() == pytest.approx((ideal / frame["duration_ns"]).tolist())
+
+
+def moved_to(stored, device, monkeypatch):
+    """The trace as if its tensors had been on another device."""
+    table = stored.table("signatures")
+    rows = [[{**one, "device": device} for one in tensors] for tensors in table.column("tensors").to_pylist()]
+    at = table.column_names.index("tensors")
+    tensors = pa.array(rows, table.schema.field("tensors").type)
+    monkeypatch.setitem(stored._tables, "signatures", table.set_column(at, "tensors", tensors))
+
+
+def test_an_accelerator_is_not_timed_by_the_host(trace, monkeypatch):
+    stored = open_trace(trace._read().path)
+    stored.table("signatures")
+    moved_to(stored, "cuda:0", monkeypatch)
+    reached = {**REACHED, "cuda:0": Reach("a gpu", {"float32": 10**14}, 10**12)}
+    points = roofline(stored, reached)
+    assert [(one.device, one.spent_ns, one.flops_per_s, one.share) for one in points] == [
+        ("cuda:0", None, None, None)
+    ] * 2
+    assert steps(stored, REACHED)["mfu"].isna().all()  # never beside the processor's peak
+    assert (steps(stored, reached)["mfu"] > 0).all()
+    text = "\n".join(roofline_lines(points, reached, None, width=100))
+    assert "times of an accelerator are not recorded" in text
+    assert "0.0%" not in text
+
+
+def test_a_parameter_of_unknown_size_is_not_nothing(trace, monkeypatch):
+    stored = open_trace(trace._read().path)
+    table = stored.table("modules")
+    rows = table.column("parameters").to_pylist()
+    for tensors in rows:
+        for one in tensors:
+            one["shape"] = None
+    parameters = pa.array(rows, table.schema.field("parameters").type)
+    at = table.column_names.index("parameters")
+    monkeypatch.setitem(stored._tables, "modules", table.set_column(at, "parameters", parameters))
+    assert [(one.bytes, one.share) for one in roofline(stored, REACHED)] == [(None, None)] * 2
+    tensor = {"shape": [2, 3], "dtype": "float32", "layout": "strided"}
+    assert tensors_bytes([tensor]) == 24
+    for shape in (None, [None], [-1], [1 << 40, 1 << 40]):
+        assert tensors_bytes([tensor, {**tensor, "shape": shape}]) == -1
+
+
+def test_only_counted():
+    with modtrace.trace() as t:
+        nn.Linear(32, 64)(torch.ones(8, 32))
+    (point,) = roofline(t._read(), {})
+    assert point.counted
+    assert "* includes counting" in "\n".join(roofline_lines([point], {}, None, width=80))
+
+
+def test_flops_that_are_not_known_are_shown_so():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.linalg.solve(x, x)
+
+    model = nn.Sequential(nn.Linear(8, 8), Odd())
+    with modtrace.trace() as t, torch.no_grad():
+        for _ in range(3):
+            model(torch.eye(8))
+    points = {one.type: one for one in roofline(t._read(), REACHED)}
+    unknown = t.modules.set_index("type")["uncounted"]["Odd"]
+    assert unknown
+    assert (points["Odd"].flops, points["Odd"].flops_per_s, points["Odd"].share) == (None, None, None)
+    assert points["Linear"].flops == 2 * 2 * 8**3
+    assert "?" in "\n".join(roofline_lines([points["Odd"]], REACHED, None, width=80))
 
 
 @pytest.mark.parametrize("columns", [20, 80, 120])
@@ -71,9 +204,7 @@ def test_as_text(trace, columns, tmp_path, monkeypatch):
     if columns > 20:
         assert "modtrace info --device" in text
     key = trace._read().processes[0].devices[0]
-    entry = {"flops_per_s": {"float32": 10**12}, "bytes_per_s": 10**11}
-    (tmp_path / "modtrace").mkdir()
-    (tmp_path / "modtrace" / "devices.json").write_text(json.dumps({key: entry}))
+    keep(tmp_path, {key: ENTRY})
     if columns == 120:
         assert "MFU of a step" in console.roofline_text(trace._read(), width=columns)
 
@@ -86,8 +217,7 @@ def test_no_flops_no_roof():
 
 def test_measured_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for name, value in (("SECONDS", 0.001), ("SIZES", (32,)), ("COPY_BYTES", 1 << 16)):
-        monkeypatch.setattr(measuring, name, value)
+    quickly(monkeypatch)
     first = measuring.reach()
     assert first.flops_per_s["float32"] > 0
     assert first.bytes_per_s > 0
@@ -115,5 +245,40 @@ def test_a_broken_cache_says_nothing(held, tmp_path, monkeypatch):
 def test_a_device_that_is_not_there():
     from modtrace.cli import info
 
-    with pytest.raises(UsageError, match="cannot be measured"):
-        info._measured("cuda:99")
+    for name in ("cuda:99", "meta", "nonsense"):
+        with pytest.raises(UsageError, match=f"{name} cannot be measured"):
+            info._measured([name])
+
+
+def test_a_broken_cache_is_measured_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    quickly(monkeypatch)
+    keep(tmp_path, {measuring.device_key(): {"flops_per_s": "x"}, "another": ENTRY})
+    found = measuring.reach()
+    assert cached(measuring.device_key()) == found
+    assert cached("another") is not None
+
+
+def test_the_verb(tmp_path, monkeypatch, capsys):
+    from modtrace.cli import info
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    quickly(monkeypatch)
+    for words in (["--device"], ["--device", "cpu"]):
+        info.execute(info.prepare(words))
+        text = capsys.readouterr().out
+        assert "float32" in text
+        assert text.splitlines()[-1].endswith("devices.json")
+        monkeypatch.setattr(measuring, "_products", lambda device: pytest.fail("measured again"))
+
+
+def test_devices_that_a_program_has_used(monkeypatch):
+    assert measuring.device_keys() == {"cpu": measuring.device_key()}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: f"GPU {name}")
+    assert measuring.device_keys()["cuda:1"] == f"GPU cuda:1, torch {torch.__version__}"
+
+
+def test_the_trace_says_what_its_devices_are(trace):
+    assert device_keys(trace._read()) == {"cpu": measuring.device_key()}
