@@ -40,9 +40,9 @@ def steps(stored: Stored, reached: Mapping[str, Reach] | None = None) -> pd.Data
     across its border; `calls` counts module calls, `recomputed` those made again in backward. `samples` adds up the
     first dimension of what its training forwards were given, `tokens` the first two where that is integers. `flops`
     adds up module calls and backwards, null where a part is not known, and `flops_per_s` is that over the duration.
-    `mfu` is the share of what the devices reach in that time, as `mfu_of_steps` has it; null without `reached`, which is
-    what has been measured of each device. `counted` says that operations were counted in the step, so that its times
-    include that. `memory_peak_bytes` is the most that was held in it, where memory was watched.
+    `mfu` is the share of what the devices reach in that time, as `mfu_of_steps` has it; null without `reached`,
+    which is what has been measured of each device. `counted` says that operations were counted in the step, so that its
+    times include that. `memory_peak_bytes` is the most that was held in it, where memory was watched.
     """
     reached = reached or {}
     line = timeline(stored)
