@@ -12,19 +12,21 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.failure import Failure
 from modtrace.analysis.holders import signature_bytes
 from modtrace.analysis.paths import folded
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import MODULE, OK
+from modtrace.trace.schema import BACKWARD, MODULE, NO_GRAD, OK, OUT_OF_MEMORY, PHASE
 
 Ints = npt.NDArray[np.int64]
 
 _UNITS: Final = {"bytes": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_SIZE: Final = r"(\d{1,20}(?:\.\d{1,6})?) (bytes|B|KiB|MiB|GiB|TiB)\b"
+_MOST: Final = 1 << 60
+_SIZE: Final = r"(?<![\d.])(\d{1,20}(?:\.\d{1,6})?) (bytes|B|KiB|MiB|GiB|TiB)\b"
 _PLACES: Final = {
     "asked": re.compile(r"[Tt]ried to allocate " + _SIZE),
     "capacity": re.compile(r"total capacity of " + _SIZE),
@@ -33,7 +35,9 @@ _PLACES: Final = {
     "unused": re.compile(_SIZE + " is reserved by PyTorch but unallocated"),
 }
 _KINDS: Final = ("OutOfMemoryError", "RuntimeError", "MemoryError")
-_TELLING: Final = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_TELLING: Final = re.compile("|".join(OUT_OF_MEMORY), re.IGNORECASE)
+_STATES: Final = {"Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1}
+"""Copies of the parameters that torch's optimizers keep. Of others it depends on how they were made."""
 STEPS: Final = 5
 
 
@@ -46,6 +50,14 @@ class Told:
     free: int | None
     allocated: int | None
     unused: int | None
+
+    @property
+    def elsewhere(self) -> int | None:
+        """Held on the device by other processes, and by this one outside of torch's allocator."""
+        if self.capacity is None or self.free is None or self.allocated is None or self.unused is None:
+            return None
+        left = self.capacity - self.free - self.allocated - self.unused
+        return left if left >= 0 else None
 
 
 @dataclass(frozen=True)
@@ -62,8 +74,10 @@ class Made:
 class Autopsy:
     """What is known of a failed allocation.
 
-    parameter_bytes, trainable_bytes: of the root module; None where a size is not known. Gradients take as much as what
-        is trainable, Adam's state twice that.
+    parameter_bytes, trainable_bytes: of the root module; None where a size is not known.
+    gradients: a backward had run, so gradients may be held: as much as what is trainable.
+    optimizers: class and estimated bytes of state of those that had made a step; None where that is not known.
+    kept: gradients were recorded, so outputs are kept for backward; None where that is not known.
     made: leaf modules whose outputs are most, the first the largest; `made_bytes` is of all.
     steps_bytes: outputs of leaf modules in each of the last steps, the failing one last.
     block: the group of repeated modules around the largest outputs, which checkpointing would not keep; None for none.
@@ -72,6 +86,9 @@ class Autopsy:
     told: Told
     parameter_bytes: int | None
     trainable_bytes: int | None
+    gradients: bool
+    optimizers: list[tuple[str, int | None]]
+    kept: bool | None
     made: list[Made]
     made_bytes: int
     steps_bytes: list[int]
@@ -87,7 +104,10 @@ def told(kind: str, message: str | None) -> Told | None:
 
 
 def _bytes(match: re.Match[str] | None) -> int | None:
-    return None if match is None else round(float(match[1]) * _UNITS[match[2]])
+    if match is None:
+        return None
+    value = round(float(match[1]) * _UNITS[match[2]])
+    return value if value <= _MOST else None
 
 
 def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
@@ -119,10 +139,18 @@ def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
         for at in largest
     ]
     root = stored.table("modules").slice(int(nullable_codes(table, "module")[failure.root]), 1).to_pylist()[0]
+    trainable = _trainable(root)
+    before = (column(table, "process") == int(column(table, "process")[failure.root])) & (
+        start < start[failure.call]
+    )
+    mode, mode_known = values_and_known(table, "mode")
     return Autopsy(
         told=said,
         parameter_bytes=root["parameter_bytes"],
-        trainable_bytes=_trainable(root),
+        trainable_bytes=trainable,
+        gradients=bool((before & (kind == BACKWARD)).any()),
+        optimizers=_optimizers(stored, table, before, trainable),
+        kept=not int(mode[failure.root]) & NO_GRAD if mode_known[failure.root] else None,
         made=made[:5],
         made_bytes=int(totals.sum()),
         steps_bytes=_by_step(step[mine], sizes[mine], int(here)),
@@ -134,6 +162,21 @@ def _trainable(root: dict[str, int | None]) -> int | None:
     """Bytes of trainable parameters, as their share of all: exact where all are of one type."""
     total, size, some = root["parameter_count"], root["parameter_bytes"], root["trainable_count"]
     return None if total is None or size is None or some is None else size * some // max(total, 1)
+
+
+def _optimizers(
+    stored: Stored, table: pa.Table, before: npt.NDArray[np.bool_], trainable: int | None
+) -> list[tuple[str, int | None]]:
+    """Those that had made a step, with the bytes of their state as torch's own make it."""
+    label = nullable_codes(table, "label")
+    stepped = np.unique(label[before & (column(table, "kind") == PHASE) & (column(table, "status") == OK)])
+    labels = timeline(stored).labels
+    kinds = sorted({labels[at][1] for at in stepped.tolist() if at >= 0 and labels[at][0] == "optimizer"})
+    several = len(kinds) > 1  # of several nobody knows which parameters each has
+    return [
+        (kind, None if trainable is None or several or kind not in _STATES else _STATES[kind] * trainable)
+        for kind in kinds
+    ]
 
 
 def _by_step(step: Ints, sizes: Ints, last: int) -> list[int]:

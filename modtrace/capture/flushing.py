@@ -77,6 +77,12 @@ class Flusher:
         self.flush()
         lane.cost(len(lane.calls) - 1, self._clock() - started)
 
+    def at_once(self, lane: Lane) -> None:
+        """Called where memory has run out: the process may be killed before the next block is due."""
+        started = self._clock()
+        self.flush(wait=True)
+        lane.cost(len(lane.calls) - 1, self._clock() - started)
+
     def watch(self) -> None:
         """Runs in a thread of its own, out of `threading`'s sight, and does nothing while hooks run: only when no block
         has been written for a while, in a long operation or outside of modules, it writes what is there.

@@ -19,7 +19,7 @@ from modtrace.capture import own_hooks
 from modtrace.capture.facts import raw
 from modtrace.capture.lanes import CODE_SHIFT, MODE_SHIFT, RAISED, RETURNED, Lane
 from modtrace.capture.likeness import is_tensor
-from modtrace.capture.raised import is_early_stop
+from modtrace.capture.raised import is_early_stop, is_out_of_memory
 from modtrace.capture.seen import CALL_IMPL, Entry, has_grad, remember
 from modtrace.capture.signature import arguments_key, keywords_key, value_key
 from modtrace.capture.state import State
@@ -294,7 +294,9 @@ def _raised(state: State, lane: Lane, frame: FrameType, now: int) -> None:
     lane.calls.pop()
     own_hooks.drop_dead(lane)
     lane.left_call(depth)
-    if depth == 0 and now > state.due:
+    if error is not None and code == RAISED and is_root(lane) and is_out_of_memory(error):
+        state.flush_now(lane)
+    elif depth == 0 and now > state.due:
         state.flush(lane)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from modtrace.capture.classes import class_name
 from modtrace.text import plain
-from modtrace.trace.schema import MEMORY_MESSAGE_LIMIT, MESSAGE_LIMIT, TEXT_LIMIT
+from modtrace.trace.schema import MEMORY_MESSAGE_LIMIT, MESSAGE_LIMIT, OUT_OF_MEMORY, TEXT_LIMIT
 
 _SIMPLE: Final = (str, int, float, bool, type(None))
 _BUILTIN_TEXTS: Final = {
@@ -51,6 +51,15 @@ def first_line(error: BaseException) -> str | None:
     lines = text.strip().splitlines()
     # What torch says when memory runs out is one long line; the numbers that matter come late in it.
     return plain(lines[0], MEMORY_MESSAGE_LIMIT if "allocat" in lines[0] else MESSAGE_LIMIT) if lines else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, told without running code of the exception's own class."""
+    kind = type(error)
+    if kind is not RuntimeError:
+        return issubclass(kind, MemoryError) or class_name(kind) == "OutOfMemoryError"
+    text = _message(error)
+    return text is not None and any(words in text for words in OUT_OF_MEMORY)
 
 
 def _message(error: BaseException) -> str | None:

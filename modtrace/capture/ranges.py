@@ -10,7 +10,7 @@ from modtrace.capture.hooks import RUNNERS, error_number, unwind
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import CODE_SHIFT, KIND_SHIFT, RAISED, RETURNED, Lane, OpenCall
 from modtrace.capture.own_hooks import UNKNOWN_OUTPUT
-from modtrace.capture.raised import is_early_stop
+from modtrace.capture.raised import is_early_stop, is_out_of_memory
 from modtrace.capture.seen import Entry
 from modtrace.capture.state import State
 from modtrace.capture.unseen import unseen
@@ -80,7 +80,9 @@ class Ranges:
             word = entry.kind << KIND_SHIFT | code << CODE_SHIFT | depth
             lane.extend((call, entry.number, given, word, start, 0, result, now))
             lane.calls.pop()
-            if now > state.due:
+            if error is not None and is_out_of_memory(error):
+                state.flush_now(lane)
+            elif now > state.due:
                 state.flush(lane)
         except Exception as fault:
             state.fault(fault)

@@ -28,6 +28,7 @@ class State:
         "errors",
         "fault",
         "flush",
+        "flush_now",
         "lanes",
         "next_node",
         "off",
@@ -57,6 +58,7 @@ class State:
         self.errors = errors
         self.clock = clock
         self.flush = flush
+        self.flush_now = flush
         self.fault = fault
         self.warn = warn
         self.admits = admits

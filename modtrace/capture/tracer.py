@@ -123,7 +123,7 @@ class Tracer:
             origin_ns=self._origin_ns,
             running=lambda: not self._state.off and self._ended_ns is None,
         )
-        self._state.flush = self._flusher.when_due
+        self._state.flush, self._state.flush_now = self._flusher.when_due, self._flusher.at_once
 
     def start(self) -> None:
         """Measure the hooks, write `process.json` and begin to record."""

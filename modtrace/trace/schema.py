@@ -55,6 +55,8 @@ MESSAGE_LIMIT: Final = 300
 """Characters kept of the first line of an exception's message."""
 MEMORY_MESSAGE_LIMIT: Final = 700
 """The same of one that speaks of allocating memory."""
+OUT_OF_MEMORY: Final = ("out of memory", "can't allocate memory", "not enough memory")
+"""What a RuntimeError of torch says, one of these, when an allocation has failed."""
 
 
 SHORT_DTYPES: Final[dict[str, str]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 import modtrace
 from modtrace.analysis.failure import last_failure
 from modtrace.analysis.out_of_memory import Told, autopsy, told
+from modtrace.capture.raised import first_line, is_out_of_memory
 from modtrace.views.out_of_memory import autopsy_lines
 
 GIB = 1 << 30
@@ -27,6 +29,49 @@ HOST = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
     "4503599627370496 bytes. Error code 12 (Cannot allocate memory)"
 )
+
+
+PUBLISHED = {
+    # As users published them from 2024 to 2026; which version of torch said them is not told.
+    "Tried to allocate 22.78 GiB. GPU 0 has a total capacity of 31.47 GiB of which 12.73 GiB is free. Including "
+    "non-PyTorch memory, this process has 18.73 GiB memory in use. Of the allocated memory 9.08 GiB is allocated by "
+    "PyTorch, and 9.35 GiB is reserved by PyTorch but unallocated.": (22.78, 31.47, 12.73, 9.08, 9.35),
+    "Tried to allocate 1002.00 MiB. GPU 0 has a total capacity of 8.00 GiB of which 0 bytes is free. Of the allocated "
+    "memory 13.98 GiB is allocated by PyTorch, and 129.48 MiB is reserved by PyTorch but unallocated.": (
+        1002 / 1024, 8.0, 0.0, 13.98, 129.48 / 1024,
+    ),
+    "Tried to allocate 546.00 MiB. GPU 0 has a total capacity of 15.77 GiB of which 514.19 MiB is free. Process 562167 "
+    "has 15.25 GiB memory in use. Of the allocated memory 13.73 GiB is allocated by PyTorch, with 46.00 MiB allocated "
+    "in private pools (e.g., CUDA Graphs), and 736.86 MiB is reserved by PyTorch but unallocated.": (
+        546 / 1024, 15.77, 514.19 / 1024, 13.73, 736.86 / 1024,
+    ),
+    "Tried to allocate 124.68 GiB. GPU 0 has a total capacity of 95.22 GiB of which 51.23 GiB is free. Process 608946 "
+    "has 14.91 GiB memory in use. Process 734147 has 29.07 GiB memory in use. Of the allocated memory 25.50 GiB is "
+    "allocated by PyTorch, and 3.14 GiB is reserved by PyTorch but unallocated.": (124.68, 95.22, 51.23, 25.5, 3.14),
+}  # fmt: skip
+ADVICE = (
+    " If reserved but unallocated memory is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to "
+    "avoid fragmentation.  See documentation for Memory Management  "
+    "(https://pytorch.org/docs/stable/notes/cuda.html#environment-variables)"
+)
+
+
+@pytest.mark.parametrize("message", PUBLISHED)
+def test_what_devices_have_said(message):
+    line = first_line(
+        torch.OutOfMemoryError("CUDA out of memory. " + message + ADVICE + "\nException raised from")
+    )
+    found = told("OutOfMemoryError", line)
+    numbers = (found.asked, found.capacity, found.free, found.allocated, found.unused)
+    assert numbers == tuple(round(value * GIB) for value in PUBLISHED[message])
+
+
+def test_a_message_cut_anywhere_gives_no_other_number():
+    whole = told("OutOfMemoryError", CUDA)
+    for end in range(len(CUDA)):
+        found = told("OutOfMemoryError", CUDA[:end])
+        for name in ("asked", "capacity", "free", "allocated", "unused"):
+            assert getattr(found, name) in (None, getattr(whole, name))
 
 
 def test_what_torch_says():
@@ -48,7 +93,12 @@ def test_any_message_gives_numbers_or_none(message):
 
 
 def test_numbers_without_end_are_no_numbers():
-    assert told("OutOfMemoryError", f"Tried to allocate {'9' * 400} GiB").asked is None
+    for digits in (20, 400):
+        found = told(
+            "OutOfMemoryError",
+            f"Tried to allocate {'9' * digits} GiB {'9' * digits} GiB is allocated by PyTorch",
+        )
+        assert (found.asked, found.allocated) == (None, None)
 
 
 class Block(nn.Module):
@@ -78,10 +128,10 @@ class Head(nn.Module):
         return x.sum() + 0 * torch.empty(size).sum()
 
 
-def failed(sizes=(8, 8, 8), *, messages=True):
+def failed(sizes=(8, 8, 8), *, messages=True, kind=torch.optim.SGD):
     torch.manual_seed(0)
     model = Net()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = kind(model.parameters(), lr=0.01)
     with pytest.raises(RuntimeError), modtrace.trace(messages=messages) as t:
         for at, rows in enumerate(sizes):
             optimizer.zero_grad()
@@ -110,6 +160,58 @@ def test_a_real_failure_on_the_host():
     assert "head Head" in summary
     assert "look at the sizes given to the failing module" in " ".join(summary.split())
     assert summary.count("\n") <= 30
+
+
+def test_what_was_held_beside_outputs():
+    for kind, state in ((torch.optim.SGD, None), (torch.optim.AdamW, 2), (torch.optim.Adagrad, 1)):
+        t = failed(kind=kind)
+        found = autopsy(t._read(), last_failure(t._read()))
+        wanted = None if state is None else state * found.trainable_bytes
+        assert (found.gradients, found.optimizers, found.kept) == (True, [(kind.__name__, wanted)], True)
+        text = " ".join(" ".join(autopsy_lines(found, width=200)).split())
+        assert "gradients up to 24.9 KiB" in text
+        assert f"{kind.__name__}'s state {'?' if state is None else 'about'}" in text
+
+
+def test_what_had_not_been_made_yet_is_not_told():
+    t = failed((8,))
+    found = autopsy(t._read(), last_failure(t._read()))
+    assert (found.gradients, found.optimizers) == (False, [])
+    assert "state" not in " ".join(autopsy_lines(found, width=200))
+
+
+def test_without_gradients_nothing_is_kept():
+    with pytest.raises(RuntimeError), modtrace.trace() as t, torch.no_grad():
+        Net()(torch.ones(8, 16), 1 << 50)
+    found = autopsy(t._read(), last_failure(t._read()))
+    assert found.kept is False
+    text = "\n".join(autopsy_lines(replace(found, told=told("OutOfMemoryError", "")), width=200))
+    assert "freed again without gradients" in text
+    assert "nothing to checkpoint" in text
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        (CUDA, "PYTORCH_ALLOC_CONF=expandable_segments:True"),
+        (CUDA.replace("2.00 GiB", "30.00 GiB").replace("55.50", "1.50"), "held outside of torch"),
+        ("Tried to allocate 8.00 KiB.", "checkpoint h.* (torch.utils.checkpoint)"),
+    ],
+)
+def test_what_would_help(message, advice):
+    t = failed()
+    found = autopsy(t._read(), last_failure(t._read()))
+    text = " ".join(autopsy_lines(replace(found, told=told("OutOfMemoryError", message)), width=200))
+    assert advice in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_number_is_cut_off(width):
+    t = failed()
+    found = replace(autopsy(t._read(), last_failure(t._read())), told=told("OutOfMemoryError", CUDA))
+    lines = autopsy_lines(found, width=width)
+    assert all(len(line) <= width for line in lines)
+    assert "reserved but unused 21.5 GiB" in " ".join(" ".join(lines).split())
 
 
 def test_inputs_that_grow_are_what_is_told():
@@ -142,7 +244,7 @@ def test_what_a_device_says_is_kept_whole():
     assert "asked for 2.00 GiB   free 1.19 GiB   of 79.1 GiB   allocated 55.5 GiB" in summary
     assert "fragmented: 27.9% of what is reserved is unused" in summary
     assert "limit" not in summary
-    assert "far more than this step's outputs" in summary
+    assert "set PYTORCH_ALLOC_CONF=expandable_segments:True" in summary
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 120])
@@ -166,3 +268,64 @@ def test_the_program_dies_as_it_would(tmp_path):
     assert traced.returncode == plain.returncode == 1
     assert traced.stderr.startswith(plain.stderr)
     assert b"OUT OF MEMORY   asked for" in traced.stderr
+
+
+KILLED = """
+import os, signal, time, torch
+class Net(torch.nn.Module):
+    def forward(self, x, size):
+        return x + torch.empty(size).sum()
+net = Net()
+def step(size):
+    {around}
+end = time.monotonic() + 1.0
+while time.monotonic() < end:  # until no block is due for a while
+    step(1)
+    time.sleep(0.1)
+step(1)
+try:
+    step(1 << 50)
+except RuntimeError:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "net(torch.ones(1), size)",
+        "with __import__('modtrace').span('outer'): net(torch.ones(1), size)",
+    ],
+)
+def test_it_is_on_disk_before_the_process_dies(tmp_path, around):
+    (tmp_path / "train.py").write_text(KILLED.format(around=around))
+    command = [sys.executable, "-m", "modtrace", "run", "-o", "t.mtrace", "train.py"]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, check=False)
+    assert done.returncode in (-9, 137)
+    t = modtrace.load(tmp_path / "t.mtrace")
+    failure = last_failure(t._read())
+    assert failure is not None
+    assert autopsy(t._read(), failure).told.asked == 1 << 52
+
+
+def test_which_exceptions_tell_of_memory():
+    class Odd(RuntimeError):
+        def __str__(self):
+            raise AssertionError("code of the program's ran")
+
+    yes = [
+        MemoryError(),
+        torch.OutOfMemoryError(""),
+        RuntimeError(HOST),
+        RuntimeError("CUDA error: out of memory"),
+    ]
+    no = [
+        RuntimeError(),
+        RuntimeError(3),
+        RuntimeError("shapes"),
+        ValueError(HOST),
+        Odd(HOST),
+        KeyboardInterrupt(),
+    ]
+    assert all(map(is_out_of_memory, yes))
+    assert not any(map(is_out_of_memory, no))

@@ -83,6 +83,8 @@ Model()(torch.zeros(2, 3))
         "torch.nn.functional.layer_norm(x, (5,))",
         "x @ x",
         "x - 'a'",
+        "torch.empty(1 << 50)",
+        "raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')",
         "raise KeyError(x.shape)",
     ],
 )
