@@ -57,12 +57,13 @@ def _notes(points: Sequence[Point], reached: Mapping[str, Reach], utilised: floa
     if any(one.counted and one.spent_ns is not None for one in points):
         lines.append(COUNTED)
     devices = sorted({one.device for one in points} - {"?"})
-    lines += [
-        f"  {plain(name)} reaches {scaled(max(reached[name].flops_per_s.values()), 'FLOP/s')}, "
-        f"copies {scaled(reached[name].bytes_per_s, 'B/s')}"
-        for name in devices
-        if name in reached
-    ]
+    for name in devices:
+        if name in reached:
+            rates = reached[name].flops_per_s
+            used = sorted({one.dtype for one in points if one.device == name} & set(rates))
+            peaks = [f"{scaled(rates[dtype], 'FLOP/s')} in {plain(dtype)}, " for dtype in used]
+            copied = scaled(reached[name].bytes_per_s, "B/s")
+            lines.append(f"  {plain(name)} reaches {''.join(peaks)}copies {copied}")
     if any(one.share is not None for one in points):
         lines.append("  reached: of what the device does at so many FLOPs a byte, at the most")
     if any(name not in reached for name in devices):

@@ -119,6 +119,9 @@ def test_each_type_has_its_own_peak():
         for _ in range(3):
             model(torch.ones(8, 32))
     points = {one.dtype: one for one in roofline(t._read(), REACHED)}
+    faster = {"cpu": Reach("a device", {"float32": 10**12, "float16": 10**15}, 10**11)}
+    text = "\n".join(roofline_lines(list(points.values()), faster, None, width=100))
+    assert "cpu reaches 1.00 TFLOP/s in float32, copies 100 GB/s" in text  # nothing computed in float16
     assert set(points) == {"float32", "bfloat16"}
     assert points["bfloat16"].share is None
     assert points["float32"].share is not None
