@@ -59,7 +59,9 @@ def device_keys() -> dict[str, str]:
     """Of the processor, and of the CUDA devices where the program has used one: to ask before that would start them."""
     found = {"cpu": device_key()}
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(
+            Exception
+        ):  # asked at the end of a trace, inside the program: nothing may leave here
             for at in range(torch.cuda.device_count()):
                 found[f"cuda:{at}"] = device_key(f"cuda:{at}")
     return found

@@ -285,3 +285,15 @@ def test_devices_that_a_program_has_used(monkeypatch):
 
 def test_the_trace_says_what_its_devices_are(trace):
     assert device_keys(trace._read()) == {"cpu": measuring.device_key()}
+
+
+def test_a_device_that_cannot_tell_its_name_does_not_reach_the_program(monkeypatch):
+    def fails(*_):
+        raise AssertionError("Invalid device id")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", fails)
+    with modtrace.trace() as t:
+        nn.Linear(2, 2)(torch.ones(1, 2))
+    assert list(t._read().processes[0].end.devices) == ["cpu"]
