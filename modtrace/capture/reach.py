@@ -1,7 +1,7 @@
 """What a device of this machine reaches: FLOP/s of matrix products by type, and bytes a second of copies.
 
-Measured when somebody asks for it (`modtrace info --device`), never while a program is recorded, and kept in the user's
-cache directory until device, torch or the number of threads is another.
+Measured each time that somebody asks for it (`modtrace info --device`), never while a program is recorded, and kept in
+the user's cache directory, by device, torch and number of threads.
 """
 
 from __future__ import annotations
@@ -15,24 +15,21 @@ from typing import Any, Final
 import torch
 
 from modtrace.trace.folder import read_json, write_json
-from modtrace.trace.reach import Reach, cache_folder, cache_name, cached
+from modtrace.trace.reach import Reach, cache_folder, cache_name
 
-SECONDS: Final = 0.1
-"""How long one product may take, about: all measurements of a device stay below a second together."""
-SIZES: Final = (256, 512, 1024, 2048, 4096, 8192)
+SECONDS: Final = 0.25
+"""How long each measurement may take, about. Shorter ones on a busy machine measured a hundredth of what it reaches."""
+SIZES: Final = (512, 1024, 2048, 4096, 8192)
 COPY_BYTES: Final = 1 << 28
 
 
-def reach(device: str = "cpu", *, again: bool = False) -> Reach:
-    """What a device reaches, from the cache where it has been measured, else measured now and kept."""
+def measure(device: str = "cpu") -> Reach:
+    """What a device reaches, measured now and kept."""
     kind = torch.device(device).type
     if kind not in ("cpu", "cuda"):
         # Nothing waits for the others here, and meta computes nothing: a rate of theirs would be made up.
         raise RuntimeError("only the processor and CUDA devices are")
     key = device_key(device)
-    known = cached(key)
-    if known is not None and not again:
-        return known
     found = Reach(key, _products(device), _bandwidth(device))
     folder = cache_folder()
     held = read_json(folder / cache_name()) or {}
@@ -59,9 +56,8 @@ def device_keys() -> dict[str, str]:
     """Of the processor, and of the CUDA devices where the program has used one: to ask before that would start them."""
     found = {"cpu": device_key()}
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        with contextlib.suppress(
-            Exception
-        ):  # asked at the end of a trace, inside the program: nothing may leave here
+        # Asked at the end of a trace, inside the program: nothing may leave here.
+        with contextlib.suppress(Exception):
             for at in range(torch.cuda.device_count()):
                 found[f"cuda:{at}"] = device_key(f"cuda:{at}")
     return found
@@ -85,7 +81,7 @@ def _processor() -> str:
 
 
 def _products(device: str) -> dict[str, int]:
-    """FLOP/s of the largest matrix product that takes less than SECONDS, for each type that the device multiplies."""
+    """FLOP/s of the best matrix product, for each type that the device multiplies."""
     found = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         try:
@@ -95,7 +91,8 @@ def _products(device: str) -> dict[str, int]:
                 a = torch.rand(size, size, device=device).to(dtype)
                 seconds = _seconds(lambda a=a: torch.mm(a, a), device)  # type: ignore[misc]
                 best = max(best, 2 * size**3 / seconds)
-                if 8 * seconds > SECONDS:  # as long as the next size would take
+                # By the best so far: one slow measurement may be a busy machine's.
+                if 2 * (2 * size) ** 3 / best > SECONDS:
                     break
             found[str(dtype).removeprefix("torch.")] = round(best)
         except RuntimeError:  # not multiplied here
@@ -116,7 +113,7 @@ def _seconds(work: Callable[[], Any], device: str) -> float:
     wait: Callable[[], Any] = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
     work()
     wait()
-    best, until = float("inf"), time.perf_counter() + SECONDS / 4
+    best, until = float("inf"), time.perf_counter() + SECONDS
     while True:
         started = time.perf_counter()
         work()

@@ -81,11 +81,11 @@ def _measured(names: Sequence[str]) -> list[Any]:
     """What devices reach, all of this machine where none is named; torch is imported for this alone."""
     device = ""
     try:
-        from modtrace.capture.reach import devices_here, reach
+        from modtrace.capture.reach import devices_here, measure
 
         found = []
         for device in names or devices_here():
-            one = reach(device)
+            one = measure(device)
             if one not in found:
                 found.append(one)
         return found

@@ -138,7 +138,7 @@ def reach_text(found: Sequence[Reach], *, width: int = 80, ascii: bool = False) 
     """What devices reach, and where that is kept."""
     lines = [line for one in found for line in reach_lines(one)]
     lines += [
-        "  kept in this file; remove it to measure anew:",
+        "  kept in this file until it is measured again:",
         f"  {plain(str(cache_folder() / cache_name()))}",
     ]
     return _finished([fit(line, max(width, 20), keep_end=line is lines[-1]) for line in lines], False, ascii)

@@ -218,17 +218,20 @@ def test_no_flops_no_roof():
     assert "no FLOPs are known" in console.roofline_text(t._read())
 
 
-def test_measured_once_and_kept(tmp_path, monkeypatch):
+def test_measured_and_kept_until_it_is_measured_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     quickly(monkeypatch)
-    first = measuring.reach()
+    first = measuring.measure()
     assert first.flops_per_s["float32"] > 0
     assert first.bytes_per_s > 0
     path = tmp_path / "modtrace" / "devices.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert cached(measuring.device_key()) == first
-    monkeypatch.setattr(measuring, "_products", lambda device: pytest.fail("measured again"))
-    assert measuring.reach() == first
+    monkeypatch.setattr(measuring, "_products", lambda device: {"float32": 7})
+    assert measuring.measure().flops_per_s == {"float32": 7}
+    kept = cached(measuring.device_key())
+    assert kept is not None
+    assert kept.flops_per_s == {"float32": 7}
 
 
 @pytest.mark.parametrize(
@@ -257,7 +260,7 @@ def test_a_broken_cache_is_measured_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     quickly(monkeypatch)
     keep(tmp_path, {measuring.device_key(): {"flops_per_s": "x"}, "another": ENTRY})
-    found = measuring.reach()
+    found = measuring.measure()
     assert cached(measuring.device_key()) == found
     assert cached("another") is not None
 
@@ -272,7 +275,6 @@ def test_the_verb(tmp_path, monkeypatch, capsys):
         text = capsys.readouterr().out
         assert "float32" in text
         assert text.splitlines()[-1].endswith("devices.json")
-        monkeypatch.setattr(measuring, "_products", lambda device: pytest.fail("measured again"))
 
 
 def test_devices_that_a_program_has_used(monkeypatch):
