@@ -15,6 +15,7 @@ from modtrace.analysis.columns import (
     nullable,
     nullable_codes,
 )
+from modtrace.analysis.device_times import device_times
 from modtrace.analysis.memory import of_calls
 from modtrace.analysis.phases import NAMES as PHASE_NAMES
 from modtrace.analysis.timeline import timeline
@@ -25,7 +26,6 @@ from modtrace.trace.schema import CALL_COLUMNS, KINDS, STATUSES
 Ints = npt.NDArray[np.int64]
 
 _NULLABLE = ("duration_ns", "self_ns", "tracer_ns", "hooks_ns")
-_NOT_RECORDED = ("device_ns",)
 
 
 def calls(stored: Stored) -> pd.DataFrame:
@@ -64,9 +64,8 @@ def calls(stored: Stored) -> pd.DataFrame:
         "error": distinct_texts(nullable_codes(table, "error"), error_texts(stored)),
         "output_replaced": table.column("output_replaced").to_pandas().astype("boolean").to_numpy(),
     }
-    nothing = pd.arrays.IntegerArray(np.zeros(len(table), np.int64), np.ones(len(table), np.bool_))
-    for name in _NOT_RECORDED:
-        data[name] = nothing.copy()
+    on_device = device_times(stored).device_ns
+    data["device_ns"] = pd.arrays.IntegerArray(np.maximum(on_device, 0), on_device < 0)
     held = of_calls(stored)
     data["memory_delta_bytes"] = pd.arrays.IntegerArray(held.delta_bytes, ~held.known)
     data["memory_peak_bytes"] = pd.arrays.IntegerArray(np.maximum(held.peak_bytes, 0), ~held.known)

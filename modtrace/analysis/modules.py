@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from modtrace.analysis.calls import commonest
 from modtrace.analysis.columns import column, distinct_texts, nullable_codes, values_and_known
+from modtrace.analysis.device_times import device_times
 from modtrace.analysis.phases import RECOMPUTE
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import Work, work
@@ -28,10 +29,11 @@ def modules(stored: Stored) -> pd.DataFrame:
     the `total_ns` and `self_ns` are sums over the calls whose times are known; `mean_ns`, `p50_ns`, `p95_ns` and
     `max_ns` are of the time that it took in each step, the first step in which it ran and steps in which operations
     were counted left out where there are more. `forward_flops` and `backward_flops` are sums over all calls with
-    everything inside them, null where they are not known for each; `operations` are its own in one call, in order, and
-    `uncounted` those that have no formula. Calls made again by checkpointing are apart: `recompute_calls`,
-    `recompute_ns`. `inputs` and `outputs` are the signatures seen most often. A module that never ran has 0 calls and
-    null times.
+    everything inside them, null where they are not known for each; `device_total_ns`, `forward_device_ns` and
+    `backward_device_ns` are times on the device, summed over the calls for which they are known; `operations` are its
+    own in one call, in order, and `uncounted` those that have no formula. Calls made again by checkpointing are apart:
+    `recompute_calls`, `recompute_ns`. `inputs` and `outputs` are the signatures seen most often. A module that never
+    ran has 0 calls and null times.
     """
     table, line = stored.table("modules"), timeline(stored).calls
     count = len(table)
@@ -48,7 +50,8 @@ def modules(stored: Stored) -> pd.DataFrame:
     computed = work(stored)
     backward = kind == BACKWARD
     counted = _counted_steps(line, computed)
-    lists = _operations(stored, computed, nullable_codes(line, "module"), (kind == MODULE), count)
+    of_module, on_device = nullable_codes(line, "module"), device_times(stored).device_ns
+    lists = _operations(stored, computed, of_module, (kind == MODULE), count)
     data: dict[str, Any] = {
         "name": name,
         "type": types,
@@ -63,7 +66,10 @@ def modules(stored: Stored) -> pd.DataFrame:
             sums(column(again, "module")[again_known], again_ns[again_known], count), ran_again > 0
         ),
         "forward_flops": _flops(module, computed.flops[(kind == MODULE) & ~recomputed], count),
-        "backward_flops": _flops(nullable_codes(line, "module")[backward], computed.flops[backward], count),
+        "backward_flops": _flops(of_module[backward], computed.flops[backward], count),
+        "device_total_ns": _on_device(of_module, on_device, count),
+        "forward_device_ns": _on_device(module, on_device[(kind == MODULE) & ~recomputed], count),
+        "backward_device_ns": _on_device(of_module[backward], on_device[backward], count),
         "operations": lists[0],
         "uncounted": lists[1],
         "inputs": distinct_texts(commonest(module, nullable_codes(calls, "inputs"), count), signatures),
@@ -106,6 +112,12 @@ def _flops(module: Ints, flops: Ints, count: int) -> pd.arrays.IntegerArray:
     known = np.bincount(module, minlength=count) > 0
     known[module[flops < 0]] = False
     return _masked(sums(module, np.maximum(flops, 0), count), known)
+
+
+def _on_device(module: Ints, device_ns: Ints, count: int) -> pd.arrays.IntegerArray:
+    """Sums for each module over the rows whose time on the device is known, null where there is none."""
+    some = (device_ns >= 0) & (module >= 0)
+    return _masked(sums(module[some], device_ns[some], count), np.bincount(module[some], minlength=count) > 0)
 
 
 def _operations(

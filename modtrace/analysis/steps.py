@@ -13,6 +13,7 @@ import pyarrow as pa
 from modtrace.analysis.around import root_calls
 from modtrace.analysis.calls import error_texts, names
 from modtrace.analysis.columns import categorical, column, distinct_texts, nullable_codes, values_and_known
+from modtrace.analysis.device_times import device_of_steps
 from modtrace.analysis.memory import peak_of_steps
 from modtrace.analysis.phases import FORWARD, RECOMPUTE, Steps
 from modtrace.analysis.roofline import mfu_of_steps
@@ -41,8 +42,12 @@ def steps(stored: Stored, reached: Mapping[str, Reach] | None = None) -> pd.Data
     first dimension of what its training forwards were given, `tokens` the first two where that is integers. `flops`
     adds up module calls and backwards, null where a part is not known, and `flops_per_s` is that over the duration.
     `mfu` is the share of what the devices reach in that time, as `mfu_of_steps` has it; null without `reached`,
-    which is what has been measured of each device. `counted` says that operations were counted in the step, so that its
-    times include that. `memory_peak_bytes` is the most that was held in it, where memory was watched.
+    which is what has been measured of each device.
+    `device_ns` is for how long the device had work of something recorded, the busiest of several, and `device_idle_ns`
+    for how long not, up to the next step; both null where it is not known. Gaps between the kernels of one call count
+    as work, so where the host cannot keep the device busy it has idled longer.
+    `counted` says that operations were counted in the step, so that its times include that. `memory_peak_bytes` is the
+    most that was held in it, where memory was watched.
     """
     reached = reached or {}
     line = timeline(stored)
@@ -72,6 +77,7 @@ def _of_process(
     duration = np.maximum(found.end - found.start, 0)
     samples, tokens = _amounts(stored, table, roots, phase, step, count)
     flops, counted = work_of_steps(stored, low, high, count)
+    busy_ns, idle_ns = device_of_steps(stored, low, high, count)
     data: dict[str, Any] = {
         "call": _masked(call),
         "type": distinct_texts(_first_module(roots, module, phase, step, count), types),
@@ -90,6 +96,8 @@ def _of_process(
         "flops": _masked(flops),
         "flops_per_s": _masked(np.where(duration > 0, flops * 1e9 // np.maximum(duration, 1), -1)),
         "mfu": pd.array(mfu_of_steps(stored, low, high, flops, duration, reached), dtype="Float64"),
+        "device_ns": _masked(busy_ns),
+        "device_idle_ns": _masked(idle_ns),
         "memory_peak_bytes": _masked(peak_of_steps(stored, low, high, found.start, found.end)),
         "counted": counted,
         "status": categorical(status, list(STATUSES)),

@@ -11,6 +11,7 @@ import pyarrow as pa
 from modtrace.analysis.around import root_calls
 from modtrace.analysis.calls import commonest
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.device_times import device_of_steps
 from modtrace.analysis.modules import sums
 from modtrace.analysis.paths import folded
 from modtrace.analysis.phases import Steps
@@ -47,6 +48,7 @@ class Summary:
 
     outside_ns: nothing recorded was running; holds calls that were interrupted or never ended, whose times are unknown.
     flops, counted: of each step, see `work_of_steps`.
+    device_busy_ns, device_idle_ns: of each step, see `device_of_steps`.
     interrupted_ns: inside root calls, in or around calls whose time is not known.
     parallel_ns: counted twice because root calls of several threads ran at once.
     """
@@ -63,6 +65,8 @@ class Summary:
     steps: Steps
     flops: Ints
     counted: npt.NDArray[np.bool_]
+    device_busy_ns: Ints
+    device_idle_ns: Ints
     roots: int
     calls: int
     backwards: int
@@ -122,6 +126,7 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
     ]
     wall = max(about.wall_ns, 0)
     flops, counted = work_of_steps(stored, first, first + len(table), len(line.steps[process]))
+    device = device_of_steps(stored, first, first + len(table), len(line.steps[process]))
     return Summary(
         process=about,
         wall_ns=wall,
@@ -135,6 +140,8 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         steps=line.steps[process],
         flops=flops,
         counted=counted,
+        device_busy_ns=device[0],
+        device_idle_ns=device[1],
         roots=int(roots.sum()),
         calls=int(is_call.sum()),
         backwards=int((kind == BACKWARD).sum()),
@@ -175,6 +182,7 @@ def _cost(about: Process, calls: int) -> int | None:
             end.counting_cost_ns,
             end.functions_cost_ns,
             end.profiling_cost_ns,
+            end.device_cost_ns,
             about.start_cost_ns,
         )
         return end.calls_cost_ns + sum(cost or 0 for cost in rest)

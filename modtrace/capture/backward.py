@@ -309,27 +309,33 @@ class Watch:
             if old != new:
                 break
             keep += 1
-        calls = lane.calls
+        calls, times = lane.calls, self._state.device_times
         while len(calls) > self._depth + 1 + keep:
             depth = len(calls) - 1
             _, call, entry, given, start, _ = calls[-1]
             word = entry.kind << KIND_SHIFT | depth
             result = UNKNOWN_OUTPUT if entry.kind == FUNCTION else 0
+            if times is not None:
+                times.end_backward(lane, call)
             lane.extend((call, entry.number, given, word, start, 0, result, now))
             calls.pop()
         growths, thread = owners.growths, owners.lane.number << THREAD_SHIFT
+        fresh = [(at, lane.next_call()) for at in path[keep:]]
+        for at, call in fresh if times is not None else ():
+            if at >= 0 and times is not None:
+                times.begin_backward(lane, call, growths[at + 3])
         opened = self._state.clock()
         self._backward.spent_ns += opened - now
         if keep < len(path):
             lane.cost(self._depth + keep, opened - now)
-        for at in path[keep:]:
+        for at, call in fresh:
             if at < 0:
                 entry = self._classes[-at - 1]
-                calls.append((self._frame_id, lane.next_call(), entry, UNKNOWN_OUTPUT, opened, -1))
+                calls.append((self._frame_id, call, entry, UNKNOWN_OUTPUT, opened, -1))
                 continue
             entry = self._backward.entry(growths[at + 3], self._code)
             forward = thread | growths[at + 2]
-            calls.append((self._frame_id, lane.next_call(), entry, forward, opened, -1))
+            calls.append((self._frame_id, call, entry, forward, opened, -1))
         self._path = path
 
 

@@ -72,6 +72,8 @@ class Blocks:
     ) -> None:
         self.writer = writer
         self.costs = Costs(0, 0)
+        self.device_call_ns: Callable[[], int] = int
+        """What the events of one call cost, outside of its measured time."""
         self.calls = 0
         self.functions = 0
         self._registry = registry
@@ -114,6 +116,7 @@ class Blocks:
             ).tolist():
                 self._registry.ensure_tree(module)
         naming = Naming(labels=self._registry.labels, joined=self._signatures.joined)
+        costs = self.costs._replace(outside_ns=self.costs.outside_ns + self.device_call_ns())
         decoded = []
         for block in blocks:
             rows, self._carried[block.lane] = decode(
@@ -122,7 +125,7 @@ class Blocks:
                 self._carried.get(block.lane, none),
                 base=block.lane << THREAD_SHIFT,
                 naming=naming,
-                costs=self.costs,
+                costs=costs,
                 origin_ns=self._origin_ns,
             )
             kind = rows.calls.get("kind", np.ones(0))

@@ -34,7 +34,9 @@ BLOCK_CALLS: Final = 20_000
 
 
 class Flusher:
-    """Writes the blocks of one trace; `running` says whether it is still recorded."""
+    """Writes the blocks of one trace; `running` says whether it is still recorded, `read` reads what devices have
+    come to, on a thread of the program's.
+    """
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class Flusher:
         *,
         origin_ns: int,
         running: Callable[[], bool],
+        read: Callable[[], None],
     ) -> None:
         self.spent_ns = 0
         """What writing has cost so far."""
@@ -55,6 +58,7 @@ class Flusher:
         self._blocks = blocks
         self._origin_ns = origin_ns
         self._running = running
+        self._read = read
         self._busy = threading.Lock()
         self._busy_thread = 0
         self._pid = os.getpid()
@@ -74,6 +78,7 @@ class Flusher:
         if lane.calls and started < self._inside_at:
             self._state.due = min(self._inside_at, started + LATER_NS)
             return
+        self._read()
         self.flush()
         lane.cost(len(lane.calls) - 1, self._clock() - started)
 

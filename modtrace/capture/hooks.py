@@ -59,7 +59,7 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901, PLR0915 - 
     parent_depth = 2 * frame_depth + 2
     call_impl = CALL_IMPL
 
-    def pre(module: Any, args: Any) -> None:
+    def pre(module: Any, args: Any) -> None:  # noqa: C901, PLR0912
         if is_dynamo_compiling() or state.off:
             return
         try:
@@ -94,14 +94,17 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901, PLR0915 - 
             frame_id = id(get_frame(frame_depth))
             if module._forward_hooks:
                 own_hooks.expect(state, lane, module, frame_id)
-            calls.append((frame_id, lane.next_call(), entry, given, clock(), next_node()))
+            call = lane.next_call()
+            if state.device_times is not None:
+                state.device_times.begin(lane, call, given)
+            calls.append((frame_id, call, entry, given, clock(), next_node()))
         except Exception as fault:
             state.fault(fault)
 
     return pre
 
 
-def _post_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901 - the hot path, where each call costs 50 ns
+def _post_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901, PLR0915 - the hot path: a call costs 50 ns
     is_dynamo_compiling = torch.compiler.is_dynamo_compiling
     get_frame = sys._getframe
     lanes, clock, next_node = state.lanes, state.clock, state.next_node
@@ -109,7 +112,7 @@ def _post_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901 - the hot 
     entry_of = state.registry.entries.get
     absent = object()
 
-    def post(module: Any, args: Any, kwargs: Any, output: Any = absent) -> None:  # noqa: C901
+    def post(module: Any, args: Any, kwargs: Any, output: Any = absent) -> None:  # noqa: C901, PLR0912
         if is_dynamo_compiling():
             return
         now = clock()
@@ -138,6 +141,8 @@ def _post_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901 - the hot 
                 named, entry.counted = _keywords(state, lane, kwargs), -1
             if lane.tails and own_hooks.begins(lane, now, named, result, output):
                 return
+            if state.device_times is not None:
+                state.device_times.end(lane, call, entry.number, named, result)
             lane.extend((call, entry.number, given, len(calls) - 1, start, named, result, now))
             if requires_grad:
                 grown = next_node()

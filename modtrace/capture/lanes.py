@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from modtrace.capture.counting import Unit
+    from modtrace.capture.device_times import Marks
     from modtrace.capture.own_hooks import Tail
     from modtrace.capture.seen import Entry
 
@@ -54,7 +55,7 @@ class Lane:
     functorch transform (vmap, grad) was first seen, or 0. `unit` is the call in which operations are
     counted. `error` is the exception that last left a call. `left` are
     calls closed because their frame was not on the stack, by that frame; `resumed` counts those of them that ended all
-    the same: greenlets had taken turns on this thread.
+    the same: greenlets had taken turns on this thread. `marks` are events on a device, where calls are on one.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class Lane:
         "grown",
         "left",
         "lent",
+        "marks",
         "next_call",
         "number",
         "placed",
@@ -93,6 +95,7 @@ class Lane:
         self.left: dict[int, Entry] = {}
         self.resumed = 0
         self.lent = False
+        self.marks: Marks | None = None
         self.placed = 0
         self.stepping: list[tuple[int, int]] = []
 

@@ -78,6 +78,8 @@ class Tail:
                 lane.error = (id(error), returned, now)
         elif id(output) != self.output_id:
             code, returned = REPLACED, state.signatures.number(value_key(output))
+        if state.device_times is not None and code != RAISED:
+            state.device_times.end(lane, call, entry.number, named, returned)
         lane.extend((call, entry.number, given, code << CODE_SHIFT | depth, start, named, returned, now))
         next_node = state.next_node()
         if 0 <= seq < next_node:

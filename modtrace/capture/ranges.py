@@ -27,11 +27,16 @@ class Ranges:
         self._labels = labels
         self._entries: dict[tuple[int, int], Entry] = {}
         self._step = Entry(labels.number("step"), STEP, None)
+        self._waiting: set[Entry] = set()
+        """Phases in which the host waits for data: the device has none of it to do."""
 
     def phase(self, name: str, kind: str, code: CodeType, identity: int = 0) -> Entry:
         """What a phase is an execution of; `code` is that of the frame which runs it."""
         RUNNERS[id(code)] = code
-        return self._entry(PHASE, self._labels.number(name, kind, identity), code)
+        entry = self._entry(PHASE, self._labels.number(name, kind, identity), code)
+        if name == "data":
+            self._waiting.add(entry)
+        return entry
 
     def span(self, name: str) -> Entry:
         """What a span is an execution of: no frame says whether it still runs, only its end."""
@@ -54,6 +59,8 @@ class Ranges:
                 if inner is entry and entry.kind == PHASE and not again:
                     return NOT_OPENED
             call = lane.next_call()
+            if state.device_times is not None and entry.kind == PHASE and entry not in self._waiting:
+                state.device_times.begin_phase(lane, call)
             lane.calls.append((id(frame) if frame is not None else 0, call, entry, 0, state.clock(), -1))
             return call
         except Exception as fault:
@@ -75,6 +82,8 @@ class Ranges:
             own_hooks.drop_dead(lane)
             _, _, entry, given, start, _ = lane.calls[depth]
             code, result = RETURNED, 0
+            if state.device_times is not None and error is None:
+                state.device_times.end_phase(lane, call)
             if error is not None:
                 code, result = RAISED, error_number(state, lane, error, now)
             word = entry.kind << KIND_SHIFT | code << CODE_SHIFT | depth

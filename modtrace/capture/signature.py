@@ -7,7 +7,7 @@ are made from the key alone, once a key, when a block is written.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import groupby
 from types import MemberDescriptorType
 from typing import Any, Final
@@ -231,6 +231,8 @@ class Signatures:
 
     def __init__(self) -> None:
         self.known: dict[Key, int] = {}
+        self.watch: Callable[[int, Key], None] | None = None
+        """Is told of each new key."""
         self._fresh: list[tuple[int, Key]] = []
         self._count = 0
         self._keys: dict[int, Key] = {}
@@ -249,6 +251,8 @@ class Signatures:
         self._count = number + 1
         self._fresh.append((number, key))
         self.known[key] = number
+        if self.watch is not None:
+            self.watch(number, key)
         return number
 
     def of_tensor(self, value: Any) -> int:

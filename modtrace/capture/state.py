@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +13,9 @@ from modtrace.capture.raised import Errors
 from modtrace.capture.registry import Registry
 from modtrace.capture.seen import Entry
 from modtrace.capture.signature import Signatures
+
+if TYPE_CHECKING:
+    from modtrace.capture.device_times import DeviceTimes
 
 
 class State:
@@ -24,6 +27,7 @@ class State:
         "count",
         "counts",
         "deep",
+        "device_times",
         "due",
         "errors",
         "fault",
@@ -64,6 +68,7 @@ class State:
         self.admits = admits
         self.count: Callable[[Lane, Entry, int, int, FrameType], int] = _not_counted
         self.counts = False
+        self.device_times: DeviceTimes | None = None
         self.root_begins: Callable[[], None] | None = None
         self.stands_in: Callable[[], bool] = _never
         self.next_node = _next_node()

@@ -22,6 +22,7 @@ from modtrace.capture.calibrate import frame_depth
 from modtrace.capture.compiling import Aside
 from modtrace.capture.costs import cost_of_calls, with_functions
 from modtrace.capture.counting import Counting
+from modtrace.capture.device_times import DeviceTimes
 from modtrace.capture.flushing import Flusher
 from modtrace.capture.functions import STOPPED, Functions
 from modtrace.capture.hooks import RUNNERS, build
@@ -115,6 +116,8 @@ class Tracer:
             warn=self._warn,
             admits=self._admits if model is not None else None,
         )
+        self._device_times = DeviceTimes(self._state, self._origin_ns)
+        self._blocks.device_call_ns = lambda: self._device_times.call_ns
         self._flusher = Flusher(
             self._state,
             self._table,
@@ -122,6 +125,7 @@ class Tracer:
             self._blocks,
             origin_ns=self._origin_ns,
             running=lambda: not self._state.off and self._ended_ns is None,
+            read=self._device_times.read,
         )
         self._state.flush, self._state.flush_now = self._flusher.when_due, self._flusher.at_once
 
@@ -200,9 +204,11 @@ class Tracer:
             if self._profiling is not None:
                 self._profiling.stop()
                 self.gaps += self._profiling.gaps
+            self._device_times.stop()
+            self.gaps += self._device_times.gaps
             self._close_lanes()
             if not self._state.off:
-                self._flusher.flush(wait=True)
+                self._flusher.flush(wait=True, idle=self._device_times.has_rows)
             self._state.off = True
             resumed = sum(lane.resumed for lane in self._table.all)
             if resumed:
@@ -217,6 +223,7 @@ class Tracer:
         """Write what has been recorded up to now."""
         if not self._state.off and os.getpid() == self._pid:
             try:
+                self._device_times.read()
                 self._flusher.flush(wait=True)
             except Exception as fault:
                 self._fault(fault)
@@ -260,6 +267,7 @@ class Tracer:
                 "flush_ns": self._flusher.spent_ns,
                 "backward_ns": backward_ns,
                 "counting_ns": self._counting.spent_ns if self._counting is not None else 0,
+                "device_ns": self._device_times.cost_ns,
                 "profiling_ns": self._profiling.spent_ns if self._profiling is not None else 0,
                 "functions_ns": self._blocks.functions
                 * (costs.function_inside_ns + costs.function_outside_ns),
@@ -286,7 +294,8 @@ class Tracer:
 
     def _more_rows(self) -> list[tuple[str, dict[str, list[Any]]]]:
         """Tables, and columns of their rows that are new."""
-        rows = [("work", self._counting.rows())] if self._counting is not None else []
+        rows = [("device_times", self._device_times.rows())]
+        rows += [("work", self._counting.rows())] if self._counting is not None else []
         if self._profiling is not None:
             rows += self._profiling.tables()
         return rows

@@ -37,6 +37,8 @@ _REFERENCES: Final = {
 }  # fmt: skip
 _TIMES: Final = ("duration_ns", "self_ns", "tracer_ns", "hooks_ns")
 _LIMIT: Final = 1 << 62
+_DEVICE_LIMIT: Final = 1 << 55
+"""A year. Sums of a few of them fit into 64 bits."""
 
 
 def merge(
@@ -70,7 +72,7 @@ def merge(
         tables[name] = _with_process(raw[name])
     _check_memory(tables["allocations"], tables["watched"])
     _check_operators(tables["operators"])
-    parts, work = [], []
+    parts, work, device_times = [], [], []
     start = 0
     for index, (calls, opened) in enumerate(zip(raw["calls"], raw["open"], strict=False)):
         columns, left_out = _calls(calls, opened, {name: keys[name][index] for name in keys}, damaged=damaged)
@@ -78,7 +80,9 @@ def merge(
             notes.append(f"{left_out:,} calls are left out: what they belong to is lost")
         for column, table in _REFERENCES.items():
             columns[column] = columns[column] + offsets[table][index]
-        work.append(_work(raw["work"][index], columns.pop("ids"), start))
+        ids = columns.pop("ids")
+        work.append(_work(raw["work"][index], ids, start))
+        device_times.append(_device_times(raw["device_times"][index], ids, start))
         count = len(columns["call"])
         for column in ("call", "last_call"):
             columns[column] = columns[column] + start
@@ -89,7 +93,8 @@ def merge(
         parts.append(columns)
         start += count
     tables["calls"] = _calls_table(parts)
-    tables["work"] = pa.concat_tables(work) if work else arrow_schema("work").empty_table()
+    for name, found in (("work", work), ("device_times", device_times)):
+        tables[name] = pa.concat_tables(found) if found else arrow_schema(name).empty_table()
     return tables, notes
 
 
@@ -123,9 +128,23 @@ def _check_memory(allocations: pa.Table, watched: pa.Table) -> None:
 
 def _work(part: pa.Table, ids: Ints, start: int) -> pa.Table:
     """What was counted in the calls that are there, by their positions among all; sorted by call."""
-    part = _last_of_each(part, "call")
     if len(part) and int(_ints(part, "flops").min()) < 0:
         raise TraceError("the trace contradicts itself: a number of FLOPs is below zero")
+    return _of_calls(part, ids, start)
+
+
+def _device_times(part: pa.Table, ids: Ints, start: int) -> pa.Table:
+    """Times on the device of the calls that are there, by their positions among all; sorted by call."""
+    spent = _ints(part, "device_ns")
+    began = pc.fill_null(part.column("start_ns"), 0).to_numpy()
+    if bool(((spent < 0) | (spent > _DEVICE_LIMIT)).any()) or bool((np.abs(began) > _DEVICE_LIMIT).any()):
+        raise TraceError("the trace contradicts itself: a time on the device is impossible")
+    return _of_calls(part, ids, start)
+
+
+def _of_calls(part: pa.Table, ids: Ints, start: int) -> pa.Table:
+    """The last row of each call that is there, by their positions among all; sorted by call."""
+    part = _last_of_each(part, "call")
     at, known = _position(_ints(part, "call"), ids)
     kept = part.take(pa.array(np.flatnonzero(known)))
     return kept.set_column(0, "call", pa.array(at[known] + start, pa.int64()))

@@ -53,6 +53,7 @@ class End:
     counting_cost_ns: int | None
     functions_cost_ns: int | None
     profiling_cost_ns: int | None
+    device_cost_ns: int | None
     rows: dict[str, int]
     devices: dict[str, str]
 
@@ -257,6 +258,7 @@ def _end(folder: Path) -> End | None:
         counting_cost_ns=_count(cost, "counting_ns"),
         functions_cost_ns=_count(cost, "functions_ns"),
         profiling_cost_ns=_count(cost, "profiling_ns"),
+        device_cost_ns=_count(cost, "device_ns"),
         rows={k: v for k, v in rows.items() if type(v) is int and k in TABLES}
         if isinstance(rows, dict)
         else {},

@@ -184,6 +184,14 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("uncounted", "list<string>", "its operations that may multiply matrices and have no formula"),
         Column("operations", "list<string>", "its own operations in order, as torch's dispatcher names them"),
     ),
+    # Time on the device, between events recorded on its stream at both ends of a call; written when the device has come to
+    # them, which may be after or before the row of the call. Gaps between kernels are in it.
+    "device_times": (
+        Column("call", "int64", "row key in `calls`: a module call, a backward or a phase"),
+        Column("device", "string", "cuda:0"),
+        Column("start_ns", "int64", "by the device's clock, about nanoseconds since the start of recording; null for a call inside another one on the same stream", True),
+        Column("device_ns", "int64", "from the end of what was on the stream before the call to the end of what the call put there"),
+    ),
     # Memory while it was watched (--memory): one row an allocation, and one for what was held when watching began.
     "allocations": (
         Column("at_ns", "int64", "nanoseconds since the start of recording: when it was allocated, or watching began"),
@@ -228,4 +236,4 @@ CALL_COLUMNS: Final = (
     "memory_delta_bytes", "memory_peak_bytes", "flops", "status", "error",
     "last_call", "forward", "tracer_ns", "hooks_ns", "output_replaced", "source_file", "source_line",
 )  # fmt: skip
-"""Columns of the public `calls` DataFrame, indexed by `call`. Not yet recorded: device_ns, memory_*: null."""
+"""Columns of the public `calls` DataFrame, indexed by `call`. Null where not known."""

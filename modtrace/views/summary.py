@@ -12,6 +12,7 @@ from modtrace.text import fit, pad, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored
 from modtrace.units import count, duration, percent, plural
+from modtrace.views.device import device_summary
 from modtrace.views.findings import findings_lines
 from modtrace.views.memory import memory_summary
 from modtrace.views.out_of_memory import autopsy_lines
@@ -36,6 +37,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
         head.append("  " + _why_nothing(found))
         return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
     head += _facts(found)
+    head += device_summary(found.steps, found.counted, found.device_busy_ns, found.device_idle_ns)
     head += steps_summary(found.steps, found.flops, found.counted, width)
     head += memory_summary(peaks(stored))
     failure = last_failure(stored)
