@@ -81,7 +81,8 @@ class CudaClock:
         return bool(event.query())
 
     def elapsed_ns(self, first: Any, second: Any) -> int:
-        return round(first.elapsed_time(second) * NS_PER_MS)
+        elapsed_ms: float = first.elapsed_time(second)
+        return round(elapsed_ms * NS_PER_MS)
 
 
 class AcceleratorClock:
@@ -118,7 +119,8 @@ class AcceleratorClock:
         return bool(event.query())
 
     def elapsed_ns(self, first: Any, second: Any) -> int:
-        return round(first.elapsed_time(second) * NS_PER_MS)
+        elapsed_ms: float = first.elapsed_time(second)
+        return round(elapsed_ms * NS_PER_MS)
 
 
 def clock_of(kind: str) -> DeviceClock | None:
