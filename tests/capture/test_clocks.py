@@ -1,4 +1,4 @@
-"""Device time with a clock of the test's own, whose device is `meta`: no kernels, so the test says how long it takes."""
+"""Device time with a clock of the test's own, whose device is `meta`: no kernels, a test says how long they take."""
 
 from __future__ import annotations
 
@@ -537,7 +537,8 @@ def test_a_first_call_before_any_tensor_of_the_device(clock):
     assert on_device(trace) == [None, 5]
 
 
-def test_impossible_times_are_refused(tmp_path, clock, monkeypatch):
+@pytest.mark.parametrize("wrong", [-1, 1 << 60])
+def test_impossible_times_are_refused(clock, monkeypatch, wrong):
     model = Busy(clock, 10)
     original = Writer.append
 
@@ -547,11 +548,10 @@ def test_impossible_times_are_refused(tmp_path, clock, monkeypatch):
         original(self, table, columns, **more)
 
     monkeypatch.setattr(Writer, "append", append)
-    for wrong in (-1, 1 << 60):
-        with modtrace.trace(flops=False) as trace:
-            model(given())
-        with pytest.raises(TraceError, match="a time on the device is impossible"):
-            _ = trace.calls
+    with modtrace.trace(flops=False) as trace:
+        model(given())
+    with pytest.raises(TraceError, match="a time on the device is impossible"):
+        _ = trace.calls
 
 
 def test_times_of_calls_that_are_not_there_are_left_out(clock, monkeypatch):
