@@ -92,6 +92,10 @@ class DeviceTimes:
     def see(self, number: int, key: Key) -> None:
         """Look at a new signature for the device of its tensors."""
         try:
+            # One tensor on a device without a clock, as of every program on the CPU.
+            if type(key) is tuple and len(key) == 5:
+                if self._clocks.get(getattr(key[2], "type", ""), self) is None:
+                    return
             for kind, index in devices_in(key):
                 if kind not in self._clocks:
                     self._clocks[kind] = clock_of(kind) if self._clock is None else None
