@@ -93,9 +93,9 @@ class DeviceTimes:
         """Look at a new signature for the device of its tensors."""
         try:
             # One tensor on a device without a clock, as of every program on the CPU.
-            if type(key) is tuple and len(key) == 5:
-                if self._clocks.get(getattr(key[2], "type", ""), self) is None:
-                    return
+            plain = type(key) is tuple and len(key) == 5
+            if plain and self._clocks.get(getattr(key[2], "type", ""), self) is None:  # type: ignore[index]
+                return
             for kind, index in devices_in(key):
                 if kind not in self._clocks:
                     self._clocks[kind] = clock_of(kind) if self._clock is None else None
@@ -351,6 +351,7 @@ class DeviceTimes:
     def stop(self) -> None:
         """Recording stops. The last events are waited for, if not for long: their device may never come to them."""
         self._state.device_times = self._state.signatures.watch = None
+        self._off = self._off or self._state.off  # nothing more is written then
         deadline = self._state.clock() + int(WAIT_SECONDS * 1e9)
         self.read()
         while self._unread() and not self._off and self._state.clock() < deadline:
