@@ -5,6 +5,7 @@ Nothing here waits for a device. An event is recorded, and asked from time to ti
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 import torch
@@ -131,3 +132,18 @@ def clock_of(kind: str) -> DeviceClock | None:
     if kind in TIMED and hasattr(torch, "accelerator"):
         return AcceleratorClock(kind)
     return None
+
+
+def devices_in(key: Any) -> Iterator[tuple[str, int]]:
+    """(kind, index) of the device of each tensor in a signature, those that hold nothing left out."""
+    if type(key) is not tuple or not key:
+        return
+    if len(key) == 5 and hasattr(key[2], "index") and hasattr(key[2], "type"):
+        yield key[2].type, key[2].index or 0
+    elif key[0] == "tensor" and len(key) == 7:
+        if key[4] is not None and "FakeTensor" not in key[1]:
+            kind, _, index = key[4].partition(":")
+            yield kind, int(index) if index.isdigit() else 0
+    else:
+        for part in key:
+            yield from devices_in(part)

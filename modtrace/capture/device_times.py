@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any, Final
 
-from modtrace.capture.clocks import DeviceClock, clock_of
+from modtrace.capture.clocks import DeviceClock, clock_of, devices_in
 from modtrace.capture.lanes import MODE_SHIFT, Lane
 from modtrace.capture.signature import Key
 from modtrace.capture.state import State
@@ -385,18 +384,3 @@ unseen(
     DeviceTimes.end_backward,
     DeviceTimes.read,
 )
-
-
-def devices_in(key: Any) -> Iterator[tuple[str, int]]:
-    """(kind, index) of the device of each tensor in a signature, those that hold nothing left out."""
-    if type(key) is not tuple or not key:
-        return
-    if len(key) == 5 and hasattr(key[2], "index") and hasattr(key[2], "type"):
-        yield key[2].type, key[2].index or 0
-    elif key[0] == "tensor" and len(key) == 7:
-        if key[4] is not None and "FakeTensor" not in key[1]:
-            kind, _, index = key[4].partition(":")
-            yield kind, int(index) if index.isdigit() else 0
-    else:
-        for part in key:
-            yield from devices_in(part)
