@@ -15,6 +15,7 @@ from modtrace.analysis.columns import (
     nullable,
     nullable_codes,
 )
+from modtrace.analysis.device_memory import of_rows
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.memory import of_calls
 from modtrace.analysis.phases import NAMES as PHASE_NAMES
@@ -67,8 +68,13 @@ def calls(stored: Stored) -> pd.DataFrame:
     on_device = device_times(stored).device_ns
     data["device_ns"] = pd.arrays.IntegerArray(np.maximum(on_device, 0), on_device < 0)
     held = of_calls(stored)
-    data["memory_delta_bytes"] = pd.arrays.IntegerArray(held.delta_bytes, ~held.known)
-    data["memory_peak_bytes"] = pd.arrays.IntegerArray(np.maximum(held.peak_bytes, 0), ~held.known)
+    read = of_rows(stored)
+    delta, peak = (
+        np.where(held.known, watched, told)
+        for watched, told in ((held.delta_bytes, read.delta_bytes), (held.peak_bytes, read.peak_bytes))
+    )
+    data["memory_delta_bytes"] = pd.arrays.IntegerArray(delta, ~(held.known | read.known))
+    data["memory_peak_bytes"] = pd.arrays.IntegerArray(np.maximum(peak, 0), peak < 0)
     computed = work(stored).flops
     data["source_file"], data["source_line"] = _sources(line.places, label)
     data["flops"] = pd.arrays.IntegerArray(np.maximum(computed, 0), computed < 0)

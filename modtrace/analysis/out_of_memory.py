@@ -7,7 +7,7 @@ watched: the outputs of modules that had run in the step when it failed, which a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.device_memory import UNKNOWN, of_steps, when_failed
 from modtrace.analysis.failure import Failure
 from modtrace.analysis.holders import signature_bytes
 from modtrace.analysis.paths import folded
@@ -51,6 +52,12 @@ class Told:
     allocated: int | None
     unused: int | None
 
+    def completed(self, allocated: int, reserved: int) -> Told:
+        """With what the allocator's counters said when it failed, where the message says nothing."""
+        if self.allocated is not None and self.unused is not None:
+            return self
+        return replace(self, allocated=allocated, unused=max(reserved - allocated, 0))
+
     @property
     def elsewhere(self) -> int | None:
         """Held on the device by other processes, and by this one outside of torch's allocator."""
@@ -80,6 +87,7 @@ class Autopsy:
     kept: gradients were recorded, so outputs are kept for backward; None where that is not known.
     made: leaf modules whose outputs are most, the first the largest; `made_bytes` is of all.
     steps_bytes: outputs of leaf modules in each of the last steps, the failing one last.
+    ends_bytes: what the allocators of devices had given out at the end of each of the last steps that ended before.
     block: the group of repeated modules around the largest outputs, which checkpointing would not keep; None for none.
     """
 
@@ -92,6 +100,7 @@ class Autopsy:
     made: list[Made]
     made_bytes: int
     steps_bytes: list[int]
+    ends_bytes: list[int]
     block: str | None
 
 
@@ -116,6 +125,9 @@ def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
     said = told(errors["type"], errors["message"])
     if said is None:
         return None
+    counters = when_failed(stored, failure.root)
+    if counters is not None:
+        said = said.completed(*counters)
     table, groups = timeline(stored).calls, folded(stored)
     kind, status = column(table, "kind"), column(table, "status")
     step, start = nullable_codes(table, "step"), column(table, "start_ns")
@@ -127,7 +139,8 @@ def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
         & (status == OK)
         & (sizes > 0)
     )
-    mine = leaf & (column(table, "process") == int(column(table, "process")[failure.root]))
+    process = int(column(table, "process")[failure.root])
+    mine = leaf & (column(table, "process") == process)
     here = step[failure.root]
     inside = (step == here) if here >= 0 else (start >= start[failure.root])
     now = np.flatnonzero(mine & inside & (start <= start[failure.call]))
@@ -140,9 +153,7 @@ def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
     ]
     root = stored.table("modules").slice(int(nullable_codes(table, "module")[failure.root]), 1).to_pylist()[0]
     trainable = _trainable(root)
-    before = (column(table, "process") == int(column(table, "process")[failure.root])) & (
-        start < start[failure.call]
-    )
+    before = (column(table, "process") == process) & (start < start[failure.call])
     mode, mode_known = values_and_known(table, "mode")
     return Autopsy(
         told=said,
@@ -154,6 +165,7 @@ def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
         made=made[:5],
         made_bytes=int(totals.sum()),
         steps_bytes=_by_step(step[mine], sizes[mine], int(here)),
+        ends_bytes=_ends(stored, process, int(here)),
         block=_block(made),
     )
 
@@ -186,6 +198,13 @@ def _by_step(step: Ints, sizes: Ints, last: int) -> list[int]:
         step[(step >= 0) & (step <= last)], weights=sizes[(step >= 0) & (step <= last)], minlength=last + 1
     )
     return [int(total) for total in totals[max(last + 1 - STEPS, 0) :]]
+
+
+def _ends(stored: Stored, process: int, last: int) -> list[int]:
+    """What was allocated at the ends of the last steps before one, as far as that is known."""
+    found = of_steps(stored, process, timeline(stored).steps[process]).allocated_bytes
+    before = found[: max(last, 0)] if last >= 0 else found[:0]
+    return [int(held) for held in before[before != UNKNOWN][-STEPS:]]
 
 
 def _block(made: list[Made]) -> str | None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from modtrace.analysis.around import root_calls
 from modtrace.analysis.calls import error_texts, names
 from modtrace.analysis.columns import categorical, column, distinct_texts, nullable_codes, values_and_known
+from modtrace.analysis.device_memory import of_steps
 from modtrace.analysis.device_times import device_of_steps
 from modtrace.analysis.memory import peak_of_steps
 from modtrace.analysis.phases import FORWARD, RECOMPUTE, Steps
@@ -46,8 +47,10 @@ def steps(stored: Stored, reached: Mapping[str, Reach] | None = None) -> pd.Data
     `device_ns` is for how long the device had work of something recorded, the busiest of several, and `device_idle_ns`
     for how long not, up to the next step; both null where it is not known. Gaps between the kernels of one call count
     as work, so where the host cannot keep the device busy it has idled longer.
-    `counted` says that operations were counted in the step, so that its times include that. `memory_peak_bytes` is the
-    most that was held in it, where memory was watched.
+    `counted` says that operations were counted in the step, so that its times include that.
+    `memory_allocated_bytes` and `memory_reserved_bytes` are what the allocators of devices had given out and held when
+    it ended; `memory_peak_bytes` is the most that was held in it, where memory was watched or the allocator's own peak
+    tells.
     """
     reached = reached or {}
     line = timeline(stored)
@@ -55,15 +58,16 @@ def steps(stored: Stored, reached: Mapping[str, Reach] | None = None) -> pd.Data
     process = column(table, "process")
     edges = np.searchsorted(process, np.arange(len(stored.processes) + 1))
     parts = [
-        _of_process(stored, line, found, int(low), int(high), about.rank, reached)
-        for found, low, high, about in zip(line.steps, edges[:-1], edges[1:], stored.processes, strict=True)
+        _of_process(stored, line, number, int(edges[number]), int(edges[number + 1]), reached)
+        for number in range(len(stored.processes))
     ]
     return pd.concat(parts) if parts else pd.DataFrame()
 
 
 def _of_process(
-    stored: Stored, line: Timeline, found: Steps, low: int, high: int, rank: int, reached: Mapping[str, Reach]
+    stored: Stored, line: Timeline, process: int, low: int, high: int, reached: Mapping[str, Reach]
 ) -> pd.DataFrame:
+    found, rank = line.steps[process], stored.processes[process].rank
     table = line.calls.slice(low, high - low)
     count = len(found)
     kind, step = column(table, "kind"), nullable_codes(table, "step")
@@ -78,6 +82,8 @@ def _of_process(
     samples, tokens = _amounts(stored, table, roots, phase, step, count)
     flops, counted = work_of_steps(stored, low, high, count)
     busy_ns, idle_ns = device_of_steps(stored, low, high, count)
+    read = of_steps(stored, process, found)
+    watched = peak_of_steps(stored, low, high, found.start, found.end)
     data: dict[str, Any] = {
         "call": _masked(call),
         "type": distinct_texts(_first_module(roots, module, phase, step, count), types),
@@ -98,7 +104,9 @@ def _of_process(
         "mfu": pd.array(mfu_of_steps(stored, low, high, flops, duration, reached), dtype="Float64"),
         "device_ns": _masked(busy_ns),
         "device_idle_ns": _masked(idle_ns),
-        "memory_peak_bytes": _masked(peak_of_steps(stored, low, high, found.start, found.end)),
+        "memory_allocated_bytes": _masked(read.allocated_bytes),
+        "memory_reserved_bytes": _masked(read.reserved_bytes),
+        "memory_peak_bytes": _masked(np.where(watched >= 0, watched, read.peak_bytes)),
         "counted": counted,
         "status": categorical(status, list(STATUSES)),
         "error": distinct_texts(error, error_texts(stored)),

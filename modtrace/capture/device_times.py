@@ -84,7 +84,7 @@ class DeviceTimes:
         self._retry_at = 0
         self._samples = self._sampled_ns = self._calls = 0
         self._off = False
-        state.signatures.watch = self.see
+        state.signatures.watches.append(self.see)
 
     # what the hooks call --------------------------------------------------------------------------------------------
 
@@ -349,7 +349,7 @@ class DeviceTimes:
 
     def stop(self) -> None:
         """Recording stops. The last events are waited for, if not for long: their device may never come to them."""
-        self._state.device_times = self._state.signatures.watch = None
+        self._unwatch()
         self._off = self._off or self._state.off  # nothing more is written then
         deadline = self._state.clock() + int(WAIT_SECONDS * 1e9)
         self.read()
@@ -362,6 +362,11 @@ class DeviceTimes:
             self.gaps += [EXHAUSTED.format(self._missed)] if self._missed else []
         self._off = True
 
+    def _unwatch(self) -> None:
+        self._state.device_times = None
+        if self.see in self._state.signatures.watches:
+            self._state.signatures.watches.remove(self.see)
+
     def _unread(self) -> int:
         return sum(len(pending) // _PAIR for marks in self._all for pending in marks.pending.values())
 
@@ -369,7 +374,7 @@ class DeviceTimes:
         """End the recording of device times; all else goes on."""
         if not self._off:
             self._off = True
-            self._state.device_times = self._state.signatures.watch = None
+            self._unwatch()
             self.gaps.append(STOPPED.format(type(fault).__name__))
             self._state.warn(f"{self.gaps[-1]}; the rest is recorded")
 

@@ -149,7 +149,7 @@ def _post_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901, PLR0915 -
                 if grown > node:
                     lane.grew((grown, node, call, entry.number, len(calls) - 1))
             calls.pop()
-            if lane.unit is not None or lane.transformed:
+            if lane.unit is not None or lane.transformed or lane.readings:
                 _returned(state, lane, call)
             if now > state.due:
                 state.flush(lane)
@@ -170,6 +170,8 @@ def _returned(state: State, lane: Lane, call: int) -> None:
     lane.transformed *= lane.transformed <= depth
     if lane.unit is not None and lane.unit.depth == depth:
         lane.unit.counting.end(lane, call)
+    if lane.readings and state.device_memory is not None:
+        state.device_memory.end(lane, depth, call)
 
 
 def _begin(state: State, lane: Lane, module: Any, caller: FrameType | None) -> int:
@@ -193,6 +195,8 @@ def _begin(state: State, lane: Lane, module: Any, caller: FrameType | None) -> i
         return NOT_LOOKED_AT
     if root and state.root_begins is not None:
         state.root_begins()
+    if root and state.device_memory is not None:
+        state.device_memory.begin(lane)
     return _mode(module) | OUTERMOST if root and state.counts else _mode(module)
 
 
@@ -298,6 +302,8 @@ def _raised(state: State, lane: Lane, frame: FrameType, now: int) -> None:
     lane.extend((call, module, given, code << CODE_SHIFT | depth, start, named, result, now))
     lane.calls.pop()
     own_hooks.drop_dead(lane)
+    if lane.readings and state.device_memory is not None:
+        state.device_memory.end(lane, depth, call, failed=True)
     lane.left_call(depth)
     if error is not None and code == RAISED and is_root(lane) and is_out_of_memory(error):
         state.flush_now(lane)

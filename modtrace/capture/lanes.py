@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from modtrace.capture.counting import Unit
     from modtrace.capture.device_times import Marks
+    from modtrace.capture.memory_readings import Taken
     from modtrace.capture.own_hooks import Tail
     from modtrace.capture.seen import Entry
 
@@ -55,7 +56,8 @@ class Lane:
     functorch transform (vmap, grad) was first seen, or 0. `unit` is the call in which operations are
     counted. `error` is the exception that last left a call. `left` are
     calls closed because their frame was not on the stack, by that frame; `resumed` counts those of them that ended all
-    the same: greenlets had taken turns on this thread. `marks` are events on a device, where calls are on one.
+    the same: greenlets had taken turns on this thread. `marks` are events on a device, where calls are on one, and
+    `readings` what its memory was when open calls began, by their depth.
     """
 
     __slots__ = (
@@ -71,6 +73,7 @@ class Lane:
         "next_call",
         "number",
         "placed",
+        "readings",
         "records",
         "resumed",
         "stepping",
@@ -96,6 +99,7 @@ class Lane:
         self.resumed = 0
         self.lent = False
         self.marks: Marks | None = None
+        self.readings: list[tuple[int, Taken]] = []
         self.placed = 0
         self.stepping: list[tuple[int, int]] = []
 
@@ -121,6 +125,8 @@ class Lane:
             self.transformed = 0
         if self.unit is not None and self.unit.depth >= depth:
             self.unit.counting.give_up(self)
+        while self.readings and self.readings[-1][0] >= depth:
+            self.readings.pop()
 
     def leave(self, depth: int) -> None:
         """Close the open calls from a depth on because their frames are not on the stack."""

@@ -89,6 +89,8 @@ class Tail:
             drop_dead(lane)
         if lane.unit is not None and lane.unit.depth == depth:
             lane.unit.counting.end(lane, call) if code != RAISED else lane.unit.counting.give_up(lane)
+        if lane.readings and state.device_memory is not None:
+            state.device_memory.end(lane, depth, call, failed=failed)
         if depth == 0 and now > state.due:
             state.flush(lane)
 

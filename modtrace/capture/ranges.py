@@ -58,6 +58,8 @@ class Ranges:
                 inner = lane.calls[-1][2] if lane.calls else None
                 if inner is entry and entry.kind == PHASE and not again:
                     return NOT_OPENED
+            if state.device_memory is not None and entry not in self._waiting:
+                state.device_memory.begin(lane)
             call = lane.next_call()
             if state.device_times is not None and entry.kind == PHASE and entry not in self._waiting:
                 state.device_times.begin_phase(lane, call)
@@ -89,6 +91,9 @@ class Ranges:
             word = entry.kind << KIND_SHIFT | code << CODE_SHIFT | depth
             lane.extend((call, entry.number, given, word, start, 0, result, now))
             lane.calls.pop()
+            if lane.readings and state.device_memory is not None:
+                once = entry is self._step
+                state.device_memory.end(lane, depth, call, failed=error is not None, at_once=once)
             if error is not None and is_out_of_memory(error):
                 state.flush_now(lane)
             elif now > state.due:

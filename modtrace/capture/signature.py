@@ -231,8 +231,8 @@ class Signatures:
 
     def __init__(self) -> None:
         self.known: dict[Key, int] = {}
-        self.watch: Callable[[int, Key], None] | None = None
-        """Is told of each new key."""
+        self.watches: list[Callable[[int, Key], None]] = []
+        """Are told of each new key."""
         self._fresh: list[tuple[int, Key]] = []
         self._count = 0
         self._keys: dict[int, Key] = {}
@@ -251,8 +251,8 @@ class Signatures:
         self._count = number + 1
         self._fresh.append((number, key))
         self.known[key] = number
-        if self.watch is not None:
-            self.watch(number, key)
+        for watch in tuple(self.watches):
+            watch(number, key)
         return number
 
     def of_tensor(self, value: Any) -> int:

@@ -16,6 +16,7 @@ from modtrace.capture.signature import Signatures
 
 if TYPE_CHECKING:
     from modtrace.capture.device_times import DeviceTimes
+    from modtrace.capture.memory_readings import MemoryReadings
 
 
 class State:
@@ -27,6 +28,7 @@ class State:
         "count",
         "counts",
         "deep",
+        "device_memory",
         "device_times",
         "due",
         "errors",
@@ -69,6 +71,7 @@ class State:
         self.count: Callable[[Lane, Entry, int, int, FrameType], int] = _not_counted
         self.counts = False
         self.device_times: DeviceTimes | None = None
+        self.device_memory: MemoryReadings | None = None
         self.root_begins: Callable[[], None] | None = None
         self.stands_in: Callable[[], bool] = _never
         self.next_node = _next_node()

@@ -28,6 +28,7 @@ from modtrace.capture.functions import STOPPED, Functions
 from modtrace.capture.hooks import RUNNERS, build
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import Lanes, LaneTable
+from modtrace.capture.memory_readings import MemoryReadings
 from modtrace.capture.phases import Phases
 from modtrace.capture.placing import PlacedHooks
 from modtrace.capture.profiling import Profiling
@@ -117,6 +118,7 @@ class Tracer:
             admits=self._admits if model is not None else None,
         )
         self._device_times = DeviceTimes(self._state, self._origin_ns)
+        self._memory = MemoryReadings(self._state, self._origin_ns)
         self._blocks.device_call_ns = lambda: self._device_times.call_ns
         self._flusher = Flusher(
             self._state,
@@ -162,6 +164,7 @@ class Tracer:
             self._aside.install()
             self._phases.install()
             self._optionally("functions are not recorded", self._install_functions)
+            self._memory.start()
             if self._profiling is not None:
                 self._profiling.start()
             _thread.start_new_thread(self._flusher.watch, ())
@@ -195,20 +198,17 @@ class Tracer:
         """Take the hooks away and write everything. What is still running is left as unfinished."""
         if os.getpid() != self._pid or self._ended_ns is not None:
             return
+        self._memory.stop()
         self._unregister()
         self._ended_ns = self._clock() - self._origin_ns
         try:
-            if self._counting is not None:
-                self._counting.stop()
-                self.gaps += self._counting.gaps
-            if self._profiling is not None:
-                self._profiling.stop()
-                self.gaps += self._profiling.gaps
-            self._device_times.stop()
-            self.gaps += self._device_times.gaps
+            for recorder in (self._counting, self._profiling, self._memory, self._device_times):
+                if recorder is not None:
+                    recorder.stop()
+                    self.gaps += recorder.gaps
             self._close_lanes()
             if not self._state.off:
-                self._flusher.flush(wait=True, idle=self._device_times.has_rows)
+                self._flusher.flush(wait=True, idle=self._device_times.has_rows or self._memory.has_rows)
             self._state.off = True
             resumed = sum(lane.resumed for lane in self._table.all)
             if resumed:
@@ -267,7 +267,7 @@ class Tracer:
                 "flush_ns": self._flusher.spent_ns,
                 "backward_ns": backward_ns,
                 "counting_ns": self._counting.spent_ns if self._counting is not None else 0,
-                "device_ns": self._device_times.cost_ns,
+                "device_ns": self._device_times.cost_ns + self._memory.spent_ns,
                 "profiling_ns": self._profiling.spent_ns if self._profiling is not None else 0,
                 "functions_ns": self._blocks.functions
                 * (costs.function_inside_ns + costs.function_outside_ns),
@@ -282,6 +282,7 @@ class Tracer:
             self._functions.remove()
         if self._phases is not None:
             self._phases.remove()
+        self._memory.remove()
         self._placed.remove()
         for lane in self._table.all:
             own_hooks.drop_all(lane)
@@ -294,7 +295,7 @@ class Tracer:
 
     def _more_rows(self) -> list[tuple[str, dict[str, list[Any]]]]:
         """Tables, and columns of their rows that are new."""
-        rows = [("device_times", self._device_times.rows())]
+        rows = [("device_times", self._device_times.rows()), ("device_memory", self._memory.rows())]
         rows += [("work", self._counting.rows())] if self._counting is not None else []
         if self._profiling is not None:
             rows += self._profiling.tables()

@@ -21,6 +21,7 @@ from modtrace.trace.schema import (
     CATEGORIES,
     KINDS,
     MODULE,
+    MOMENTS,
     OPERATOR_KINDS,
     STATUSES,
     THREAD_SHIFT,
@@ -72,7 +73,7 @@ def merge(
         tables[name] = _with_process(raw[name])
     _check_memory(tables["allocations"], tables["watched"])
     _check_operators(tables["operators"])
-    parts, work, device_times = [], [], []
+    parts, work, device_times, device_memory = [], [], [], []
     start = 0
     for index, (calls, opened) in enumerate(zip(raw["calls"], raw["open"], strict=False)):
         columns, left_out = _calls(calls, opened, {name: keys[name][index] for name in keys}, damaged=damaged)
@@ -83,6 +84,7 @@ def merge(
         ids = columns.pop("ids")
         work.append(_work(raw["work"][index], ids, start))
         device_times.append(_device_times(raw["device_times"][index], ids, start))
+        device_memory.append(_device_memory(raw["device_memory"][index], ids, start))
         count = len(columns["call"])
         for column in ("call", "last_call"):
             columns[column] = columns[column] + start
@@ -93,6 +95,7 @@ def merge(
         parts.append(columns)
         start += count
     tables["calls"] = _calls_table(parts)
+    tables["device_memory"] = _with_process(device_memory, "device_memory")
     for name, found in (("work", work), ("device_times", device_times)):
         tables[name] = pa.concat_tables(found) if found else arrow_schema(name).empty_table()
     return tables, notes
@@ -140,6 +143,19 @@ def _device_times(part: pa.Table, ids: Ints, start: int) -> pa.Table:
     if bool(((spent < 0) | (spent > _DEVICE_LIMIT)).any()) or bool((np.abs(began) > _DEVICE_LIMIT).any()):
         raise TraceError("the trace contradicts itself: a time on the device is impossible")
     return _of_calls(part, ids, start)
+
+
+def _device_memory(part: pa.Table, ids: Ints, start: int) -> pa.Table:
+    """Readings in order of time, their calls by position among all; null for a call that is not there."""
+    at, moment = _ints(part, "at_ns"), _ints(part, "moment")
+    sizes = [_ints(part, name) for name in ("allocated_bytes", "reserved_bytes", "peak_bytes")]
+    if any(bool(((some < 0) | (some > _DEVICE_LIMIT)).any()) for some in sizes):
+        raise TraceError("the trace contradicts itself: memory of a device is impossible")
+    if bool(((at < -_LIMIT) | (at > _LIMIT)).any()) or bool(((moment < 0) | (moment >= len(MOMENTS))).any()):
+        raise TraceError("the trace contradicts itself: when memory of a device was read is impossible")
+    place, known = _position(pc.fill_null(part.column("call"), -1).to_numpy().astype(np.int64), ids)
+    part = part.set_column(1, "call", pa.array(place + start, pa.int64(), mask=~known))
+    return part.take(pa.array(np.argsort(at, kind="stable")))
 
 
 def _of_calls(part: pa.Table, ids: Ints, start: int) -> pa.Table:
@@ -190,12 +206,12 @@ def _names(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) ->
     return pa.concat_tables(found) if found else arrow_schema("names").empty_table()
 
 
-def _with_process(parts: Sequence[pa.Table]) -> pa.Table:
+def _with_process(parts: Sequence[pa.Table], name: str = "gaps") -> pa.Table:
     found = [
         part.append_column("process", pa.array(np.full(len(part), index, np.int32)))
         for index, part in enumerate(parts)
     ]
-    return pa.concat_tables(found) if found else arrow_schema("gaps").empty_table()
+    return pa.concat_tables(found) if found else arrow_schema(name).empty_table()
 
 
 def _position(values: Ints, keys: Ints) -> tuple[Ints, Bools]:

@@ -41,6 +41,10 @@ OPERATOR_KINDS: Final = ("operator", "kernel", "memcpy", "memset")
 """What ran: an operator of torch on the host; a kernel, a copy or a fill on a device."""
 OPERATOR, KERNEL, MEMORY_COPY, MEMORY_SET = range(4)
 
+MOMENTS: Final = ("start", "end", "reset", "recording")
+"""When memory was read: when a call began or ended, before the program reset the peak, when recording began or ended."""
+AT_START, AT_END, AT_RESET, AT_RECORDING = range(4)
+
 STATUSES: Final = ("ok", "raised", "aborted", "unfinished")
 """`calls.status` is an index into this. aborted: left by a BaseException; unfinished: open when recording ended."""
 
@@ -191,6 +195,17 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("device", "string", "cuda:0"),
         Column("start_ns", "int64", "by the device's clock, about nanoseconds since the start of recording; null for a call inside another one on the same stream", True),
         Column("device_ns", "int64", "from the end of what was on the stream before the call to the end of what the call put there"),
+    ),
+    # What the allocator of a device says of itself, read at both ends of root calls, phases and spans, not of every call;
+    # nothing is read while a graph is captured. A row a reading and device.
+    "device_memory": (
+        Column("at_ns", "int64", "nanoseconds since the start of recording: when it was read"),
+        Column("call", "int64", "row key in `calls`, where it was read at an end of a call", True),
+        Column("moment", "int8", "index into MOMENTS"),
+        Column("device", "string", "cuda:0"),
+        Column("allocated_bytes", "int64", "given out to tensors, in whole blocks of the allocator"),
+        Column("reserved_bytes", "int64", "taken by the allocator from the device"),
+        Column("peak_bytes", "int64", "the most that was allocated since the program began or has last reset this counter"),
     ),
     # Memory while it was watched (--memory): one row an allocation, and one for what was held when watching began.
     "allocations": (

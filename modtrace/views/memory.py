@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from modtrace.analysis.device_memory import Whole
 from modtrace.analysis.holders import Holder, Peak
 from modtrace.text import fit, pad, plain
 from modtrace.units import count, percent, plural, size
 
 MANY = 20
+MANY_DEVICES = 4
 
 
 def memory_lines(found: Sequence[Peak], *, width: int) -> list[str]:
@@ -68,4 +70,18 @@ def memory_summary(found: Sequence[Peak]) -> list[str]:
         lines.append(
             f"  memory    peak {size(peak.held_bytes)}{where}{step}   end {size(peak.end_bytes)}{more}"
         )
+    return lines
+
+
+def device_memory_summary(found: Sequence[Whole]) -> list[str]:
+    """A line a device whose allocator told, at most MANY_DEVICES."""
+    lines = []
+    for one in found[:MANY_DEVICES]:
+        peak = f"at least {size(one.least_bytes)}" if one.peak_bytes is None else size(one.peak_bytes)
+        held = f"end {size(one.allocated_bytes)} of {size(one.reserved_bytes)} reserved"
+        lines.append(f"  memory    {plain(one.device)} peak {peak}   {held}")
+        if one.resets:
+            lines.append(f"            peak since the program last reset it {size(one.counter_bytes)}")
+    if len(found) > MANY_DEVICES:
+        lines.append(f"  memory    of {plural(len(found) - MANY_DEVICES, 'device')} more")
     return lines

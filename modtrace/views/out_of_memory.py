@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from modtrace.analysis.out_of_memory import Autopsy
 from modtrace.text import plain
 from modtrace.units import percent, size
@@ -38,6 +40,8 @@ def autopsy_lines(found: Autopsy, *, width: int) -> list[str]:
     if found.made:
         most = [f"{plain(one.name)} {size(one.output_bytes)} in {one.calls}" for one in found.made[:3]]
         lines += _list("largest outputs:", most, width)
+    if len(found.ends_bytes) > 1:
+        lines += _list("allocated at the end of the steps before:", list(map(size, found.ends_bytes)), width)
     if len(found.steps_bytes) > 1:
         lines += _list("outputs a step, the last failed:", list(map(size, found.steps_bytes)), width)
     return [line.rstrip() for line in lines] + [*_list("->", _remedy(found).split(" "), width, between=" ")]
@@ -62,6 +66,8 @@ def _remedy(found: Autopsy) -> str:
         later > 1.2 * earlier
         for earlier, later in zip(found.steps_bytes[:-2], found.steps_bytes[1:-1], strict=True)
     )
+    if _holds_more(found.ends_bytes):
+        return "each step leaves more memory held than the one before: free what is kept of them (.item(), .detach())"
     if growing:
         return "inputs grow from step to step: limit their length"
     if said.unused is not None and asked is not None and said.unused >= asked:
@@ -75,3 +81,11 @@ def _remedy(found: Autopsy) -> str:
     if found.block is not None:
         return f"checkpoint {plain(found.block)} (torch.utils.checkpoint), or use a smaller batch"
     return "use a smaller batch, or checkpoint the block with the largest outputs"
+
+
+def _holds_more(ends: list[int]) -> bool:
+    """Whether what was held at the ends of steps grew by a hundredth or more with each, gradients and state not meant,
+    which the first steps make.
+    """
+    later = ends[1:]
+    return len(later) > 2 and all(b - a > a // 100 for a, b in pairwise(later))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modtrace.analysis.device_memory import wholes
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.findings import findings
 from modtrace.analysis.holders import peaks
@@ -14,7 +15,7 @@ from modtrace.trace.reader import Stored
 from modtrace.units import count, duration, percent, plural
 from modtrace.views.device import device_summary
 from modtrace.views.findings import findings_lines
-from modtrace.views.memory import memory_summary
+from modtrace.views.memory import device_memory_summary, memory_summary
 from modtrace.views.out_of_memory import autopsy_lines
 from modtrace.views.steps import steps_summary
 from modtrace.views.tree import says_something, tree_lines
@@ -39,6 +40,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     head += _facts(found)
     head += device_summary(found.steps, found.counted, found.device_busy_ns, found.device_idle_ns)
     head += steps_summary(found.steps, found.flops, found.counted, width)
+    head += device_memory_summary(wholes(stored))
     head += memory_summary(peaks(stored))
     failure = last_failure(stored)
     failed = failure is not None and _matters(found, failure)

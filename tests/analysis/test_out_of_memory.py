@@ -15,6 +15,9 @@ from torch import nn
 import modtrace
 from modtrace.analysis.failure import last_failure
 from modtrace.analysis.out_of_memory import Told, autopsy, told
+from modtrace.capture import memory_readings
+from modtrace.capture.device_memory import Counters
+from modtrace.capture.flushing import Flusher
 from modtrace.capture.raised import first_line, is_out_of_memory
 from modtrace.views.out_of_memory import autopsy_lines
 
@@ -329,3 +332,102 @@ def test_which_exceptions_tell_of_memory():
     ]
     assert all(map(is_out_of_memory, yes))
     assert not any(map(is_out_of_memory, no))
+
+
+class Allocator:
+    """Of a device of the test's own, `meta`: what is allocated, and a quarter more reserved."""
+
+    kind = "meta"
+
+    def __init__(self):
+        self.now = self.peak = 0
+
+    def count(self):
+        return 1
+
+    def read(self, device):
+        return Counters(self.now, self.now * 5 // 4, self.peak)
+
+    def watch(self, resets):
+        pass
+
+    def close(self):
+        pass
+
+    def take(self, size):
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def run_out(monkeypatch, kept, message="CUDA out of memory. Tried to allocate 2.00 GiB."):
+    """Steps that keep `kept` bytes each, and one more that fails inside a module, 40 MiB above that."""
+    allocator = Allocator()
+    monkeypatch.setattr(memory_readings, "memory_of", lambda kind: allocator if kind == "meta" else None)
+    monkeypatch.setattr(memory_readings, "KINDS", ("meta",))
+
+    class Head(nn.Module):
+        fails = False
+
+        def forward(self, x):
+            allocator.take(40 << 20)
+            if self.fails:
+                raise torch.OutOfMemoryError(message)
+            allocator.take(-(40 << 20))
+            return x
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = Head()
+
+        def forward(self, x):
+            return self.head(x)
+
+    model = Net()
+    with modtrace.trace(flops=False) as t:
+        for size in kept:
+            model(torch.empty(8, device="meta"))
+            allocator.take(size)
+            modtrace.step()
+        model.head.fails = True
+        with pytest.raises(torch.OutOfMemoryError):
+            model(torch.empty(8, device="meta"))
+    return t, autopsy(t._read(), last_failure(t._read()))
+
+
+def test_the_allocators_counters_stand_in_for_the_message(monkeypatch):
+    _, found = run_out(monkeypatch, [100 << 20] * 4)
+    assert found.told == Told(2 * GIB, None, None, 440 << 20, 110 << 20)
+    assert found.ends_bytes == [100 << 20, 200 << 20, 300 << 20, 400 << 20]
+    text = "\n".join(autopsy_lines(found, width=120))
+    assert "asked for 2.00 GiB   allocated 440 MiB   reserved but unused 110 MiB" in text
+    assert "allocated at the end of the steps before: 100 MiB, 200 MiB, 300 MiB, 400 MiB" in " ".join(
+        text.split()
+    )
+    assert "each step leaves more memory held than the one before" in text
+
+
+def test_what_the_message_says_is_kept(monkeypatch):
+    _, found = run_out(monkeypatch, [100 << 20] * 2, message=CUDA)
+    assert found.told == told("OutOfMemoryError", CUDA)
+
+
+def test_memory_that_does_not_grow_is_no_growth(monkeypatch):
+    _, found = run_out(monkeypatch, [100 << 20, 0, 0, 0, 0, 0, 0])
+    assert found.ends_bytes == [100 << 20] * 5
+    assert "each step leaves" not in "\n".join(autopsy_lines(found, width=80))
+
+
+def test_the_counters_are_on_disk_when_the_error_leaves_the_model(monkeypatch, tmp_path):
+    seen = []
+    original = Flusher.at_once
+
+    def at_once(self, lane):
+        original(self, lane)
+        seen.append(dict(self._blocks.writer.rows))
+
+    monkeypatch.setattr(Flusher, "at_once", at_once)
+    t, _ = run_out(monkeypatch, [1 << 20])
+    assert [rows["device_memory"] for rows in seen] == [
+        t._tracer.rows["device_memory"] - 1
+    ]  # one more at the end

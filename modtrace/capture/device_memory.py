@@ -1,0 +1,98 @@
+"""The counters of a device's caching allocator: what it has given out, what it holds, and its own running peak.
+
+They are read, never reset. torch has no cheaper way to them than the whole dictionary of its statistics, which takes
+ten microseconds or more to make (`_cuda_memoryStats`, torch 2.11 to 2.13; `torch.cuda.memory_stats` flattens and sorts
+it, and takes several times as long).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol
+
+import torch
+
+from modtrace.capture.unseen import see_through
+
+RESETS: Final = ("_cuda_resetPeakMemoryStats", "_accelerator_resetPeakStats")
+"""What every public function that resets the peak calls, looked up in `torch._C` each time."""
+
+
+class Counters(NamedTuple):
+    """Bytes. `peak_bytes` is the most that was allocated since the program began, or has last reset that counter."""
+
+    allocated_bytes: int
+    reserved_bytes: int
+    peak_bytes: int
+
+
+class DeviceMemory(Protocol):
+    """What is asked of the allocator of devices of one kind. Any method may raise: it is then asked no more."""
+
+    kind: str
+    """As in `torch.device.type`."""
+
+    def count(self) -> int:
+        """How many devices there are."""
+
+    def read(self, device: int) -> Counters | None:
+        """The counters now; None while they may not be read."""
+
+    def watch(self, resets: Callable[[int], None]) -> None:
+        """Tell of each reset of the peak by the program, with its device, before it happens."""
+
+    def close(self) -> None:
+        """Watch no more."""
+
+
+class CudaMemory:
+    """CUDA's caching allocator, and ROCm's."""
+
+    kind = "cuda"
+
+    def __init__(self) -> None:
+        self._core: Any = torch._C
+        self._is_capturing: Any = torch.cuda.is_current_stream_capturing
+        self._placed: list[tuple[str, Any, Any]] = []
+
+    def count(self) -> int:
+        return int(torch.cuda.device_count())
+
+    def read(self, device: int) -> Counters | None:
+        if self._is_capturing():
+            return None
+        found = self._core._cuda_memoryStats(device)
+        allocated = found["allocated_bytes"]["all"]
+        return Counters(allocated["current"], found["reserved_bytes"]["all"]["current"], allocated["peak"])
+
+    def watch(self, resets: Callable[[int], None]) -> None:
+        for name in RESETS:
+            original = getattr(self._core, name, None)
+            if original is not None:
+                replacement = _before(original, resets)
+                self._placed.append((name, original, replacement))
+                setattr(self._core, name, replacement)
+
+    def close(self) -> None:
+        while self._placed:
+            name, original, replacement = self._placed.pop()
+            if getattr(self._core, name, None) is replacement:
+                setattr(self._core, name, original)
+
+
+def _before(original: Callable[..., Any], tell: Callable[[int], None]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def run(device: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(device) is int:
+            tell(device)
+        return original(device, *args, **kwargs)
+
+    see_through(run)
+    return run
+
+
+def memory_of(kind: str) -> DeviceMemory | None:
+    """The allocator of devices of a kind; None where it has no counters, or has not begun. Starts no driver."""
+    cuda: Any = torch.cuda
+    return CudaMemory() if kind == "cuda" and cuda.is_initialized() else None
