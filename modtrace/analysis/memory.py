@@ -22,6 +22,7 @@ from modtrace.trace.schema import ACTIVATION, MODULE, TEMPORARY
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+HOST = "cpu"
 NEVER = (1 << 62) - 1
 """When memory that was still held at the end of watching is freed."""
 
@@ -184,7 +185,9 @@ def peak_at(held: Memory) -> int:
 
 
 def of_calls(stored: Stored) -> OfCalls:
-    """What each row of the timeline did to the memory of its process, devices added up, while it was watched."""
+    """What each row of the timeline did to the memory of its process while it was watched: devices added up, or where
+    there is none the host.
+    """
     calls = timeline(stored).calls
     start = column(calls, "start_ns")
     duration, timed = values_and_known(calls, "duration_ns")
@@ -213,7 +216,11 @@ def of_stretches(stored: Stored, start: Ints, end: Ints, process: Ints, timed: B
         low, high = column(spans, "from_ns"), column(spans, "to_ns")
         at = np.searchsorted(low, start[mine], side="right") - 1
         known[mine] = (at >= 0) & (end[mine] <= high[np.maximum(at, 0)])
-    for held in memory(stored):
+    watched = memory(stored)
+    on_device = {held.process for held in watched if held.device != HOST}
+    for held in watched:
+        if held.device == HOST and held.process in on_device:
+            continue
         line, rows = curve(held), np.flatnonzero(known & (process == held.process))
         if not len(rows) or not len(line.at_ns):
             continue

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 CLOCK_RANGE: Final = "modtrace clock"
+HOST: Final = "cpu"
+NO_THREAD: Final = -1
 MOMENTS: Final = 5
 """Ranges at each end; the shortest of each tells best."""
 
@@ -25,6 +27,8 @@ class Event(NamedTuple):
     device: str
     thread: int
     """torch's own number of it."""
+    total_bytes: int = 0
+    """What is allocated on a device after it; of no use on the host."""
 
 
 class Holder(NamedTuple):
@@ -33,6 +37,12 @@ class Holder(NamedTuple):
     at_ns: int
     address: int
     category: int
+    size_bytes: int = 0
+    device: str = HOST
+
+
+Before = tuple[int, int, int, str]
+"""(bytes, category, address, device) of what was held when watching began."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,12 @@ def memory_event(event: Any) -> Event:
     fields = event.extra_fields
     device = fields.device
     return Event(
-        event.start_time_ns, int(fields.ptr or 0), int(fields.alloc_size), str(device), event.start_tid
+        event.start_time_ns,
+        int(fields.ptr or 0),
+        int(fields.alloc_size),
+        str(device),
+        event.start_tid,
+        int(fields.total_allocated),
     )
 
 
@@ -99,36 +114,97 @@ def clocks(ranges: Sequence[Any], ours: Sequence[tuple[int, int]]) -> Clocks | N
     return Clocks((theirs_at[0], theirs_at[1]), (ours_at[0], ours_at[1]))
 
 
-def paired(events: Sequence[Event], beside: Clocks, holders: Sequence[Holder]) -> Rows:
-    """An allocation and its release are one row. What was allocated before watching is left out here."""
-    rows = Rows([], [], [], [], [], [])
-    open_at: dict[tuple[str, int], int] = {}
-    for event in sorted(events, key=lambda one: one.at_ns):
-        key, at = (event.device, event.address), beside.ours_of(event.at_ns)
-        if event.size_bytes > 0:
-            open_at[key] = len(rows.at_ns)
-            rows.at_ns.append(at)
-            rows.freed_ns.append(None)
-            rows.size_bytes.append(event.size_bytes)
-            rows.device.append(event.device)
-            rows.thread.append(event.thread)
-            rows.category.append(None)
-        elif (found := open_at.pop(key, None)) is not None:
-            rows.freed_ns[found] = max(at, rows.at_ns[found])
-    _name(rows, events, beside, holders)
-    return rows
+def paired(
+    events: Sequence[Event],
+    beside: Clocks,
+    holders: Sequence[Holder],
+    before: Sequence[Before] = (),
+    began_ns: int = 0,
+) -> Rows:
+    """An allocation and its release are one row, and what was held when watching began, as far as it is known.
 
-
-def _name(rows: Rows, events: Sequence[Event], beside: Clocks, holders: Sequence[Holder]) -> None:
-    """Write down what memory is for, where a holder was seen at its address while it was held."""
-    by_address: dict[int, list[int]] = {}
-    at = 0
+    On a device each event says how much is allocated in all, so there all that was held before is in the rows: what
+    was released while watching, what a holder has that was not allocated meanwhile, and the rest as one row. The host
+    does not say; there, what was allocated before and is no part of `before` is left out.
+    """
+    found = _Pairing(began_ns)
+    for size_bytes, category, address, device in before:
+        found.add(began_ns, size_bytes, device, NO_THREAD, address, category)
+    levels: dict[str, int] = {}
     for event in sorted(events, key=lambda one: one.at_ns):
-        if event.size_bytes > 0:
-            by_address.setdefault(event.address, []).append(at)
-            at += 1
+        if event.device != HOST:
+            levels.setdefault(event.device, event.total_bytes - event.size_bytes)
+        found.take(event, beside.ours_of(event.at_ns))
     for holder in holders:
-        for row in by_address.get(holder.address, ()):
+        found.name(holder, room=levels.get(holder.device, 0) - found.before.get(holder.device, 0))
+    for device, level in levels.items():
+        rest = level - found.before.get(device, 0)
+        if rest > 0:
+            found.add(began_ns, rest, device, NO_THREAD, 0, None)
+    return found.rows
+
+
+class _Pairing:
+    """Rows in the making, and where the memory of each lies. `before` are the bytes of those for what was held when
+    watching began, by device.
+    """
+
+    def __init__(self, began_ns: int) -> None:
+        self.rows = Rows([], [], [], [], [], [])
+        self._began_ns = began_ns
+        self._open: dict[tuple[str, int], int] = {}
+        self._at: dict[int, list[int]] = {}
+        self.before: dict[str, int] = {}
+
+    def add(
+        self, at: int, size_bytes: int, device: str, thread: int, address: int, category: int | None
+    ) -> int:
+        rows, number = self.rows, len(self.rows.at_ns)
+        rows.at_ns.append(at)
+        rows.freed_ns.append(None)
+        rows.size_bytes.append(size_bytes)
+        rows.device.append(device)
+        rows.thread.append(thread)
+        rows.category.append(category)
+        if thread == NO_THREAD:
+            self.before[device] = self.before.get(device, 0) + size_bytes
+        self._open[device, address] = number
+        self._at.setdefault(address, []).append(number)
+        return number
+
+    def take(self, event: Event, at: int) -> None:
+        """An allocation, or a release. The size of a release is that of the block, which a holder does not know."""
+        key = (event.device, event.address)
+        if event.size_bytes > 0:
+            self.add(at, event.size_bytes, event.device, event.thread, event.address, None)
+            return
+        found = self._open.pop(key, None)
+        if found is None and event.device != HOST:
+            found = self.add(self._began_ns, -event.size_bytes, event.device, NO_THREAD, event.address, None)
+            del self._open[key]
+        if found is not None:
+            self.rows.freed_ns[found] = max(at, self.rows.at_ns[found])
+            if event.device != HOST:
+                if self.rows.thread[found] == NO_THREAD:
+                    self.before[event.device] -= event.size_bytes + self.rows.size_bytes[found]
+                self.rows.size_bytes[found] = -event.size_bytes
+
+    def name(self, holder: Holder, *, room: int) -> None:
+        """Write down what memory is for, where a holder was seen at its address while it was held. What is not there
+        was held before, if there is `room` for so many bytes among that.
+        """
+        rows, missing = self.rows, True
+        for row in self._at.get(holder.address, ()):
             freed = rows.freed_ns[row]
             if rows.at_ns[row] <= holder.at_ns and (freed is None or freed > holder.at_ns):
                 rows.category[row] = holder.category
+                missing = False
+        if missing and 0 < holder.size_bytes <= room:
+            self.add(
+                self._began_ns,
+                holder.size_bytes,
+                holder.device,
+                NO_THREAD,
+                holder.address,
+                holder.category,
+            )

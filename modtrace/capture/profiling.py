@@ -17,6 +17,7 @@ import torch
 from modtrace.capture.allocations import (
     CLOCK_RANGE,
     MOMENTS,
+    Before,
     Event,
     Holder,
     Rows,
@@ -69,7 +70,7 @@ class Profiling:
         self._profiler: Any = None
         self._moments: list[tuple[int, int]] = []
         self._holders: list[Holder] = []
-        self._before: list[tuple[int, int, int, str]] = []
+        self._before: list[Before] = []
         self._began_ns = self._ended_at = 0
         self._lane = 0
         self._rows: list[tuple[Any, ...]] = []
@@ -173,7 +174,7 @@ class Profiling:
             self.gaps.append(LOST)
             return
         ours = ranges[0].start_tid
-        self._keep(paired(events, beside, self._holders), ours)
+        self._keep(paired(events, beside, self._holders, self._before, self._began_ns), ours)
         if self._kernels:
             found = operators_of(tree) + kernels_of(results.events(), _DEVICE_TYPE.CUDA)
             self._operators += [
@@ -181,8 +182,6 @@ class Profiling:
                 for at, own, name, thread, device, kind in found
                 if name != CLOCK_RANGE
             ]
-        for size_bytes, category, _, device in self._before:
-            self._rows.append((self._began_ns, None, size_bytes, device, None, category))
         self._watched.append((self._began_ns, ended, self._memory, self._kernels))
         self._holders, self._before = [], []
 
@@ -200,9 +199,13 @@ class Profiling:
                 pass
             self._moments.append((before, self._state.clock()))
 
-    def _note(self, found: Iterator[tuple[int, int]]) -> None:
+    def _note(self, found: Iterator[tuple[Any, int]]) -> None:
         now = self._state.clock()
-        self._holders += [Holder(now, address, category) for address, category in found if address]
+        for tensor, category in found:
+            address = _address(tensor)
+            if address:
+                size_bytes, device = _place(tensor)
+                self._holders.append(Holder(now, address, category, size_bytes, device))
 
     def tables(self) -> list[tuple[str, dict[str, list[Any]]]]:
         """Rows that are new since the last call, by table."""
@@ -265,18 +268,24 @@ def _parameters(optimizer: Any) -> Iterator[Any]:
         yield from group["params"]
 
 
-def _of_gradients(optimizer: Any) -> Iterator[tuple[int, int]]:
+def _place(tensor: Any) -> tuple[int, str]:
+    """How much memory a tensor holds, and where."""
+    with torch._C.DisableTorchFunction():
+        return int(tensor.untyped_storage().nbytes()), str(tensor.device)
+
+
+def _of_gradients(optimizer: Any) -> Iterator[tuple[Any, int]]:
     for parameter in _parameters(optimizer):
         gradient = parameter.grad
         if gradient is not None:
-            yield _address(gradient), GRADIENT
+            yield gradient, GRADIENT
 
 
-def _of_state(optimizer: Any) -> Iterator[tuple[int, int]]:
+def _of_state(optimizer: Any) -> Iterator[tuple[Any, int]]:
     for parameter in _parameters(optimizer):
-        yield _address(parameter), PARAMETER
+        yield parameter, PARAMETER
     for tensor in _state_tensors(optimizer):
-        yield _address(tensor), OPTIMIZER_STATE
+        yield tensor, OPTIMIZER_STATE
 
 
 def _state_tensors(optimizer: Any) -> Iterator[Any]:
@@ -286,9 +295,9 @@ def _state_tensors(optimizer: Any) -> Iterator[Any]:
                 yield value
 
 
-def _sizes(optimizer: Any) -> list[tuple[int, int, int, str]]:
-    """(bytes, category, address, device) of what an optimizer holds, once each."""
-    found: dict[int, tuple[int, int, int, str]] = {}
+def _sizes(optimizer: Any) -> list[Before]:
+    """What an optimizer holds, once each."""
+    found: dict[int, Before] = {}
     groups = (
         (PARAMETER, _parameters(optimizer)),
         (GRADIENT, (one.grad for one in _parameters(optimizer) if one.grad is not None)),
@@ -298,7 +307,6 @@ def _sizes(optimizer: Any) -> list[tuple[int, int, int, str]]:
         for tensor in tensors:
             address = _address(tensor)
             if address and address not in found:
-                with torch._C.DisableTorchFunction():
-                    size, device = int(tensor.untyped_storage().nbytes()), str(tensor.device)
+                size, device = _place(tensor)
                 found[address] = (size, category, address, device)
     return list(found.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import threading
@@ -14,10 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 import modtrace
 from modtrace.analysis.holders import peaks
-from modtrace.analysis.memory import curve, memory
+from modtrace.analysis.memory import NEVER, Memory, curve, memory
+from modtrace.capture import profiling as watching
 from modtrace.capture.allocations import CLOCK_RANGE, MOMENTS, Clocks, Event, Holder, clocks, paired
 from modtrace.errors import UsageError
-from modtrace.trace.schema import CATEGORIES, GRADIENT
+from modtrace.trace.schema import CATEGORIES, GRADIENT, OPTIMIZER_STATE, PARAMETER
 from modtrace.views import console
 
 FLOAT = 4
@@ -106,8 +108,6 @@ def test_the_curve_is_the_profilers(trained):
     class Read(nn.Module):
         def forward(self, x):
             return model(x)
-
-    import modtrace.capture.profiling as watching
 
     original = watching.memory_event
 
@@ -306,3 +306,92 @@ def test_innermost_call_of_a_moment(trained):
     for moment, at in zip(moments.tolist(), found.tolist(), strict=True):
         around = calls.index[(calls["start_ns"] <= moment) & (end > moment)]
         assert at == (around[-1] if len(around) else -1)
+
+
+class Blocks:
+    """Counts as a caching allocator of a device does: in blocks of 512 bytes, all of it from the program's start on."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.held = {}
+        self.events = []
+        self.now = self.clock = 0
+        self.levels = []
+        self.watching = False
+
+    def _tell(self, address, size):
+        self.now += size
+        self.clock += 10
+        if self.watching:
+            self.levels.append(self.now)
+            self.events.append(Event(self.clock, address, size, "cuda:0", 1, self.now))
+
+    def allocate(self, nbytes):
+        address = self.random.choice([at for at in range(512, 200 * 512, 512) if at not in self.held])
+        self.held[address] = -(-nbytes // 512) * 512
+        self._tell(address, self.held[address])
+        return address
+
+    def free(self, address):
+        self._tell(address, -self.held.pop(address))
+
+    def some(self, times):
+        for _ in range(times):
+            if self.held and self.random.random() < 0.5:
+                self.free(self.random.choice(list(self.held)))
+            elif len(self.held) < 150:
+                self.allocate(self.random.randrange(1, 5_000))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_held_on_a_device_is_what_its_allocator_counts(seed):
+    allocator = Blocks(seed)
+    allocator.some(100)
+    state, parameter, lost = (allocator.allocate(1_000) for _ in range(3))
+    start, began = allocator.now, allocator.clock
+    allocator.watching = True
+    allocator.free(lost)
+    allocator.some(300)
+    kept = [at for at in (state, parameter) if at in allocator.held]
+    holders = [Holder(allocator.clock, at, PARAMETER, 1_000, "cuda:0") for at in kept if at == parameter]
+    before = [(1_000, OPTIMIZER_STATE, state, "cuda:0")]
+    rows = paired(allocator.events, Clocks((0, 10_000), (0, 10_000)), holders, before, began)
+    nothing = np.full(len(rows.at_ns), -1)
+    freed = np.array([NEVER if at is None else at for at in rows.freed_ns])
+    held = Memory(0, "cuda:0", np.array(rows.at_ns), freed, np.array(rows.size_bytes), nothing, nothing)
+    moments = np.array([began, *(event.at_ns for event in allocator.events)])
+    assert [int(held.size_bytes[held.alive(at)].sum()) for at in moments] == [start, *allocator.levels]
+    assert int(curve(held).held_bytes.max()) == max(start, *allocator.levels)
+    assert rows.category.count(OPTIMIZER_STATE) == 1
+    assert rows.category.count(PARAMETER) == (parameter in allocator.held)
+
+
+def test_a_holder_that_was_not_there_before_takes_nothing_from_what_was():
+    beside = Clocks((0, 1000), (0, 1000))
+    events = [Event(10, 512, 1024, "cuda:0", 1, 1536)]
+    held_by_another_thread = Holder(20, 9999, GRADIENT, 4096, "cuda:0")
+    rows = paired(events, beside, [held_by_another_thread], [], 5)
+    assert (rows.size_bytes, rows.at_ns, rows.category) == ([1024, 512], [10, 5], [None, None])
+
+
+def test_the_memory_of_a_device_is_that_of_calls_beside_the_hosts(monkeypatch):
+    """Where a device was watched, the host's memory is in no sum with it."""
+    original = watching.memory_event
+
+    def on_both(event):
+        found = original(event)
+        on_device = abs(found.size_bytes) == 256
+        return found._replace(device="cuda:0", total_bytes=max(found.size_bytes, 0)) if on_device else found
+
+    monkeypatch.setattr(watching, "memory_event", on_both)
+
+    class Makes(nn.Module):
+        def forward(self, x):
+            self.kept = torch.empty(64)
+            self.other = torch.empty(1000)
+            return x
+
+    with modtrace.trace(memory="0:1") as t:
+        Makes()(torch.ones(1))
+    assert t.calls["memory_delta_bytes"].tolist()[0] == 256
+    assert {held.device for held in memory(t._read())} == {"cpu", "cuda:0"}
