@@ -1,8 +1,9 @@
 """Memory of devices from the counters of their allocators: what was held, and how far peaks are known.
 
 Between two readings the allocator's own peak either has risen: then it is what was reached there, exactly. Or it has
-not: then what was reached lies between what was held at the readings and that peak, and is known where these are equal.
-Where the program has reset the peak unseen, nothing is known but what was held.
+not: then what was reached is at least what was held at the readings; and at most that peak, and at most what was held
+at the first with all that was allocated since. It is known where both are equal. Where the program has reset the peak
+unseen, that is no bound.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.phases import EVAL, FORWARD, Steps
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import AT_END, AT_RECORDING, AT_RESET, AT_START, PHASE, STEP
+from modtrace.trace.schema import AT_END, AT_RECORDING, AT_RECOUNT, AT_RESET, AT_START, PHASE, STEP
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -115,18 +116,22 @@ def _readings(stored: Stored) -> list[Readings]:
         mine = np.flatnonzero((process == number) & (devices == name))
         at, moment, allocated, reserved, peak = (column(table, one).astype(np.int64)[mine] for one in names)
         call = nullable_codes(table, "call")[mine]
-        lower, upper = _bounds(moment, allocated, peak)
+        total, counted = (some[mine] for some in values_and_known(table, "total_bytes"))
+        lower, upper = _bounds(moment, allocated, peak, np.where(counted, total, UNKNOWN))
         found.append(Readings(number, name, at, call, moment, allocated, reserved, peak, lower, upper))
     return found
 
 
-def _bounds(moment: Ints, allocated: Ints, peak: Ints) -> tuple[Ints, Ints]:
+def _bounds(moment: Ints, allocated: Ints, peak: Ints, total: Ints) -> tuple[Ints, Ints]:
     """What was held at the most between each reading and the next: at least, and at most."""
     before = np.where(moment == AT_RESET, allocated, peak)[:-1]
     after = peak[1:]
     held = np.maximum(allocated[:-1], allocated[1:])
     lower = np.where(after > before, after, np.maximum(held, np.where(after < before, after, 0)))
-    return lower, np.where(after < before, UNBOUNDED, after)
+    counted = np.where(moment == AT_RECOUNT, 0, total)[:-1]
+    told = (total[:-1] >= 0) & (total[1:] >= counted)
+    most = np.where(told, allocated[:-1] + total[1:] - counted, UNBOUNDED)
+    return lower, np.minimum(most, np.where(after < before, UNBOUNDED, after))
 
 
 def of_rows(stored: Stored) -> OfRows:

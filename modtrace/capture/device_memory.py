@@ -14,17 +14,26 @@ from typing import Any, Final, NamedTuple, Protocol
 import torch
 
 from modtrace.capture.unseen import see_through
+from modtrace.trace.schema import AT_RECOUNT, AT_RESET
 
-RESETS: Final = ("_cuda_resetPeakMemoryStats", "_accelerator_resetPeakStats")
-"""What every public function that resets the peak calls, looked up in `torch._C` each time."""
+RESETS: Final = {
+    "_cuda_resetPeakMemoryStats": AT_RESET,
+    "_accelerator_resetPeakStats": AT_RESET,
+    "_cuda_resetAccumulatedMemoryStats": AT_RECOUNT,
+    "_accelerator_resetAccumulatedStats": AT_RECOUNT,
+}
+"""What every public function that resets a counter calls, looked up in `torch._C` each time."""
 
 
 class Counters(NamedTuple):
-    """Bytes. `peak_bytes` is the most that was allocated since the program began, or has last reset that counter."""
+    """Bytes. Since the program began or has last reset the counter `peak_bytes` is the most that was allocated at once,
+    `total_bytes` the sum of all allocations: None where the allocator does not count that.
+    """
 
     allocated_bytes: int
     reserved_bytes: int
     peak_bytes: int
+    total_bytes: int | None
 
 
 class DeviceMemory(Protocol):
@@ -39,8 +48,8 @@ class DeviceMemory(Protocol):
     def read(self, device: int) -> Counters | None:
         """The counters now; None while they may not be read."""
 
-    def watch(self, resets: Callable[[int], None]) -> None:
-        """Tell of each reset of the peak by the program, with its device, before it happens."""
+    def watch(self, resets: Callable[[int, int], None]) -> None:
+        """Tell of each reset of a counter by the program before it happens: (device, AT_RESET or AT_RECOUNT)."""
 
     def close(self) -> None:
         """Watch no more."""
@@ -64,13 +73,15 @@ class CudaMemory:
             return None
         found = self._core._cuda_memoryStats(device)
         allocated = found["allocated_bytes"]["all"]
-        return Counters(allocated["current"], found["reserved_bytes"]["all"]["current"], allocated["peak"])
+        reserved = found["reserved_bytes"]["all"]["current"]
+        # CUDA's own asynchronous allocator does not count: it says 0.
+        return Counters(allocated["current"], reserved, allocated["peak"], allocated["allocated"] or None)
 
-    def watch(self, resets: Callable[[int], None]) -> None:
-        for name in RESETS:
+    def watch(self, resets: Callable[[int, int], None]) -> None:
+        for name, moment in RESETS.items():
             original = getattr(self._core, name, None)
             if original is not None:
-                replacement = _before(original, resets)
+                replacement = _before(original, functools.partial(_tell, resets, moment))
                 self._placed.append((name, original, replacement))
                 setattr(self._core, name, replacement)
 
@@ -79,6 +90,10 @@ class CudaMemory:
             name, original, replacement = self._placed.pop()
             if getattr(self._core, name, None) is replacement:
                 setattr(self._core, name, original)
+
+
+def _tell(resets: Callable[[int, int], None], moment: int, device: int) -> None:
+    resets(device, moment)
 
 
 def _before(original: Callable[..., Any], tell: Callable[[int], None]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from modtrace.capture.lanes import Lane
 from modtrace.capture.signature import Key
 from modtrace.capture.state import State
 from modtrace.capture.unseen import unseen
-from modtrace.trace.schema import AT_END, AT_RECORDING, AT_RESET, AT_START, MODULE, THREAD_SHIFT
+from modtrace.trace.schema import AT_END, AT_RECORDING, AT_START, MODULE, THREAD_SHIFT
 
 KINDS: Final = ("cuda",)
 """Devices whose counters are read when recording begins, where their driver has been started."""
@@ -96,7 +96,7 @@ class MemoryReadings:
             self._memories[kind] = memory_of(kind)
             memory = self._memories[kind]
             if memory is not None:
-                memory.watch(lambda index: self._reset((kind, index)))
+                memory.watch(lambda index, moment: self._reset((kind, index), moment))
         memory = self._memories[kind]
         if memory is None:
             return
@@ -106,7 +106,7 @@ class MemoryReadings:
             self._untold(fault)
             return
         # Where the driver had not been started nothing was allocated.
-        before = self._before.get(device, None if kind in self._running else Counters(0, 0, 0))
+        before = self._before.get(device, None if kind in self._running else Counters(0, 0, 0, 0))
         if before is not None:
             self._rows.append((self._began_ns - self._origin_ns, None, AT_RECORDING, device, before))
         self._devices.append(device)
@@ -175,14 +175,14 @@ class MemoryReadings:
         if len(self._rows) < MANY_ROWS:
             self._rows += [(at - self._origin_ns, call, moment, device, it) for device, it in found.items()]
 
-    def _reset(self, device: Device) -> None:
-        """The program is about to reset the peak of a device: what it has been is told by this alone."""
+    def _reset(self, device: Device, moment: int) -> None:
+        """The program is about to reset a counter of a device: what it has been is told by this alone."""
         try:
             memory = self._memories.get(device[0])
             if device in self._devices and memory is not None and not self._off and not self._state.off:
                 at, counters = self._state.clock(), memory.read(device[1])
                 if counters is not None:
-                    self._keep((at, {device: counters}), None, AT_RESET)
+                    self._keep((at, {device: counters}), None, moment)
         except Exception as fault:
             self.fail(fault)
 
@@ -199,6 +199,7 @@ class MemoryReadings:
             "allocated_bytes": [row[4].allocated_bytes for row in taken],
             "reserved_bytes": [row[4].reserved_bytes for row in taken],
             "peak_bytes": [row[4].peak_bytes for row in taken],
+            "total_bytes": [row[4].total_bytes for row in taken],
         }
 
     @property

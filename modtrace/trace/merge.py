@@ -149,6 +149,7 @@ def _device_memory(part: pa.Table, ids: Ints, start: int) -> pa.Table:
     """Readings in order of time, their calls by position among all; null for a call that is not there."""
     at, moment = _ints(part, "at_ns"), _ints(part, "moment")
     sizes = [_ints(part, name) for name in ("allocated_bytes", "reserved_bytes", "peak_bytes")]
+    sizes.append(pc.fill_null(part.column("total_bytes"), 0).to_numpy())
     if any(bool(((some < 0) | (some > _DEVICE_LIMIT)).any()) for some in sizes):
         raise TraceError("the trace contradicts itself: memory of a device is impossible")
     if bool(((at < -_LIMIT) | (at > _LIMIT)).any()) or bool(((moment < 0) | (moment >= len(MOMENTS))).any()):

@@ -41,9 +41,11 @@ OPERATOR_KINDS: Final = ("operator", "kernel", "memcpy", "memset")
 """What ran: an operator of torch on the host; a kernel, a copy or a fill on a device."""
 OPERATOR, KERNEL, MEMORY_COPY, MEMORY_SET = range(4)
 
-MOMENTS: Final = ("start", "end", "reset", "recording")
-"""When memory was read: when a call began or ended, before the program reset the peak, when recording began or ended."""
-AT_START, AT_END, AT_RESET, AT_RECORDING = range(4)
+MOMENTS: Final = ("start", "end", "reset", "recount", "recording")
+"""When memory was read: when a call began or ended, before the program reset the peak or the total, when recording began
+or ended.
+"""
+AT_START, AT_END, AT_RESET, AT_RECOUNT, AT_RECORDING = range(5)
 
 STATUSES: Final = ("ok", "raised", "aborted", "unfinished")
 """`calls.status` is an index into this. aborted: left by a BaseException; unfinished: open when recording ended."""
@@ -206,6 +208,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("allocated_bytes", "int64", "given out to tensors, in whole blocks of the allocator"),
         Column("reserved_bytes", "int64", "taken by the allocator from the device"),
         Column("peak_bytes", "int64", "the most that was allocated since the program began or has last reset this counter"),
+        Column("total_bytes", "int64", "the sum of all allocations since then, where the allocator counts it", True),
     ),
     # Memory while it was watched (--memory): one row an allocation, and one for what was held when watching began.
     "allocations": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pandas as pd
 import pytest
 import torch
@@ -12,7 +14,7 @@ from modtrace.analysis.device_memory import wholes
 from modtrace.capture import device_memory, memory_readings
 from modtrace.capture.device_memory import Counters
 from modtrace.errors import TraceError
-from modtrace.trace.schema import AT_END, AT_RECORDING, AT_RESET, AT_START
+from modtrace.trace.schema import AT_END, AT_RECORDING, AT_RECOUNT, AT_RESET, AT_START
 from modtrace.trace.writer import Writer
 
 SLACK = 1000
@@ -27,6 +29,8 @@ class FakeMemory:
     def __init__(self):
         self.now = [0, 0]
         self.peak = [0, 0]
+        self.ever = [0, 0]
+        self.counts = True
         self.held = []
         self.doing = "before"
         self.tell = None
@@ -43,7 +47,8 @@ class FakeMemory:
         if self.capturing:
             return None
         self.asked += 1
-        return Counters(self.now[device], self.now[device] + SLACK, self.peak[device])
+        ever = self.ever[device] if self.counts else None
+        return Counters(self.now[device], self.now[device] + SLACK, self.peak[device], ever)
 
     def watch(self, resets):
         self.tell = resets
@@ -53,13 +58,19 @@ class FakeMemory:
 
     def change(self, size, device=0):
         self.now[device] += size
+        self.ever[device] += max(size, 0)
         self.peak[device] = max(self.peak[device], self.now[device])
         self.held.append((self.doing, self.now[device]))
 
     def reset(self, *, unseen=False):
         if self.tell is not None and not unseen:
-            self.tell(0)
+            self.tell(0, AT_RESET)
         self.peak[0] = self.now[0]
+
+    def recount(self):
+        if self.tell is not None:
+            self.tell(0, AT_RECOUNT)
+        self.ever[0] = 0
 
 
 @pytest.fixture
@@ -134,6 +145,47 @@ def test_a_peak_that_was_not_passed_is_unknown(memory):
         second(given())
         third(given())  # ends with as much as the peak: no more was held in it, and no less
     assert of_roots(trace) == [(0, 100), (5, None), (95, 100)]
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_call_that_allocates_only_what_it_keeps(memory, counts):
+    memory.counts = counts
+    first, second, nothing = Holds(memory, 0, 100), Holds(memory, 5, 0), Holds(memory, 0, 0)
+    with modtrace.trace(flops=False) as trace:
+        first(given())
+        second(given())
+        nothing(given())
+        memory.recount()
+        second(given())
+    known = [(5, 5), (0, 5), (5, 10)]
+    assert of_roots(trace) == [(0, 100), *(known if counts else [(change, None) for change, _ in known])]
+    assert [moment for moment, _ in moments(trace)].count(AT_RECOUNT) == 1
+
+
+def test_random_programs(memory):
+    """Whatever is told of a peak is what was reached; resets and all, in the order of chance."""
+    chance = random.Random(1)
+    reached = []
+
+    class Random(nn.Module):
+        def forward(self, x):
+            memory.held = [("", memory.now[0])]
+            for _ in range(chance.randrange(4)):
+                memory.change(chance.randrange(-min(memory.now[0], 50), 60))
+                if chance.random() < 0.1:
+                    memory.reset()
+            reached.append(max(level for _, level in memory.held))
+            return x
+
+    model = Random()
+    with modtrace.trace(flops=False) as trace:
+        for _ in range(60):
+            model(given())
+            chance.choice([memory.reset, memory.recount, int, int])()
+    found = [peak for _, peak in of_roots(trace)]
+    told = [(peak, true) for peak, true in zip(found, reached, strict=True) if peak is not None]
+    assert all(peak == true for peak, true in told)
+    assert 20 < len(told) < 60
 
 
 def test_the_peak_of_the_run_is_the_allocators(memory):
@@ -414,7 +466,13 @@ def test_reading_has_a_share_of_the_time(memory, monkeypatch):
 
 @pytest.mark.parametrize(
     ("column", "wrong"),
-    [("allocated_bytes", -1), ("peak_bytes", 1 << 60), ("moment", 9), ("at_ns", -(1 << 63))],
+    [
+        ("allocated_bytes", -1),
+        ("peak_bytes", 1 << 60),
+        ("total_bytes", -2),
+        ("moment", 9),
+        ("at_ns", -(1 << 63)),
+    ],
 )
 def test_impossible_readings_are_refused(memory, monkeypatch, column, wrong):
     original = Writer.append
@@ -448,20 +506,20 @@ def test_a_reading_of_a_call_that_is_not_there(memory, monkeypatch):
 
 def test_resets_are_told_of_and_made(monkeypatch):
     done, told = [], []
-    monkeypatch.setattr(device_memory, "RESETS", ("_made_up_reset", "_not_there"))
+    monkeypatch.setattr(device_memory, "RESETS", {"_made_up_reset": AT_RESET, "_not_there": AT_RECOUNT})
     monkeypatch.setattr(torch._C, "_made_up_reset", done.append, raising=False)
     found = device_memory.CudaMemory()
-    found.watch(lambda device: told.append((device, list(done))))
+    found.watch(lambda *what: told.append((what, list(done))))
     torch._C._made_up_reset(3)
     found.close()
     torch._C._made_up_reset(4)
-    assert (done, told) == ([3, 4], [(3, [])])
+    assert (done, told) == ([3, 4], [((3, AT_RESET), [])])
 
 
 def test_what_torch_calls_the_counters(monkeypatch):
     """The names that torch.cuda's own functions look up, given a dictionary that these read the same from."""
     counted = {
-        name: {"all": {"current": at, "peak": at + 1, "allocated": 0, "freed": 0}}
+        name: {"all": {"current": at, "peak": at + 1, "allocated": at + 2, "freed": 0}}
         for at, name in ((10, "allocated_bytes"), (20, "reserved_bytes"))
     }
     monkeypatch.setattr(torch._C, "_cuda_memoryStats", lambda device: counted, raising=False)
@@ -469,7 +527,10 @@ def test_what_torch_calls_the_counters(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     found = device_memory.CudaMemory().read(0)
     asked = torch.cuda.memory_allocated, torch.cuda.memory_reserved, torch.cuda.max_memory_allocated
-    assert found == tuple(function(0) for function in asked)
+    assert found[:3] == tuple(function(0) for function in asked)
+    assert found.total_bytes == torch.cuda.memory_stats(0)["allocated_bytes.all.allocated"]
+    counted["allocated_bytes"]["all"]["allocated"] = 0
+    assert device_memory.CudaMemory().read(0).total_bytes is None
 
 
 def test_memories_there_are():
