@@ -18,6 +18,7 @@ from modtrace.capture.allocations import (
     CLOCK_RANGE,
     MOMENTS,
     Before,
+    Clocks,
     Event,
     Holder,
     Rows,
@@ -26,12 +27,19 @@ from modtrace.capture.allocations import (
     memory_event,
     paired,
 )
+from modtrace.capture.history import ANY_THREAD, MOST_ENTRIES, AllocatorHistory, events_in, history_of, moment
 from modtrace.capture.operators import kernels_of, operators_of
 from modtrace.capture.state import State
 from modtrace.text import plain
 from modtrace.trace.schema import GRADIENT, OPTIMIZER_STATE, PARAMETER, TEXT_LIMIT
 
 BUSY: Final = "memory and kernels were not watched: the program was running torch's profiler"
+FROM_HISTORY: Final = (
+    "the program was running torch's profiler: memory of devices was watched by the history of their allocator; "
+    "memory of the host, and kernels, were not watched"
+)
+TAKEN: Final = "memory was not watched: the program has begun a history of the allocator of its own"
+OVERRUN: Final = "memory was not watched: there were more allocations than the history of the allocator holds"
 LOST: Final = "memory and kernels were not watched: torch's profiler lost some of its events"
 _DEVICE_TYPE: Any = torch._C._autograd.DeviceType
 _QUIET: Final = "KINETO_LOG_LEVEL"
@@ -68,6 +76,9 @@ class Profiling:
         self._steps = self._roots = 0
         self._optimizes = False
         self._profiler: Any = None
+        self._history: AllocatorHistory | None = None
+        self._held: list[int] = []
+        self._began_at = (0, 0)
         self._moments: list[tuple[int, int]] = []
         self._holders: list[Holder] = []
         self._before: list[Before] = []
@@ -95,7 +106,7 @@ class Profiling:
         if optimizer is not None and not self._optimizes:
             self._optimizes, self._steps = True, 0
         self._steps += 1
-        if self._profiler is not None:
+        if self.active:
             if optimizer is not None:
                 self._guarded(lambda: self._note(_of_state(optimizer)))
             if self._steps >= self._last:
@@ -107,18 +118,18 @@ class Profiling:
 
     def step_begins(self, optimizer: Any) -> None:
         """An optimizer is about to step: its gradients are there."""
-        if self._profiler is not None:
+        if self.active:
             self._guarded(lambda: self._note(_of_gradients(optimizer)))
 
     def stop(self) -> None:
         """Recording ends."""
-        if self._profiler is not None:
+        if self.active:
             self._guarded(self._end)
 
     @property
     def active(self) -> bool:
         """Whether memory is being watched now."""
-        return self._profiler is not None
+        return self._profiler is not None or self._history is not None
 
     def _guarded(self, work: Any) -> None:
         started = self._state.clock()
@@ -129,14 +140,18 @@ class Profiling:
             if self._profiler is not None:
                 with contextlib.suppress(Exception):
                     _disable()
-            self._profiler, self._last = None, -1
+            if self._history is not None:
+                with contextlib.suppress(Exception):
+                    self._history.end()
+            self._profiler, self._history, self._last = None, None, -1
         self.spent_ns += self._state.clock() - started
 
     def _begin(self) -> None:
         core: Any = torch._C._autograd
         if core._profiler_enabled():
-            self.gaps.append(BUSY)
-            self._last = -1
+            if not (self._memory and self._begin_history()):
+                self.gaps.append(BUSY)
+                self._last = -1
             return
         device = "cuda" if torch.cuda.is_available() else None
         profiler: Any = torch.autograd.profiler.profile(profile_memory=self._memory, use_device=device)
@@ -156,7 +171,36 @@ class Profiling:
         self._mark()
         self._began_ns = self._ended_at  # all that has happened since is our own doing
 
+    def _begin_history(self) -> bool:
+        history = history_of()
+        held = history.begin() if history is not None else None
+        if held is None:
+            return False
+        self._history, self._held, self._began_at = history, held, moment(self._state.clock)
+        self._lane = self._state.lanes.lane.number
+        self._began_ns = self._ended_at
+        self.gaps.append(FROM_HISTORY)
+        return True
+
+    def _end_history(self, history: AllocatorHistory) -> None:
+        """Threads are not told: what was allocated is taken to be of the one that watches."""
+        ended_at, ended = moment(self._state.clock), self._state.clock()
+        self._history = None
+        traces = history.end()
+        if traces is None or any(len(entries) >= MOST_ENTRIES for entries in traces):
+            self.gaps.append(TAKEN if traces is None else OVERRUN)
+            return
+        (from_theirs, from_ours), (to_theirs, to_ours) = self._began_at, ended_at
+        beside = Clocks((from_theirs, to_theirs), (from_ours, to_ours))
+        events = list(events_in(traces, self._held))
+        self._keep(paired(events, beside, self._holders, self._before, self._began_ns), ANY_THREAD)
+        self._watched.append((self._began_ns, ended, True, False))
+        self._holders, self._before = [], []
+
     def _end(self) -> None:
+        if self._history is not None:
+            self._end_history(self._history)
+            return
         self._mark()
         ended = self._state.clock()
         self._profiler = None
