@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from modtrace.analysis.holders import peaks
-from modtrace.analysis.memory import NEVER, Memory, memory
+from modtrace.analysis.memory import NEVER, Memory, memory, of_stretches
 from modtrace.analysis.paths import folded
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import ACTIVATION, CATEGORIES, TEMPORARY
@@ -17,8 +18,10 @@ from modtrace.units import percent, plural, size
 if TYPE_CHECKING:
     from modtrace.analysis.findings import Facts, Finding
 
+Ints = npt.NDArray[np.int64]
+
 GROWTH_STEPS: Final = 5
-"""Watched whole steps, the first two left out, that are needed to speak of growth."""
+"""Whole steps whose memory is known, the first two left out, that are needed to speak of growth."""
 GROWTH_SHARE: Final = 0.01
 GROWTH_BYTES: Final = 4096
 ACTIVATION_SHARE: Final = 0.50
@@ -29,27 +32,43 @@ def growth(facts: Facts) -> Iterator[Finding]:
     """What is held at the end of each step has grown with every one, by GROWTH_SHARE in all and GROWTH_BYTES a step."""
     from modtrace.analysis.findings import Finding
 
-    for held in memory(facts.stored):
+    watched = memory(facts.stored)
+    for held in watched:
         ends = _ends(facts)
-        if len(ends) < GROWTH_STEPS:
-            continue
-        at_end = np.array([int(held.size_bytes[held.alive(end)].sum()) for end in ends])
-        each = np.diff(at_end)
-        if (each < GROWTH_BYTES).any() or at_end[-1] < (1 + GROWTH_SHARE) * at_end[0]:
-            continue
-        names = _still_held(facts.stored, held, ends)
-        of = f", allocated in {names}" if names else ""
-        text = (
-            f"memory grows by {size(int(np.median(each)))} a step ({size(int(at_end[0]))} to {size(int(at_end[-1]))} "
-            f"in {plural(len(ends), 'step')}){of}"
-        )
-        yield Finding("growth", text, "look for outputs that are kept: use .item() or .detach()", wrong=True)
+        at_end = np.array([int(held.size_bytes[held.alive(end)].sum()) for end in ends], np.int64)
+        told = _grown(at_end)
+        if told is not None:
+            names = _still_held(facts.stored, held, ends)
+            of = f", allocated in {names}" if names else ""
+            remedy = "look for outputs that are kept: use .item() or .detach()"
+            yield Finding("growth", f"{told}{of}", remedy, wrong=True)
+    if not watched:
+        told = _grown(facts.whole["memory_allocated_bytes"].dropna().to_numpy(np.int64)[2:])
+        if told is not None:
+            remedy = "look for outputs that are kept (.item(), .detach()); --memory names the modules"
+            yield Finding("growth", f"{told} on the device", remedy, wrong=True)
+
+
+def _grown(at_end: Ints) -> str | None:
+    """How memory has grown, by what was held at the ends of steps; None where it has not."""
+    each = np.diff(at_end)
+    if len(at_end) < GROWTH_STEPS or (each < GROWTH_BYTES).any():
+        return None
+    if at_end[-1] < (1 + GROWTH_SHARE) * at_end[0]:
+        return None
+    return (
+        f"memory grows by {size(int(np.median(each)))} a step ({size(int(at_end[0]))} to {size(int(at_end[-1]))} "
+        f"in {plural(len(at_end), 'step')})"
+    )
 
 
 def _ends(facts: Facts) -> list[int]:
     """The ends of the watched whole steps of rank 0 in order, the first two left out: state is made in those."""
-    rows = facts.whole[facts.whole["memory_peak_bytes"].notna()]
-    return (rows["start_ns"] + rows["duration_ns"]).astype(int).tolist()[2:]
+    start, duration = (facts.whole[name].to_numpy(np.int64) for name in ("start_ns", "duration_ns"))
+    process, timed = np.zeros(len(start), np.int64), np.ones(len(start), np.bool_)
+    known = of_stretches(facts.stored, start, start + duration, process, timed).known
+    ends: list[int] = (start + duration)[known].tolist()
+    return ends[2:]
 
 
 def _still_held(stored: Stored, held: Memory, ends: list[int]) -> str:

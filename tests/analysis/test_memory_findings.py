@@ -7,6 +7,8 @@ from torch import nn
 
 import modtrace
 from modtrace.analysis.findings import findings
+from modtrace.capture import memory_readings
+from modtrace.capture.device_memory import Counters
 
 
 def rules(keep, *, steps=10, watch="0:10", width=64, rows=64, depth=1):
@@ -51,3 +53,53 @@ def test_activations():
 
 def test_activations_beside_large_parameters():
     assert "activations" not in rules(lambda output, loss: None, rows=2, width=512, watch="0:3", steps=4)
+
+
+class Allocator:
+    """Of a device of the test's own, `meta`."""
+
+    kind = "meta"
+
+    def __init__(self):
+        self.now = self.peak = 0
+
+    def count(self):
+        return 1
+
+    def read(self, device):
+        return Counters(self.now, self.now, self.peak, None)
+
+    def watch(self, resets):
+        pass
+
+    def close(self):
+        pass
+
+    def take(self, size):
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def grown(monkeypatch, sizes):
+    """The finding of a program whose steps leave so many bytes more on the device, each."""
+    allocator = Allocator()
+    monkeypatch.setattr(memory_readings, "memory_of", lambda kind: allocator if kind == "meta" else None)
+    model = nn.Identity()
+    with modtrace.trace(flops=False) as t:
+        for size in sizes:
+            model(torch.empty(2, device="meta"))
+            allocator.take(size)
+            modtrace.step()
+    return {found.rule: found for found in findings(t._read())}.get("growth")
+
+
+def test_growth_by_the_counters_of_the_device(monkeypatch):
+    found = grown(monkeypatch, [1 << 20] * 8)
+    assert found.text == "memory grows by 1.00 MiB a step (3.00 MiB to 8.00 MiB in 6 steps) on the device"
+
+
+def test_no_growth_by_the_counters_of_the_device(monkeypatch):
+    assert grown(monkeypatch, [1 << 20] * 6) is None  # too few
+    assert grown(monkeypatch, [1 << 20] * 2 + [0] * 8) is None
+    assert grown(monkeypatch, [1 << 30] + [1 << 13] * 9) is None  # next to nothing of what is held
+    assert grown(monkeypatch, [1 << 20] * 5 + [-(1 << 20)] + [1 << 20] * 5) is None
