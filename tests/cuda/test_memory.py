@@ -16,6 +16,7 @@ from modtrace.analysis.device_memory import wholes
 from modtrace.analysis.failure import last_failure
 from modtrace.analysis.memory import curve, memory
 from modtrace.analysis.out_of_memory import autopsy
+from modtrace.capture import profiling
 
 pytestmark = [
     pytest.mark.cuda,
@@ -226,3 +227,33 @@ def test_memory_that_runs_out(tmp_path):
     assert [b - a >= 32 << 20 for a, b in zip(found.ends_bytes, found.ends_bytes[1:], strict=False)] == [
         True
     ] * 3
+
+
+def test_the_history_where_the_program_profiles_itself():
+    model, x = model_and_batch()
+    with torch.no_grad():
+        model(x)
+        with torch.profiler.profile(), modtrace.trace(model, memory="0:9", flops=False) as trace:
+            kept = model(x)
+    assert trace._tracer.gaps == [profiling.FROM_HISTORY]
+    assert not torch._C._cuda_isHistoryEnabled()
+    modules = trace.calls[trace.calls["kind"] == "module"]
+    assert modules["memory_delta_bytes"].notna().all()
+    # A microsecond is about as long as a hook: what lies at the ends of a call may fall outside of it.
+    assert modules.iloc[0]["memory_delta_bytes"] >= kept.numel() * FLOAT
+    assert {held.device for held in memory(trace._read())} == {"cuda:0"}
+
+
+def test_a_history_of_the_programs_own_goes_on():
+    model, x = model_and_batch()
+    torch.cuda.memory._record_memory_history(max_entries=1_000)
+    try:
+        with torch.no_grad(), torch.profiler.profile():
+            with modtrace.trace(model, memory="0:9", flops=False) as trace:
+                model(x)
+        assert torch._C._cuda_isHistoryEnabled()
+        assert trace._tracer.gaps == [profiling.BUSY]
+        entries = torch.cuda.memory._snapshot()["device_traces"][0]
+        assert any("frames" in entry for entry in entries)
+    finally:
+        torch.cuda.memory._record_memory_history(None)
