@@ -248,9 +248,9 @@ def test_a_history_of_the_programs_own_goes_on():
     model, x = model_and_batch()
     torch.cuda.memory._record_memory_history(max_entries=1_000)
     try:
-        with torch.no_grad(), torch.profiler.profile():
-            with modtrace.trace(model, memory="0:9", flops=False) as trace:
-                model(x)
+        watched = modtrace.trace(model, memory="0:9", flops=False)
+        with torch.no_grad(), torch.profiler.profile(), watched as trace:
+            model(x)
         assert torch._C._cuda_isHistoryEnabled()
         assert trace._tracer.gaps == [profiling.BUSY]
         entries = torch.cuda.memory._snapshot()["device_traces"][0]
