@@ -232,7 +232,7 @@ class Recording(Trace, ContextDecorator):
         return super().__repr__()
 
 
-def trace(
+def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     model: torch.nn.Module | None = None,
     path: str | os.PathLike[str] | None = None,
     *,
@@ -241,6 +241,7 @@ def trace(
     flops: bool = True,
     memory: str | None = None,
     kernels: str | None = None,
+    saved: str | None = None,
     messages: bool = True,
     max_bytes: int | None = 4 << 30,
 ) -> Recording:
@@ -257,6 +258,7 @@ def trace(
         flops: count FLOPs and operations of each module, in the first call and backward with inputs of a kind.
         memory: steps in which memory is watched, such as "0:3".
         kernels: steps in which operators and kernels are watched.
+        saved: steps in which what autograd keeps for backward is counted.
         messages: keep the first line of exceptions' messages; False keeps their types only.
         max_bytes: recording stops, the program goes on, when the trace on disk has grown to this.
 
@@ -270,6 +272,7 @@ def trace(
         "flops": flops,
         "memory": memory,
         "kernels": kernels,
+        "saved": saved,
         "messages": messages,
         "max_bytes": max_bytes,
     }

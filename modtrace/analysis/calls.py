@@ -19,6 +19,7 @@ from modtrace.analysis.device_memory import of_rows
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.memory import of_calls
 from modtrace.analysis.phases import NAMES as PHASE_NAMES
+from modtrace.analysis.saved import of_calls as of_saved
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import work
 from modtrace.trace.reader import Stored
@@ -75,6 +76,8 @@ def calls(stored: Stored) -> pd.DataFrame:
     )
     data["memory_delta_bytes"] = pd.arrays.IntegerArray(delta, ~(held.known | read.known))
     data["memory_peak_bytes"] = pd.arrays.IntegerArray(np.maximum(peak, 0), peak < 0)
+    kept = of_saved(stored)
+    data["saved_bytes"] = pd.arrays.IntegerArray(np.maximum(kept, 0), kept < 0)
     computed = work(stored).flops
     data["source_file"], data["source_line"] = _sources(line.places, label)
     data["flops"] = pd.arrays.IntegerArray(np.maximum(computed, 0), computed < 0)

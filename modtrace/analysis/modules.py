@@ -12,7 +12,9 @@ import pyarrow as pa
 from modtrace.analysis.calls import commonest
 from modtrace.analysis.columns import column, distinct_texts, nullable_codes, values_and_known
 from modtrace.analysis.device_times import device_times
+from modtrace.analysis.held import copies_kept, of_keys, output_bytes
 from modtrace.analysis.phases import RECOMPUTE
+from modtrace.analysis.saved import of_modules as kept_by
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import Work, work
 from modtrace.trace.reader import Stored
@@ -31,7 +33,11 @@ def modules(stored: Stored) -> pd.DataFrame:
     were counted left out where there are more. `forward_flops` and `backward_flops` are sums over all calls with
     everything inside them, null where they are not known for each; `device_total_ns`, `forward_device_ns` and
     `backward_device_ns` are times on the device, summed over the calls for which they are known; `operations` are its
-    own in one call, in order, and `uncounted` those that have no formula. Calls made again by checkpointing are apart:
+    own in one call, in order, and `uncounted` those that have no formula. `output_bytes` is the sum over what its calls
+    returned and `output_max_bytes` the largest of one call, from shapes, null where one does not tell; `gradient_bytes`
+    is what gradients of its trainable parameters take, and `optimizer_state_bytes` an estimate, null where the
+    optimizer's class does not tell; `saved_bytes` is what its calls kept for one backward, the most of those that were
+    counted. Calls made again by checkpointing are apart:
     `recompute_calls`, `recompute_ns`. `inputs` and `outputs` are the signatures seen most often. A module that never
     ran has 0 calls and null times.
     """
@@ -78,6 +84,7 @@ def modules(stored: Stored) -> pd.DataFrame:
     for field in ("parameter_count", "parameter_bytes", "trainable_count", "buffer_count", "buffer_bytes"):
         values, there = values_and_known(table, field)
         data[field] = _masked(values, there)
+    data |= _sizes(stored, table, (kind == MODULE) & ~recomputed, count)
     data["training"] = pd.array(table.column("training").to_pylist(), dtype="boolean")
     data["extra_repr"] = table.column("extra_repr").to_pylist()
     data["type_module"] = table.column("type_module").to_pylist()
@@ -89,6 +96,22 @@ def modules(stored: Stored) -> pd.DataFrame:
     frame = pd.DataFrame(data)
     frame.index = pd.Index(np.arange(count), name="module_id")
     return frame
+
+
+def _sizes(stored: Stored, table: pa.Table, some: Bools, count: int) -> dict[str, Any]:
+    """Bytes of each module: what shapes tell of it, and what it keeps for backward."""
+    trainable, known = values_and_known(table, "trainable_bytes")
+    copies = copies_kept(stored)
+    of_module = nullable_codes(timeline(stored).calls, "module")
+    figures = (*of_keys(of_module[some], output_bytes(stored)[some], count), kept_by(stored, count))
+    return {
+        "gradient_bytes": _masked(trainable, known),
+        "optimizer_state_bytes": _masked(trainable * (copies or 0), known & (copies is not None)),
+        **{
+            name: _masked(np.maximum(values, 0), values >= 0)
+            for name, values in zip(("output_bytes", "output_max_bytes", "saved_bytes"), figures, strict=True)
+        },
+    }
 
 
 def _total(line: pa.Table, name: str, count: int) -> pd.arrays.IntegerArray:

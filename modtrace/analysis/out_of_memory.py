@@ -12,16 +12,16 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.device_memory import UNKNOWN, of_steps, when_failed
 from modtrace.analysis.failure import Failure
+from modtrace.analysis.held import optimizers
 from modtrace.analysis.holders import signature_bytes
 from modtrace.analysis.paths import folded
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import BACKWARD, MODULE, NO_GRAD, OK, OUT_OF_MEMORY, PHASE
+from modtrace.trace.schema import BACKWARD, MODULE, NO_GRAD, OK, OUT_OF_MEMORY
 
 Ints = npt.NDArray[np.int64]
 
@@ -37,8 +37,6 @@ _PLACES: Final = {
 }
 _KINDS: Final = ("OutOfMemoryError", "RuntimeError", "MemoryError")
 _TELLING: Final = re.compile("|".join(OUT_OF_MEMORY), re.IGNORECASE)
-_STATES: Final = {"Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1}
-"""Copies of the parameters that torch's optimizers keep. Of others it depends on how they were made."""
 STEPS: Final = 5
 
 
@@ -152,7 +150,7 @@ def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
         for at in largest
     ]
     root = stored.table("modules").slice(int(nullable_codes(table, "module")[failure.root]), 1).to_pylist()[0]
-    trainable = _trainable(root)
+    trainable = root["trainable_bytes"]
     before = (column(table, "process") == process) & (start < start[failure.call])
     mode, mode_known = values_and_known(table, "mode")
     return Autopsy(
@@ -160,7 +158,7 @@ def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
         parameter_bytes=root["parameter_bytes"],
         trainable_bytes=trainable,
         gradients=bool((before & (kind == BACKWARD)).any()),
-        optimizers=_optimizers(stored, table, before, trainable),
+        optimizers=optimizers(stored, before, trainable),
         kept=not int(mode[failure.root]) & NO_GRAD if mode_known[failure.root] else None,
         made=made[:5],
         made_bytes=int(totals.sum()),
@@ -168,27 +166,6 @@ def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
         ends_bytes=_ends(stored, process, int(here)),
         block=_block(made),
     )
-
-
-def _trainable(root: dict[str, int | None]) -> int | None:
-    """Bytes of trainable parameters, as their share of all: exact where all are of one type."""
-    total, size, some = root["parameter_count"], root["parameter_bytes"], root["trainable_count"]
-    return None if total is None or size is None or some is None else size * some // max(total, 1)
-
-
-def _optimizers(
-    stored: Stored, table: pa.Table, before: npt.NDArray[np.bool_], trainable: int | None
-) -> list[tuple[str, int | None]]:
-    """Those that had made a step, with the bytes of their state as torch's own make it."""
-    label = nullable_codes(table, "label")
-    stepped = np.unique(label[before & (column(table, "kind") == PHASE) & (column(table, "status") == OK)])
-    labels = timeline(stored).labels
-    kinds = sorted({labels[at][1] for at in stepped.tolist() if at >= 0 and labels[at][0] == "optimizer"})
-    several = len(kinds) > 1  # of several nobody knows which parameters each has
-    return [
-        (kind, None if trainable is None or several or kind not in _STATES else _STATES[kind] * trainable)
-        for kind in kinds
-    ]
 
 
 def _by_step(step: Ints, sizes: Ints, last: int) -> list[int]:

@@ -28,6 +28,7 @@ from modtrace.capture.functions import Functions
 from modtrace.capture.lanes import GROWN, KIND_SHIFT, Lane, Lanes
 from modtrace.capture.own_hooks import UNKNOWN_OUTPUT
 from modtrace.capture.ranges import Ranges, find
+from modtrace.capture.saved import Saved
 from modtrace.capture.seen import Entry
 from modtrace.capture.state import State
 from modtrace.capture.unseen import unseen
@@ -77,6 +78,15 @@ class Owners:
                 path = tuple(open_now)
             found.append(path)
         return found
+
+    def calls(self, paths: Sequence[Path]) -> list[Path]:
+        """Paths with the ids of the calls."""
+        growths, thread = self.growths, self.lane.number << THREAD_SHIFT
+        known: dict[Path, Path] = {}
+        for path in paths:
+            if path not in known:
+                known[path] = tuple(thread | growths[at + 2] for at in path)
+        return [known[path] for path in paths]
 
 
 def graph_of(outputs: Any) -> list[tuple[int, Any]]:
@@ -138,6 +148,8 @@ class Backward:
         self.ranges = ranges
         self.counting = counting
         self.functions = functions
+        self.saved: Saved | None = None
+        """Counts what the graph keeps, while that is asked for."""
         self._lanes = lanes
         self._entries: dict[int, Entry] = {}
         self.spent_ns = 0
@@ -170,6 +182,8 @@ class Backward:
         if owners is None:
             return
         paths = owners.paths([number for number, _ in nodes])
+        if self.saved is not None and self.saved.watching:
+            self.saved.count(watch.id, nodes, owners.calls(paths))
         if self.functions is not None and self.functions.active:
             paths = watch.with_functions(self.functions, nodes, paths)
         watch.owners = owners
@@ -238,6 +252,11 @@ class Watch:
 
         unseen(enter)
         return enter
+
+    @property
+    def id(self) -> int:
+        """The id of the phase's row."""
+        return self.lane.number << THREAD_SHIFT | self._call
 
     def end(self, error: BaseException | None = None) -> None:
         """The engine has returned, or raised."""

@@ -27,6 +27,7 @@ class Totals:
     parameter_count: int = 0
     parameter_bytes: int = 0
     trainable_count: int = 0
+    trainable_bytes: int = 0
     buffer_count: int = 0
     buffer_bytes: int = 0
     known: bool = True
@@ -35,6 +36,7 @@ class Totals:
         self.parameter_count += other.parameter_count
         self.parameter_bytes += other.parameter_bytes
         self.trainable_count += other.trainable_count
+        self.trainable_bytes += other.trainable_bytes
         self.buffer_count += other.buffer_count
         self.buffer_bytes += other.buffer_bytes
         self.known = self.known and other.known
@@ -87,8 +89,13 @@ def _one(tensor: Any, *, parameter: bool) -> Totals:
     if not parameter:
         return Totals(buffer_count=count, buffer_bytes=held_bytes)
     with _NoDispatch():
-        trainable = count if tensor.requires_grad else 0
-    return Totals(parameter_count=count, parameter_bytes=held_bytes, trainable_count=trainable)
+        trainable = bool(tensor.requires_grad)
+    return Totals(
+        parameter_count=count,
+        parameter_bytes=held_bytes,
+        trainable_count=count * trainable,
+        trainable_bytes=held_bytes * trainable,
+    )
 
 
 def subtree_totals(top: Module, modules: Sequence[Module]) -> dict[int, Totals]:
@@ -173,6 +180,7 @@ def module_row(number: int, module: Module, totals: Totals | None) -> dict[str, 
         "parameter_count": counted and counted.parameter_count,
         "parameter_bytes": counted and counted.parameter_bytes,
         "trainable_count": counted and counted.trainable_count,
+        "trainable_bytes": counted and counted.trainable_bytes,
         "buffer_count": counted and counted.buffer_count,
         "buffer_bytes": counted and counted.buffer_bytes,
         "parameters": [_parameter(name, tensor) for name, tensor in _tensors(module, "_parameters")],

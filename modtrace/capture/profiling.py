@@ -29,6 +29,7 @@ from modtrace.capture.allocations import (
 )
 from modtrace.capture.history import ANY_THREAD, MOST_ENTRIES, AllocatorHistory, events_in, history_of, moment
 from modtrace.capture.operators import kernels_of, operators_of
+from modtrace.capture.saved import Saved
 from modtrace.capture.state import State
 from modtrace.text import plain
 from modtrace.trace.schema import GRADIENT, OPTIMIZER_STATE, PARAMETER, TEXT_LIMIT
@@ -54,6 +55,7 @@ class Profiling:
         origin_ns: the clock at the start of recording.
         memory, kernels: the first step in which each is watched and the one after the last; None for never. The
             profiler runs over both, from the first to the last.
+        saved: the same of what is kept for backward, which needs no profiler.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Profiling:
         *,
         memory: tuple[int, int] | None = None,
         kernels: tuple[int, int] | None = None,
+        saved: tuple[int, int] | None = None,
     ) -> None:
-        self.gaps: list[str] = []
+        self.saved = Saved(state, saved) if saved is not None else None
+        self.gaps: list[str] = self.saved.gaps if self.saved is not None else []
         self.spent_ns = 0
         """What starting, stopping and reading the profiler has cost."""
         self._state = state
@@ -106,6 +110,8 @@ class Profiling:
         if optimizer is not None and not self._optimizes:
             self._optimizes, self._steps = True, 0
         self._steps += 1
+        if self.saved is not None:
+            self.saved.step_ends(self._steps)
         if self.active:
             if optimizer is not None:
                 self._guarded(lambda: self._note(_of_state(optimizer)))
@@ -257,6 +263,7 @@ class Profiling:
             ("allocations", self._allocation_rows()),
             ("operators", self._operator_rows()),
             ("watched", self._watched_rows()),
+            *([("saved", self.saved.rows())] if self.saved is not None else []),
         ]
 
     def _operator_rows(self) -> dict[str, list[Any]]:

@@ -146,6 +146,11 @@ class Registry:
                 if module is not None and self._refreshes.get(top, 0) <= MAX_REFRESHES:
                     self._facts(module)
 
+    def living(self) -> list[Module]:
+        """The modules seen that still live."""
+        found = [reference() for reference in list(self._modules.values())]
+        return [module for module in found if module is not None]
+
     def take_dead(self) -> list[int]:
         """Numbers of modules that have died since the last time; for `purge`, once their calls are written."""
         dead, self._dead = self._dead, []

@@ -67,6 +67,7 @@ class Tracer:
         functions: bool = False,
         memory: str | None = None,
         kernels: str | None = None,
+        saved: str | None = None,
     ) -> None:
         self.gaps: list[str] = []
         self._clock = time.perf_counter_ns
@@ -92,7 +93,7 @@ class Tracer:
         self._functions: Functions | None = None
         self._records_functions = functions
         self._profiling: Profiling | None = None
-        asked = {"memory": memory, "kernels": kernels}
+        asked = {"memory": memory, "kernels": kernels, "saved": saved}
         self._watched_steps = {name: steps_of(text) for name, text in asked.items() if text}
         self._blocks = Blocks(
             writer, **known, labels=self._labels, more=self._more_rows, origin_ns=self._origin_ns
@@ -159,6 +160,7 @@ class Tracer:
             if self._watched_steps:
                 self._profiling = Profiling(self._state, self._origin_ns, **self._watched_steps)
                 self._state.root_begins = self._profiling.root_begins
+                self._backward.saved = self._profiling.saved
             self._phases = Phases(self._ranges, self._backward, self._functions, self._profiling)
             self._placed.place(*build(self._state, depth))
             self._aside.install()

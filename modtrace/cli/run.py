@@ -33,6 +33,7 @@ OPTIONS: Final = (
     Option(("--no-flops",), None, "do not count FLOPs and operations in first calls"),
     Option(("--memory",), "STEPS", "watch allocations in these steps, such as 0:3"),
     Option(("--kernels",), "STEPS", "watch operators and kernels in these steps, such as 2:5"),
+    Option(("--saved",), "STEPS", "count what is kept for backward in these steps, by module"),
     Option(("--no-messages",), None, "keep only the types of exceptions, not their messages"),
     Option(("--max-size",), "SIZE", "stop recording at this size on disk (default 4GB)"),
     Option(("-h", "--help"), None, "this text"),
@@ -71,7 +72,7 @@ def prepare(words: Sequence[str]) -> Prepared:
     if show not in ("saved", "summary", "tree", "none"):
         raise UsageError(f"--print takes summary, tree or none, not {show!r}")
     max_bytes = size(parsed.values.get("max-size", "4GB"))
-    for name in ("memory", "kernels"):
+    for name in ("memory", "kernels", "saved"):
         if parsed.values.get(name):
             steps_of(parsed.values[name])
     runner.check(target)
@@ -87,6 +88,7 @@ def prepare(words: Sequence[str]) -> Prepared:
         "functions": parsed.on("functions"),
         "memory": parsed.values.get("memory"),
         "kernels": parsed.values.get("kernels"),
+        "saved": parsed.values.get("saved"),
         "flops": not parsed.on("no-flops"),
         "messages": not parsed.on("no-messages"),
         "max_bytes": max_bytes,

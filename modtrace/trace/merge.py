@@ -38,6 +38,8 @@ _REFERENCES: Final = {
 }  # fmt: skip
 _TIMES: Final = ("duration_ns", "self_ns", "tracer_ns", "hooks_ns")
 _LIMIT: Final = 1 << 62
+_SAVED_LIMIT: Final = 1 << 50
+_MANY: Final = 1 << 40
 _DEVICE_LIMIT: Final = 1 << 55
 """A year. Sums of a few of them fit into 64 bits."""
 
@@ -73,7 +75,7 @@ def merge(
         tables[name] = _with_process(raw[name])
     _check_memory(tables["allocations"], tables["watched"])
     _check_operators(tables["operators"])
-    parts, work, device_times, device_memory = [], [], [], []
+    parts, work, device_times, device_memory, saved = [], [], [], [], []
     start = 0
     for index, (calls, opened) in enumerate(zip(raw["calls"], raw["open"], strict=False)):
         columns, left_out = _calls(calls, opened, {name: keys[name][index] for name in keys}, damaged=damaged)
@@ -85,6 +87,7 @@ def merge(
         work.append(_work(raw["work"][index], ids, start))
         device_times.append(_device_times(raw["device_times"][index], ids, start))
         device_memory.append(_device_memory(raw["device_memory"][index], ids, start))
+        saved.append(_saved(raw["saved"][index], ids, start))
         count = len(columns["call"])
         for column in ("call", "last_call"):
             columns[column] = columns[column] + start
@@ -96,7 +99,7 @@ def merge(
         start += count
     tables["calls"] = _calls_table(parts)
     tables["device_memory"] = _with_process(device_memory, "device_memory")
-    for name, found in (("work", work), ("device_times", device_times)):
+    for name, found in (("work", work), ("device_times", device_times), ("saved", saved)):
         tables[name] = pa.concat_tables(found) if found else arrow_schema(name).empty_table()
     return tables, notes
 
@@ -157,6 +160,22 @@ def _device_memory(part: pa.Table, ids: Ints, start: int) -> pa.Table:
     place, known = _position(pc.fill_null(part.column("call"), -1).to_numpy().astype(np.int64), ids)
     part = part.set_column(1, "call", pa.array(place + start, pa.int64(), mask=~known))
     return part.take(pa.array(np.argsort(at, kind="stable")))
+
+
+def _saved(part: pa.Table, ids: Ints, start: int) -> pa.Table:
+    """What calls that are there kept for backwards that are there, by their positions among all."""
+    for name, most in (("saved_bytes", _SAVED_LIMIT), ("storages", _MANY), ("packed", _MANY)):
+        values = _ints(part, name)
+        if bool(((values < 0) | (values > most)).any()):
+            raise TraceError(f"the trace contradicts itself: {name} is impossible")
+    at, known = {}, np.ones(len(part), np.bool_)
+    for name in ("backward", "call"):
+        at[name], there = _position(_ints(part, name), ids)
+        known &= there
+    kept = part.take(pa.array(np.flatnonzero(known)))
+    for place, name in enumerate(at):
+        kept = kept.set_column(place, name, pa.array(at[name][known] + start, pa.int64()))
+    return kept
 
 
 def _of_calls(part: pa.Table, ids: Ints, start: int) -> pa.Table:

@@ -150,6 +150,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("parameter_count", "int64", "elements of all parameters in the subtree, shared ones once", True),
         Column("parameter_bytes", "int64", "their bytes", True),
         Column("trainable_count", "int64", "elements of those that require grad", True),
+        Column("trainable_bytes", "int64", "their bytes", True),
         Column("buffer_count", "int64", "elements of all buffers in the subtree, shared ones once", True),
         Column("buffer_bytes", "int64", "their bytes", True),
         Column("parameters", "tensors", "the module's own parameters (not its children's)"),
@@ -219,6 +220,16 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("thread", "int32", "as the threads of calls; null for one that ran no module", True),
         Column("category", "int8", "index into CATEGORIES where the holder is known", True),
     ),
+    # What autograd kept when a backward began (--saved): a row each call that made nodes of its graph, and each around one.
+    # What no module call made is the backward's own. A storage is counted once, for the node that kept it first.
+    "saved": (
+        Column("backward", "int64", "row key in `calls`: the backward phase that was about to run"),
+        Column("call", "int64", "row key in `calls`: the innermost module call that made the nodes; `backward` itself for those made outside of any"),
+        Column("saved_bytes", "int64", "of the storages that its nodes keep, parameters and buffers left out; what calls inside keep is theirs"),
+        Column("storages", "int64", "how many those are"),
+        Column("packed", "int64", "tensors that saved-tensor hooks (a checkpoint, save_on_cpu) hold in their own way: their bytes are not known"),
+        Column("uncounted", "list<string>", "nodes, and kinds of tensors, of which it cannot be told what they keep"),
+    ),
     # Operators and kernels while they were watched (--kernels): one row an execution.
     "operators": (
         Column("at_ns", "int64", "nanoseconds since the start of recording: when an operator ended, or a kernel was launched"),
@@ -251,7 +262,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
 CALL_COLUMNS: Final = (
     "parent", "kind", "name", "type", "root", "module_id", "step", "phase", "rank", "thread", "depth",
     "start_ns", "duration_ns", "self_ns", "device_ns", "inputs", "outputs",
-    "memory_delta_bytes", "memory_peak_bytes", "flops", "status", "error",
+    "memory_delta_bytes", "memory_peak_bytes", "saved_bytes", "flops", "status", "error",
     "last_call", "forward", "tracer_ns", "hooks_ns", "output_replaced", "source_file", "source_line",
 )  # fmt: skip
 """Columns of the public `calls` DataFrame, indexed by `call`. Null where not known."""
