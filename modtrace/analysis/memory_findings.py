@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
+from modtrace.analysis.held import held as held_by_shapes
 from modtrace.analysis.holders import peaks
+from modtrace.analysis.kept import most_kept
 from modtrace.analysis.memory import NEVER, Memory, memory, of_stretches
 from modtrace.analysis.paths import folded
 from modtrace.trace.reader import Stored
@@ -84,11 +86,16 @@ def _still_held(stored: Stored, held: Memory, ends: list[int]) -> str:
 
 
 def activations(facts: Facts) -> Iterator[Finding]:
-    """Activations kept for backward are ACTIVATION_SHARE of the peak."""
+    """Activations kept for backward are ACTIVATION_SHARE of the peak; where memory was not watched but what is kept was
+    counted, of that with parameters, gradients and the optimizer's state as shapes tell.
+    """
     from modtrace.analysis.findings import Finding
 
     kept = CATEGORIES[ACTIVATION]
-    for peak in peaks(facts.stored):
+    found = peaks(facts.stored)
+    if not found:
+        yield from _kept(facts.stored)
+    for peak in found:
         held = peak.by_category.get(kept, 0)
         if held < max(ACTIVATION_SHARE * peak.held_bytes, ACTIVATION_BYTES):
             continue
@@ -98,3 +105,26 @@ def activations(facts: Facts) -> Iterator[Finding]:
             f"{first.name or first.type or 'outside of calls'} holds {size(first.held_bytes)}"
         )
         yield Finding("activations", text, "checkpoint that block, or use smaller batches")
+
+
+def _kept(stored: Stored) -> Iterator[Finding]:
+    from modtrace.analysis.findings import Finding
+
+    kept, beside = most_kept(stored), held_by_shapes(stored)
+    if kept is None or not kept.keepers or not beside.models:
+        return
+    sizes = [held_bytes for one in beside.models for held_bytes in (one.parameter_bytes, one.gradient_bytes)]
+    sizes += [held_bytes for _, held_bytes in beside.optimizers]
+    if None in sizes:
+        return
+    total = kept.saved_bytes + sum(held_bytes or 0 for held_bytes in sizes)
+    if kept.saved_bytes < max(ACTIVATION_SHARE * total, ACTIVATION_BYTES):
+        return
+    first = kept.keepers[0]
+    least = "" if kept.whole else "at least "
+    text = (
+        f"{least}{size(kept.saved_bytes)} is kept for backward, {percent(kept.saved_bytes, total)}% of that with "
+        f"parameters, gradients and the optimizer's state; {first.name or 'what is outside of modules'} keeps "
+        f"{size(first.saved_bytes)}"
+    )
+    yield Finding("activations", text, "checkpoint that block, or use smaller batches")

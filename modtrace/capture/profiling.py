@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import torch
@@ -27,12 +27,13 @@ from modtrace.capture.allocations import (
     memory_event,
     paired,
 )
+from modtrace.capture.facts import raw
 from modtrace.capture.history import ANY_THREAD, MOST_ENTRIES, AllocatorHistory, events_in, history_of, moment
 from modtrace.capture.operators import kernels_of, operators_of
 from modtrace.capture.saved import Saved
 from modtrace.capture.state import State
 from modtrace.text import plain
-from modtrace.trace.schema import GRADIENT, OPTIMIZER_STATE, PARAMETER, TEXT_LIMIT
+from modtrace.trace.schema import BUFFER, GRADIENT, OPTIMIZER_STATE, PARAMETER, TEXT_LIMIT
 
 BUSY: Final = "memory and kernels were not watched: the program was running torch's profiler"
 FROM_HISTORY: Final = (
@@ -113,13 +114,13 @@ class Profiling:
         if self.saved is not None:
             self.saved.step_ends(self._steps)
         if self.active:
+            self._guarded(lambda: self._note(_of_modules(self._living())))
             if optimizer is not None:
                 self._guarded(lambda: self._note(_of_state(optimizer)))
             if self._steps >= self._last:
                 self._guarded(self._end)
         elif self._steps == self._first:
-            if optimizer is not None:
-                self._guarded(lambda: self._before.extend(_sizes(optimizer)))
+            self._guarded(lambda: self._before.extend(_sizes(optimizer, _registered(self._living()))))
             self._guarded(self._begin)
 
     def step_begins(self, optimizer: Any) -> None:
@@ -249,6 +250,9 @@ class Profiling:
                 pass
             self._moments.append((before, self._state.clock()))
 
+    def _living(self) -> list[Any]:
+        return self._state.registry.living()
+
     def _note(self, found: Iterator[tuple[Any, int]]) -> None:
         now = self._state.clock()
         for tensor, category in found:
@@ -325,6 +329,21 @@ def _place(tensor: Any) -> tuple[int, str]:
         return int(tensor.untyped_storage().nbytes()), str(tensor.device)
 
 
+def _of_modules(modules: Iterable[Any]) -> Iterator[tuple[Any, int]]:
+    """Buffers, and parameters that no optimizer may have."""
+    for category, tensor in _registered(modules):
+        yield tensor, category
+
+
+def _registered(modules: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    for module in modules:
+        for category, name in ((PARAMETER, "_parameters"), (BUFFER, "_buffers")):
+            table = raw(module).get(name)
+            for tensor in dict.values(table) if isinstance(table, dict) else ():
+                if tensor is not None:
+                    yield category, tensor
+
+
 def _of_gradients(optimizer: Any) -> Iterator[tuple[Any, int]]:
     for parameter in _parameters(optimizer):
         gradient = parameter.grad
@@ -346,18 +365,17 @@ def _state_tensors(optimizer: Any) -> Iterator[Any]:
                 yield value
 
 
-def _sizes(optimizer: Any) -> list[Before]:
-    """What an optimizer holds, once each."""
+def _sizes(optimizer: Any, registered: Iterable[tuple[int, Any]]) -> list[Before]:
+    """(bytes, category, address, device) of what modules and an optimizer (None for none) hold, once each."""
     found: dict[int, Before] = {}
-    groups = (
-        (PARAMETER, _parameters(optimizer)),
-        (GRADIENT, (one.grad for one in _parameters(optimizer) if one.grad is not None)),
-        (OPTIMIZER_STATE, _state_tensors(optimizer)),
-    )
-    for category, tensors in groups:
-        for tensor in tensors:
-            address = _address(tensor)
-            if address and address not in found:
-                size, device = _place(tensor)
-                found[address] = (size, category, address, device)
+    tensors = list(registered)
+    if optimizer is not None:
+        tensors += [(PARAMETER, one) for one in _parameters(optimizer)]
+        tensors += [(GRADIENT, one.grad) for one in _parameters(optimizer) if one.grad is not None]
+        tensors += [(OPTIMIZER_STATE, one) for one in _state_tensors(optimizer)]
+    for category, tensor in tensors:
+        address = _address(tensor)
+        if address and address not in found:
+            size, device = _place(tensor)
+            found[address] = (size, category, address, device)
     return list(found.values())

@@ -15,7 +15,11 @@ OPTIONS: Final = (
     Option(("--tree",), None, "the call tree"),
     Option(("--steps",), None, "the steps and their phases"),
     Option(("--findings",), None, "what is worth a look, and what to do"),
-    Option(("--memory",), None, "the peak of memory and who held it"),
+    Option(
+        ("--memory",),
+        None,
+        "the peak of memory and who held it, what is kept for backward, sizes from shapes",
+    ),
     Option(("--kernels",), None, "operators and kernels by module, where they were watched"),
     Option(("--operations",), None, "what each module does: its operations and FLOPs"),
     Option(("--roofline",), None, "how fast modules compute, beside what the device reaches"),
@@ -23,7 +27,7 @@ OPTIONS: Final = (
         ("--device",), None, "measure what the devices here reach (or those named: cpu, cuda:0), and keep it"
     ),
     Option(("--depth",), "N", "no deeper than this"),
-    Option(("--sort",), "KEY", "a table of modules by self, total, calls, flops or name"),
+    Option(("--sort",), "KEY", "a table of modules by self, total, calls, flops, output or name"),
     Option(("--top",), "N", "only the first N modules"),
     Option(("--plain",), None, "ASCII, no color, 80 columns"),
     Option(("--json",), None, "for programs: times in ns, unknown is null"),

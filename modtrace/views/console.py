@@ -13,7 +13,9 @@ from typing import Any, TextIO, TypedDict
 import numpy as np
 
 from modtrace.analysis.findings import findings
+from modtrace.analysis.held import held
 from modtrace.analysis.holders import peaks
+from modtrace.analysis.kept import most_kept
 from modtrace.analysis.kernels import ran
 from modtrace.analysis.modules import modules
 from modtrace.analysis.operations import operations
@@ -30,6 +32,7 @@ from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
 from modtrace.units import count, duration, scaled, size
 from modtrace.views.findings import findings_lines
+from modtrace.views.kept import held_lines, kept_lines
 from modtrace.views.kernels import kernels_lines
 from modtrace.views.memory import memory_lines
 from modtrace.views.operations import operations_lines
@@ -38,7 +41,7 @@ from modtrace.views.steps import steps_lines, usual
 from modtrace.views.summary import summary_lines
 from modtrace.views.tree import tree_lines
 
-SORT_KEYS = ("self", "total", "calls", "flops", "name")
+SORT_KEYS = ("self", "total", "calls", "flops", "output", "name")
 
 
 class Style(TypedDict):
@@ -151,8 +154,15 @@ def kernels_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str
 
 
 def memory_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
-    """The peak of memory and who held it."""
-    lines = memory_lines(peaks(stored), width=max(width, 20))
+    """The peak of memory and who held it, what was kept for backward, and what shapes tell; how to see the others."""
+    room = max(width, 20)
+    watched, kept = memory_lines(peaks(stored), width=room), kept_lines(most_kept(stored), width=room)
+    parts = [part for part in (watched, kept, held_lines(held(stored), width=room)) if part]
+    if not watched:
+        parts.append(["  memory was not watched: modtrace run --memory 0:3 script.py"])
+    if not kept:
+        parts.append(["  what is kept for backward was not counted: modtrace run --saved 0:3 script.py"])
+    lines = [line for part in parts for line in ("", *part)][1:]
     return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
 
 
@@ -164,17 +174,19 @@ def modules_table(
         raise UsageError(f"--sort takes {', '.join(SORT_KEYS)}, not {sort!r}")
     frame = modules(stored)
     frame["flops"] = frame["forward_flops"] + frame["backward_flops"].fillna(0)
-    key = {"self": "self_ns", "total": "total_ns"}.get(sort, sort)
+    key = {"self": "self_ns", "total": "total_ns", "output": "output_bytes"}.get(sort, sort)
     frame = frame.sort_values(key, ascending=sort == "name", kind="stable", na_position="last")
     if top is not None:
         frame = frame.head(top)
-    lines = [f"  {'self':>8} {'total':>8} {'calls':>7} {'FLOPs':>10}  module"]
+    last = "outputs" if sort == "output" else "FLOPs"
+    lines = [f"  {'self':>8} {'total':>8} {'calls':>7} {last:>10}  module"]
     for row in frame.to_dict("records"):
         name = plain(row["name"] or f"({row['type']})")
         times = [duration(_int(row[key])) for key in ("self_ns", "total_ns")]
         output = plain(str(row["outputs"])) if isinstance(row["outputs"], str) else ""
         label = f"{name}  {plain(row['type'])}  {output}".rstrip()
-        computed = scaled(_int(row["flops"]), "FLOP")
+        flops, returned = scaled(_int(row["flops"]), "FLOP"), size(_int(row["output_bytes"]))
+        computed = returned if sort == "output" else flops
         lines.append(f"  {times[0]:>8} {times[1]:>8} {count(int(row['calls'])):>7} {computed:>10}  {label}")
     return _finished([fit(line, max(width, 20)) for line in lines], False, ascii)
 

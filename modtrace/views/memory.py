@@ -14,9 +14,7 @@ MANY_DEVICES = 4
 
 
 def memory_lines(found: Sequence[Peak], *, width: int) -> list[str]:
-    """The peak of each device that was watched; how to watch where none was."""
-    if not found:
-        return ["  memory was not watched: modtrace run --memory 0:3 script.py"]
+    """The peak of each device that was watched."""
     lines: list[str] = []
     for peak in found:
         lines += [*([""] if lines else []), *_peak(peak, width)]

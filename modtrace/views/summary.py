@@ -6,6 +6,7 @@ from modtrace.analysis.device_memory import wholes
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.findings import findings
 from modtrace.analysis.holders import peaks
+from modtrace.analysis.kept import most_kept
 from modtrace.analysis.out_of_memory import autopsy
 from modtrace.analysis.summary import Row, Summary, summarise
 from modtrace.analysis.tree import merged, without_functions
@@ -15,6 +16,7 @@ from modtrace.trace.reader import Stored
 from modtrace.units import count, duration, percent, plural
 from modtrace.views.device import device_summary
 from modtrace.views.findings import findings_lines
+from modtrace.views.kept import kept_summary
 from modtrace.views.memory import device_memory_summary, memory_summary
 from modtrace.views.out_of_memory import autopsy_lines
 from modtrace.views.steps import steps_summary
@@ -41,7 +43,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     head += device_summary(found.steps, found.counted, found.device_busy_ns, found.device_idle_ns)
     head += steps_summary(found.steps, found.flops, found.counted, width)
     head += device_memory_summary(wholes(stored))
-    head += memory_summary(peaks(stored))
+    head += memory_summary(peaks(stored)) + kept_summary(most_kept(stored))
     failure = last_failure(stored)
     failed = failure is not None and _matters(found, failure)
     caught = _caught(found, failure) if failure is not None and not failed else []
