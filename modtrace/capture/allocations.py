@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-CLOCK_RANGE: Final = "modtrace clock"
+CLOCK_RANGE: Final = "modtrace clock "
 HOST: Final = "cpu"
 NO_THREAD: Final = -1
 MOMENTS: Final = 5
@@ -80,7 +80,7 @@ def events_of(roots: Iterable[Any]) -> Iterator[tuple[str, Any]]:
         kind = str(event.tag)
         if kind.endswith("Allocation"):
             yield "memory", event
-        elif event.name == CLOCK_RANGE:
+        elif event.name.startswith(CLOCK_RANGE):
             yield "range", event
 
 
@@ -99,17 +99,19 @@ def memory_event(event: Any) -> Event:
 
 
 def clocks(ranges: Sequence[Any], ours: Sequence[tuple[int, int]]) -> Clocks | None:
-    """The clocks beside each other, from the ranges in order of time and when we opened and closed each.
+    """The clocks beside each other, from the ranges, by the numbers in their names, and when we opened and closed each.
 
-    Of the ranges at each end the shortest is believed. None where the profiler has lost some.
+    Of the ranges at each end the shortest is believed, of those that the profiler has kept: on a busy machine it drops
+    what seems to have begun before itself. None where it has dropped all at an end.
     """
-    ordered = sorted(ranges, key=lambda one: one.start_time_ns)
-    if len(ordered) != len(ours) or len(ours) < 2 * MOMENTS:
-        return None
+    kept = {int(one.name.removeprefix(CLOCK_RANGE)): one for one in ranges}
     theirs_at, ours_at = [], []
     for some in (range(MOMENTS), range(len(ours) - MOMENTS, len(ours))):
-        best = min(some, key=lambda at: ours[at][1] - ours[at][0])
-        theirs_at.append((ordered[best].start_time_ns + ordered[best].end_time_ns) // 2)
+        there = [at for at in some if at in kept]
+        if not there:
+            return None
+        best = min(there, key=lambda at: ours[at][1] - ours[at][0])
+        theirs_at.append((kept[best].start_time_ns + kept[best].end_time_ns) // 2)
         ours_at.append((ours[best][0] + ours[best][1]) // 2)
     return Clocks((theirs_at[0], theirs_at[1]), (ours_at[0], ours_at[1]))
 

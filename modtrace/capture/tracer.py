@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import os
-import sys
 import time
 import traceback
 import warnings
@@ -25,9 +24,10 @@ from modtrace.capture.counting import Counting
 from modtrace.capture.device_times import DeviceTimes
 from modtrace.capture.flushing import Flusher
 from modtrace.capture.functions import STOPPED, Functions
-from modtrace.capture.hooks import RUNNERS, build
+from modtrace.capture.hooks import build
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import Lanes, LaneTable
+from modtrace.capture.left_open import abort_left
 from modtrace.capture.memory_readings import MemoryReadings
 from modtrace.capture.phases import Phases
 from modtrace.capture.placing import PlacedHooks
@@ -36,6 +36,7 @@ from modtrace.capture.raised import Errors
 from modtrace.capture.ranges import NOT_OPENED, Ranges
 from modtrace.capture.reach import device_keys
 from modtrace.capture.registry import Registry
+from modtrace.capture.selection import Selection
 from modtrace.capture.signature import Signatures
 from modtrace.capture.state import State
 from modtrace.capture.steps import steps_of
@@ -75,7 +76,6 @@ class Tracer:
         self._origin_ns = self._started_ns if origin_ns is None else origin_ns
         self._folder = folder
         self._rank = rank
-        self._model = model
         self._registry = Registry()
         self._signatures = Signatures()
         self._errors = Errors(messages=messages)
@@ -105,8 +105,7 @@ class Tracer:
         self._backward: Backward | None = None
         self._pid = os.getpid()
         self._ended_ns: int | None = None
-        self._selected: set[int] = set()
-        self._refused: dict[int, Any] = {}
+        self._selection = Selection(model, self._registry.entries) if model is not None else None
         self._state = State(
             lanes=self._lanes,
             registry=self._registry,
@@ -116,7 +115,7 @@ class Tracer:
             flush=lambda _: None,
             fault=self._fault,
             warn=self._warn,
-            admits=self._admits if model is not None else None,
+            admits=self._selection,
         )
         self._device_times = DeviceTimes(self._state, self._origin_ns)
         self._memory = MemoryReadings(self._state, self._origin_ns)
@@ -137,9 +136,8 @@ class Tracer:
         try:
             depth = frame_depth()
             self._blocks.costs = cost_of_calls(depth, self._clock)
-            if self._model is not None:
-                self._selected = set(map(id, self._model.modules()))
-                self._registry.root_entry(self._model)
+            if self._selection is not None:
+                self._registry.root_entry(self._selection.model)
             now = self._clock()
             write_process(
                 self._folder,
@@ -208,7 +206,7 @@ class Tracer:
                 if recorder is not None:
                     recorder.stop()
                     self.gaps += recorder.gaps
-            self._close_lanes()
+            abort_left(self._table.all)
             if not self._state.off:
                 self._flusher.flush(wait=True, idle=self._device_times.has_rows or self._memory.has_rows)
             self._state.off = True
@@ -326,23 +324,6 @@ class Tracer:
         self._state.off = True
         self._unregister()
 
-    def _admits(self, module: torch.nn.Module) -> bool:
-        """Whether a root call belongs to the traced model: its module is in the model's tree."""
-        if id(module) in self._selected and id(module) in self._registry.entries:
-            return True
-        if id(module) in self._refused:
-            return False
-        model = self._model
-        assert model is not None
-        self._selected = set(map(id, model.modules()))
-        if id(module) in self._selected:
-            return True
-        if len(self._refused) > 10_000:
-            self._refused.clear()
-        key = id(module)
-        self._refused[key] = weakref.ref(module, lambda _: self._refused.pop(key, None))
-        return False
-
     def _fault(self, fault: BaseException) -> None:
         """End the recording because of a fault of ours or of the disk; the program goes on."""
         if self._state.off:
@@ -368,24 +349,6 @@ class Tracer:
             warnings.warn(f"modtrace: {message}", RuntimeWarning, stacklevel=3)
         except Warning:  # they are errors here
             pass
-
-    def _close_lanes(self) -> None:
-        """Say which open calls are not running any more: a `BaseException` left them, or their thread has ended."""
-        running = sys._current_frames()
-        live = set()
-        for frame in running.values():
-            current: Any = frame
-            while current is not None:
-                if id(current.f_code) in RUNNERS:
-                    live.add(id(current))
-                current = current.f_back
-        for lane in self._table.all:
-            depth = len(lane.calls)
-            while (
-                depth and lane.calls[depth - 1][0] not in live and lane.calls[depth - 1][2].code is not None
-            ):
-                depth -= 1
-            lane.abort(depth)
 
 
 def running() -> list[Tracer]:

@@ -279,15 +279,18 @@ def test_allocation_and_release_are_one_row():
 
 def test_clocks_that_drift():
     class Range:
-        def __init__(self, at):
-            self.start_time_ns, self.end_time_ns, self.name = at, at + 2, CLOCK_RANGE
+        def __init__(self, number, at):
+            self.start_time_ns, self.end_time_ns, self.name = at, at + 2, f"{CLOCK_RANGE}{number}"
 
     moments = [0, 10, 20, 30, 40, 1000, 1010, 1020, 1030, 1040]
     ours = [(2 * at + 100, 2 * at + 104) for at in moments]
-    found = clocks([Range(at) for at in moments], ours)
-    assert found is not None
-    assert abs(found.ours_of(500) - 1100) <= 2
-    assert clocks([Range(at) for at in moments[1:]], ours) is None
+    ranges = [Range(number, at) for number, at in enumerate(moments)]
+    for kept in (ranges, ranges[3:], ranges[::-1], ranges[:6]):
+        found = clocks(kept, ours)
+        assert found is not None
+        assert abs(found.ours_of(500) - 1100) <= 2
+    assert clocks(ranges[5:], ours) is None
+    assert clocks(ranges[:5], ours) is None
     assert len(moments) == 2 * MOMENTS
 
 

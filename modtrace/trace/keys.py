@@ -1,0 +1,37 @@
+"""Keys of the tables of a trace, and where they stand."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from modtrace.errors import TraceError
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+def ints(table: pa.Table, column: str) -> Ints:
+    """A column that has no nulls."""
+    values: Ints = table.column(column).to_numpy().astype(np.int64)
+    return values
+
+
+def last_of_each(table: pa.Table, key: str) -> pa.Table:
+    """The last row of each key, sorted by key."""
+    keys = ints(table, key)
+    if len(keys) and int(keys.min()) < 0:
+        raise TraceError(f"a {key} has a number below zero")
+    order = np.argsort(keys, kind="stable")
+    last = np.ones(len(order), np.bool_)
+    last[:-1] = keys[order[1:]] != keys[order[:-1]]
+    return table.take(pa.array(order[last]))
+
+
+def position(values: Ints, keys: Ints) -> tuple[Ints, Bools]:
+    """Where each value stands among sorted keys, and whether it is there at all."""
+    if not len(keys):
+        return np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
+    at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+    return at, keys[at] == values
