@@ -110,6 +110,10 @@ class Profiling:
         self._ended_at = self._state.clock() if at is None else at
         if optimizer is not None and not self._optimizes:
             self._optimizes, self._steps = True, 0
+            if self._first > 0:
+                self._guarded(self._take_back)
+            if self.saved is not None:
+                self.saved.take_back()
         self._steps += 1
         if self.saved is not None:
             self.saved.step_ends(self._steps)
@@ -122,6 +126,12 @@ class Profiling:
         elif self._steps == self._first:
             self._guarded(lambda: self._before.extend(_sizes(optimizer, _registered(self._living()))))
             self._guarded(self._begin)
+
+    def _take_back(self) -> None:
+        """Drop what was watched while root calls were taken for steps, as far as it has not been written yet."""
+        if self.active:
+            self._end()
+        self._rows, self._operators, self._watched = [], [], []
 
     def step_begins(self, optimizer: Any) -> None:
         """An optimizer is about to step: its gradients are there."""

@@ -62,6 +62,11 @@ class Saved:
         """So many steps have ended."""
         self.watching = self._first <= steps < self._last
 
+    def take_back(self) -> None:
+        """Drop what was counted while root calls were taken for steps, as far as it has not been written yet."""
+        if self._first > 0:
+            self._rows = []
+
     def count(self, backward: int, nodes: Sequence[tuple[int, Any]], calls: Sequence[Sequence[int]]) -> None:
         """Count what a graph keeps.
 
