@@ -13,7 +13,7 @@ from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.phases import EVAL, FORWARD
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import PHASE
+from modtrace.trace.schema import BACKWARD, FUNCTION, MODULE, PHASE, SPAN
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -65,6 +65,26 @@ def _device_times(stored: Stored) -> DeviceTimes:
     around = around[column(line.calls, "parent")[around + 1] == around]
     spent[around] = spent[around + 1]
     return DeviceTimes(spent, start, placed, device, names.dictionary.to_pylist())
+
+
+def self_device_ns(stored: Stored) -> Ints:
+    """Of each module call and backward the time on its device without that of calls and backwards inside it. UNKNOWN
+    for other rows, and where a part is not known, was on another device or, on another stream, adds up to more.
+    """
+    times, table = device_times(stored), timeline(stored).calls
+    kind, parent = column(table, "kind"), column(table, "parent").astype(np.int64)
+    works = (kind == MODULE) | (kind == BACKWARD)
+    passes = np.append((kind == FUNCTION) | (kind == SPAN), False)
+    around = parent
+    while passes[around].any():
+        around = np.where(passes[around], np.append(parent, -1)[around], around)
+    inner = np.flatnonzero(works & (around >= 0) & np.append(works, False)[around])
+    outer = around[inner]
+    inside, lacking = np.zeros((2, len(table)), np.int64)
+    np.add.at(inside, outer, np.maximum(times.device_ns[inner], 0))
+    np.add.at(lacking, outer, (times.device_ns[inner] < 0) | (times.device[inner] != times.device[outer]))
+    own = times.device_ns - inside
+    return np.where(works & (times.device_ns >= 0) & (lacking == 0) & (own >= 0), own, UNKNOWN)
 
 
 def device_of_steps(stored: Stored, low: int, high: int, count: int) -> tuple[Ints, Ints]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.device_times import self_device_ns
 from modtrace.analysis.holders import signature_bytes, tensors_bytes
 from modtrace.analysis.paths import folded
 from modtrace.analysis.timeline import timeline
@@ -36,7 +37,8 @@ class Point:
     flops: without what modules inside compute; None where an operation has no formula or none was counted.
     bytes: of inputs, outputs and own parameters, each once a call (twice in backward, for values and gradients): the
         least that must move; None where one is not known.
-    spent_ns: self time; None on an accelerator, whose time is not recorded: the host only tells it what to do.
+    spent_ns: self time, on an accelerator that of the device; None where that is not known: what the host took to tell
+        it what to do says nothing.
     device, dtype: those of its first floating output, or input where there is none; `?` where neither tells.
     counted: there were no other calls, so the time includes counting.
     share: of what the device reaches at this intensity; None where that is not known.
@@ -82,6 +84,7 @@ def roofline(stored: Stored, reached: Mapping[str, Reach]) -> list[Point]:
     table, computed, groups = timeline(stored).calls, work(stored), folded(stored)
     kind, status = column(table, "kind"), column(table, "status")
     spent, timed = values_and_known(table, "self_ns")
+    on_device = self_device_ns(stored)
     of = _forward(table)
     chosen = ((kind == MODULE) | (kind == BACKWARD)) & (status == OK) & timed & (computed.own != 0)
     if not (chosen & (computed.own > 0)).any():
@@ -91,11 +94,12 @@ def roofline(stored: Stored, reached: Mapping[str, Reach]) -> list[Point]:
     keys = np.stack([groups.group, kind == BACKWARD, place])
     for code, behind, at in np.unique(keys[:, chosen], axis=1).T.tolist():
         mine = np.flatnonzero(chosen & (keys == [[code], [behind], [at]]).all(axis=0))
-        rows = _preferred(mine, computed.own > 0, ~computed.counted)
         device, dtype = places[at]
+        took_ns = spent if device == HOST else on_device
+        rows = _preferred(mine, computed.own > 0, ~computed.counted, took_ns >= 0)
         total = None if (moved[rows] < 0).any() else sum(moved[rows].tolist()) * (2 if behind else 1)
         flops = sum(computed.own[rows].tolist()) if (computed.own[rows] > 0).all() else None
-        took = int(spent[rows].sum()) if device == HOST else None
+        took = int(took_ns[rows].sum()) if (took_ns[rows] >= 0).all() else None
         found.append(
             Point(
                 groups.name[code] or groups.type[code],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from modtrace.analysis.roofline import Point
+from modtrace.analysis.roofline import HOST, Point
 from modtrace.text import fit, pad, plain
 from modtrace.trace.reach import Reach
 from modtrace.units import count, duration, scaled
@@ -12,7 +12,8 @@ from modtrace.units import count, duration, scaled
 MANY = 40
 
 
-NO_DEVICE_TIME = "  times of an accelerator are not recorded, so its speeds are ?"
+NO_DEVICE_TIME = "  ? in time and speed: the time on the accelerator is not known"
+ON_DEVICE = "  times are those on the device, gaps between its kernels included"
 COUNTED = "  * includes counting the operations: it ran no other time"
 
 
@@ -68,6 +69,8 @@ def _notes(points: Sequence[Point], reached: Mapping[str, Reach], utilised: floa
         lines.append("  reached: of what the device does at so many FLOPs a byte, at the most")
     if any(name not in reached for name in devices):
         lines.append("  ? what this device reaches is measured by: modtrace info --device")
+    if any(one.spent_ns is not None and one.device not in (HOST, "?") for one in points):
+        lines.append(ON_DEVICE)
     if any(one.spent_ns is None for one in points):
         lines.append(NO_DEVICE_TIME)
     if utilised is not None:

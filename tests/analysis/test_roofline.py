@@ -153,7 +153,8 @@ def test_an_accelerator_is_not_timed_by_the_host(trace, monkeypatch):
     assert steps(stored, REACHED)["mfu"].isna().all()  # never beside the processor's peak
     assert (steps(stored, reached)["mfu"] > 0).all()
     text = "\n".join(roofline_lines(points, reached, None, width=100))
-    assert "times of an accelerator are not recorded" in text
+    assert "the time on the accelerator is not known" in text
+    assert "those on the device" not in text
     assert "0.0%" not in text
 
 
