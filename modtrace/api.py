@@ -74,6 +74,16 @@ class Trace:
 
         return self._frame("kernels", kernels)
 
+    @property
+    def syncs(self) -> pd.DataFrame:
+        """One row a kind of wait for a device and place of the code in each module call, where `syncs` was asked for.
+
+        Rows of `device` cpu waited for nothing; they would on a device.
+        """
+        from modtrace.analysis.syncs import syncs
+
+        return self._frame("syncs", syncs)
+
     def series(self, name: str) -> pd.DataFrame:
         """The time of one module in each step: columns `rank`, `calls`, `forward_ns`, `backward_ns`, `recompute_ns`.
 
@@ -242,6 +252,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     memory: str | None = None,
     kernels: str | None = None,
     saved: str | None = None,
+    syncs: bool = False,
     messages: bool = True,
     max_bytes: int | None = 4 << 30,
 ) -> Recording:
@@ -259,6 +270,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         memory: steps in which memory is watched, such as "0:3".
         kernels: steps in which operators and kernels are watched.
         saved: steps in which what autograd keeps for backward is counted.
+        syncs: note where module calls wait for a device, such as by `.item()`, with the line of the code. Slow.
         messages: keep the first line of exceptions' messages; False keeps their types only.
         max_bytes: recording stops, the program goes on, when the trace on disk has grown to this.
 
@@ -273,6 +285,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         "memory": memory,
         "kernels": kernels,
         "saved": saved,
+        "syncs": syncs,
         "messages": messages,
         "max_bytes": max_bytes,
     }

@@ -23,6 +23,7 @@ from modtrace.capture.modes import take_out_dispatch_mode
 from modtrace.capture.operation_mode import Mode, crossing
 from modtrace.capture.seen import Entry
 from modtrace.capture.signature import keywords_key
+from modtrace.capture.syncs import LOST, Syncs, Waits
 from modtrace.capture.unseen import unseen
 from modtrace.text import plain
 from modtrace.trace.schema import COUNTED, IN_BACKWARD, NO_GRAD, SPAN, TEXT_LIMIT, THREAD_SHIFT
@@ -53,25 +54,49 @@ class Found:
 
 
 class Unit:
-    """A root call or a backward that is being counted. `depth` is that of its call among the open calls."""
+    """A root call or a backward that is being counted, or (`counts` is false) only watched for waits, which are noted
+    in root calls alone (`notes`). `depth` is that of its call among the open calls.
+    """
 
-    __slots__ = ("counting", "depth", "found", "lane", "mode", "spent_ns", "training")
+    __slots__ = (
+        "counting",
+        "counts",
+        "depth",
+        "found",
+        "lane",
+        "mode",
+        "notes",
+        "spent_ns",
+        "training",
+        "waits",
+    )
 
-    def __init__(self, counting: Counting, lane: Lane, clock: Any, *, training: bool) -> None:
+    def __init__(self, counting: Counting, lane: Lane, clock: Any, *, training: bool, counts: bool) -> None:
         self.counting = counting
         self.lane = lane
         self.mode = Mode(counting.note, clock)
         self.depth = len(lane.calls)
         self.found: dict[int, Found] = {}
+        self.waits: Waits = {}
         self.spent_ns = 0
         self.training = training
+        self.counts = counts
+        self.notes = True
 
 
 class Counting:
-    """Counts for one trace. Nothing here raises but what the program's operations do."""
+    """Counts for one trace. Nothing here raises but what the program's operations do.
 
-    def __init__(self, state: Any) -> None:
+    Args:
+        state: shared with the tracer.
+        counts: whether operations and FLOPs are counted.
+        syncs: whether waits for a device are noted, in every root call.
+    """
+
+    def __init__(self, state: Any, *, counts: bool = True, syncs: bool = False) -> None:
         self._state = state
+        self._counts = counts
+        self._syncs = Syncs() if syncs else None
         self._lanes: Lanes = state.lanes
         self._thread = threading.get_ident()
         self._kinds: set[Kind] = set()
@@ -115,21 +140,28 @@ class Counting:
         bits = mode >> MODE_SHIFT
         if self._unit is not None or bits & IN_BACKWARD or not self._may():
             return mode
+        counts = self._counts and self._is_new(entry, given, mode, frame)
+        if counts or self._syncs is not None:
+            self._open(lane, training=not bits & NO_GRAD, counts=counts)
+        return mode | COUNTED << MODE_SHIFT if counts else mode
+
+    def _is_new(self, entry: Entry, given: int, mode: int, frame: FrameType) -> bool:
+        """Whether a root call is one of a kind that has not been counted and shall be."""
+        bits = mode >> MODE_SHIFT
         named = frame.f_locals.get("kwargs")
         key = self._state.signatures.number(keywords_key(named)) if named else 0
         number = entry.number
         kind = (number, given, key, bits)
         known = kind in self._kinds
         if not known and (len(self._kinds) >= MANY_KINDS or not self._affordable(number)):
-            return mode
-        if not named:
+            return False
+        if not named and self._syncs is None:
             entry.counted = given | mode
         if known:
-            return mode
+            return False
         self._kinds.add(kind)
         self._of_module[number] = self._of_module.get(number, 0) + 1
-        self._open(lane, training=not bits & NO_GRAD)
-        return mode | COUNTED << MODE_SHIFT
+        return True
 
     def end(self, lane: Lane, call: int) -> None:
         """A root call that is counted has returned."""
@@ -137,6 +169,8 @@ class Counting:
         lane.unit = None
         if unit is not None and unit is self._unit:
             self._close(unit)
+            if not unit.counts:
+                return
             self._keep(unit, call)
             if unit.training and len(self._awaiting) < MANY_KINDS:
                 self._awaiting.add(lane.number << THREAD_SHIFT | call)
@@ -183,7 +217,8 @@ class Counting:
             return False
         frame, call, entry, given, start, node = lane.calls[depth]
         lane.calls[depth] = (frame, call, entry, given | COUNTED << MODE_SHIFT, start, node)
-        self._open(lane, training=False).depth = depth
+        unit = self._open(lane, training=False, counts=True)
+        unit.depth, unit.notes = depth, False
         return True
 
     def end_backward(self, lane: Lane, call: int, *, whole: bool) -> None:
@@ -200,7 +235,7 @@ class Counting:
         unit = self._unit
         if threading.get_ident() == self._thread:
             if unit is not None:
-                self._found(unit, unit.lane).uncounted[COMPILED] = None
+                _found(unit, _innermost(unit, unit.lane)).uncounted[COMPILED] = None
             self._hidden += 1
 
     def show(self) -> None:
@@ -226,7 +261,11 @@ class Counting:
             return
         try:
             lane = self._lanes.lane
-            self._enter(self._found(unit, lane), function, args, kwargs, result)
+            call = _innermost(unit, lane)
+            if unit.counts:
+                self._enter(_found(unit, call), function, args, kwargs, result)
+            if unit.notes and self._syncs is not None:
+                self._wait(unit, call, function, args, kwargs, result)
             spent_ns += self._crossing_ns + self._state.clock() - done
             unit.spent_ns += spent_ns
             lane.cost(len(lane.calls) - 1, spent_ns)
@@ -250,21 +289,25 @@ class Counting:
         if (known.formula is not None or known.uncounted) and _is_generated(sys._getframe(3)):
             found.uncounted[COMPILED] = None
 
-    def _found(self, unit: Unit, lane: Lane) -> Found:
-        """What was seen in the innermost open call, functions and spans left out."""
-        calls = unit.lane.calls if lane.number != unit.lane.number else lane.calls
-        at = len(calls) - 1
-        while at > unit.depth and calls[at][2].kind in (FUNCTION_KIND, SPAN):
-            at -= 1
-        number = calls[at][1] if at >= 0 else -1
-        known = unit.found.get(number)
-        if known is None:
-            known = unit.found[number] = Found()
-        return known
+    def _wait(self, unit: Unit, call: int, *operation: Any) -> None:
+        """Note what an operation waited for."""
+        syncs = self._syncs
+        try:
+            if syncs is not None:
+                syncs.note(unit.waits, call, *operation)
+        except Exception as fault:
+            self._syncs = None
+            self.gaps.append(f"waits for the device are not noted any more: {type(fault).__name__}")
+            self._state.warn(f"{self.gaps[-1]}; the rest is recorded")
 
     # the rows ---------------------------------------------------------------------------------------------------
 
-    def rows(self) -> dict[str, list[Any]]:
+    def tables(self) -> list[tuple[str, dict[str, list[Any]]]]:
+        """Rows that are new since the last call, by table."""
+        found = [("work", self._work_rows())]
+        return [*found, ("syncs", self._syncs.rows())] if self._syncs is not None else found
+
+    def _work_rows(self) -> dict[str, list[Any]]:
         """Columns of `work`, of what has been counted since the last call."""
         rows, self._rows = self._rows, []
         return {
@@ -282,8 +325,8 @@ class Counting:
                 self._rows.append((base | number, False, found))
         self._rows.append((base | call, True, unit.found.get(call, Found())))
 
-    def _open(self, lane: Lane, *, training: bool) -> Unit:
-        unit = Unit(self, lane, self._state.clock, training=training)
+    def _open(self, lane: Lane, *, training: bool, counts: bool) -> Unit:
+        unit = Unit(self, lane, self._state.clock, training=training, counts=counts)
         self._unit = lane.unit = unit
         self._mode = unit.mode
         _core._push_on_torch_dispatch_stack(unit.mode)
@@ -293,6 +336,10 @@ class Counting:
         self._unit = None
         take_out_dispatch_mode(unit.mode)
         self.spent_ns += unit.spent_ns
+        if self._syncs is not None:
+            self._syncs.keep(unit.lane.number << THREAD_SHIFT, unit.waits)
+            if self._syncs.lost and LOST not in self.gaps:
+                self.gaps.append(LOST)
 
     def _may(self) -> bool:
         """Whether the mode may be put in place here and now."""
@@ -309,6 +356,23 @@ class Counting:
         if self._of_module.get(number, 0) < FIRST:
             return True
         return bool(self.spent_ns < SHARE * (self._state.clock() - self._started_ns))
+
+
+def _innermost(unit: Unit, lane: Lane) -> int:
+    """The innermost open call, functions and spans left out; -1 for none."""
+    calls = unit.lane.calls if lane.number != unit.lane.number else lane.calls
+    at = len(calls) - 1
+    while at > unit.depth and calls[at][2].kind in (FUNCTION_KIND, SPAN):
+        at -= 1
+    return calls[at][1] if at >= 0 else -1
+
+
+def _found(unit: Unit, call: int) -> Found:
+    """What was seen in a call."""
+    known = unit.found.get(call)
+    if known is None:
+        known = unit.found[call] = Found()
+    return known
 
 
 def _kept(names: list[str]) -> list[str]:

@@ -69,6 +69,7 @@ class Tracer:
         memory: str | None = None,
         kernels: str | None = None,
         saved: str | None = None,
+        syncs: bool = False,
     ) -> None:
         self.gaps: list[str] = []
         self._clock = time.perf_counter_ns
@@ -89,7 +90,7 @@ class Tracer:
             "errors": self._errors,
         }
         self._counting: Counting | None = None
-        self._counts = flops
+        self._counts, self._notes_syncs = flops, syncs
         self._functions: Functions | None = None
         self._records_functions = functions
         self._profiling: Profiling | None = None
@@ -180,8 +181,8 @@ class Tracer:
             self._warn(f"{self.gaps[-1]}; the rest is recorded")
 
     def _count(self) -> None:
-        if self._counts:
-            self._counting = Counting(self._state)
+        if self._counts or self._notes_syncs:
+            self._counting = Counting(self._state, counts=self._counts, syncs=self._notes_syncs)
             self._state.count, self._state.counts = self._counting.begin, True
 
     def _record_functions(self) -> None:
@@ -296,7 +297,7 @@ class Tracer:
     def _more_rows(self) -> list[tuple[str, dict[str, list[Any]]]]:
         """Tables, and columns of their rows that are new."""
         rows = [("device_times", self._device_times.rows()), ("device_memory", self._memory.rows())]
-        rows += [("work", self._counting.rows())] if self._counting is not None else []
+        rows += self._counting.tables() if self._counting is not None else []
         if self._profiling is not None:
             rows += self._profiling.tables()
         return rows

@@ -21,6 +21,12 @@ OPTIONS: Final = (
         "the peak of memory and who held it, what is kept for backward, sizes from shapes",
     ),
     Option(("--kernels",), None, "operators and kernels by module, where they were watched"),
+    Option(
+        ("--syncs",),
+        None,
+        "where module calls waited for the device; --all: and where they would wait for one",
+    ),
+    Option(("--all",), None, "with --syncs: those on the CPU too"),
     Option(("--operations",), None, "what each module does: its operations and FLOPs"),
     Option(("--roofline",), None, "how fast modules compute, beside what the device reaches"),
     Option(
@@ -72,6 +78,9 @@ def execute(parsed: Parsed) -> None:
         _print(console.roofline_text(stored, width=style["width"], ascii=style["ascii"]))
     elif parsed.on("kernels"):
         _print(console.kernels_text(stored, width=style["width"], ascii=style["ascii"]))
+    elif parsed.on("syncs"):
+        every = parsed.on("all")
+        _print(console.syncs_text(stored, every=every, width=style["width"], ascii=style["ascii"]))
     elif parsed.on("operations"):
         _print(console.operations_text(stored, width=style["width"], ascii=style["ascii"]))
     elif "sort" in parsed.values or "top" in parsed.values:

@@ -34,6 +34,9 @@ OPTIONS: Final = (
     Option(("--memory",), "STEPS", "watch allocations in these steps, such as 0:3"),
     Option(("--kernels",), "STEPS", "watch operators and kernels in these steps, such as 2:5"),
     Option(("--saved",), "STEPS", "count what is kept for backward in these steps, by module"),
+    Option(
+        ("--syncs",), None, "note where module calls wait for the device (.item(), .cpu(), nonzero); slow"
+    ),
     Option(("--no-messages",), None, "keep only the types of exceptions, not their messages"),
     Option(("--max-size",), "SIZE", "stop recording at this size on disk (default 4GB)"),
     Option(("-h", "--help"), None, "this text"),
@@ -89,6 +92,7 @@ def prepare(words: Sequence[str]) -> Prepared:
         "memory": parsed.values.get("memory"),
         "kernels": parsed.values.get("kernels"),
         "saved": parsed.values.get("saved"),
+        "syncs": parsed.on("syncs"),
         "flops": not parsed.on("no-flops"),
         "messages": not parsed.on("no-messages"),
         "max_bytes": max_bytes,

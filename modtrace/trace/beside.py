@@ -96,9 +96,22 @@ def _saved(part: pa.Table, ids: Ints, start: int) -> pa.Table:
     return kept
 
 
+def _syncs(part: pa.Table, ids: Ints, start: int) -> pa.Table:
+    """Waits in the calls that are there, by their positions among all; sorted by call."""
+    count, size = ints(part, "count"), pc.fill_null(part.column("size_bytes"), 0).to_numpy()
+    if bool(((count < 0) | (count > _DEVICE_LIMIT) | (size < 0) | (size > _LIMIT)).any()):
+        raise TraceError("the trace contradicts itself: a number of waits is impossible")
+    return _placed(part, ids, start)
+
+
 def _of_calls(part: pa.Table, ids: Ints, start: int) -> pa.Table:
     """The last row of each call that is there, by their positions among all; sorted by call."""
-    part = last_of_each(part, "call")
+    return _placed(last_of_each(part, "call"), ids, start)
+
+
+def _placed(part: pa.Table, ids: Ints, start: int) -> pa.Table:
+    """The rows of calls that are there, by their positions among all; sorted by call."""
+    part = part.take(pa.array(np.argsort(ints(part, "call"), kind="stable")))
     at, known = position(ints(part, "call"), ids)
     kept = part.take(pa.array(np.flatnonzero(known)))
     return kept.set_column(0, "call", pa.array(at[known] + start, pa.int64()))
@@ -109,5 +122,6 @@ OF_CALLS: Final[dict[str, Callable[[pa.Table, Ints, int], pa.Table]]] = {
     "device_times": _device_times,
     "device_memory": _device_memory,
     "saved": _saved,
+    "syncs": _syncs,
 }
 """What takes the rows of one process, its calls, and how many calls the processes before it have."""

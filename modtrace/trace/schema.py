@@ -47,6 +47,9 @@ or ended.
 """
 AT_START, AT_END, AT_RESET, AT_RECOUNT, AT_RECORDING = range(5)
 
+COPY_TO_HOST, COPY_TO_DEVICE = "copy to host", "copy to device"
+"""What is in `syncs.what` beside the names of operations."""
+
 STATUSES: Final = ("ok", "raised", "aborted", "unfinished")
 """`calls.status` is an index into this. aborted: left by a BaseException; unfinished: open when recording ended."""
 
@@ -210,6 +213,16 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("reserved_bytes", "int64", "taken by the allocator from the device"),
         Column("peak_bytes", "int64", "the most that was allocated since the program began or has last reset this counter"),
         Column("total_bytes", "int64", "the sum of all allocations since then, where the allocator counts it", True),
+    ),
+    # Operations inside module calls at which the host waits for the device (--syncs): one row a kind in a place of the code.
+    "syncs": (
+        Column("call", "int64", "row key in `calls`: the innermost module call"),
+        Column("what", "string", "item, nonzero, mask, copy to host, ..."),
+        Column("device", "string", "cuda:0: what was waited for; cpu where nothing was, but would be if the tensor were on a device"),
+        Column("source_file", "string", "file of the code that asked for it; null where that is not known", True),
+        Column("source_line", "int32", "its line", True),
+        Column("count", "int64", "how often, in this call"),
+        Column("size_bytes", "int64", "bytes copied, all together; null where not known", True),
     ),
     # Memory while it was watched (--memory): one row an allocation, and one for what was held when watching began.
     "allocations": (

@@ -22,6 +22,7 @@ from modtrace.analysis.operations import operations
 from modtrace.analysis.roofline import device_keys, roofline
 from modtrace.analysis.steps import steps
 from modtrace.analysis.summary import summarise
+from modtrace.analysis.syncs import places
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.tree import merged
 from modtrace.errors import TraceError, UsageError
@@ -39,6 +40,7 @@ from modtrace.views.operations import operations_lines
 from modtrace.views.roofline import reach_lines, roofline_lines
 from modtrace.views.steps import steps_lines, usual
 from modtrace.views.summary import summary_lines
+from modtrace.views.syncs import syncs_lines
 from modtrace.views.tree import tree_lines
 
 SORT_KEYS = ("self", "total", "calls", "flops", "output", "name")
@@ -150,6 +152,12 @@ def reach_text(found: Sequence[Reach], *, width: int = 80, ascii: bool = False) 
 def kernels_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     """Operators and kernels by module, where they were watched."""
     lines = kernels_lines(*ran(stored), width=max(width, 20))
+    return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
+
+
+def syncs_text(stored: Stored, *, every: bool = False, width: int = 80, ascii: bool = False) -> str:
+    """Where module calls waited for a device; with `every` also where they would have, on the CPU."""
+    lines = syncs_lines(places(stored), every=every, width=max(width, 20))
     return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
 
 
@@ -307,5 +315,6 @@ __all__ = [
     "steps_table",
     "style_of",
     "summary",
+    "syncs_text",
     "tree",
 ]
