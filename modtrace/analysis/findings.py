@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from modtrace.analysis.calls import calls as calls_frame
 from modtrace.analysis.columns import values_and_known
+from modtrace.analysis.device_findings import copies, device_idle, full_precision, other_device, syncs
 from modtrace.analysis.memory_findings import activations, growth
 from modtrace.analysis.modules import modules as modules_frame
 from modtrace.analysis.paths import folded
@@ -86,6 +88,15 @@ class Facts:
     def steady_ns(self) -> int:
         """Time of the steady steps."""
         return int(self.steady["duration_ns"].sum())
+
+    @property
+    def steady_rows(self) -> npt.NDArray[np.bool_]:
+        """Which rows of `calls` are in the steady steps."""
+        inside = self.calls["step"].isin(self.steady.index)
+        chosen: npt.NDArray[np.bool_] = (inside & (self.calls["rank"] == self.calls["rank"].min())).to_numpy(
+            bool
+        )
+        return chosen
 
 
 def findings(stored: Stored) -> list[Finding]:
@@ -332,5 +343,5 @@ def _recomputed(facts: Facts) -> int:
 
 RULES: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
     data, first_step, one_module, long_backward, long_optimizer, never_ran, no_gradient, batch_norm, tiny_calls, drift,
-    eval_with_grad, recompute, growth, activations,
+    eval_with_grad, recompute, growth, activations, device_idle, copies, syncs, other_device, full_precision,
 )  # fmt: skip

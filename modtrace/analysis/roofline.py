@@ -89,7 +89,7 @@ def roofline(stored: Stored, reached: Mapping[str, Reach]) -> list[Point]:
     chosen = ((kind == MODULE) | (kind == BACKWARD)) & (status == OK) & timed & (computed.own != 0)
     if not (chosen & (computed.own > 0)).any():
         return []
-    moved, (places, place) = _moved(stored, table, of), _places(stored, table, of)
+    moved, (places, place) = _moved(stored, table, of), computed_in(stored, table, of)
     found = []
     keys = np.stack([groups.group, kind == BACKWARD, place])
     for code, behind, at in np.unique(keys[:, chosen], axis=1).T.tolist():
@@ -136,7 +136,7 @@ def mfu_of_steps(
         return [None] * count
     whole, own = timeline(stored).calls, work(stored).own[low:high]
     step = nullable_codes(whole, "step")[low:high]
-    places, place = _places(stored, whole, _forward(whole))
+    places, place = computed_in(stored, whole, _forward(whole))
     place = place[low:high]
     some = (step >= 0) & (step < count) & (own > 0)
     ideal, used = np.zeros(count), np.zeros(count, np.int64)
@@ -187,7 +187,7 @@ def _moved(stored: Stored, table: pa.Table, of: Ints) -> Ints:
     return np.where((given < 0) | (returned < 0) | (held < 0), UNKNOWN, given + returned + held)
 
 
-def _places(stored: Stored, table: pa.Table, of: Ints) -> tuple[list[tuple[str, str]], Ints]:
+def computed_in(stored: Stored, table: pa.Table, of: Ints) -> tuple[list[tuple[str, str]], Ints]:
     """Where and in which type each row computes: (device, dtype) by a number, and the number of each row.
 
     Under autocast a product's inputs have the wider type and its output that in which it was computed.

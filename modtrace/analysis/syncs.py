@@ -67,16 +67,18 @@ class Place:
         return self.device != HOST
 
 
-def places(stored: Stored, steps: list[int] | None = None) -> list[Place]:
+def places(stored: Stored, steps: list[int] | None = None, rank: int = 0) -> list[Place]:
     """The lines that wait, the most often first.
 
     Args:
         stored: the trace.
-        steps: only what was in these.
+        steps: only what was in these steps of `rank`.
+        rank: as said.
     """
     frame, groups = syncs(stored), folded(stored)
     if steps is not None:
-        frame = frame[frame["step"].isin(steps)]
+        ranks = column(timeline(stored).calls, "rank")[frame["call"].to_numpy(np.int64)]
+        frame = frame[frame["step"].isin(steps) & (ranks == rank)]
     frame = frame.assign(group=groups.group[frame["call"].to_numpy(np.int64)])
     keys = ["group", "what", "device", "source_file", "source_line"]
     found = []
