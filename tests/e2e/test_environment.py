@@ -331,6 +331,7 @@ def test_full_disk(tmp_path):
         assert b"No space left" in done.stderr
         kept = modtrace.load(small / "t.mtrace").calls
         assert 0 < len(kept) < 60_000
-        assert list(kept["type"].iloc[:3]) == ["Sequential", "Linear", "ReLU"]
+        # A block that does not fit is lost as a whole, and on a busy machine the second may be that large.
+        assert list(kept["type"].iloc[:3]) == ["Sequential", "Linear", "ReLU"][: len(kept)]
     finally:
         subprocess.run(["umount", small], check=True)
