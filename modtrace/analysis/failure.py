@@ -10,26 +10,32 @@ import numpy as np
 from modtrace.analysis.around import inside
 from modtrace.analysis.calls import error_texts, names
 from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.phases import BACK, NAMES, OPTIMIZER
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import MODULE, OK, RAISED, SHORT_DTYPES
+from modtrace.trace.schema import BACKWARD, MODULE, OK, PHASE, RAISED, SHORT_DTYPES
 
 
 @dataclass(frozen=True)
 class Place:
-    """One call on the way from the root to the failing module."""
+    """One call on the way from the root to the failing module, and what it was given; of a backward, what its forward
+    had returned.
+    """
 
     name: str
     type: str
-    inputs: str
+    tensors: str
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The last root call that raised. `parameters` are the failing module's own; `sibling` is the last call before it,
-    under the same parent, that returned: (name, class, what it returned). `disagree` is None where nothing is certain.
-    `root` and `call` are the rows of the timeline of the root call and of the failing one, `error_row` the exception's
-    in `errors`.
+    """The last root call, backward or optimizer's step that raised.
+
+    `parameters` are the failing module's own; `sibling` is the last call before it, under the same parent, that
+    returned: (name, class, what it returned). `disagree` is None where nothing is certain.
+    `root` and `call` are the rows of the timeline of the root call (of a backward and a step: of the forward before)
+    and of the failing one, `left` that of the outermost which the exception left, `error_row` the exception's in
+    `errors`. `phase` is the name of the phase that failed, and "" for a root call.
     """
 
     step: int | None
@@ -39,66 +45,113 @@ class Failure:
     sibling: tuple[str, str, str] | None
     disagree: str | None
     source: str | None
-    root: int
+    root: int | None
     call: int
+    left: int
     error_row: int
+    phase: str = ""
 
 
 def last_failure(stored: Stored) -> Failure | None:
-    """What is known of the last root call that an exception left."""
+    """What is known of the last root call, backward or optimizer's step that an exception left."""
     table = timeline(stored).calls
     status = column(table, "status")
-    kind, last = column(table, "kind"), column(table, "last_call")
+    kind, last, phase = column(table, "kind"), column(table, "last_call"), nullable_codes(table, "phase")
     is_call = kind == MODULE
-    failed = np.flatnonzero(is_call & ~inside(is_call, last) & (status == RAISED))
+    outermost = ~inside(is_call, last)
+    failing = (kind == PHASE) & ((phase == BACK) | (phase == OPTIMIZER))
+    failed = np.flatnonzero((is_call | failing) & outermost & (status == RAISED))
     if not len(failed):
         return None
     error = nullable_codes(table, "error")
     at = int(failed[-1])
     path = [at]
     depth = column(table, "depth")
+    below_kind = MODULE if is_call[at] else BACKWARD
     while True:
         within = np.arange(path[-1] + 1, int(last[path[-1]]) + 1)
-        below = within[is_call[within] & (status[within] == RAISED) & (error[within] == error[at])]
+        below = within[
+            (kind[within] == below_kind) & (status[within] == RAISED) & (error[within] == error[at])
+        ]
         if not len(below):
             break
         path.append(int(below[depth[below] == depth[below].min()][-1]))
-    return _describe(stored, table, path, int(error[at]))
+    if is_call[at]:
+        return _describe(stored, table, path, int(error[at]))
+    before = np.flatnonzero(is_call[:at] & outermost[:at])
+    before = before[column(table, "process")[before] == column(table, "process")[at]]
+    root = int(before[-1]) if len(before) else None
+    return _of_phase(stored, table, path, int(error[at]), root, NAMES[int(phase[at])])
+
+
+def _of_phase(
+    stored: Stored, table: Any, path: list[int], error: int, root: int | None, phase: str
+) -> Failure:
+    """A backward or a step that raised; `path` begins with its row."""
+    modules = stored.table("modules")
+    forward = nullable_codes(table, "forward")[path[1:]]
+    rows = forward[forward >= 0].tolist()
+    own = modules.slice(int(nullable_codes(table, "module")[rows[-1]]), 1).to_pylist()[0] if rows else None
+    file, line = (own["source_file"], own["source_line"]) if own is not None else (None, None)
+    step = int(nullable_codes(table, "step")[path[0]])
+    return Failure(
+        step=step if step >= 0 else None,
+        error=error_texts(stored)[error],
+        path=_places(stored, table, rows, "outputs"),
+        parameters=[f"{p['path']} {_shown(p)}" for p in own["parameters"]] if own is not None else [],
+        sibling=None,
+        disagree=None,
+        source=f"{file}:{line}" if file and line else None,
+        root=root,
+        call=path[-1],
+        left=path[0],
+        error_row=error,
+        phase=phase,
+    )
+
+
+def _places(stored: Stored, table: Any, rows: list[int], which: str) -> list[Place]:
+    modules = stored.table("modules")
+    module, root = nullable_codes(table, "module"), nullable_codes(table, "root")
+    texts = stored.table("signatures").column("text").to_pylist()
+    told = nullable_codes(table, which)
+    codes, labels = names(stored, np.maximum(root, 0), np.maximum(module, 0))
+    return [
+        Place(
+            labels[codes[row]],
+            str(modules.column("type")[int(module[row])]),
+            texts[told[row]] if told[row] >= 0 else "?",
+        )
+        for row in rows
+    ]
 
 
 def _describe(stored: Stored, table: Any, path: list[int], error: int) -> Failure:
-    modules = stored.table("modules")
-    module, root = nullable_codes(table, "module"), nullable_codes(table, "root")
+    """A root call that raised, and the calls in it."""
+    modules, signatures = stored.table("modules"), stored.table("signatures")
     step = int(nullable_codes(table, "step")[path[-1]])
-    signatures = stored.table("signatures")
-    texts = signatures.column("text").to_pylist()
-    given, returned = nullable_codes(table, "inputs"), nullable_codes(table, "outputs")
-    codes, labels = names(stored, np.maximum(root, 0), np.maximum(module, 0))
-
-    def place(call: int) -> Place:
-        inputs = texts[given[call]] if given[call] >= 0 else "?"
-        return Place(labels[codes[call]], str(modules.column("type")[int(module[call])]), inputs)
-
+    given = nullable_codes(table, "inputs")
     failing = path[-1]
-    record = modules.slice(int(module[failing]), 1).to_pylist()[0]
+    record = modules.slice(int(nullable_codes(table, "module")[failing]), 1).to_pylist()[0]
     tensors = signatures.column("tensors")[int(given[failing])].as_py() if given[failing] >= 0 else []
     kind = str(stored.table("errors").column("type")[error])
     file, line = record["source_file"], record["source_line"]
     return Failure(
         step=step if step >= 0 else None,
         error=error_texts(stored)[error],
-        path=[place(call) for call in path],
+        path=_places(stored, table, path, "inputs"),
         parameters=[f"{p['path']} {_shown(p)}" for p in record["parameters"]],
-        sibling=_sibling(table, path, place, texts, returned),
+        sibling=_sibling(stored, table, path),
         disagree=disagreement(kind, record["type"], record["parameters"], tensors),
         source=f"{file}:{line}" if file and line else None,
         root=path[0],
         call=failing,
+        left=path[0],
         error_row=error,
     )
 
 
-def _sibling(table: Any, path: list[int], place: Any, texts: list[str], returned: Any) -> Any:
+def _sibling(stored: Stored, table: Any, path: list[int]) -> tuple[str, str, str] | None:
     """The last call before the failing one that returned; with no failing child, the last child."""
     parent, status = column(table, "parent"), column(table, "status")
     status = np.where(column(table, "kind") == MODULE, status, -1)
@@ -108,9 +161,8 @@ def _sibling(table: Any, path: list[int], place: Any, texts: list[str], returned
     ):
         found = np.flatnonzero((parent[:below] == over) & (status[:below] == OK))
         if len(found):
-            call = int(found[-1])
-            where = place(call)
-            return where.name, where.type, texts[returned[call]] if returned[call] >= 0 else "?"
+            (place,) = _places(stored, table, [int(found[-1])], "outputs")
+            return place.name, place.type, place.tensors
     return None
 
 

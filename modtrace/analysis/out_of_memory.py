@@ -118,12 +118,12 @@ def _bytes(match: re.Match[str] | None) -> int | None:
 
 
 def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
-    """What is known of the failed allocation that a failure was; None for another failure."""
+    """What is known of the failed allocation that a failure was; None for another failure, or if no model had run."""
     errors = stored.table("errors").slice(failure.error_row, 1).to_pylist()[0]
     said = told(errors["type"], errors["message"])
-    if said is None:
+    if said is None or failure.root is None:
         return None
-    counters = when_failed(stored, failure.root)
+    counters = when_failed(stored, failure.left)
     if counters is not None:
         said = said.completed(*counters)
     table, groups = timeline(stored).calls, folded(stored)

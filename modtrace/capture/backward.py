@@ -25,7 +25,8 @@ from torch.utils.hooks import RemovableHandle
 
 from modtrace.capture.counting import Counting
 from modtrace.capture.functions import Functions
-from modtrace.capture.lanes import GROWN, KIND_SHIFT, Lane, Lanes
+from modtrace.capture.hooks import error_number
+from modtrace.capture.lanes import CODE_SHIFT, GROWN, KIND_SHIFT, RAISED, Lane, Lanes
 from modtrace.capture.own_hooks import UNKNOWN_OUTPUT
 from modtrace.capture.ranges import Ranges, find
 from modtrace.capture.saved import Saved
@@ -266,7 +267,7 @@ class Watch:
             if self._counting is not None:
                 self._counting.end_backward(self.lane, self._call, whole=error is None)
             if not self._state.off:
-                self._move((), now)
+                self._move((), now, error)
         except Exception as fault:
             self._state.fault(fault)
         self.lane.lent = False
@@ -316,8 +317,8 @@ class Watch:
         self.lane.grew = lanes.own.grown.extend
         return True
 
-    def _move(self, path: Path, now: int) -> None:
-        """Close and open rows until those of `path` are open."""
+    def _move(self, path: Path, now: int, error: BaseException | None = None) -> None:
+        """Close and open rows until those of `path` are open; `error` is what has left those that are closed."""
         lane, owners = self.lane, self.owners
         if owners is None or self._depth < 0:
             return
@@ -334,7 +335,10 @@ class Watch:
             _, call, entry, given, start, _ = calls[-1]
             word = entry.kind << KIND_SHIFT | depth
             result = UNKNOWN_OUTPUT if entry.kind == FUNCTION else 0
-            if times is not None:
+            if error is not None:
+                word |= RAISED << CODE_SHIFT
+                result = error_number(self._state, lane, error, now)
+            elif times is not None:
                 times.end_backward(lane, call)
             lane.extend((call, entry.number, given, word, start, 0, result, now))
             calls.pop()

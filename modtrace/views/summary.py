@@ -189,13 +189,15 @@ def _matters(found: Summary, failure: Failure) -> bool:
 
 
 def _caught(found: Summary, failure: Failure) -> list[str]:
-    return [f"  {plural(found.raised_roots, 'root call')} raised and went on, last {plain(failure.error)}"]
+    what = f"a {failure.phase}" if failure.phase else plural(found.raised_roots, "root call")
+    return [f"  {what} raised and went on, last {plain(failure.error)}"]
 
 
 def _failure(failure: Failure, width: int) -> list[str]:
-    lines = [
-        f"  WHERE IT FAILED   {'' if failure.step is None else f'step {failure.step}   '}{plain(failure.error, 300)}"
-    ]
+    step = "" if failure.step is None else f"step {failure.step}   "
+    phase = f"{failure.phase}   " if failure.phase else ""
+    lines = [f"  WHERE IT FAILED   {step}{phase}{plain(failure.error, 300)}"]
+    verb = "returned" if failure.phase else "got"
     column = max(min(width // 2, 40), 12)
     path = failure.path
     shown = path if len(path) <= _SAME else [*path[:3], None, *path[-4:]]
@@ -205,7 +207,7 @@ def _failure(failure: Failure, width: int) -> list[str]:
             continue
         name = plain(place.name.rpartition(".")[2]) if depth else ""
         label = f"{name} {plain(place.type)}".strip()
-        lines.append(f"    {pad('  ' * min(depth, 6) + label, column)} got {plain(place.inputs)}")
+        lines.append(f"    {pad('  ' * min(depth, 6) + label, column)} {verb} {plain(place.tensors)}")
     if failure.parameters:
         lines.append(f"    its parameters: {', '.join(plain(p) for p in failure.parameters)}")
     if failure.sibling is not None:
