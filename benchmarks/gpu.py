@@ -1,285 +1,376 @@
-"""What tracing costs on a GPU, and whether what it says there is true: `benchmarks/gpu.sh`.
+"""All that is to be known of a GPU, in one go: `benchmarks/gpu.sh`, or `python benchmarks/gpu.py` with PYTHONPATH set.
 
-All variants take turns in one run; a ratio is the median over the rounds of the ratios inside a round. Beside modtrace
-stand torch's profiler and events recorded by hand around every module call. Then what modtrace says is laid beside what
-others say: device time beside the sum of kernels, the peak beside torch's own, and memory is made to run out.
-
-`--cpu` runs the same with small models on the processor, where only the costs mean something: for trying this out.
+Markdown goes to stdout, what it is doing to stderr. The exit status is 2 without a GPU, 1 if a part failed or a bar was
+missed. `--cpu` runs the same with small models on the processor; parts that need CUDA are named and left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
+import re
 import statistics
+import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import torch
-from cnn import ResNet
-from gpt2 import GPT2, Size
-from torch import nn
-
-import modtrace
-
+ROOT = Path(__file__).resolve().parents[1]
 STEP_BAR = 1.05
-STEP_SECONDS = 0.05
+STEP_BAR_FROM_MS = 50.0
 CALL_BAR_US = 12.0
-NEAR = 0.05
-NO_GPU = "no GPU is here: this measures one (--cpu tries it out on the processor)"
-
-Around = Callable[[], AbstractContextManager[object]]
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is run: a forward or a training step, and how many module calls it makes."""
-
-    name: str
-    run: Callable[[], object]
-    calls: int
-    trains: bool
+AGREE_BAR = 0.05
+BUSY = 0.95
+"""From such a share of the wall time that kernels ran on, the device is busy."""
+WINDOW_S = 0.5
 
 
-def wait() -> None:
-    """Until the device has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+@dataclass
+class Go:
+    """One run of the benchmark: where, how long, and what was missed in it."""
+
+    device: str
+    rounds: int
+    small: bool
+    missed: list[str] = field(default_factory=list)
+
+    @property
+    def cuda(self) -> bool:
+        """Whether it is on a GPU."""
+        return self.device == "cuda"
+
+    def check(self, what: str, *, good: bool) -> str:
+        """The word for a table; what is not good is remembered."""
+        if not good:
+            self.missed.append(what)
+        return "ok" if good else "**missed**"
+
+    def wait(self) -> None:
+        """Until the device has done everything."""
+        if self.cuda:
+            import torch
+
+            torch.cuda.synchronize()
 
 
-@contextmanager
-def traced() -> Iterator[modtrace.Recording]:
-    """modtrace, writing into a folder that is then removed."""
-    with TemporaryDirectory() as folder, modtrace.trace(path=Path(folder) / "run.mtrace") as trace:
-        yield trace
+Part = Callable[[Go], Iterator[str]]
 
 
-@contextmanager
-def profiled() -> Iterator[None]:
-    """torch's profiler, as it is used to see kernels."""
-    with torch.profiler.profile():
-        yield
+def tests(go: Go) -> Iterator[str]:
+    """The tests that need a GPU."""
+    if not go.cuda:
+        yield "Left out: needs CUDA."
+        return
+    words = [
+        sys.executable, "-m", "pytest", "-m", "cuda", "-q", "-c", "/dev/null", "--rootdir", str(ROOT), "--noconftest",
+        "-p", "no:cacheprovider", "-o", "markers=cuda: needs an NVIDIA GPU", "--import-mode=importlib",
+        str(ROOT / "tests" / "cuda"),
+    ]  # fmt: skip
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if "No module named pytest" in done.stderr:
+        yield "Left out: pytest is not installed here."
+        return
+    yield from fenced("\n".join((done.stdout + done.stderr).strip().splitlines()[-30:]))
+    yield f"Exit status {done.returncode}: {go.check('pytest -m cuda', good=done.returncode == 0)}"
 
 
-@contextmanager
-def events_by_hand() -> Iterator[None]:
-    """An event at each end of every module call, from hooks, read at the end."""
-    pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-    opened: list[torch.cuda.Event] = []
+def overhead(go: Go) -> Iterator[str]:
+    """What each way to watch costs, all taking turns; a ratio is the median over the rounds of those inside a round."""
+    import gpu_workloads as load
 
-    def enter(*_: object) -> None:
-        opened.append(torch.cuda.Event(enable_timing=True))
-        opened[-1].record()
-
-    def leave(*_: object) -> None:
-        ended = torch.cuda.Event(enable_timing=True)
-        ended.record()
-        pairs.append((opened.pop(), ended))
-
-    modules = nn.modules.module
-    handles = (
-        modules.register_module_forward_pre_hook(enter),
-        modules.register_module_forward_hook(leave, always_call=True),
-    )
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        wait()
-        for first, second in pairs:
-            first.elapsed_time(second)
+    yield "| run | watched by | ms | ratio to untraced | spread | us added a module call | bar |"
+    yield "|---|---|---|---|---|---|---|"
+    for large in (False, True):
+        for make in (load.gpt2, load.resnet):
+            work = make(go.device, large=large, small_model=go.small)
+            yield from _rows(go, f"{work.name}, forward", work.forward, work.calls)
+            yield from _rows(go, f"{work.name}, training step", work.step, None)
+    work = load.small_layers(go.device, count=20 if go.small else 200)
+    yield from _rows(go, f"{work.name}, forward", work.forward, work.calls, launch_bound=True)
 
 
-def variants(device: str) -> dict[str, Around]:
-    """What is laid side by side."""
-    found: dict[str, Around] = {"untraced": nullcontext, "modtrace": traced, "torch.profiler": profiled}
-    if device == "cuda":
-        found["events by hand"] = events_by_hand
-    return found
+def _rows(
+    go: Go, name: str, run: Callable[[], Any], calls: int | None, *, launch_bound: bool = False
+) -> Iterator[str]:
+    """Rows of one run under all variants."""
+    say(name)
+    seconds = _measure(go, run)
+    untraced = seconds["untraced"]
+    base_ms = statistics.median(untraced) * 1e3
+    for variant, taken in seconds.items():
+        ratios = [a / b for a, b in zip(taken, untraced, strict=True)]
+        ratio = statistics.median(ratios)
+        added = [(a - b) / calls * 1e6 for a, b in zip(taken, untraced, strict=True)] if calls else []
+        each = f"{statistics.median(added):.2f}" if added and variant != "untraced" else ""
+        bar = ""
+        if go.cuda and variant == "modtrace" and launch_bound:
+            bar = go.check(f"{name}: {each} us a call", good=statistics.median(added) <= CALL_BAR_US)
+            bar = f"at most {CALL_BAR_US:g} us: {bar}"
+        elif go.cuda and variant == "modtrace" and calls is None and base_ms >= STEP_BAR_FROM_MS:
+            bar = f"at most {STEP_BAR}: {go.check(f'{name}: {ratio:.3f}', good=ratio <= STEP_BAR)}"
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        ms = statistics.median(taken) * 1e3
+        yield f"| {name} | {variant} | {ms:.2f} | {ratio:.3f} | {spread} | {each} | {bar} |"
 
 
-def work_of(device: str, *, small: bool) -> Iterator[Work]:
-    """GPT-2 and a residual network, forward and training, with a small batch and a large one."""
-    size = Size(layers=2, vocabulary=256, width=32) if small else Size(width=768, heads=12)
-    for name, make, given in (
-        (
-            "GPT-2",
-            lambda: GPT2(size),
-            lambda batch: torch.randint(0, size.vocabulary, (batch, 8 if small else 512)),
-        ),
-        (
-            "ResNet",
-            lambda: ResNet(8 if small else 128, 2 if small else 16),
-            lambda batch: torch.rand(batch, 3, 64, 64),
-        ),
-    ):
-        for batch in (1, 2) if small else (1, 32):
-            model = make().to(device)
-            x = given(batch).to(device)
-            optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-            calls = len(list(model.modules())) - sum(
-                isinstance(one, nn.ModuleList) for one in model.modules()
-            )
+def _measure(go: Go, run: Callable[[], Any]) -> dict[str, list[float]]:
+    """Seconds a run takes under each variant, one number a round; the device is waited for at both ends of a window."""
+    from gpu_workloads import variants
 
-            def forward(model: nn.Module = model, x: torch.Tensor = x) -> None:
-                with torch.no_grad():
-                    model(x)
-
-            def step(
-                model: nn.Module = model, x: torch.Tensor = x, optimizer: torch.optim.Optimizer = optimizer
-            ) -> None:
-                optimizer.zero_grad()
-                model(x).float().square().mean().backward()
-                optimizer.step()
-
-            yield Work(f"{name}, forward, batch {batch}", forward, calls, trains=False)
-            yield Work(f"{name}, training, batch {batch}", step, calls, trains=True)
-
-
-def measure(work: Work, around: dict[str, Around], *, rounds: int, runs: int) -> dict[str, list[float]]:
-    """Seconds a run takes under each variant, one number a round; the device has ended each."""
-    seconds: dict[str, list[float]] = {name: [] for name in around}
-    for _ in range(rounds):
-        for name, variant in around.items():
-            with variant():
-                for _ in range(3):
-                    work.run()
-                wait()
-                started = time.perf_counter()
-                for _ in range(runs):
-                    work.run()
-                wait()
-                seconds[name].append((time.perf_counter() - started) / runs)
+    once = _window(go, run, 2)
+    runs = max(2, min(100, round((0.02 if go.small else WINDOW_S) / max(once, 1e-6))))
+    seconds: dict[str, list[float]] = {variant.name: [] for variant in variants(go.device)}
+    for _ in range(go.rounds):
+        for variant in variants(go.device):
+            with variant.around():
+                seconds[variant.name].append(_window(go, run, max(2, round(runs * variant.share))))
     return seconds
 
 
-def costs(device: str, *, small: bool, rounds: int, runs: int) -> list[str]:
-    """Print what tracing costs; the bars that are missed."""
-    missed = []
-    print(
-        "\n## Cost\n\n| what | variant | a run | ratio to untraced (least, most) | a module call |"
-        "\n|---|---|---|---|---|"
-    )
-    for work in work_of(device, small=small):
-        seconds = measure(work, variants(device), rounds=rounds, runs=runs)
-        base = seconds["untraced"]
-        for name, taken in seconds.items():
-            ratios = [a / b for a, b in zip(taken, base, strict=True)]
-            middle = statistics.median(ratios)
-            added_us = statistics.median(a - b for a, b in zip(taken, base, strict=True)) / work.calls * 1e6
-            a_call = "" if work.trains or name == "untraced" else f"{added_us:.1f} us"
-            print(
-                f"| {work.name} | {name} | {statistics.median(taken) * 1e3:.3f} ms "
-                f"| {middle:.3f} ({min(ratios):.3f}, {max(ratios):.3f}) | {a_call} |"
-            )
-            if name != "modtrace":
-                continue
-            if work.trains and statistics.median(base) >= STEP_SECONDS and middle > STEP_BAR:
-                missed.append(f"{work.name}: {middle:.3f} times untraced, the bar is {STEP_BAR}")
-            if not work.trains and added_us > CALL_BAR_US:
-                missed.append(f"{work.name}: {added_us:.1f} us a module call, the bar is {CALL_BAR_US}")
-    return missed
-
-
-def device_time() -> list[str]:
-    """Device time of roots beside the kernels that torch's profiler saw, where the device is busy."""
-    model = nn.Sequential(*[nn.Linear(4096, 4096, bias=False) for _ in range(6)]).cuda()
-    x = torch.randn(8192, 4096, device="cuda")
+def _window(go: Go, run: Callable[[], Any], runs: int) -> float:
     for _ in range(3):
-        model(x)
-    wait()
-    with traced() as trace:
-        for _ in range(10):
-            model(x)
+        run()
+    go.wait()
+    started = time.perf_counter()
+    for _ in range(runs):
+        run()
+    go.wait()
+    return (time.perf_counter() - started) / runs
+
+
+def agreement(go: Go) -> Iterator[str]:
+    """`device_ns` of forwards beside the kernels that torch's profiler saw in as many others."""
+    import gpu_workloads as load
+
+    import modtrace
+
+    yield "| forward | device_ns, ms | kernels, ms | differ by | kernels of wall | bar |"
+    yield "|---|---|---|---|---|---|"
+    runs = 3 if go.small else 10
+    for large in (False, True):
+        for make in (load.gpt2, load.resnet):
+            work = make(go.device, large=large, small_model=go.small)
+            say(f"agreement, {work.name}")
+            for _ in range(3):
+                work.forward()
+            go.wait()
+            with modtrace.trace(work.model, flops=False) as trace:
+                for _ in range(runs):
+                    work.forward()
+            known = _roots(trace)["device_ns"].iloc[1:]  # the first finds an idle device
+            wall = _window(go, work.forward, runs)
+            with load.profiler(go.device) as profiler:
+                for _ in range(runs):
+                    work.forward()
+                go.wait()
+            kernels = _kernel_seconds(profiler) / runs
+            if not go.cuda:
+                seen = "nothing" if known.isna().all() and not kernels else "something"
+                yield f"| {work.name} | ? | ? | ? | ? | left out: needs CUDA ({seen} seen of a device) |"
+                continue
+            ours = float(known.mean()) / 1e9 if known.notna().all() else float("nan")
+            differ, busy = ours / kernels - 1, kernels / wall
+            bar = "not busy"
+            if busy >= BUSY:
+                word = go.check(f"agreement, {work.name}: {differ:+.1%}", good=abs(differ) <= AGREE_BAR)
+                bar = f"within {AGREE_BAR:.0%}: {word}"
+            yield (
+                f"| {work.name} | {ours * 1e3:.3f} | {kernels * 1e3:.3f} | {differ:+.1%} | {busy:.0%} | {bar} |"
+            )
+
+
+def _roots(trace: Any) -> Any:
+    """The calls of a trace that no module call is around."""
     calls = trace.calls
-    roots = calls[(calls["kind"] == "module") & (calls["name"] == "")]["device_ns"]
-    told = float(roots.iloc[1:].median())
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-        for _ in range(10):
-            model(x)
-        wait()
-    kernels = [one for one in profiler.events() if one.device_type == torch.autograd.DeviceType.CUDA]
-    summed = sum(one.time_range.elapsed_us() for one in kernels) * 1e3 / 10
-    off = abs(told - summed) / summed
-    print(
-        f"\n## Device time\n\n{told / 1e6:.3f} ms told, {summed / 1e6:.3f} ms of kernels: {100 * off:.1f} % apart"
-    )
-    return [f"device time is {100 * off:.1f} % from the kernels, the bar is 5 %"] if off > NEAR else []
+    return calls[(calls["kind"] == "module") & (calls["name"] == "")]
 
 
-def peak() -> list[str]:
-    """The peak of a training step beside torch's own."""
-    model = GPT2(Size(width=256)).cuda()
-    optimizer = torch.optim.AdamW(model.parameters())
-    tokens = torch.randint(0, 50_257, (8, 256), device="cuda")
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    with traced() as trace:
-        for _ in range(4):
-            optimizer.zero_grad()
-            model(tokens).float().logsumexp(-1).mean().backward()
-            optimizer.step()
-        wait()
-    own = torch.cuda.max_memory_allocated()
-    steps = trace.steps["memory_peak_bytes"]
-    told = int(steps.max()) if steps.notna().any() else None
-    print(f"\n## Peak\n\ntold {told} bytes, torch's own {own} bytes\n\n{steps.to_string()}")
-    return [] if told == own else [f"the peak told is {told}, torch's own {own}"]
+def _kernel_seconds(profiler: Any) -> float:
+    """What ran on the device."""
+    import torch
+
+    kind: Any = torch.autograd.DeviceType
+    spent = [one.time_range.elapsed_us() for one in profiler.events() if one.device_type == kind.CUDA]
+    return float(sum(spent)) / 1e6
 
 
-def out_of_memory() -> list[str]:
-    """A failed allocation on purpose, and what the summary makes of it."""
+def peaks(go: Go) -> Iterator[str]:
+    """The peak of root calls and steps beside `torch.cuda.max_memory_allocated`, which a trace leaves as it was."""
+    import gpu_workloads as load
+    import torch
 
-    class Greedy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first = nn.Linear(1024, 1024)
+    import modtrace
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.first(x)
-            return torch.empty(torch.cuda.mem_get_info()[1], 64, device=x.device) + x.sum()
+    work = load.gpt2(go.device, large=True, small_model=go.small)
+    by_hand: dict[str, list[int]] = {"forward": [], "step": []}
 
-    torch.cuda.empty_cache()
+    def peak(run: Callable[[], Any], name: str) -> None:
+        if go.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        run()
+        by_hand[name].append(int(torch.cuda.max_memory_allocated()) if go.cuda else 0)
+
+    work.step()
+    with modtrace.trace(work.model, flops=False) as forwards:
+        for _ in range(3):
+            peak(work.forward, "forward")
+    with modtrace.trace(flops=False) as steps:
+        for _ in range(3):
+            peak(work.step, "step")
+    yield "| of | modtrace, bytes | torch, bytes | exact |"
+    yield "|---|---|---|---|"
+    ours = {"forward": _roots(forwards)["memory_peak_bytes"], "step": steps.steps["memory_peak_bytes"]}
+    for name, known in ours.items():
+        found = [None if missing else int(value) for value, missing in zip(known, known.isna(), strict=True)]
+        if not go.cuda:
+            yield f"| {name} | {_listed(found)} | ? | left out: needs CUDA |"
+            continue
+        word = go.check(f"peak of a {name}", good=found[: len(by_hand[name])] == by_hand[name])
+        yield f"| {name} | {_listed(found)} | {_listed(by_hand[name])} | {word} |"
+
+
+def _listed(values: Any) -> str:
+    return ", ".join("?" if one is None else f"{one:,}" for one in values)
+
+
+GROWS = """
+import sys, torch
+from torch import nn
+
+class Grows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(256, 256) for _ in range(6))
+        self.times = 2
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x).repeat(self.times, 1)
+        return x
+
+device = sys.argv[1]
+model = Grows().to(device)
+optimizer = torch.optim.Adam(model.parameters())
+for last in (False, False, True):
+    rows = 4
+    if last and device == "cuda":
+        total = torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (1 << 30) / total))
+        rows, model.times = 4096, 8
+    elif last:
+        model.times = 1 << 40  # more than can be addressed: refused at once, before any memory is taken
+    model(torch.randn(rows, 256, device=device)).sum().backward()
+    optimizer.step()
+"""
+
+
+def out_of_memory(go: Go) -> Iterator[str]:
+    """An allocation that fails on purpose (beyond 1 GiB of a device), and what is said of it."""
+    say("out of memory")
     with TemporaryDirectory() as folder:
-        trace = modtrace.trace(path=Path(folder) / "run.mtrace")
+        script = Path(folder) / "grows.py"
+        script.write_text(GROWS)
+        words = [
+            "-m",
+            "modtrace",
+            "run",
+            "-o",
+            str(Path(folder) / "t.mtrace"),
+            str(script),
+            go.device,
+            "4096",
+        ]
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    start = re.search(r"^.*OUT OF MEMORY", done.stderr, re.MULTILINE)
+    good = done.returncode == 1 and start is not None
+    shown = done.stderr[start.start() :] if start is not None else done.stderr[-3_000:]
+    shown = shown.partition("\n\n")[0]
+    yield from fenced(shown.strip().replace(folder, "..."))
+    yield f"Exit status {done.returncode}, with an autopsy: {go.check('out of memory', good=good)}"
+
+
+def fenced(text: str) -> Iterator[str]:
+    """Text as it is."""
+    yield "```"
+    yield from text.splitlines()
+    yield "```"
+    yield ""
+
+
+PARTS: dict[str, Part] = {
+    "Tests": tests,
+    "Overhead": overhead,
+    "Device time beside kernels": agreement,
+    "Peaks": peaks,
+    "Out of memory": out_of_memory,
+}
+
+
+def head(go: Go) -> Iterator[str]:
+    """What it ran on."""
+    import torch
+
+    import modtrace
+
+    name = torch.cuda.get_device_name() if go.cuda else f"{platform.machine()}, a dry run without a GPU"
+    yield f"# modtrace on {name}"
+    yield ""
+    yield (
+        f"torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, Python {platform.python_version()}, "
+        f"modtrace {modtrace.__version__}, {go.rounds} rounds{', small models' if go.small else ''}"
+    )
+
+
+def say(text: str) -> None:
+    """Say what is being done, to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(go: Go) -> int:
+    """All parts; one that fails does not stop the others."""
+    print("\n".join(head(go)))
+    for title, part in PARTS.items():
+        print(f"\n## {title}\n\n{part.__doc__}\n", flush=True)
         try:
-            with trace:
-                Greedy().cuda()(torch.ones(64, 1024, device="cuda"))
-        except torch.OutOfMemoryError:
-            pass
-        text = trace.summary()
-    print(f"\n## Out of memory\n\n```\n{text}```")
-    return [] if "OUT OF MEMORY" in text else ["a failed allocation is not told of"]
+            for line in part(go):
+                print(line, flush=True)
+        except Exception:
+            go.missed.append(f"{title} failed")
+            print("\n".join(["", *fenced(traceback.format_exc(limit=-4))]))
+    print("\n## Missed\n")
+    print("\n".join(f"- {one}" for one in go.missed) or "Nothing.")
+    return 1 if go.missed else 0
 
 
 def main() -> int:
-    """Measure and print a page of Markdown; 1 where a bar is missed, 2 without a GPU."""
+    """Run on the GPU, or with --cpu without one."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--cpu", action="store_true", help="small models on the processor")
+    parser.add_argument("--rounds", type=int, help="how often every variant has its turn")
+    parser.add_argument("--cpu", action="store_true", help="small models on the processor: does it all run?")
     options = parser.parse_args()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else torch's profiler writes to stderr at every start
+    try:
+        import torch
+
+        import modtrace.api
+        import modtrace.views.console  # noqa: F401 - the report at the end of a run needs it
+    except ImportError as error:
+        say(f"benchmarks/gpu.py: {error}")
+        return 2
     if not options.cpu and not torch.cuda.is_available():
-        print(NO_GPU, file=sys.stderr)
+        say("benchmarks/gpu.py: there is no GPU here that torch can use; --cpu tries everything without one")
         return 2
     torch.manual_seed(0)
-    device = "cpu" if options.cpu else "cuda"
-    name = platform.machine() if options.cpu else torch.cuda.get_device_name()
-    print(f"# modtrace on {name}\n\ntorch {torch.__version__}, Python {platform.python_version()}")
-    missed = costs(device, small=options.cpu, rounds=options.rounds, runs=options.runs)
     if options.cpu:
-        print("\nskipped, for they need a GPU: device time, peak, out of memory")
-        return 0
-    for part in (device_time, peak, out_of_memory):
-        missed += part()
-    print("\n## Bars\n\n" + ("\n".join(f"- missed: {one}" for one in missed) or "all met"))
-    return 1 if missed else 0
+        torch.set_num_threads(1)
+        return run(Go("cpu", options.rounds or 2, small=True))
+    return run(Go("cuda", options.rounds or 7, small=False))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is worth a look about devices: what keeps them idle, what is copied, what runs in the wrong place or type."""
+"""What is worth a look about devices: when they idle, what is copied, what computes in the wrong place or type."""
 
 from __future__ import annotations
 
@@ -98,9 +98,10 @@ def _at(place: Place) -> str:
 
 
 def copies(facts: Facts) -> Iterator[Finding]:
-    """Module calls copy COPY_BYTES a step between the host and a device. Told by the waits that were noted, else by
-    calls that are given tensors on the one and return them on the other; else by copies that are COPY_SHARE of what the
-    device did, where kernels were watched.
+    """Module calls copy COPY_BYTES a step between the host and a device.
+
+    Told by the waits that were noted, else by calls that are given tensors on the one and return them on the other;
+    else by copies that are COPY_SHARE of what the device did, where kernels were watched.
     """
     from modtrace.analysis.findings import Finding
 

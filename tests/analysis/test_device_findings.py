@@ -1,193 +1,278 @@
-"""Findings about devices: each fires on what it is for and is silent on what almost is that.
-
-The second device is `meta`, with a clock of the tests' own.
-"""
+"""Findings about devices: each with a trace that has it and with one that almost has it. `meta` stands for a device."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
 from torch import nn
 
 import modtrace
-from modtrace.analysis.findings import findings
-from modtrace.capture import device_times
-from tests.capture.test_clocks import FakeClock
+from modtrace.analysis import device_findings as rules
+from modtrace.analysis.findings import Facts, findings
+from modtrace.trace.arrow import arrow_schema
+from modtrace.trace.schema import KERNEL, MEMORY_COPY
 
-MIB = 1 << 20
-
-
-def rules(trace):
-    return {one.rule: one for one in findings(trace._read())}
+MS = 1_000_000
+STEPS = 8
 
 
-def called(model, *given, steps=8, between=lambda: None, **options):
+def run(model, x, *, steps=STEPS, **options):
     with modtrace.trace(**options) as trace, torch.no_grad():
         for _ in range(steps):
-            model(*given)
-            between()
+            model(x)
     return trace
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    fake = FakeClock()
-    monkeypatch.setattr(device_times, "clock_of", lambda kind: fake if kind == "meta" else None)
-    return fake
+def facts_of(trace):
+    steps = trace.steps
+    whole = steps[steps["whole"].astype(bool)]
+    return Facts(trace._read(), trace.calls, trace.modules, steps, whole, whole.iloc[1:])
 
 
-class Works(nn.Module):
-    def __init__(self, clock, took_ns):
-        super().__init__()
-        self.clock, self.took_ns = clock, took_ns
-
-    def forward(self, x):
-        self.clock.now += self.took_ns
-        return x + 1
+def only(rule, facts):
+    (one,) = rule(facts)
+    assert one.rule == rule.__name__
+    return one
 
 
-@pytest.mark.parametrize(("gap_ns", "share"), [(600_000, "37.5"), (400_000, None)])
-def test_an_idle_device(clock, gap_ns, share):
-    def wait():
-        clock.now += gap_ns
-
-    trace = called(Works(clock, 1_000_000), torch.empty(4, device="meta"), between=wait)
-    found = rules(trace).get("device_idle")
-    if share is None:
-        assert found is None
-    else:
-        assert f"at least {share}% of a step (600 us): the host does not keep it busy" in found.text
-        assert "--syncs" in found.remedy
-        assert found.won_ns >= 6 * gap_ns
+@pytest.fixture(scope="module")
+def plain():
+    return facts_of(run(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.ones(2, 4)))
 
 
-class Loader:
-    """A DataLoader is what waiting for data is told by."""
-
-    def __init__(self, clock, took_ns):
-        self.clock, self.took_ns = clock, took_ns
-
-    def __getitem__(self, at):
-        import time
-
-        self.clock.now += self.took_ns
-        time.sleep(self.took_ns / 1e9)
-        return torch.ones(4)
-
-    def __len__(self):
-        return 10
+def with_device(facts, busy_ms, idle_ms, data_ms=0.0):
+    """All steps with these times of a device; None for one that is not known."""
+    steady = facts.steady.assign(data_ns=int(data_ms * MS))
+    for name, value in (("device_ns", busy_ms), ("device_idle_ns", idle_ms)):
+        each = value if isinstance(value, list) else [value] * len(steady)
+        steady[name] = pd.array([None if one is None else int(one * MS) for one in each], "Int64")
+    return dataclasses.replace(facts, steady=steady)
 
 
-def test_an_idle_device_that_waits_for_data(clock):
-    model, parameter = Works(clock, 1_000_000), nn.Parameter(torch.ones(4))
-    optimizer = torch.optim.SGD([parameter], lr=0.1)
-    with modtrace.trace() as trace:
-        for x in torch.utils.data.DataLoader(Loader(clock, 5_000_000), batch_size=1):
-            model(x.to("meta"))
-            (parameter * 2).sum().backward()
-            optimizer.step()
-    found = rules(trace)["device_idle"]
-    assert "waiting for data takes" in found.text
-    assert "workers" in found.remedy
+def test_device_idle(plain):
+    assert not list(rules.device_idle(plain)), "nothing is known of a device"
+    one = only(rules.device_idle, with_device(plain, 6, 4))
+    assert one.text == ("the device idles at least 40.0% of a step (4.00 ms): the host does not keep it busy")
+    assert "CUDA graphs" in one.remedy
+    assert one.won_ns == 7 * 4 * MS
+    waiting = only(rules.device_idle, with_device(plain, 6, 4, data_ms=3))
+    assert "waiting for data takes 3.00 ms" in waiting.text
+    assert "workers" in waiting.remedy
+    assert "keep it busy" in only(rules.device_idle, with_device(plain, 6, 4, data_ms=1)).text
 
 
-def test_no_device_no_word():
-    trace = called(nn.Linear(4, 4), torch.ones(2, 4))
-    assert not {"device_idle", "copies", "syncs", "other_device", "full_precision"} & set(rules(trace))
-
-
-class Reads(nn.Module):
-    def forward(self, x):
-        return x * x.sum().item() if x.numel() < 100 else x * x.sum()
-
-
-def on_a_device(stored, monkeypatch, **columns):
-    """What was noted on the CPU, as of a device."""
-    table = stored.table("syncs")
-    for name, value in {"device": "cuda:0", **columns}.items():
-        at = table.schema.get_field_index(name)
-        table = table.set_column(at, name, pa.array([value] * len(table), table.schema.field(name).type))
-    monkeypatch.setitem(stored._tables, "syncs", table)
-
-
-def test_waits(monkeypatch):
-    trace = called(nn.Sequential(Reads(), Reads()), torch.ones(4), syncs=True)
-    assert "syncs" not in rules(trace)  # nothing waits on the CPU
-    stored = trace._read()
-    on_a_device(stored, monkeypatch)
-    (found,) = [one for one in findings(stored) if one.rule == "syncs"]
-    assert "wait for the device 2.0 times a step: item in " in found.text
-    assert "test_device_findings.py:" in found.text
-
-
-@pytest.mark.parametrize(("each", "fires"), [(MIB, True), (MIB // 4, False)])
-def test_noted_copies(monkeypatch, each, fires):
-    trace = called(nn.Sequential(Reads()), torch.ones(4), syncs=True)
-    stored = trace._read()
-    on_a_device(stored, monkeypatch, what="copy to host", size_bytes=each)
-    found = [one for one in findings(stored) if one.rule == "copies"]
-    assert bool(found) == fires
-    if fires:
-        assert (
-            "module calls copy 1.00 MiB a step between host and device, most of it from cuda:0"
-            in found[0].text
-        )
+def test_device_idle_almost(plain):
+    assert not list(rules.device_idle(with_device(plain, 7.2, 2.8)))
+    assert not list(rules.device_idle(with_device(plain, 9, [1, 1, 1, 1, 90, 90, 90]))), "not in most steps"
+    assert not list(rules.device_idle(with_device(plain, 0.006, 0.004))), "nothing worth the while"
+    few = with_device(plain, 6, 4)
+    assert not list(rules.device_idle(dataclasses.replace(few, steady=few.steady.head(4))))
+    assert not list(rules.device_idle(with_device(plain, 6, [4, 4, 4, None, None, None, None])))
 
 
 class Moves(nn.Module):
+    """Takes its input to the device inside forward."""
+
     def forward(self, x):
-        return x.to("meta")
+        return x.to("meta") * 2
 
 
-@pytest.mark.parametrize(("count", "fires"), [(MIB // 4, True), (MIB // 4 - 1, False)])
-def test_copies_told_by_signatures(count, fires):
-    trace = called(nn.Sequential(nn.Identity(), Moves(), nn.Identity()), torch.ones(count))
-    found = rules(trace).get("copies")
-    assert (found is not None) == fires
-    if found is not None:
-        assert found.text.startswith("1 (Moves) is given 1.00 MiB a step on cpu and returns 1.00 MiB on meta")
+def around(module):
+    return nn.Sequential(nn.Identity(), module)
+
+
+BIG = torch.ones(512, 512)
+SMALL = torch.ones(511, 512)
+"""Less than a MiB."""
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {},
+            "1 (Moves) is given 1.00 MiB a step on cpu and returns 1.00 MiB on meta: a copy",
+        ),
+        ({"functions": True}, "Tensor.to (test_device_findings.py:"),
+        (
+            {"syncs": True},
+            "module calls copy 1.00 MiB a step between host and device, most of it to meta in 1 at ",
+        ),
+    ],
+)
+def test_copies(options, text):
+    one = only(rules.copies, facts_of(run(around(Moves()), BIG, **options)))
+    assert text in one.text
+    if "syncs" in options:
+        assert "test_device_findings.py:" in one.text
+    assert not list(rules.copies(facts_of(run(around(Moves()), SMALL, **options))))
+
+
+def test_copies_almost():
+    class Makes(nn.Module):
+        """Gives a lot on the device for a little of the host."""
+
+        def forward(self, x):
+            return torch.empty(512, 512, device="meta")
+
+    class Both(nn.Module):
+        def forward(self, x, y):
+            return y * 2
+
+    assert not list(rules.copies(facts_of(run(Makes(), torch.ones(3)))))
+    assert not list(rules.copies(facts_of(run(around(nn.Linear(512, 4)), BIG))))
+    with modtrace.trace() as trace:
+        for _ in range(STEPS):
+            Both()(BIG, torch.empty(512, 512, device="meta"))
+    assert not list(rules.copies(facts_of(trace))), "it was given both"
+    with modtrace.trace() as trace:
+        Moves()(BIG)
+        for _ in range(STEPS):
+            Moves()(torch.ones(3))
+    assert not list(rules.copies(facts_of(trace))), "in the first step alone"
+
+
+def with_kernels(trace, copied_ns, name="Memcpy HtoD (Pageable -> Device)"):
+    """The trace with a kernel and a copy in each call of a Linear."""
+    stored = trace._read()
+    table = stored.table("calls")
+    names = stored.table("modules").column("type").to_pylist()
+    at = [
+        (start + took // 2, thread)
+        for start, took, module, thread in zip(
+            table.column("start_ns").to_pylist(),
+            table.column("duration_ns").to_pylist(),
+            table.column("module").to_pylist(),
+            table.column("thread").to_pylist(),
+            strict=True,
+        )
+        if module is not None and names[module] == "Linear"
+    ]
+    rows = [
+        {
+            "at_ns": moment,
+            "self_ns": spent,
+            "name": label,
+            "device": "cuda:0",
+            "kind": kind,
+            "thread": thread,
+        }
+        for moment, thread in at
+        for label, kind, spent in (("gemm", KERNEL, 20 * MS), (name, MEMORY_COPY, copied_ns))
+    ]
+    found = pa.Table.from_pylist(rows, schema=arrow_schema("operators"))
+    stored._tables["operators"] = found.append_column("process", pa.array([0] * len(rows), pa.int32()))
+    return facts_of(trace)
+
+
+def test_copies_by_kernels():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    trace = run(model, torch.ones(2, 4))
+    one = only(rules.copies, with_kernels(trace, 5 * MS))
+    assert one.text == (
+        "copies between host and device inside forward are 20.0% of what the device did (40.0 ms), most of it in 0"
+    )
+    assert not list(rules.copies(with_kernels(trace, MS // 2)))
+    assert not list(rules.copies(with_kernels(trace, 5 * MS, "Memcpy DtoD (Device -> Device)")))
+
+
+class Asks(nn.Module):
+    def __init__(self, every=1):
+        super().__init__()
+        self.every, self.calls = every, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * x.amax().item() if self.calls % self.every == 0 else x  # asks
+
+
+def on_a_device(trace):
+    stored = trace._read()
+    table = stored.table("syncs")
+    at = table.column_names.index("device")
+    device = pa.array(["cuda:0"] * len(table), table.schema.field("device").type)
+    stored._tables["syncs"] = table.set_column(at, "device", device)
+    return facts_of(trace)
+
+
+def test_syncs():
+    line = 1 + [text[-6:] for text in Path(__file__).read_text().splitlines()].index("# asks")
+    trace = run(around(Asks()), torch.ones(3), syncs=True)
+    assert not list(rules.syncs(facts_of(trace))), "on the CPU nothing waits"
+    one = only(rules.syncs, on_a_device(trace))
+    assert one.text == (
+        "module calls wait for the device 1.0 times a step: "
+        f"item in 1 at test_device_findings.py:{line} (1.0 a step)"
+    )
+    assert not list(rules.syncs(on_a_device(run(Asks(every=2), torch.ones(3), syncs=True))))
+    assert not list(rules.syncs(facts_of(run(around(Asks()), torch.ones(3)))))
+
+
+class Split(nn.Module):
+    """Layers on the device, and `left` of them left on the host."""
+
+    def __init__(self, away, left, *, learns=True):
+        super().__init__()
+        self.away = nn.ModuleList(nn.Linear(4, 4, device="meta") for _ in range(away))
+        self.left = nn.ModuleList(nn.Linear(4, 4) if learns else nn.ReLU() for _ in range(left))
+
+    def forward(self, x):
+        y = x.to("meta")
+        for layer in self.left:
+            x = layer(x)
+        for layer in self.away:
+            y = layer(y)
+        return y
+
+
+def test_other_device():
+    x = torch.ones(2, 4)
+    one = only(rules.other_device, facts_of(run(Split(3, 1), x)))
+    assert one.text == (
+        "1 module with parameters computes on cpu, 3 others of Split on meta: left.0 (Linear)"
+    )
+    assert (
+        "2 modules with parameters compute on cpu"
+        in only(rules.other_device, facts_of(run(Split(3, 2), x))).text
+    )
+    assert not list(rules.other_device(facts_of(run(Split(2, 2), x)))), "half of a model is meant to be there"
+    assert not list(rules.other_device(facts_of(run(Split(3, 1, learns=False), x))))
+    assert not list(rules.other_device(facts_of(run(Split(3, 0), x))))
+    assert not list(rules.other_device(facts_of(run(nn.Sequential(nn.Linear(4, 4)), x))))
 
 
 class Mixed(nn.Module):
-    def __init__(self, devices):
+    """Two layers under autocast, the second of `width` outputs kept out of it on demand."""
+
+    def __init__(self, width=16, *, out=True, enabled=True):
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(8, 8, device=device) for device in devices)
-
-    def forward(self):
-        for layer in self.layers:
-            layer(torch.ones(2, 8, device=layer.weight.device))
-
-
-def test_a_layer_that_was_left_on_the_host():
-    found = rules(called(Mixed(["meta", "meta", "cpu", "meta"])))["other_device"]
-    assert found.text == (
-        "1 module with parameters computes on cpu, 3 others of Mixed on meta: layers.2 (Linear)"
-    )
-    for devices in (["meta"] * 3, ["cpu"] * 3, ["cpu", "cpu", "meta"]):
-        assert "other_device" not in rules(called(Mixed(devices)))
-
-
-class Halves(nn.Module):
-    def __init__(self, wide):
-        super().__init__()
-        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, wide)
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, width)
+        self.out, self.enabled = out, enabled
 
     def forward(self, x):
-        with torch.autocast("cpu", torch.bfloat16):
-            y = self.first(x)
-        return self.second(y.float())
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.enabled):
+            x = self.first(x)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.enabled and not self.out):
+                return self.second(x.float())
 
 
-@pytest.mark.parametrize("flops", [True, False])
-def test_float32_inside_autocast(flops):
-    x = torch.ones(8, 64)
-    found = rules(called(Halves(64), x, flops=flops))["full_precision"]
-    assert found.text.startswith(
-        f"50.0% of the {'FLOPs' if flops else 'calls'} of layers inside autocast are in float32: second (Linear)"
-    )
-    if flops:
-        assert "full_precision" not in rules(called(Halves(4), x))  # 6 % of the FLOPs
-    with torch.autocast("cpu", torch.bfloat16):
-        assert "full_precision" not in rules(called(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)), x))
-    assert "full_precision" not in rules(called(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)), x))
+def test_full_precision():
+    x = torch.ones(4, 16)
+    one = only(rules.full_precision, facts_of(run(Mixed(), x)))
+    assert one.text == "50.0% of the FLOPs of layers inside autocast are in float32: second (Linear)"
+    uncounted = only(rules.full_precision, facts_of(run(Mixed(), x, flops=False)))
+    assert uncounted.text.startswith("50.0% of the calls of layers")
+    assert not list(rules.full_precision(facts_of(run(Mixed(width=1), x)))), "a small head is meant to be so"
+    assert not list(rules.full_precision(facts_of(run(Mixed(out=False), x))))
+    assert not list(rules.full_precision(facts_of(run(Mixed(enabled=False), x)))), "no autocast"
+    both = nn.Sequential(Mixed(out=False), nn.LayerNorm(16))
+    assert not list(rules.full_precision(facts_of(run(both, x)))), "a norm is meant to be so"
+
+
+def test_they_are_among_the_findings():
+    assert "copies" in [one.rule for one in findings(run(around(Moves()), BIG)._read())]
