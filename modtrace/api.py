@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from modtrace.capture.tracer import Tracer
     from modtrace.trace.reader import Stored
+    from modtrace.views.html.inline import Shown
 
 
 class Trace:
@@ -124,6 +125,41 @@ class Trace:
         from modtrace.export.csv import to_csv
 
         to_csv(self._read(), target, raw=raw)
+
+    def to_html(
+        self, target: str | os.PathLike[str], *, full: bool = False, max_bytes: int | None = None
+    ) -> None:
+        """Write the report: one HTML file that needs no network and nothing beside it.
+
+        Args:
+            target: the path of the file.
+            full: with every call; otherwise whole steps until the file has 1 MB, all totals complete.
+            max_bytes: another limit than 1 MB.
+
+        Raises:
+            UsageError: the file cannot be written, or `full` of more than 2,000,000 calls without a limit.
+        """
+        from modtrace.views.html.report import write
+
+        write(self._read(), target, full=full, max_bytes=max_bytes)
+
+    def show(self) -> Shown:
+        """The report for a notebook, as the value of a cell: in a frame of its own that may run its script and nothing
+        else. It is kept in the notebook, with at most 1 MB.
+        """
+        from modtrace.views.html.inline import shown
+
+        return shown(self._read())
+
+    def _repr_html_(self) -> str | None:
+        """A table for a notebook, without a script and of less than 20 kB; None while nothing has been recorded."""
+        try:
+            stored = self._read()
+        except ModtraceError:
+            return None
+        from modtrace.views.html.inline import table
+
+        return table(stored)
 
     def _frame(self, name: str, make: Callable[[Stored], pd.DataFrame]) -> pd.DataFrame:
         stored = self._read()

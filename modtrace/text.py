@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
-from typing import Final
+from typing import Any, Final
 
 _UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"})
 _SAFE_ASCII: Final = re.compile(r"[ -~]*\Z")
+_ENTITIES: Final = {
+    ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;", ord("'"): "&#39;"
+}  # fmt: skip
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -41,6 +45,22 @@ def _visible(char: str) -> str:
 def cell(text: str) -> str:
     """Text that a spreadsheet does not take for a formula: one that starts like a formula gets a `'` in front."""
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def markup(text: str, limit: int | None = None) -> str:
+    """Text for HTML, between tags or inside a quoted attribute: made `plain`, then with `&<>"'` as entities."""
+    return plain(text, limit).translate(_ENTITIES)
+
+
+def script_json(data: Any) -> str:
+    """JSON that can stand inside a `<script>`: ASCII alone, and nothing in it that could end the element or begin a
+    comment. Any parser of JSON reads the same data from it.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def width(text: str) -> int:

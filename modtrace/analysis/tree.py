@@ -46,8 +46,26 @@ class Tree:
     outputs: list[str]
 
 
+@dataclass(frozen=True)
+class Placed:
+    """The merged tree, and where the rows of the timeline are in it.
+
+    node: of each row its node, as its position in `tree`.
+    name: of each node its full name (`h.*.mlp.c_fc`; "" for a root module).
+    """
+
+    tree: Tree
+    node: Ints
+    name: list[str]
+
+
 def merged(stored: Stored, process: int | None = None) -> Tree:
     """The merged tree of all calls, or of those of one process."""
+    return placed(stored, process).tree
+
+
+def placed(stored: Stored, process: int | None = None) -> Placed:
+    """As `merged`, with the node of each of its rows."""
     table = timeline(stored).calls
     if process is not None:
         table = table.filter(column(table, "process") == process) if len(stored.processes) > 1 else table
@@ -70,7 +88,9 @@ def merged(stored: Stored, process: int | None = None) -> Tree:
         return [signatures[code] if code >= 0 else "" for code in codes]
 
     names = [groups.name[g] for g in of_group.tolist()]
-    return Tree(
+    position = np.empty(count, np.int64)
+    position[order] = np.arange(count)
+    tree = Tree(
         depth=depth[order],
         label=[_label(names, groups, of_group, parent, int(at)) for at in order],
         function=np.bincount(node[kind == FUNCTION], minlength=count)[order] > 0,
@@ -86,6 +106,7 @@ def merged(stored: Stored, process: int | None = None) -> Tree:
         inputs=texts("inputs"),
         outputs=texts("outputs"),
     )
+    return Placed(tree, position[node], [names[at] for at in order.tolist()])
 
 
 def without_functions(tree: Tree) -> Tree:

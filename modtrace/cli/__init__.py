@@ -13,6 +13,7 @@ from modtrace.errors import ModtraceError
 _VERBS: Final = {
     "run": "run a script and record its module calls",
     "info": "show the summary, the tree or the modules of a trace",
+    "report": "write one HTML file that shows a trace anywhere",
     "ls": "list the traces in a directory",
     "export": "write a trace in a form that other tools read",
 }

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from modtrace.errors import UsageError
+
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its names, what its value is called (None for a switch) and its line of help."""
+    """One option: its names, what its value is called (None for a switch) and its line of help. An `optional` value is
+    given with `=` or not at all, which is "1".
+    """
 
     names: tuple[str, ...]
     value: str | None
     help: str
+    optional: bool = False
 
     @property
     def key(self) -> str:
@@ -82,8 +89,8 @@ def parse(
             if equals:
                 raise UsageError(f"{name} takes no value")
             parsed.values[chosen.key] = "1"
-        elif equals:
-            parsed.values[chosen.key] = value
+        elif equals or chosen.optional:
+            parsed.values[chosen.key] = value if equals else "1"
         elif queue:
             parsed.values[chosen.key] = queue.pop(0)
         else:
@@ -91,10 +98,19 @@ def parse(
     return parsed
 
 
+def size(text: str) -> int:
+    """Bytes from a text such as `512MB` or `4GB` (powers of ten)."""
+    match = re.fullmatch(r"(\d+)\s*([KMGT]?)B?", text.strip().upper())
+    if match is None:
+        raise UsageError(f"{text!r} is no size; write it like 512MB or 4GB")
+    return int(match[1]) * _UNITS[match[2]]
+
+
 def usage(line: str, text: str, options: Sequence[Option]) -> str:
     """The help of a verb."""
     rows = []
     for option in options:
-        names = ", ".join(option.names) + (f" {option.value}" if option.value else "")
+        value = f"[={option.value}]" if option.optional else f" {option.value}" if option.value else ""
+        names = ", ".join(option.names) + value
         rows.append(f"  {names:26} {option.help}\n")
     return f"usage: {line}\n\n{text}\n\noptions:\n" + "".join(rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from modtrace.capture.launch import Launch, default_path, launch
 from modtrace.capture.runner import Target
 from modtrace.capture.session import Session
 from modtrace.capture.steps import steps_of
-from modtrace.cli.options import Option, Parsed, parse, usage
+from modtrace.cli.options import Option, Parsed, parse, size, usage
 from modtrace.errors import UsageError
 from modtrace.text import plain
 from modtrace.trace.folder import create
@@ -37,6 +36,13 @@ OPTIONS: Final = (
     Option(
         ("--syncs",), None, "note where module calls wait for the device (.item(), .cpu(), nonzero); slow"
     ),
+    Option(
+        ("--html",),
+        "F",
+        "write a report at the end too (default: the trace's name with .html)",
+        optional=True,
+    ),
+    Option(("--open",), None, "show that report in a browser"),
     Option(("--no-messages",), None, "keep only the types of exceptions, not their messages"),
     Option(("--max-size",), "SIZE", "stop recording at this size on disk (default 4GB)"),
     Option(("-h", "--help"), None, "this text"),
@@ -46,7 +52,6 @@ _TEXT: Final = (
     "Runs the script as python would and records every module call of it. Everything behind the script's name is\n"
     "its own. The summary goes to stderr; stdout, exit status and tracebacks are the script's."
 )
-_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Prepared:
     launched: Launch
     show: str
     options: dict[str, Any]
+    html: Path | None
+    open: bool
 
 
 def prepare(words: Sequence[str]) -> Prepared:
@@ -82,6 +89,7 @@ def prepare(words: Sequence[str]) -> Prepared:
     launched = launch()
     output = parsed.values.get("output")
     path = Path(os.path.abspath(output)) if output else default_path(target.stem, launched)
+    html = _html(parsed, path)
     facts = run_facts(script=target.name, argv=target.args, launch=launched.key)
     folder = create(
         path, facts, process=launched.folder, force=parsed.on("force"), join=launched.key is not None
@@ -97,7 +105,7 @@ def prepare(words: Sequence[str]) -> Prepared:
         "messages": not parsed.on("no-messages"),
         "max_bytes": max_bytes,
     }
-    return Prepared(target, folder, launched, show, options)
+    return Prepared(target, folder, launched, show, options, html, parsed.on("open"))
 
 
 def execute(prepared: Prepared) -> None:
@@ -109,14 +117,6 @@ def execute(prepared: Prepared) -> None:
         runner.run(prepared.target)
 
 
-def size(text: str) -> int:
-    """Bytes from a text such as `512MB` or `4GB` (powers of ten)."""
-    match = re.fullmatch(r"(\d+)\s*([KMGT]?)B?", text.strip().upper())
-    if match is None:
-        raise UsageError(f"{text!r} is no size; write it like 512MB or 4GB")
-    return int(match[1]) * _UNITS[match[2]]
-
-
 def _target(parsed: Parsed) -> Target:
     if not parsed.rest:
         raise UsageError(f"what should be run? {_LINE}")
@@ -126,6 +126,17 @@ def _target(parsed: Parsed) -> Target:
             raise UsageError(f"{first} needs {'a module' if first == '-m' else 'code'}")
         return Target("module" if first == "-m" else "code", rest[0], tuple(rest[1:]))
     return Target("script", first, tuple(rest))
+
+
+def _html(parsed: Parsed, trace: Path) -> Path | None:
+    """Where the report goes; None for nowhere. A folder that is not there is told before the script starts."""
+    asked = parsed.values.get("html", "1" if parsed.on("open") else "")
+    if asked in ("", "0", "no", "false"):
+        return None
+    path = trace.with_suffix(".html") if asked == "1" else Path(os.path.abspath(asked))
+    if not path.parent.is_dir() or path.is_dir():
+        raise UsageError(f"no report can be written to {plain(str(path))}")
+    return path
 
 
 def _entry_files() -> list[str]:
@@ -143,12 +154,29 @@ def _report(prepared: Prepared, ended: Session) -> None:
             _write(text if text.endswith("\n") else text + "\n")
     except Exception as fault:
         _write(f"modtrace: the summary could not be made: {type(fault).__name__}: {plain(str(fault))}\n")
+    try:
+        if prepared.html is not None and not prepared.launched.rank:
+            _write(_write_html(prepared, prepared.html))
+    except Exception as fault:
+        _write(f"modtrace: the report could not be made: {type(fault).__name__}: {plain(str(fault))}\n")
+
+
+def _write_html(prepared: Prepared, path: Path) -> str:
+    from modtrace.cli.report import written
+    from modtrace.trace.reader import open_trace
+
+    return written(open_trace(prepared.folder.parent), path, show=prepared.open)
 
 
 def _prepare(prepared: Prepared) -> None:
     """Import what the report needs, if there will be one."""
-    if prepared.show in ("summary", "tree") and not prepared.launched.rank:
+    if prepared.launched.rank:
+        return
+    if prepared.show in ("summary", "tree"):
         import_module("modtrace.views.console")
+    if prepared.html is not None:
+        import_module("modtrace.cli.report")
+        import_module("modtrace.views.html.report")
 
 
 def _text(prepared: Prepared, ended: Session) -> str:

@@ -1,0 +1,130 @@
+// The tree drawn by time: each row as wide as the time that its calls took, what is inside it below it.
+
+const LEVEL_HEIGHT = 20;
+
+class Icicle {
+  constructor(canvas, tree, { select, said }) {
+    this.tree = tree;
+    this.select = select;
+    this.said = said;
+    this.root = -1;
+    this.chosen = -1;
+    this.placed = [];
+    this.canvas = canvas;
+    this.chart = new Chart(canvas, (context, width, height) => this.draw(context, width, height));
+    canvas.addEventListener("click", (event) => this.clicked(event));
+    canvas.addEventListener("dblclick", () => this.zoom(this.chosen));
+    canvas.addEventListener("mousemove", (event) => {
+      const node = this.at(event);
+      canvas.title = node < 0 ? "" : this.describe(node);
+    });
+    canvas.addEventListener("keydown", (event) => this.key(event));
+    this.fitHeight();
+  }
+
+  /** As high as the levels that are drawn. */
+  fitHeight() {
+    let deepest = 0;
+    const [first, last] = this.range();
+    for (let node = first; node < last; node++) deepest = Math.max(deepest, this.tree.depth[node]);
+    const base = this.root < 0 ? 0 : this.tree.depth[this.root];
+    this.canvas.style.height = `${Math.min(deepest - base + 1, 30) * LEVEL_HEIGHT}px`;
+    this.chart.later();
+  }
+
+  range() {
+    return this.root < 0 ? [0, this.tree.count] : [this.root, this.tree.end[this.root]];
+  }
+
+  timeOf(node) {
+    return Math.max(this.tree.stored.total_ns[node], 0);
+  }
+
+  draw(context, width, height) {
+    const { tree } = this;
+    const base = this.root < 0 ? 0 : tree.depth[this.root];
+    const whole = this.root < 0 ? tree.total : this.timeOf(this.root);
+    this.placed = [];
+    if (!whole) return;
+    const scale = width / whole;
+    // `next` holds, for each level, where the next row of it begins.
+    const next = [0];
+    const [first, last] = this.range();
+    for (let node = first; node < last; ) {
+      const level = tree.depth[node] - base;
+      const x = next[level] ?? 0;
+      const wide = this.timeOf(node) * scale;
+      next[level] = x + wide;
+      next[level + 1] = x;
+      if (wide < 0.4 || (level + 1) * LEVEL_HEIGHT > height) {
+        node = tree.end[node];
+        continue;
+      }
+      this.placed.push([node, x, level * LEVEL_HEIGHT, wide]);
+      const hit = tree.hits.length && tree.isHit.has(node);
+      const dimmed = tree.hits.length && !hit;
+      context.globalAlpha = dimmed ? 0.35 : 1;
+      const folded = tree.stored.instances[node] > 1 ? ` x${tree.stored.instances[node]}` : "";
+      box(context, x, level * LEVEL_HEIGHT, wide, LEVEL_HEIGHT, this.color(node), tree.label(node) + folded, node === this.chosen);
+      context.globalAlpha = 1;
+      node++;
+    }
+  }
+
+  color(node) {
+    const { tree } = this;
+    if (tree.stored.flags[node] & OF_MODULE) return colorOf(tree.type(node));
+    return PHASE_COLORS[tree.label(node)] ?? PHASE_COLORS.other;
+  }
+
+  describe(node) {
+    const { tree } = this;
+    const share = percent(tree.stored.total_ns[node], meta.wallNs);
+    return `${tree.name(node)} ${tree.type(node)}: ${duration(tree.stored.total_ns[node])}, ${share}% of the run, ${plural(tree.stored.calls[node], "call")}`;
+  }
+
+  at(event) {
+    const [x, y] = this.chart.point(event);
+    const found = this.placed.find(([, left, top, wide]) => x >= left && x < left + wide && y >= top && y < top + LEVEL_HEIGHT);
+    return found ? found[0] : -1;
+  }
+
+  clicked(event) {
+    const node = this.at(event);
+    if (node >= 0) this.select(node);
+  }
+
+  zoom(node) {
+    this.root = node;
+    this.fitHeight();
+    this.said(node < 0 ? "all of the run" : `zoomed to ${this.tree.name(node)}`);
+  }
+
+  /** Move between rows by the tree, not by pixels, so that the narrowest can be reached. */
+  step(key) {
+    const { tree } = this;
+    const from = this.chosen;
+    if (from < 0) return this.root < 0 ? 0 : this.root;
+    if (key === "ArrowUp") return tree.parent[from] >= 0 ? tree.parent[from] : from;
+    if (key === "ArrowDown") return tree.leaf(from) ? from : from + 1;
+    const siblings = tree.childrenOf(tree.parent[from]);
+    const at = siblings.indexOf(from) + (key === "ArrowRight" ? 1 : -1);
+    return siblings[Math.min(Math.max(at, 0), siblings.length - 1)];
+  }
+
+  key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (/^Arrow/.test(event.key)) {
+      const node = this.step(event.key);
+      const [first, last] = this.range();
+      if (node < first || node >= last) this.zoom(this.tree.parent[node]);
+      this.select(node);
+      this.said(this.describe(node));
+    } else if (event.key === "Enter" || event.key === "+") this.zoom(this.chosen);
+    else if ((event.key === "Escape" || event.key === "-") && this.root >= 0) this.zoom(this.tree.parent[this.root]);
+    else if (event.key === "0") this.zoom(-1);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+}

@@ -1,0 +1,428 @@
+// The page: puts the parts together, listens to keys, and keeps what is looked at in the address.
+
+const KEYS = [
+  ["1 2 3 4 5", "summary, tree, flame, timeline, memory"], ["up down, j k", "move; PgUp PgDn, g G, Home End"],
+  ["left right, h l", "close or go out, open or go in"], ["Space", "open or close; E C all below, e along single children"],
+  ["Enter", "flame of the row; Esc back"], ["/ n N", "find, next, previous"], ["f F", "filter, clear it"],
+  ["s S r", "sort by the next, by the one before, the other way round"], ["%", "times or shares, of self or total"],
+  ["[ ]", "step before, next step"], ["{ }", "rank before, next rank"], ["w a s d, + - 0", "zoom and move in the timeline, all of it"],
+  ["y x", "copy the path, copy what is shown as CSV"], ["?", "this list"],
+];
+
+const byId = (id) => document.getElementById(id);
+const state = { node: -1, absolute: true, ofTotal: false };
+let tree;
+let grid;
+let forms;
+let icicle;
+let strip;
+let timeline;
+let curves = [];
+let shownStep = 0;
+
+/** For a screen reader, and for nobody else. */
+function said(text) {
+  byId("said").textContent = text;
+}
+
+async function copy(text, what) {
+  let done = true;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch (error) {
+    const area = element("textarea", { class: "spoken", "aria-hidden": "true" });
+    area.value = text;
+    const before = document.activeElement;
+    document.body.append(area);
+    area.select();
+    done = document.execCommand("copy");
+    area.remove();
+    before?.focus();
+  }
+  tell(done ? `copied ${what}` : "this browser does not let a page copy");
+}
+
+/** A short note that goes away by itself. */
+function tell(text) {
+  said(text);
+  const note = element("div", { class: "note-shown", "aria-hidden": "true" }, text);
+  document.body.append(note);
+  setTimeout(() => note.remove(), 1600);
+}
+
+function showRows() {
+  grid.show(tree.visible());
+  grid.sorted(tree.sortKey, tree.descending);
+}
+
+/** Choose a row of the tree everywhere. */
+function select(node, from) {
+  state.node = node;
+  if (from !== grid) {
+    tree.reveal(node);
+    showRows();
+    grid.choose(grid.rows.indexOf(node), true);
+  }
+  icicle.chosen = node;
+  icicle.chart.later();
+  timeline.node = node;
+  timeline.chart.later();
+  showDetail(node);
+  keepAddress();
+}
+
+function showDetail(node) {
+  const type = tree.type(node);
+  const name = tree.text("name", node) || type;
+  const rows = treeDetail(tree, node, forms).map(([what, value]) => element("div", {}, element("dt", {}, what), element("dd", {}, value)));
+  byId("detail").replaceChildren(
+    element("h3", {}, name),
+    element("button", { type: "button", on: { click: () => copy(name, "the path") } }, "Copy path"),
+    element("button", { type: "button", on: { click: () => flameOf(node) } }, "Flame"),
+    element("dl", {}, ...rows),
+  );
+}
+
+function flameOf(node) {
+  icicle.zoom(node);
+  byId("flame").scrollIntoView();
+  byId("icicle").focus({ preventScroll: true });
+}
+
+function find(text) {
+  let hits = [];
+  try {
+    hits = tree.search(text.trim());
+    byId("hits").textContent = text.trim() ? (hits.length ? `${count(hits.length)} found` : "nothing found") : "";
+  } catch (error) {
+    tree.hits = [];
+    byId("hits").textContent = "not a pattern yet";
+  }
+  grid.paint();
+  icicle.chart.later();
+}
+
+/** Go to the next or the previous row that was found, as the table has them. */
+function toHit(direction) {
+  if (!tree.hits.length) return;
+  const place = new Map(Array.from(tree.order, (node, at) => [node, at]));
+  const hits = [...tree.hits].sort((a, b) => place.get(a) - place.get(b));
+  const here = state.node < 0 ? -1 : place.get(state.node);
+  let at = direction > 0 ? hits.findIndex((node) => place.get(node) > here) : hits.findLastIndex((node) => place.get(node) < here);
+  if (at < 0) at = direction > 0 ? 0 : hits.length - 1;
+  select(hits[at]);
+  byId("hits").textContent = `${count(at + 1)} of ${count(hits.length)}`;
+  said(`${at + 1} of ${hits.length}: ${tree.name(hits[at])}`);
+}
+
+function filter(text) {
+  const told = byId("kept");
+  try {
+    const found = tree.filter(text);
+    told.textContent = found ? `${count(found.fits)} of ${plural(tree.count, "row")}, ${percent(found.own, meta.wallNs)}% of the time` : "";
+    told.classList.remove("bad");
+  } catch (error) {
+    told.textContent = error.message;
+    told.classList.add("bad");
+    return;
+  }
+  showRows();
+  keepAddress();
+}
+
+function sortBy(key, descending = true) {
+  tree.sort(key, descending);
+  byId("sort").value = key;
+  showRows();
+  if (grid.at >= 0) grid.choose(grid.at, true);
+  said(`sorted by ${key}`);
+}
+
+function nextSort(direction) {
+  const at = (SORTS.indexOf(tree.sortKey) + direction + SORTS.length) % SORTS.length;
+  sortBy(SORTS[at]);
+}
+
+function units() {
+  if (state.absolute) state.absolute = false;
+  else if (!state.ofTotal) state.ofTotal = true;
+  else Object.assign(state, { absolute: true, ofTotal: false });
+  grid.paint();
+  said(`${state.absolute ? "times" : "shares"}, % of ${state.ofTotal ? "total" : "self"}`);
+}
+
+function treeCsv() {
+  const { stored } = tree;
+  const head = ["depth", "path", "type", "phase", "modules", "calls", "self_ns", "total_ns", "median_ns", "device_ns", "flops", "inputs", "outputs"];
+  const rows = Array.from(grid.rows, (node) => [
+    stored.depth[node], tree.name(node), tree.type(node), tree.phases[node], stored.instances[node], stored.calls[node], stored.self_ns[node],
+    stored.total_ns[node], stored.p50_ns[node], stored.device_ns[node], stored.flops[node], tree.text("inputs", node), tree.text("outputs", node),
+  ]);
+  copy(csv([head, ...rows]), plural(rows.length, "row"));
+}
+
+/** What the keys do in the tree. */
+function treeKey(event, node) {
+  const toggle = (open) => {
+    tree.expanded[node] = open ? 1 : 0;
+    showRows();
+  };
+  const keys = {
+    ArrowRight: () => (tree.leaf(node) ? 0 : tree.expanded[node] ? select(node + 1) : toggle(true)),
+    ArrowLeft: () => (tree.expanded[node] && !tree.leaf(node) ? toggle(false) : tree.parent[node] >= 0 && select(tree.parent[node])),
+    " ": () => toggle(!tree.expanded[node]),
+    E: () => (tree.setBelow(node, true), showRows()),
+    C: () => (tree.setBelow(node, false), showRows()),
+    e: () => select(tree.follow(node)),
+  };
+  const key = { l: "ArrowRight", h: "ArrowLeft" }[event.key] ?? event.key;
+  if (!(key in keys) || node < 0) return false;
+  keys[key]();
+  return true;
+}
+
+async function chooseStep(row) {
+  const { steps } = strip;
+  const asked = ++shownStep;
+  byId("step-told").textContent = strip.describe(row);
+  const [low, high] = [steps.start_ns[row], steps.start_ns[row] + Math.max(steps.duration_ns[row], 0)];
+  for (const curve of curves) {
+    curve.step = curve.facts.process === strip.process ? [low, high] : null;
+    curve.chart.later();
+  }
+  const detail = strip.detailOf(row);
+  byId("no-detail").hidden = detail !== undefined;
+  byId("calls").hidden = detail === undefined;
+  if (!detail) {
+    byId("no-detail").textContent = "The calls of this step are not in this page; the steps that are marked below their bars have them.";
+    timeline.show(null);
+  } else {
+    const calls = await callsOfStep(detail, timeline.paths, tree.depth);
+    if (asked === shownStep) timeline.show(calls);
+  }
+  keepAddress();
+}
+
+function stepBy(direction) {
+  strip.go(strip.at + direction);
+}
+
+function rankBy(direction) {
+  const select = byId("rank");
+  const next = Math.min(Math.max(strip.process + direction, 0), meta.ranks.length - 1);
+  select.value = String(next);
+  showRank(next);
+}
+
+function showRank(process) {
+  strip.of(process);
+  const first = strip.rows.findIndex((row) => strip.detailOf(row));
+  strip.go(Math.max(first, 0));
+}
+
+function keepAddress() {
+  const parts = [];
+  if (state.node >= 0) parts.push(`row=${state.node}`);
+  if (strip && strip.at >= 0) parts.push(`step=${strip.process}.${strip.steps.step[strip.rows[strip.at]]}`);
+  const text = byId("filter").value.trim();
+  if (text) parts.push(`filter=${encodeURIComponent(text)}`);
+  try {
+    history.replaceState(null, "", `#${parts.join("&")}`);
+  } catch (error) {
+    // A frame without an address of its own.
+  }
+}
+
+function fromAddress() {
+  const wanted = new Map(location.hash.slice(1).split("&").map((part) => part.split("=")));
+  if (wanted.get("filter")) {
+    byId("filter").value = decodeURIComponent(wanted.get("filter"));
+    filter(byId("filter").value);
+  }
+  const node = Number(wanted.get("row"));
+  if (wanted.has("row") && Number.isInteger(node) && node >= 0 && node < tree.count) select(node);
+  const [process, step] = (wanted.get("step") ?? "").split(".").map(Number);
+  return Number.isInteger(process) && process >= 0 && process < meta.ranks.length && Number.isInteger(step) ? { process, step } : null;
+}
+
+function goTo(section) {
+  const at = byId(section);
+  if (!at || at.hidden) return;
+  at.scrollIntoView();
+  const inside = { tree: "tree-grid", flame: "icicle", timeline: "calls" }[section];
+  const target = inside ? byId(inside) : at.querySelector("[tabindex]") ?? at;
+  if (target === at) at.tabIndex = -1;
+  target.focus({ preventScroll: true });
+}
+
+function globalKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
+  const typing = event.target.closest?.("input, select, textarea");
+  if (typing) {
+    if (event.key === "Escape" || (event.key === "Enter" && typing.tagName === "INPUT")) {
+      if (event.key === "Enter" && typing.id === "find") toHit(1);
+      byId("tree-grid").focus();
+      event.preventDefault();
+    }
+    return;
+  }
+  const keys = {
+    1: () => goTo("summary"), 2: () => goTo("tree"), 3: () => goTo("flame"), 4: () => goTo("timeline"), 5: () => goTo("memory"),
+    "/": () => (byId("find").focus(), byId("find").select()), n: () => toHit(1), N: () => toHit(-1),
+    f: () => (byId("filter").focus(), byId("filter").select()),
+    F: () => ((byId("filter").value = ""), filter("")),
+    s: () => nextSort(1), S: () => nextSort(-1), r: () => sortBy(tree.sortKey, !tree.descending), "%": units,
+    "[": () => stepBy(-1), "]": () => stepBy(1), "{": () => rankBy(-1), "}": () => rankBy(1),
+    y: () => state.node >= 0 && copy(tree.name(state.node), "the path"), x: treeCsv, "?": () => byId("help").showModal(),
+    Escape: () => (byId("find").value ? ((byId("find").value = ""), find("")) : ((byId("filter").value = ""), filter(""))),
+    0: () => icicle.zoom(-1),
+  };
+  if (!(event.key in keys)) return;
+  keys[event.key]();
+  event.preventDefault();
+}
+
+function theme() {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  try {
+    localStorage.setItem("modtrace-theme", root.dataset.theme);
+  } catch (error) {
+    // See theme.js.
+  }
+  document.dispatchEvent(new Event("themechange"));
+}
+
+function legend(steps) {
+  const names = meta.stepParts.filter((name) => steps[`${name}_ns`].some((ns) => ns > 0));
+  byId("legend").replaceChildren(...names.map((name) => {
+    const mark = element("span", { class: "mark", "aria-hidden": "true" });
+    mark.style.background = PHASE_COLORS[name];
+    return element("li", {}, mark, name);
+  }));
+}
+
+function showTree(stored, told, storedForms) {
+  tree = new Tree(stored, told);
+  forms = new Map();
+  for (let row = 0; row < storedForms.rows; row++) {
+    const text = (number) => (number < 0 ? "" : told[number]);
+    const node = storedForms.node[row];
+    if (!forms.has(node)) forms.set(node, []);
+    forms.get(node).push([text(storedForms.inputs[row]), text(storedForms.outputs[row]), storedForms.calls[row]]);
+  }
+  grid = new Grid(byId("tree-grid"), treeColumns(tree, state), {
+    label: "Modules by where they were called",
+    select: (node) => select(node, grid),
+    open: flameOf,
+    sort: (key) => sortBy(key, key === tree.sortKey ? !tree.descending : true),
+    key: treeKey,
+    levels: {
+      level: (node) => tree.depth[node],
+      expandable: (node) => !tree.leaf(node),
+      expanded: (node) => Boolean(tree.kept || tree.expanded[node]),
+      toggle: (node) => ((tree.expanded[node] = tree.expanded[node] ? 0 : 1), showRows()),
+    },
+  });
+  grid.marked = (node) => (tree.hits.length && tree.isHit.has(node) ? "hit" : "");
+  const rest = meta.rest.map(([label, ns]) => element("li", {}, `${label}: ${duration(ns)} (${ns < 0 ? `-${percent(-ns, meta.wallNs)}` : percent(ns, meta.wallNs)}%)`));
+  byId("tree-grid").after(element("ul", { class: "rest" }, ...rest));
+  showRows();
+}
+
+function listen() {
+  byId("find").addEventListener("input", () => find(byId("find").value));
+  byId("filter").addEventListener("input", () => filter(byId("filter").value));
+  byId("sort").addEventListener("change", () => sortBy(byId("sort").value));
+  const all = (open) => (tree.setBelow(-1, open), showRows());
+  byId("open-all").addEventListener("click", () => all(true));
+  byId("close-all").addEventListener("click", () => all(false));
+  byId("copy-tree").addEventListener("click", treeCsv);
+  byId("theme-button").addEventListener("click", theme);
+  byId("help-button").addEventListener("click", () => byId("help").showModal());
+  byId("step-before").addEventListener("click", () => stepBy(-1));
+  byId("step-after").addEventListener("click", () => stepBy(1));
+  byId("rank").addEventListener("change", () => showRank(Number(byId("rank").value)));
+  byId("keys").replaceChildren(...KEYS.map(([keys, what]) => element("tr", {}, element("th", { scope: "row" }, keys), element("td", {}, what))));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("themechange")));
+  document.addEventListener("keydown", globalKey);
+}
+
+async function showSteps(wanted) {
+  const [steps, details, paths, names] = await Promise.all([columns("steps"), columns("details"), columns("paths"), texts("names")]);
+  timeline = new Timeline(byId("calls"), tree, paths, names, { select, said });
+  strip = new Strip(byId("strip"), steps, details, { choose: chooseStep, said });
+  legend(steps);
+  byId("rank-label").hidden = meta.ranks.length < 2;
+  byId("rank").replaceChildren(...meta.ranks.map((rank, at) => element("option", { value: at }, String(rank))));
+  return () => {
+    if (!steps.rows) return;
+    const place = wanted();
+    if (place) {
+      byId("rank").value = String(place.process);
+      strip.of(place.process);
+      const at = strip.rows.findIndex((row) => steps.step[row] === place.step);
+      if (at >= 0) return strip.go(at);
+    }
+    // A step in the middle says more of a run than the first, in which everything is slow.
+    const detailed = strip.rows.map((row, at) => (strip.detailOf(row) ? at : -1)).filter((at) => at >= 0);
+    strip.go(detailed[Math.floor(detailed.length / 2)] ?? 0);
+  };
+}
+
+async function showMemory(told) {
+  if (!meta.memory.length) return;
+  byId("memory").hidden = false;
+  for (const [at, facts] of meta.memory.entries()) {
+    const canvas = element("canvas", { tabindex: 0, role: "slider", class: "curve", "aria-label": `Memory held on ${facts.device} over time, in milliseconds`, "aria-valuemin": 0 });
+    const table = element("table", { class: "holders" });
+    const several = meta.ranks.length > 1 ? `, rank ${meta.ranks[facts.process]}` : "";
+    byId("memory-parts").append(element("h3", {}, `${facts.device}${several}: peak ${size(facts.peak_bytes)}, ${plural(facts.allocations, "allocation")}`), canvas, table);
+    const [curve, holders] = await Promise.all([columns(`curve-${at}`), columns(`holders-${at}`)]);
+    canvas.setAttribute("aria-valuemax", Math.round(curve.at_ns[curve.rows - 1] / 1e6));
+    curves.push(new MemoryCurve(canvas, table, facts, curve, holders, told, { said }));
+  }
+}
+
+async function showTables(told) {
+  const [modules, steps] = [await columns("modules"), strip.steps];
+  const choose = (row) => {
+    if (steps.process[row] !== strip.process) showRank(steps.process[row]);
+    strip.go(strip.rows.indexOf(row));
+    goTo("timeline");
+  };
+  const shown = { modules: modulesTable(byId("modules-grid"), modules, told), steps: stepsTable(byId("steps-grid"), steps, choose) };
+  if (meta.operators.length) {
+    byId("operators").hidden = false;
+    byId("operators-title").textContent = `Operators (${meta.operatorsDevice})`;
+    shown.operators = operatorsTable(byId("operators-grid"));
+  }
+  for (const [name, table] of Object.entries(shown)) {
+    byId(`copy-${name}`).addEventListener("click", () => copy(table.csv(), `the table of ${name}`));
+  }
+}
+
+async function start() {
+  const [stored, told, storedForms] = await Promise.all([columns("tree"), texts("texts"), columns("forms")]);
+  showTree(stored, told, storedForms);
+  icicle = new Icicle(byId("icicle"), tree, { select, said });
+  const openStep = await showSteps(fromAddress);
+  listen();
+  openStep();
+  icicle.chart.now();
+  strip.chart.now();
+  performance.mark("modtrace-shown");
+  await showMemory(told);
+  await showTables(told);
+  if (curves.length && strip.at >= 0) chooseStep(strip.rows[strip.at]);
+  performance.mark("modtrace-ready");
+  document.documentElement.dataset.ready = "yes";
+}
+
+start().catch((error) => {
+  // What is in the page without a script is still true.
+  document.documentElement.classList.remove("scripted");
+  byId("trouble").hidden = false;
+  byId("trouble").textContent = `The interactive part of this page cannot be shown: ${error.message}`;
+});
