@@ -28,7 +28,19 @@ def test_every_name_is_documented():
 
 
 def test_trace_has_what_the_readme_uses():
-    names = {"path", "calls", "modules", "series", "steps", "summary", "tree", "save", "to_csv"}
+    names = {
+        "path",
+        "calls",
+        "modules",
+        "series",
+        "steps",
+        "summary",
+        "tree",
+        "save",
+        "to_csv",
+        "to_html",
+        "show",
+    }
     assert names <= {name for name in dir(modtrace.Trace) if not name.startswith("_")}
     for name in names:
         assert inspect.getdoc(inspect.getattr_static(modtrace.Trace, name)), name
