@@ -22,13 +22,13 @@ class Icicle {
     this.fitHeight();
   }
 
-  /** As high as the levels that are drawn. */
+  /** As high as the levels that are drawn, and the border. */
   fitHeight() {
     let deepest = 0;
     const [first, last] = this.range();
     for (let node = first; node < last; node++) deepest = Math.max(deepest, this.tree.depth[node]);
     const base = this.root < 0 ? 0 : this.tree.depth[this.root];
-    this.canvas.style.height = `${Math.min(deepest - base + 1, 30) * LEVEL_HEIGHT}px`;
+    this.canvas.style.height = `${Math.min(deepest - base + 1, 30) * LEVEL_HEIGHT + 2}px`;
     this.chart.later();
   }
 

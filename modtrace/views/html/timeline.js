@@ -151,7 +151,7 @@ class Timeline {
     this.lanes = [...lanes.keys()].sort((a, b) => a - b).map((key) => ({ thread: Math.floor(key / 65536), rows: lanes.get(key) }));
     this.whole = calls && calls.count ? [begin, Math.max(end, begin + 1)] : [0, 1];
     this.view = [...this.whole];
-    this.canvas.style.height = `${AXIS_HEIGHT + Math.min(Math.max(this.lanes.length, 2), 40) * LANE_HEIGHT}px`;
+    this.canvas.style.height = `${AXIS_HEIGHT + Math.min(Math.max(this.lanes.length, 2), 40) * LANE_HEIGHT + 2}px`;
     this.chart.later();
   }
 

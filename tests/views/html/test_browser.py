@@ -124,6 +124,27 @@ def test_keys(opened):
     assert "step=" in page.url
 
 
+def test_the_flame_is_drawn_to_its_deepest_row(opened):
+    """And all of its rows can be reached with arrow keys."""
+    page = opened.page
+    opened.keys("3")
+    labels = []
+    for _ in range(12):
+        opened.keys("ArrowDown")
+        labels.append(page.inner_text("#said"))
+    deepest = labels[-1]
+    assert deepest == labels[-2]
+    height = page.evaluate("document.getElementById('icicle').clientHeight")
+    levels = len(dict.fromkeys(labels))
+    assert height >= 20 * levels
+    drawn = page.evaluate(
+        """() => { const canvas = document.getElementById("icicle"), ratio = canvas.height / canvas.clientHeight;
+        const row = canvas.getContext("2d").getImageData(0, (canvas.clientHeight - 10) * ratio, canvas.width, 1).data;
+        return row.some((value) => value > 0); }"""
+    )
+    assert drawn
+
+
 def test_a_bad_filter_is_told_and_changes_nothing(opened):
     rows = opened.page.get_attribute("#tree-grid", "aria-rowcount")
     opened.page.fill("#filter", "self>much")
