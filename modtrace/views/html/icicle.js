@@ -62,11 +62,8 @@ class Icicle {
       }
       this.placed.push([node, x, level * LEVEL_HEIGHT, wide]);
       const hit = tree.hits.length && tree.isHit.has(node);
-      const dimmed = tree.hits.length && !hit;
-      context.globalAlpha = dimmed ? 0.35 : 1;
       const folded = tree.stored.instances[node] > 1 ? ` x${tree.stored.instances[node]}` : "";
-      box(context, x, level * LEVEL_HEIGHT, wide, LEVEL_HEIGHT, this.color(node), tree.label(node) + folded, node === this.chosen);
-      context.globalAlpha = 1;
+      box(context, x, level * LEVEL_HEIGHT, wide, LEVEL_HEIGHT, this.color(node), tree.label(node) + folded, node === this.chosen || hit);
       node++;
     }
   }

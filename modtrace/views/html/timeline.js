@@ -191,9 +191,7 @@ class Timeline {
           continue;
         }
         const left = Math.max(x, 0);
-        context.globalAlpha = this.node >= 0 && node !== this.node && row !== this.chosen ? 0.55 : 1;
-        box(context, left, top, Math.min(x + wide, width) - left, LANE_HEIGHT, this.color(node), this.shortName(row), row === this.chosen);
-        context.globalAlpha = 1;
+        box(context, left, top, Math.min(x + wide, width) - left, LANE_HEIGHT, this.color(node), this.shortName(row), row === this.chosen || node === this.node);
         at++;
       }
     });
