@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from modtrace.analysis.calls import commonest, names
 from modtrace.analysis.columns import nullable_codes
+from modtrace.analysis.naming import fold
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
 
@@ -33,11 +34,6 @@ class Folded:
 def place_text(place: tuple[str, int, int] | None) -> str:
     """Where a function is called: the name of the file and the line."""
     return f"{place[0].replace(chr(92), '/').rpartition('/')[2]}:{place[1]}" if place is not None else ""
-
-
-def fold(name: str) -> str:
-    """A name with each number among its components replaced: `h.11.mlp` -> `h.*.mlp`."""
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def folded(stored: Stored) -> Folded:

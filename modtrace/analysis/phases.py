@@ -70,6 +70,7 @@ class Steps:
     by: what ends them: "mark", "optimizer", "forward" (of the next one, for updates by hand), "root" (each root call).
     spent: phase -> nanoseconds outside of the other phases in it, in the order of NAMES without `recompute`.
     first, last: its calls on the thread; last < first for none.
+    evals: evaluations that come before anything else of it.
     """
 
     by: str
@@ -80,6 +81,7 @@ class Steps:
     spent: Ints
     first: Ints
     last: Ints
+    evals: Ints
 
     def __len__(self) -> int:
         return len(self.start)
@@ -96,11 +98,27 @@ class Division:
     steps: Steps
 
 
-def divide(calls: Calls) -> Division:
+@dataclass(frozen=True)
+class Earlier:
+    """What came before calls that begin with a step, where a trace is divided piece by piece.
+
+    by, thread: as in Steps. end: when the last step ended, None where there was none. evals: how often each number of
+    leading evaluations was seen in a step.
+    """
+
+    by: str
+    thread: int
+    end: int | None
+    evals: dict[int, int]
+
+
+def divide(calls: Calls, earlier: Earlier | None = None) -> Division:
     """Find units, phases and steps."""
     units = _units(calls)
     phase_of_unit = _phases_of(calls, units)
     thread, by, bounds = _bounds(calls, units)
+    if earlier is not None and by != earlier.by:
+        thread, by, bounds = earlier.thread, earlier.by, bounds[:0]
     mine = np.flatnonzero(calls.thread[units] == thread)
     losses = _losses(calls, units[mine], phase_of_unit[mine]) if by != "root" else []
     bare = (calls.kind[units] == MODULE) & (calls.thread[units] == thread) & _between(units, losses)
@@ -110,7 +128,7 @@ def divide(calls: Calls) -> Division:
     phase[_recomputed(calls)] = RECOMPUTE
     if by == "root":
         return Division(phase, *_each_root(calls, units, phase_of_unit))
-    steps = _steps(calls, units[mine], phase_of_unit[mine], losses, thread, by, bounds)
+    steps = _steps(calls, units[mine], phase_of_unit[mine], losses, (thread, by, bounds), earlier)
     at = np.searchsorted(steps.start, calls.start, side="right") - 1
     inside = (at >= 0) & (calls.start < steps.end[np.maximum(at, 0)]) if len(steps) else at >= 0
     return Division(phase, np.where(inside, at, NONE), units, losses, steps)
@@ -277,18 +295,25 @@ def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, list
         spent=spent,
         first=roots,
         last=calls.last[roots],
+        evals=np.zeros(len(roots), np.int64),
     )
     return step, units, [], steps
 
 
 def _steps(
-    calls: Calls, units: Ints, phase: Ints, losses: list[tuple[int, int]], thread: int, by: str, bounds: Ints
+    calls: Calls,
+    units: Ints,
+    phase: Ints,
+    losses: list[tuple[int, int]],
+    ended: tuple[int, str, Ints],
+    earlier: Earlier | None,
 ) -> Steps:
-    """The steps that end at `bounds`, and a last one that did not come to its end.
+    """The steps of a thread that end as `_bounds` says, and a last one that did not come to its end.
 
     A validation run between two steps belongs to neither. It is what is more in front of a step than what stands in
     front of most: a teacher's forward is part of every step, so it stays.
     """
+    thread, by, bounds = ended
     starts = calls.start[units]
     at = np.searchsorted(bounds, starts, side="right")
     count = len(bounds)
@@ -300,18 +325,21 @@ def _steps(
     first = np.searchsorted(
         at, np.arange(len(ends) + 1)
     )  # units are in order of start, so their steps are too
-    start = np.concatenate([[calls.start[units[0]] if len(units) else 0], ends])[: len(ends)]
+    begin = int(calls.start[units[0]]) if len(units) else 0
+    if earlier is not None and earlier.end is not None:
+        begin = earlier.end
+    start = np.concatenate([[begin], ends])[: len(ends)]
     leading = _leading(phase, at, first)
     evals = np.bincount(at[leading], minlength=len(ends))[: len(ends)]
-    usual = int(np.median(evals[:count])) if count else 0
+    usual = _usual(evals[:count], earlier)
     for step in np.flatnonzero(evals > usual).tolist():
         mine = np.arange(first[step], first[step + 1])
         cut = mine[leading[mine]][evals[step] - usual - 1]
         start[step] = max(int(calls.end[units[cut]]), int(start[step]))
-        if not step and cut < mine[-1]:
+        if not step and cut < mine[-1] and (earlier is None or earlier.end is None):
             start[step] = calls.start[units[cut + 1]]
     keep = start < ends
-    start, ends = start[keep], ends[keep]
+    start, ends, evals = start[keep], ends[keep], evals[keep]
     # What a forward would have ended is as whole as it will be when none comes any more.
     whole = ((np.arange(len(keep)) < count) | (by == "forward"))[keep]
     spent = _spent(calls, units, phase, losses, start, ends)
@@ -319,7 +347,15 @@ def _steps(
     times = calls.start[on_thread]
     low, high = np.searchsorted(times, start), np.searchsorted(times, ends)
     offset = int(on_thread[0]) if len(on_thread) else 0  # a thread's calls stand together
-    return Steps(by, thread, start, ends, whole, spent, low + offset, high + offset - 1)
+    return Steps(by, thread, start, ends, whole, spent, low + offset, high + offset - 1, evals)
+
+
+def _usual(evals: Ints, earlier: Earlier | None) -> int:
+    """The median of the numbers of leading evaluations, with those of earlier steps."""
+    if earlier is not None and earlier.evals:
+        values, times = (np.array(part, np.int64) for part in zip(*earlier.evals.items(), strict=True))
+        evals = np.concatenate([np.repeat(values, times), evals])
+    return int(np.median(evals)) if len(evals) else 0
 
 
 def _leading(phase: Ints, step: Ints, first: Ints) -> Bools:

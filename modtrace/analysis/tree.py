@@ -12,6 +12,7 @@ import pyarrow as pa
 from modtrace.analysis.calls import commonest
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.modules import sums
+from modtrace.analysis.naming import below
 from modtrace.analysis.paths import Folded, folded
 from modtrace.analysis.phases import RECOMPUTE
 from modtrace.analysis.timeline import timeline
@@ -181,6 +182,5 @@ def _label(names: list[str], groups: Folded, of_group: Ints, parent: Ints, at: i
         return name
     if not name:
         return f"({groups.type[of_group[at]]})"
-    prefix = f"{names[up]}." if names[up] else ""
     same_tree = groups.root[of_group[at]] == groups.root[of_group[up]]
-    return name[len(prefix) :] if same_tree and name.startswith(prefix) and name != prefix else name
+    return below(name, names[up]) if same_tree else name

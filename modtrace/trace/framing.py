@@ -12,7 +12,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -43,6 +43,10 @@ class Damage(Exception):
     """The rest of a file cannot be used; the message says why."""
 
 
+class Cut(Damage):
+    """The file ends inside a message: it was cut there, or what follows has not been written yet."""
+
+
 class ForeignSchema(Exception):
     """The file's columns are not those of this version."""
 
@@ -54,25 +58,53 @@ def read_batches(path: Path, table: str) -> Iterator[Batch]:
         Damage: after the last whole batch, when something follows that is cut or not as it was written.
         ForeignSchema: before the first batch, when the columns are others.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    opened = open_stream(path)
+    if opened is None:
         return
-    except OSError as error:
-        raise Damage(f"cannot be opened ({error.strerror})") from None
+    descriptor, status = opened
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Damage("is not a regular file")
-        yield from _messages(descriptor, status.st_size, table)
+        for batch, _ in messages(descriptor, status.st_size, table):
+            yield batch
     finally:
         os.close(descriptor)
 
 
-def _messages(descriptor: int, size: int, table: str) -> Iterator[Batch]:
+def open_stream(path: Path) -> tuple[int, os.stat_result] | None:
+    """A descriptor of a stream file, for the caller to close, and what the file is; None where there is none.
+
+    Raises:
+        Damage: it cannot be opened, or is no regular file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Damage(f"cannot be opened ({error.strerror})") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise Damage("is not a regular file")
+    return descriptor, status
+
+
+def messages(
+    descriptor: int, size: int, table: str, position: int = 0, number: int = 0
+) -> Iterator[tuple[Batch, int]]:
+    """The batches from a position on, each with the position behind it.
+
+    Args:
+        descriptor: of the file.
+        size: its bytes; what is behind is not read.
+        table: whose columns it has.
+        position: where to begin: 0, or behind a batch.
+        number: how many batches come before that.
+
+    Raises:
+        Damage, Cut, ForeignSchema: as `read_batches` does.
+    """
     schema = arrow_schema(table)
     header = _header(schema)
-    position = number = 0
     while position < size:
         metadata, body_at = _metadata(descriptor, position, size)
         if metadata is None:
@@ -82,14 +114,14 @@ def _messages(descriptor: int, size: int, table: str) -> Iterator[Batch]:
         if message.body_bytes < 0 or message.body_bytes > MAX_BODY_BYTES:
             raise Damage(f"batch {number} declares an impossible size")
         if end > size:
-            raise Damage(f"is cut in batch {number}")
+            raise Cut(f"is cut in batch {number}")
         whole = _read(descriptor, position, end - position)
         if position == 0:
             _check_schema(whole, message, schema)
         else:
             body = memoryview(whole)[body_at - position :]
             _checked(partial(message.check_buffers, body))
-            yield _batch(header, whole, number)
+            yield _batch(header, whole, number), end
             number += 1
         position = end
 
@@ -97,14 +129,14 @@ def _messages(descriptor: int, size: int, table: str) -> Iterator[Batch]:
 def _metadata(descriptor: int, position: int, size: int) -> tuple[bytes | None, int]:
     prefix = _read(descriptor, position, min(8, size - position))
     if len(prefix) < 8:
-        raise Damage("is cut in a message's first bytes")
+        raise Cut("is cut in a message's first bytes")
     continuation, length = struct.unpack("<Ii", prefix)
     if continuation != _CONTINUATION or length < 0 or length > MAX_METADATA_BYTES:
         raise Damage("holds something that is no message")
     if length == 0:
         return None, position + 8
     if position + 8 + length > size:
-        raise Damage("is cut in a message's description")
+        raise Cut("is cut in a message's description")
     return _read(descriptor, position + 8, length), position + 8 + length
 
 
@@ -127,6 +159,7 @@ def _read(descriptor: int, position: int, count: int) -> bytes:
     return b"".join(parts)
 
 
+@cache
 def _header(schema: pa.Schema) -> bytes:
     sink = pa.BufferOutputStream()
     pa.ipc.new_stream(sink, schema).close()

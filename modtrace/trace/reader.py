@@ -88,8 +88,8 @@ class Stored:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: list[str] = []
-        self.run = _run(path)
-        self._folders = _folders(path)
+        self.run = run_of(path)
+        self._folders = folders_of(path)
         self._raw: dict[str, list[pa.Table]] = {}
         self._last_ns = [0] * len(self._folders)
         self._tables: dict[str, pa.Table] = {}
@@ -100,7 +100,7 @@ class Stored:
         """The processes of the trace, by rank."""
         self._read("calls")
         self._read("open")
-        found = tuple(_process(folder, self._last_ns[i]) for i, folder in enumerate(self._folders))
+        found = tuple(process_of(folder, self._last_ns[i]) for i, folder in enumerate(self._folders))
         for index, process in enumerate(found):
             if process.end is None:
                 self._note(f"{process.folder} did not come to its end; what was written by then is shown")
@@ -167,7 +167,12 @@ def open_trace(path: Path | str) -> Stored:
     return Stored(Path(path))
 
 
-def _run(path: Path) -> Run:
+def run_of(path: Path) -> Run:
+    """What `run.json` says.
+
+    Raises:
+        TraceError: there is no trace, or none that this version can read.
+    """
     shown = plain(os.fspath(path))
     if not path.exists():
         raise TraceError(f"there is no trace at {shown}")
@@ -193,7 +198,9 @@ def _run(path: Path) -> Run:
     )
 
 
-def _folders(path: Path) -> list[Path]:
+def folders_of(path: Path) -> list[Path]:
+    """The process folders of a trace, by rank."""
+
     def order(folder: Path) -> tuple[str, int, str]:
         kind, _, number = folder.name.partition("-")
         return (kind != "rank" and kind) or "", int(number) if number.isdigit() else 1 << 30, folder.name
@@ -210,7 +217,8 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _process(folder: Path, last_ns: int) -> Process:
+def process_of(folder: Path, last_ns: int) -> Process:
+    """What a process folder says of its process, `last_ns` being when it was last written to."""
     data = read_json(folder / PROCESS_FILE) or {}
     name = folder.name.removeprefix("rank-").split(".")[0]
     rank = _count(data, "rank")

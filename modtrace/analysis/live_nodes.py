@@ -1,0 +1,173 @@
+"""The places in the call tree of a growing trace: calls of one module in one place are one node.
+
+Nodes are numbered as they are met and never change, so sums over them can be kept while the trace grows. Calls come
+when they have ended, those that are open over a flush later than what is inside them, so open calls are remembered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from modtrace.analysis.phases import OPTIMIZER
+from modtrace.trace.follow import Columns
+from modtrace.trace.schema import BACKWARD, FUNCTION, IN_BACKWARD, MODULE, PHASE, PHASES, SPAN, UNFINISHED
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+PLAIN, AGAIN, BACK = 0, 1, 2
+"""Variants of a node: a call, one that checkpointing makes again, a backward."""
+_MANY: Final = 1 << 20
+"""Of nodes: further calls count for the last one, so that no trace makes this grow for ever."""
+
+
+@dataclass(frozen=True)
+class Open:
+    """A call that has not ended: its node, whether it is inside a unit (see `phases`) or one itself, and whether
+    checkpointing makes it again.
+    """
+
+    node: int
+    in_unit: bool
+    again: bool
+    row: dict[str, int]
+    clear: bool
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Calls in order of their ids. `node` of each; `clear` are those that are inside no unit: units, and what is around
+    them.
+    """
+
+    columns: Columns
+    node: Ints
+    clear: Bools
+
+
+class Nodes:
+    """The nodes of one process. `parent`, `what` and `variant` have an element a node.
+
+    what: (root, module) of a module, (-1, label) of anything else.
+    """
+
+    def __init__(self) -> None:
+        self.parent: list[int] = []
+        self.what: list[tuple[int, int]] = []
+        self.variant: list[int] = []
+        self.opened: dict[int, Open] = {}
+        self.names: dict[tuple[int, int], str] = {}
+        self.modules: dict[int, tuple[str, int | None]] = {}
+        self.labels: dict[int, tuple[str, str, str]] = {}
+        self.output: dict[int, int] = {}
+        """The signature of the first output of each module."""
+        self._place: dict[tuple[int, int], int] = {}
+        self._codes: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self.parent)
+
+    def knows(self, calls: Columns) -> bool:
+        """Whether all that calls and open calls point at is there."""
+        for column, known in (("module", self.modules), ("root", self.modules), ("label", self.labels)):
+            if any(key >= 0 and key not in known for key in np.unique(calls[column]).tolist()):
+                return False
+        ids = np.sort(calls["call"])
+        parents = np.unique(calls["parent"][calls["parent"] >= 0])
+        at = np.minimum(np.searchsorted(ids, parents), len(ids) - 1)
+        return all(parent in self.opened for parent in parents[ids[at] != parents].tolist())
+
+    def place(self, columns: Columns) -> Placed:
+        """The nodes of calls and of open ones, those with the status UNFINISHED; what was open before is forgotten when
+        its call comes.
+        """
+        order = np.lexsort((columns["status"] == UNFINISHED, columns["call"]))
+        ids = columns["call"][order]
+        first = np.ones(len(ids), np.bool_)
+        first[1:] = ids[1:] != ids[:-1]
+        columns = {name: values[order[first]] for name, values in columns.items()}
+        node, clear, state = self._resolve(columns)
+        ended = columns["status"] != UNFINISHED
+        for call in columns["call"][ended].tolist():
+            self.opened.pop(call, None)
+        for at in np.flatnonzero(~ended).tolist():
+            row = {name: int(values[at]) for name, values in columns.items()}
+            self.opened[row["call"]] = Open(
+                int(node[at]), bool(state[at] & 1), bool(state[at] & 2), row, bool(clear[at])
+            )
+        self._note_outputs(columns, ended)
+        kept = {name: values[ended] for name, values in columns.items()}
+        return Placed(kept, node[ended], clear[ended])
+
+    def _resolve(self, columns: Columns) -> tuple[Ints, Bools, Ints]:
+        """Node of each call, whether it is clear, and its state: bit 0 for being in or a unit, bit 1 for again."""
+        ids, parent, kind, mode = (columns[name] for name in ("call", "parent", "kind", "mode"))
+        code, opening = self._code(columns)
+        at = np.minimum(np.searchsorted(ids, np.maximum(parent, 0)), len(ids) - 1)
+        here = (parent >= 0) & (ids[at] == parent)
+        node = np.full(len(ids), -1, np.int64)
+        state = np.zeros(len(ids), np.int64)
+        over_node, over_state = np.full(len(ids), -1, np.int64), np.zeros(len(ids), np.int64)
+        for row in np.flatnonzero((parent >= 0) & ~here).tolist():
+            above = self.opened.get(int(parent[row]))
+            if above is not None:
+                over_node[row], over_state[row] = above.node, above.in_unit + 2 * above.again
+        again = (kind == MODULE) & ((mode & IN_BACKWARD) > 0)
+        depth = columns["depth"]
+        by_depth = np.argsort(depth, kind="stable")
+        sorted_depth = depth[by_depth]
+        edges = np.flatnonzero(np.append(True, sorted_depth[1:] != sorted_depth[:-1])).tolist()
+        for low, high in zip(edges, [*edges[1:], len(by_depth)], strict=True):
+            rows = by_depth[low:high]
+            inner = rows[here[rows]]
+            over_node[inner], over_state[inner] = node[at[inner]], state[at[inner]]
+            state[rows] = over_state[rows] | 2 * again[rows]
+            variant = np.where(kind[rows] == BACKWARD, BACK, (state[rows] >> 1) & (kind[rows] != PHASE))
+            node[rows] = self._numbers(over_node[rows], code[rows] << 2 | variant)
+            state[rows] |= ~opening[rows]
+        return node, (over_state & 1) == 0, state
+
+    def _code(self, columns: Columns) -> tuple[Ints, Bools]:
+        """A number for what each call is of, and whether units may be inside of it."""
+        module, root, label, kind = (columns[name] for name in ("module", "root", "label", "kind"))
+        what = np.where(module >= 0, (root + 1) << 31 | module, -1 - label)
+        distinct, which = np.unique(what, return_inverse=True)
+        numbers = np.zeros(len(distinct), np.int64)
+        optimizers = np.zeros(len(distinct), np.bool_)
+        for at, one in enumerate(distinct.tolist()):
+            pair = ((one >> 31) - 1, one & 0x7FFFFFFF) if one >= 0 else (-1, -1 - one)
+            numbers[at] = self._codes.setdefault(pair, len(self._codes))
+            optimizers[at] = one < 0 and self.labels.get(pair[1], ("",))[0] == PHASES[OPTIMIZER]
+        opening = (kind == SPAN) | (kind == FUNCTION) | ((kind == PHASE) & optimizers[which])
+        return numbers[which], opening
+
+    def _numbers(self, parent: Ints, key: Ints) -> Ints:
+        """The node of each pair of a parent and a key, new ones made."""
+        pairs, which = np.unique((parent + 1) << 32 | key, return_inverse=True)
+        numbers = np.zeros(len(pairs), np.int64)
+        whats: list[tuple[int, int]] | None = None
+        for at, pair in enumerate(pairs.tolist()):
+            above, one = (pair >> 32) - 1, pair & 0xFFFFFFFF
+            number = self._place.get((above, one))
+            if number is None:
+                if len(self.parent) >= _MANY:
+                    number = len(self.parent) - 1
+                else:
+                    whats = whats or list(self._codes)
+                    number = self._place[above, one] = len(self.parent)
+                    self.parent.append(above)
+                    self.what.append(whats[one >> 2])
+                    self.variant.append(one & 3)
+            numbers[at] = number
+        found: Ints = numbers[which]
+        return found
+
+    def _note_outputs(self, columns: dict[str, Any], ended: Bools) -> None:
+        some = np.flatnonzero(ended & (columns["kind"] == MODULE) & (columns["outputs"] >= 0))
+        modules, first = np.unique(columns["module"][some], return_index=True)
+        for module, output in zip(modules.tolist(), columns["outputs"][some[first]].tolist(), strict=True):
+            self.output.setdefault(module, output)

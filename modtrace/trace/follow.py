@@ -1,0 +1,267 @@
+"""Reads a trace while it is written: each time only what has been added, in whole batches.
+
+Every file is opened anew each time, which makes a network file system look again. A batch that is not whole yet is
+waited for. A file that was replaced or became shorter is begun again.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from modtrace.errors import TraceError
+from modtrace.text import plain
+from modtrace.trace.columns import codes, integers, joined
+from modtrace.trace.framing import Batch, Cut, Damage, ForeignSchema, messages, open_stream
+from modtrace.trace.reader import Process, process_of
+from modtrace.trace.schema import END_FILE, KINDS, STREAM_SUFFIX, UNFINISHED
+
+Columns = dict[str, Any]
+
+PATIENCE: Final = 8
+"""How often what follows a batch may be unreadable before the file counts as damaged: a network file system may show a
+file's new length before its new bytes.
+"""
+MANY_ROWS: Final = 100_000
+"""Of calls: a reading stops behind the batch with which it has so many."""
+_LIMIT: Final = 1 << 62
+_KEYS: Final = ("module", "root", "label", "outputs")
+_PLAIN: Final = ("call", "parent", "last_call", "kind", "depth", "start_ns", "status")
+_NULLABLE: Final = ("duration_ns", "self_ns")
+
+
+class Replaced(Exception):
+    """The files are not those that were read before."""
+
+
+@dataclass
+class Added:
+    """What a reading has found. Keys are those of the process; `calls` and `opened` are columns of schema.TABLES as
+    arrays: -1 for no key, and `duration_ns` and `self_ns` -1 where they are not known.
+    """
+
+    modules: dict[int, tuple[str, int | None]] = field(default_factory=dict)
+    names: dict[tuple[int, int], str] = field(default_factory=dict)
+    signatures: dict[int, str] = field(default_factory=dict)
+    labels: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    gaps: list[str] = field(default_factory=list)
+    opened: Columns | None = None
+    calls: Columns | None = None
+
+
+class Stream:
+    """One file of a process folder, and how far it has been read."""
+
+    def __init__(self, folder: Path, table: str) -> None:
+        self.path = folder / f"{table}{STREAM_SUFFIX}"
+        self.table = table
+        self.damage: str | None = None
+        self.last_ns = 0
+        self.behind_bytes = 0
+        self._position = 0
+        self._number = 0
+        self._identity: tuple[int, int] | None = None
+        self._tries = 0
+
+    def size(self) -> int:
+        """Bytes of the file now, 0 where there is none.
+
+        Raises:
+            Replaced: it is another one than before.
+        """
+        opened = open_stream(self.path)
+        if opened is None:
+            return 0
+        os.close(opened[0])
+        self._same(opened[1])
+        return opened[1].st_size
+
+    def read(self, *, size: int | None = None, rows: int | None = None) -> list[Batch]:
+        """The batches that have been added.
+
+        Args:
+            size: read no further than this byte.
+            rows: stop behind the batch with which there are so many.
+
+        Raises:
+            Replaced: it is another file than before.
+            TraceError: it has columns of another version.
+        """
+        found: list[Batch] = []
+        if self.damage is not None and self._tries > PATIENCE:
+            return found
+        opened = None
+        try:
+            opened = open_stream(self.path)
+            if opened is None:
+                return found
+            status = opened[1]
+            self._same(status)
+            end = status.st_size if size is None else min(size, status.st_size)
+            more = self._read(opened[0], end, rows, found)
+            self.behind_bytes = status.st_size - self._position if more else 0
+            self.damage, self._tries = None, 0
+        except Cut:
+            self.behind_bytes = 0
+        except Damage as damage:
+            self._tries = 1 if found else self._tries + 1
+            if self._tries > PATIENCE:
+                self.damage = f"{plain(self.path.parent.name, 200)}/{self.path.name} {damage}"
+        except ForeignSchema:
+            raise TraceError(
+                f"{plain(self.path.parent.name, 200)}/{self.path.name} has columns of another version of modtrace"
+            ) from None
+        finally:
+            if opened is not None:
+                os.close(opened[0])
+        return found
+
+    def _read(self, descriptor: int, end: int, rows: int | None, found: list[Batch]) -> bool:
+        """Whether it stopped because there are so many rows."""
+        count = 0
+        for batch, behind in messages(descriptor, end, self.table, self._position, self._number):
+            found.append(batch)
+            self._position = behind
+            self._number += 1
+            if 0 <= batch.at_ns < 1 << 62:
+                self.last_ns = max(self.last_ns, batch.at_ns)
+            count += batch.rows.num_rows
+            if rows is not None and count >= rows:
+                return True
+        return False
+
+    def _same(self, status: os.stat_result) -> None:
+        identity = (status.st_dev, status.st_ino)
+        if self._position and (identity != self._identity or status.st_size < self._position):
+            raise Replaced
+        self._identity = identity
+
+
+class Follower:
+    """One process folder of a trace.
+
+    process: what it says of its process; `end` in it appears when the process has come to its end.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.last_ns = 0
+        self._streams = {
+            table: Stream(folder, table)
+            for table in ("calls", "open", "labels", "signatures", "names", "modules", "gaps")
+        }
+        self.process: Process = process_of(folder, 0)
+        self._ended = self.process.end is not None
+
+    @property
+    def notes(self) -> list[str]:
+        """What cannot be read of it."""
+        return [stream.damage for stream in self._streams.values() if stream.damage is not None]
+
+    @property
+    def behind_bytes(self) -> int:
+        """What there is of calls and has not been read."""
+        return self._streams["calls"].behind_bytes
+
+    def read(self, rows: int = MANY_ROWS) -> Added | None:
+        """What has been added since the last time, None for nothing.
+
+        The length of `calls` is taken before the other files are read: what these calls point at is in them by then.
+
+        Raises:
+            Replaced: the files are others than before.
+            TraceError: they are of another version of modtrace.
+        """
+        self._look_at_process()
+        try:
+            size = self._streams["calls"].size()
+        except Damage:
+            size = 0
+        added = Added()
+        opened = [_opened(batch.rows) for batch in self._streams["open"].read()]
+        for batch in self._streams["modules"].read():
+            added.modules.update(_modules(batch.rows))
+        for batch in self._streams["names"].read():
+            added.names.update(_names(batch.rows))
+        for batch in self._streams["signatures"].read():
+            keys = codes(batch.rows.column("signature")).tolist()
+            added.signatures.update(zip(keys, batch.rows.column("text").to_pylist(), strict=True))
+        for batch in self._streams["labels"].read():
+            added.labels.update(_labels(batch.rows))
+        for batch in self._streams["gaps"].read():
+            added.gaps += [plain(text, 400) for text in batch.rows.column("reason").to_pylist()]
+        calls = [_calls(batch.rows) for batch in self._streams["calls"].read(size=size, rows=rows)]
+        added.opened = joined(opened) if opened else None
+        added.calls = joined(calls) if calls else None
+        self.last_ns = max(stream.last_ns for stream in self._streams.values())
+        something = opened or calls or added.names or added.modules or added.labels or added.gaps
+        return added if something else None
+
+    def _look_at_process(self) -> None:
+        ended = (self.folder / END_FILE).exists()
+        if self.process.pid is None or ended != self._ended or (self.process.end is None and ended):
+            self.process = process_of(self.folder, self.last_ns)
+            self._ended = self.process.end is not None
+
+
+def _modules(rows: pa.RecordBatch) -> dict[int, tuple[str, int | None]]:
+    keys = codes(rows.column("module")).tolist()
+    counts = rows.column("parameter_count").to_pylist()
+    types = rows.column("type").to_pylist()
+    return {key: (kind, count) for key, kind, count in zip(keys, types, counts, strict=True)}
+
+
+def _names(rows: pa.RecordBatch) -> dict[tuple[int, int], str]:
+    roots, modules = codes(rows.column("root")).tolist(), codes(rows.column("module")).tolist()
+    texts = rows.column("name").to_pylist()
+    return {(root, module): text for root, module, text in zip(roots, modules, texts, strict=True)}
+
+
+def _labels(rows: pa.RecordBatch) -> dict[int, tuple[str, str, str]]:
+    """Name, type and place (`norm.py:12`, empty for what is no function) of each label."""
+    keys = codes(rows.column("label")).tolist()
+    columns = [rows.column(name).to_pylist() for name in ("name", "type", "source_file", "source_line")]
+    found = {}
+    for key, name, kind, file, line in zip(keys, *columns, strict=True):
+        place = "" if file is None else f"{file.replace(chr(92), '/').rpartition('/')[2]}:{line or 0}"
+        found[key] = (name, kind, place)
+    return found
+
+
+def _calls(rows: pa.RecordBatch) -> Columns:
+    columns: Columns = {name: integers(rows.column(name))[0] for name in _PLAIN}
+    columns |= {name: codes(rows.column(name)) for name in (*_KEYS, "forward", *_NULLABLE)}
+    columns["mode"] = integers(rows.column("mode"))[0]
+    return _checked(columns)
+
+
+def _opened(rows: pa.RecordBatch) -> Columns:
+    columns: Columns = {name: integers(rows.column(name))[0] for name in _PLAIN if name in rows.schema.names}
+    columns |= {name: codes(rows.column(name)) for name in ("module", "root", "label", "forward")}
+    columns["mode"] = integers(rows.column("mode"))[0]
+    none = np.full(rows.num_rows, -1, np.int64)
+    columns |= {"outputs": none, "last_call": columns["call"], "duration_ns": none, "self_ns": none}
+    columns["status"] = np.full(rows.num_rows, UNFINISHED, np.int64)
+    return _checked(columns)
+
+
+def _checked(columns: Columns) -> Columns:
+    """Columns of calls that can be true.
+
+    Raises:
+        TraceError: they cannot.
+    """
+    call, parent, depth, kind = (columns[name] for name in ("call", "parent", "depth", "kind"))
+    wrong = (call < 0) | (parent >= call) | ((parent < 0) != (depth == 0)) | (depth < 0)
+    wrong |= (kind < 0) | (kind >= len(KINDS)) | (columns["last_call"] < call)
+    wrong |= (columns["module"] < 0) & (columns["label"] < 0)
+    for name in ("start_ns", *_NULLABLE):
+        wrong |= np.abs(columns[name]) > _LIMIT
+    if bool(wrong.any()):
+        raise TraceError("the trace contradicts itself: a call in it is impossible")
+    return columns

@@ -1,0 +1,214 @@
+"""A trace followed while it grows, compared after every look with the reader of whole traces on the same files."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import modtrace
+from modtrace.analysis import live
+from modtrace.analysis.live import LiveTrace
+from modtrace.analysis.live_steps import window
+from modtrace.errors import TraceError
+from tests.live.replay import INFERENCE, MARKED, TRAINING, Replay, record
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    found = {}
+    for name, source, word in (
+        ("training", TRAINING, "6"),
+        ("inference", INFERENCE, "400"),
+        ("marked", MARKED, "150"),
+    ):
+        found[name] = record(tmp_path_factory.mktemp(name), source, word)
+    return found
+
+
+def by_module(process, sums):
+    """Calls, total and self of each module, backward included in the times but not in the calls."""
+    nodes, found = process.nodes, {}
+    for node, (root, module) in enumerate(nodes.what):
+        if root < 0 or not (sums.calls[node]):
+            continue
+        calls, total, own = found.get(module, (0, 0, 0))
+        calls += 0 if nodes.variant[node] == 2 else int(sums.calls[node])
+        found[module] = (calls, total + int(sums.total_ns[node]), own + int(sums.self_ns[node]))
+    return found
+
+
+def told(calls):
+    """The same from the DataFrame of calls."""
+    calls = calls[calls["module_id"].notna() & (calls["status"] != "unfinished")]
+    return {
+        int(module): (
+            int((part["kind"] == "module").sum()),
+            int(part["duration_ns"].sum()),
+            int(part["self_ns"].sum()),
+        )
+        for module, part in calls.groupby("module_id")
+    }
+
+
+def compare(trace, path):
+    """Everything that is followed, with what the reader of whole traces says of the files as they are now."""
+    whole = modtrace.load(path)
+    calls, steps = whole.calls, whole.steps
+    process = trace.processes[0]
+    assert by_module(process, process.steps.all()) == told(calls)
+    done = steps[steps["whole"] & (steps["duration_ns"].fillna(0) > 0)]
+    mine = process.steps.last(1000)
+    assert process.steps.ended == len(done)
+    tail = done.iloc[-len(mine) :] if mine else done.iloc[:0]
+    assert [step.duration_ns for step in mine] == tail["duration_ns"].tolist()
+    assert [step.data_ns for step in mine] == tail["data_ns"].tolist()
+    for count in (20, 100):
+        last = done.index[-count:]
+        sums = window(process.steps.last(count), len(process.nodes))
+        assert by_module(process, sums) == told(calls[calls["step"].isin(last)])
+    return len(done)
+
+
+@pytest.mark.parametrize("kind", ["training", "inference", "marked"])
+def test_after_every_batch_as_the_whole_reader(made, tmp_path, kind):
+    replay = Replay(made[kind], tmp_path / "t.mtrace")
+    trace, seen = LiveTrace(replay.target), []
+    for moment in replay.moments:
+        replay.show(moment)
+        for _ in range(4):
+            trace.look()
+        seen.append(compare(trace, replay.target))
+    replay.finish()
+    trace.look()
+    assert compare(trace, replay.target) == {"training": 180, "inference": 400, "marked": 150}[kind]
+    assert seen == sorted(seen)
+    assert (trace.state, trace.exit_status) == (live.FINISHED, 0)
+    assert (
+        trace.processes[0].steps.by == {"training": "optimizer", "inference": "root", "marked": "mark"}[kind]
+    )
+    assert not trace.processes[0].nodes.opened
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_files_cut_anywhere(made, tmp_path, seed):
+    """The files appear and grow by bytes, out of order; nothing is counted twice or lost."""
+    chance = random.Random(seed)
+    replay = Replay(made["training"], tmp_path / "t.mtrace")
+    trace, calls = LiveTrace(replay.target), [0]
+    sizes = {name: (replay.source / name).stat().st_size for name in replay.ends}
+    have = dict.fromkeys(sizes, 0)
+    for _ in range(60):
+        for name in chance.sample(list(sizes), 4):
+            have[name] = min(have[name] + chance.randrange(sizes[name] // 8 + 2), sizes[name])
+            replay.cut(name, have[name])
+        trace.look()
+        calls.append(trace.processes[0].steps.calls)
+    replay.finish()
+    for _ in range(4):
+        trace.look()
+    assert compare(trace, replay.target) == 180
+    assert not trace.processes[0].notes
+
+
+def test_processes_and_files_that_come_late(made, tmp_path):
+    path = tmp_path / "t.mtrace"
+    trace = LiveTrace(path)
+    trace.look()
+    assert (trace.state, trace.run) == (live.WAITING, None)
+    path.mkdir()
+    trace.look()
+    shutil.copy(made["training"] / "run.json", path)
+    trace.look()
+    assert trace.run is not None
+    (path / "rank-0").mkdir()
+    trace.look()
+    assert [process.state for process in trace.processes] == [live.WAITING]
+    shutil.copytree(made["training"] / "rank-0", path / "rank-0", dirs_exist_ok=True)
+    shutil.copytree(made["inference"] / "rank-0", path / "rank-1")
+    for _ in range(4):
+        trace.look()
+    assert [process.steps.ended for process in trace.processes] == [180, 400]
+    assert trace.state == live.FINISHED
+
+
+def test_a_trace_that_is_deleted_or_replaced(made, tmp_path):
+    path = tmp_path / "t.mtrace"
+    shutil.copytree(made["inference"], path)
+    trace = LiveTrace(path)
+    for _ in range(3):
+        trace.look()
+    before = trace.processes[0].steps.ended
+    shutil.rmtree(path)
+    trace.look()
+    assert trace.state == live.GONE
+    assert trace.processes[0].steps.ended == before == 400
+    shutil.copytree(made["training"], path)
+    for _ in range(4):
+        trace.look()
+    assert trace.processes[0].steps.ended == 180
+
+
+def test_damage_is_said_and_what_came_before_stays(made, tmp_path):
+    path = tmp_path / "t.mtrace"
+    shutil.copytree(made["training"], path)
+    calls = path / "rank-0" / "calls.arrows"
+    ends = Replay(made["training"], tmp_path / "other.mtrace").ends[Path("rank-0/calls.arrows")]
+    data = bytearray(calls.read_bytes())
+    data[ends[-1][1] - 20] ^= 0xFF
+    calls.write_bytes(data)
+    trace = LiveTrace(path)
+    for _ in range(20):
+        trace.look()
+    process = trace.processes[0]
+    assert process.notes
+    assert "rank-0/calls.arrows" in process.notes[0]
+    intact = LiveTrace(made["training"])
+    intact.look()
+    assert 0 < process.steps.calls < intact.processes[0].steps.calls
+
+
+def test_a_killed_run_is_told_from_a_running_one(made, tmp_path):
+    path = tmp_path / "t.mtrace"
+    shutil.copytree(made["inference"], path)
+    (path / "rank-0" / "end.json").unlink()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        file = path / "rank-0" / "process.json"
+        text = file.read_text()
+        started = int(text.split('"started_unix_ns": ')[1].split(",")[0])
+        pid = text.split('"pid": ')[1].split(",")[0]
+        text = text.replace(f'"pid": {pid}', f'"pid": {process.pid}')
+        file.write_text(text.replace(str(started), str(started + 3600 * 10**9)))
+        trace = LiveTrace(path)
+        trace.look()
+        assert trace.state == live.RUNNING
+        process.kill()
+        process.wait()
+        trace.look()
+        assert trace.state == live.DIED
+
+
+def test_what_is_no_trace(tmp_path):
+    path = tmp_path / "t.mtrace"
+    path.mkdir()
+    (path / "something").write_text("else")
+    with pytest.raises(TraceError):
+        LiveTrace(path).look()
+
+
+def test_memory_is_bounded_by_the_window(made):
+    """What is kept of many steps is that of the last; the sums are of all."""
+    trace = LiveTrace(made["training"])
+    for _ in range(4):
+        trace.look(rows=200)
+    while trace.look(rows=200).behind:
+        pass
+    steps = trace.processes[0].steps
+    assert steps._recent.shape[1] < 6 * 60
+    assert len(steps._skeleton["call"]) < 60
+    assert int(np.sum(steps.all().calls)) > 180 * 20
