@@ -15,6 +15,7 @@ from modtrace.capture.launch import Launch, default_path, launch
 from modtrace.capture.runner import Target
 from modtrace.capture.session import Session
 from modtrace.capture.steps import steps_of
+from modtrace.cli import live_run
 from modtrace.cli.options import Option, Parsed, parse, size, usage
 from modtrace.errors import UsageError
 from modtrace.text import plain
@@ -45,6 +46,7 @@ OPTIONS: Final = (
     Option(("--open",), None, "show that report in a browser"),
     Option(("--no-messages",), None, "keep only the types of exceptions, not their messages"),
     Option(("--max-size",), "SIZE", "stop recording at this size on disk (default 4GB)"),
+    Option(("--live",), None, "look at it while it runs; q leaves it to itself, k stops it"),
     Option(("-h", "--help"), None, "this text"),
 )
 _LINE: Final = "modtrace run [options] script.py | -m module | -c code  [args ...]"
@@ -67,8 +69,8 @@ class Prepared:
     open: bool
 
 
-def prepare(words: Sequence[str]) -> Prepared:
-    """Read the command line and make the trace.
+def prepare(words: Sequence[str]) -> Prepared | live_run.Plan:
+    """Read the command line and make the trace; with --live the process that is started makes it.
 
     Raises:
         UsageError: nothing has been started.
@@ -90,6 +92,11 @@ def prepare(words: Sequence[str]) -> Prepared:
     output = parsed.values.get("output")
     path = Path(os.path.abspath(output)) if output else default_path(target.stem, launched)
     html = _html(parsed, path)
+    if parsed.on("live"):
+        against = live_run.against(launched)
+        if against is None:
+            return live_run.plan(words, parsed, OPTIONS, name=target.name, trace=path)
+        _write(f"modtrace: --live {against}; this is a run without it\n")
     facts = run_facts(script=target.name, argv=target.args, launch=launched.key)
     folder = create(
         path, facts, process=launched.folder, force=parsed.on("force"), join=launched.key is not None
@@ -108,8 +115,11 @@ def prepare(words: Sequence[str]) -> Prepared:
     return Prepared(target, folder, launched, show, options, html, parsed.on("open"))
 
 
-def execute(prepared: Prepared) -> None:
+def execute(prepared: Prepared | live_run.Plan) -> None:
     """Run it. Whatever the script raises goes on up."""
+    if isinstance(prepared, live_run.Plan):
+        live_run.execute(prepared)
+        return
     session.OWN_FRAMES[:] = [__file__, str(Path(__file__).with_name("__init__.py")), *_entry_files()]
     with Session(
         prepared.folder, prepared.options, lambda ended: _report(prepared, ended), lambda: _prepare(prepared)

@@ -20,6 +20,8 @@ RUN_FILE: Final = "run.json"
 PROCESS_FILE: Final = "process.json"
 END_FILE: Final = "end.json"
 STREAM_SUFFIX: Final = ".arrows"
+OUTPUT_FILE: Final = "output.txt"
+"""What the script printed, where it was run with --live."""
 
 KINDS: Final = ("module", "function", "backward", "phase", "span", "step")
 """`calls.kind` is an index into this."""

@@ -1,0 +1,145 @@
+"""`modtrace run --live`: the script as a child on a terminal of its own, looked at while it runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from modtrace.capture.launch import Launch
+from modtrace.cli.options import Option, Parsed
+from modtrace.errors import ModtraceError
+from modtrace.text import plain
+
+_VARIABLE: Final = "MODTRACE_LIVE"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can be looked at: the command of the child, and the trace that it will make."""
+
+    name: str
+    command: tuple[str, ...]
+    trace: Path
+
+
+def against(launched: Launch) -> str | None:
+    """Why a run cannot be looked at from here; None where it can."""
+    if launched.key is not None:
+        return "is for one process: use modtrace live in another shell"
+    if os.environ.get("TERM", "") in ("", "dumb"):
+        return "needs a terminal that can move its cursor (TERM says it cannot)"
+    try:
+        terminals = [stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)]
+    except ValueError:  # closed
+        terminals = [False]
+    if not all(terminals):
+        return "needs a terminal for input, output and errors"
+    try:
+        import modtrace.views.live.script  # noqa: F401 - what it needs is not there on every system
+    except ImportError:
+        return "needs pseudo-terminals, which this system has not"
+    return None
+
+
+def plan(words: Sequence[str], parsed: Parsed, options: Sequence[Option], *, name: str, trace: Path) -> Plan:
+    """The command that runs the same without --live: same interpreter, same flags, same entry."""
+    before = list(words[: len(words) - len(parsed.rest)])
+    values = {name for option in options if option.value is not None for name in option.names}
+    kept, skip = [], False
+    for word in before:
+        if skip or word != "--live":
+            kept.append(word)
+        skip = not skip and word in values
+    return Plan(name, (*_entry(), "run", "-o", str(trace), *kept, *parsed.rest), trace)
+
+
+def execute(prepared: Plan) -> None:
+    """Start it, show it, and end as it ended; after a detach with 0."""
+    from modtrace.views.live.script import Script, die
+
+    env = {name: value for name, value in os.environ.items() if name != _VARIABLE}
+    columns, rows = shutil.get_terminal_size()
+    try:
+        script = Script(prepared.command, prepared.trace, env=env, size=(rows, columns))
+    except ModtraceError as error:
+        _say(f"modtrace: {error}")
+        raise SystemExit(error.exit_code) from None
+    script.watch_signals()
+    outcome = _show(prepared, script)
+    if outcome == "detached":
+        shown = plain(os.path.relpath(prepared.trace))
+        _say(
+            f"modtrace: {plain(prepared.name)} goes on as process {script.pid}\n"
+            f"  look again  modtrace live {shown}\n  stop it     kill -INT {script.pid}"
+        )
+        raise SystemExit(0)
+    _finish(script, from_start=outcome is None)
+    if outcome == "view":
+        _view(prepared.trace)
+    die(1 if script.returncode is None else script.returncode)
+
+
+def _show(prepared: Plan, script: Any) -> str | None:
+    """What the user chose, None where the view itself has failed."""
+    try:
+        from modtrace.views.live.app import watch
+
+        return watch(prepared.trace, script=script, name=prepared.name)
+    except Exception as fault:
+        _say(
+            f"modtrace: the live view failed: {type(fault).__name__}: {plain(str(fault), 200)}; the output follows"
+        )
+        return None
+
+
+def _finish(script: Any, *, from_start: bool) -> None:
+    """Copy what the script prints until it has ended: all of it where nothing was shown, else the end of it."""
+    import time
+
+    from modtrace.views.live.scrollback import OutputFile
+
+    position = 0
+    while True:
+        ended = script.poll() is not None or script.lost
+        if ended:
+            script.wait_for_output()
+        while from_start and (data := os.pread(script.output, 1 << 16, position)):
+            position += len(data)
+            os.write(1, data.replace(b"\r\n", b"\n"))
+        if ended:
+            break
+        time.sleep(0.05)
+    if not from_start:
+        output = OutputFile(script.output_path, script.output)
+        output.look()
+        for line in output.lines.last(max(shutil.get_terminal_size()[1] - 2, 10)):
+            print(line)
+
+
+def _view(trace: Path) -> None:
+    from modtrace.views.live.app import view
+
+    try:
+        view(trace)
+    except Exception as fault:  # the exit status is the script's, whatever happens to the viewer
+        _say(f"modtrace: the viewer failed: {plain(str(fault), 200)}")
+
+
+def _entry() -> list[str]:
+    """How this very command was started, up to its verb."""
+    import subprocess
+
+    given, original = sys.argv[1:], list(getattr(sys, "orig_argv", []))
+    if given and original[-len(given) :] == given and len(original) > len(given):
+        return [sys.executable, *original[1 : -len(given)]]
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
+    return [sys.executable, *flags, "-m", "modtrace"]
+
+
+def _say(text: str) -> None:
+    print(text.encode("ascii", "backslashreplace").decode(), file=sys.stderr)

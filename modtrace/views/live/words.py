@@ -1,0 +1,156 @@
+"""The texts of the live view: title, rows of the tree, lines about the steps. No Textual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modtrace import units
+from modtrace.analysis import live
+from modtrace.analysis.live import LiveTrace
+from modtrace.analysis.live_tree import LiveTree, mark
+from modtrace.text import fit, pad, plain
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+PLAIN_BLOCKS = "_.-:=+*#"
+STILL = 0.02
+"""A change that is smaller is shown as none."""
+
+
+def title(trace: LiveTrace, name: str | None, tree: LiveTree, state: str) -> str:
+    """`LIVE train.py pid 4121  step 37  316 ms/step  00:11  [running]  tracing cost 1.8%`."""
+    shown = plain(name or (trace.run.script if trace.run is not None else None) or trace.path.name, 40)
+    processes = tree.processes
+    parts = [f"{'LIVE' if state in (live.RUNNING, live.WAITING) else state.upper()} {shown}"]
+    if len(trace.processes) > 1:
+        which = "all" if tree.rank is None else str(processes[0].process.rank)
+        parts[0] += f"  rank {which} of {len(trace.processes)}"
+    elif processes and processes[0].process.pid is not None:
+        parts[0] += f" pid {processes[0].process.pid}"
+    if processes:
+        ended = min(process.steps.ended for process in processes)
+        parts.append(f"step {ended:,}")
+        if ended:
+            parts.append(f"{units.duration(_per_step(tree))}/step")
+        seconds = max(process.wall_ns for process in processes) // 10**9
+        parts.append(f"{seconds // 60:02}:{seconds % 60:02}")
+    return "  ".join(parts)
+
+
+def _per_step(tree: LiveTree) -> int | None:
+    last = [step for process in tree.processes for step in process.steps.last(20)]
+    return sum(step.duration_ns for step in last) // len(last) if last else None
+
+
+def state_text(trace: LiveTrace, state: str, returncode: int | None = None) -> str:
+    """`[running]`, `[exit 0]`, `[killed by signal 9]`."""
+    if returncode is not None:
+        return f"[exit {returncode}]" if returncode >= 0 else f"[ended by signal {-returncode}]"
+    if state == live.FINISHED:
+        status = trace.exit_status
+        return f"[exit {'?' if status is None else status}]"
+    return {
+        live.DIED: "[died without an end]", live.SILENT: "[not seen here, nothing written]",
+        live.GONE: "[the trace was deleted]", live.WAITING: "[waiting for torch]",
+    }.get(state, "[running]")  # fmt: skip
+
+
+def cost(tree: LiveTree) -> str:
+    """What tracing costs, from what a call was measured to cost at the start; empty where that is not known."""
+    spent = wall = 0
+    for process in tree.processes:
+        if process.process.call_cost_ns is None:
+            return ""
+        spent += process.process.call_cost_ns * process.steps.calls
+        wall += process.wall_ns
+    return f"tracing cost about {units.percent(spent, wall)}%" if wall else ""
+
+
+def tree_head(tree: LiveTree, width: int, *, trend: bool) -> str:
+    """The line above the rows."""
+    of = "all, sums" if tree.window is None else f"last {tree.window} steps, a step"
+    left = f"{of}  sort:{tree.sort}"
+    return pad(left, max(width - _numbers_width(width, trend=trend), 0)) + _columns(
+        "self", "%", "total", "calls", "change", width=width, trend=trend
+    )
+
+
+def tree_row(tree: LiveTree, row: int, width: int, *, trend: bool) -> str:
+    """One row, exactly as wide as it is told."""
+    one, numbers = tree.rows[row], tree.numbers
+    sign = " " if not tree.has_children(row) else "v" if tree.is_open(row) else ">"
+    times = f" x{tree.instances[row]}" if tree.instances[row] > 1 else ""
+    kind = f"  {plain(one.kind, 60)}" if one.kind else ""
+    steps = 1 if tree.window is None else max(numbers.steps, 1)
+    own, total = int(numbers.now.self_ns[row]), int(numbers.now.total_ns[row])
+    calls = int(numbers.now.calls[row]) / steps
+    numbers_text = _columns(
+        units.duration(own // steps),
+        units.percent(tree.value(row), numbers.span_ns),
+        units.duration(total // steps),
+        f"{calls:,.0f}" if calls == int(calls) or calls >= 100 else f"{calls:.1f}",
+        change_text(tree.change(row)),
+        width=width,
+        trend=trend,
+    )
+    label = f"{'  ' * min(one.depth, 20)}{sign} {mark(one.variant)}{plain(one.label, 200)}{times}{kind}"
+    return pad(label, max(width - _numbers_width(width, trend=trend), 0)) + numbers_text
+
+
+def change_text(change: float | None) -> str:
+    """`^ +12%`, `v -3%`, `=`; empty where nothing is known of before."""
+    if change is None:
+        return ""
+    if abs(change) < STILL:
+        return "="
+    return f"{'^' if change > 0 else 'v'} {min(change, 9.99):+.0%}"
+
+
+def _numbers_width(width: int, *, trend: bool) -> int:
+    return 18 + (10 if width >= 66 else 0) + 8 + (9 if trend else 0) if width >= 44 else 18
+
+
+def _columns(own: str, share: str, total: str, calls: str, change: str, *, width: int, trend: bool) -> str:
+    text = f"{fit(own, 9):>10}{fit(share, 7):>8}"
+    if width >= 44:
+        text += (f"{fit(total, 9):>10}" if width >= 66 else "") + f"{fit(calls, 7):>8}"
+        text += f" {fit(change, 8):<8}" if trend else ""
+    return text
+
+
+def bars(values: Sequence[int], width: int, *, ascii: bool) -> str:
+    """The last values as bars, the largest the highest."""
+    shown, marks = list(values[-width:]), PLAIN_BLOCKS if ascii else BLOCKS
+    top = max(shown, default=0)
+    return "".join(
+        marks[0 if top <= 0 else min(value * len(marks) // (top + 1), len(marks) - 1)] for value in shown
+    )
+
+
+def step_lines(tree: LiveTree, width: int, *, ascii: bool) -> list[str]:
+    """About the steps: bars of their durations and of the wait for data, and figures; then ranks and notes."""
+    processes = tree.processes
+    if not processes:
+        return ["nothing recorded yet"]
+    shown = max(processes, key=lambda process: sum(step.duration_ns for step in process.steps.last(20)))
+    steps = shown.steps.last(100)
+    if not steps:
+        return ["no step has ended yet"]
+    durations, data = [step.duration_ns for step in steps], [step.data_ns for step in steps]
+    lines = [
+        f"{'ms/step':8}{bars(durations, width - 19, ascii=ascii)} {units.duration(durations[-1])}",
+        f"{'data':8}{bars(data, width - 19, ascii=ascii)} {units.duration(data[-1])}",
+    ]
+    ordered = sorted(durations)
+    lines.append(
+        f"{'of ' + str(len(ordered)):8}p50 {units.duration(ordered[len(ordered) // 2])}"
+        f"  max {units.duration(ordered[-1])}  waiting {units.percent(sum(data), sum(durations))}%"
+    )
+    lines.append(f"a step ends with: {shown.steps.by}")
+    trace = tree.trace
+    if len(trace.processes) > 1:
+        lines += [
+            f"rank {process.process.rank}  step {process.steps.ended:,}  {process.state}"
+            for process in trace.processes
+        ]
+    lines += [f"! {note}" for process in trace.processes for note in process.notes]
+    return [fit(plain(line), width) for line in lines]
