@@ -128,6 +128,8 @@ class Session:
         if self.here:
             self.stop()
             self._report(self)
+            if self.exception == "KeyboardInterrupt":
+                _say_interrupted()
 
     def _wrap_excepthook(self) -> None:
         before = sys.excepthook
@@ -159,6 +161,17 @@ class Session:
             self.stop()
         finally:
             os.kill(os.getpid(), number)
+
+
+def _say_interrupted() -> None:
+    """Let python die by SIGINT, as it is about to after an interrupt that nobody caught.
+
+    It notes that in a flag, which any text that is run takes back; classes that the report's imports make are such texts.
+    """
+    try:
+        exec("raise KeyboardInterrupt")  # noqa: S102 - a text that ends so sets the flag
+    except KeyboardInterrupt:
+        pass
 
 
 OWN_FRAMES: list[str] = []

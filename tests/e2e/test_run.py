@@ -97,6 +97,14 @@ def test_as_python_does(tmp_path, name):
     assert trace.summary()
 
 
+def test_an_interrupt_is_one_with_the_summary_too(tmp_path):
+    """Classes that are made while the summary is must not turn the death by SIGINT into an exit status."""
+    (tmp_path / "probe.py").write_text("import os, signal, torch\nos.kill(os.getpid(), signal.SIGINT)\n")
+    for show in ("summary", "tree", "none"):
+        traced = start(tmp_path, "-m", "modtrace", "run", "--print", show, "-f", "-o", "t.mtrace", "probe.py")
+        assert traced.returncode == -signal.SIGINT
+
+
 @pytest.mark.parametrize(
     "words", [("-c", "import sys; print(sys.argv, sys.path[0]); 1/0", "a"), ("-m", "pack", "a")]
 )
