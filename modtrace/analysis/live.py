@@ -99,7 +99,7 @@ class LiveProcess:
             return True
         except Restart as restart:
             self._begin(str(restart))
-            return True
+            return self.look(rows)
         except TraceError as error:
             self.fault = str(error)
         self._quiet = 0 if added is not None else self._quiet + 1

@@ -56,7 +56,7 @@ class LiveTree:
         self.trace = trace
         self.rank: int | None = None
         self.window: int | None = WINDOWS[0]
-        self.sort = "self"
+        self.sort = "total"
         self.rows: list[Row] = []
         self.instances: list[int] = []
         self.numbers = Numbers(0, 0, *_none(0), 0, *_none(0))
@@ -98,13 +98,13 @@ class LiveTree:
         self.refresh()
 
     def value(self, row: int) -> int:
-        """What rows are sorted by and compared by: self time unless they are sorted by total."""
-        return int((self.numbers.now.total_ns if self.sort == "total" else self.numbers.now.self_ns)[row])
+        """What rows are compared by: total time, or self time where they are sorted by that."""
+        return int((self.numbers.now.self_ns if self.sort == "self" else self.numbers.now.total_ns)[row])
 
     def change(self, row: int) -> float | None:
         """By how much a row's time in a step differs from that in the window before; None where one is not known."""
         numbers = self.numbers
-        before = int((numbers.before.total_ns if self.sort == "total" else numbers.before.self_ns)[row])
+        before = int((numbers.before.self_ns if self.sort == "self" else numbers.before.total_ns)[row])
         if not numbers.steps or not numbers.before_steps or before <= 0:
             return None
         return (self.value(row) / numbers.steps) / (before / numbers.before_steps) - 1
@@ -157,7 +157,8 @@ class LiveTree:
             return rows
         if self.sort == "name":
             return sorted(rows, key=lambda row: self.rows[row].label)
-        values = self.numbers.now.calls if self.sort == "calls" else self.numbers.now.total_ns
+        now = self.numbers.now
+        values = {"calls": now.calls, "self": now.self_ns}.get(self.sort, now.total_ns)
         return sorted(rows, key=lambda row: -int(values[row]))
 
     def _build(self, shown: list[LiveProcess]) -> None:

@@ -166,7 +166,7 @@ class Session:
 def _say_interrupted() -> None:
     """Let python die by SIGINT, as it is about to after an interrupt that nobody caught.
 
-    It notes that in a flag, which any text that is run takes back; classes that the report's imports make are such texts.
+    It notes that in a flag, which any text that is run takes back, such as those that make classes for the report.
     """
     try:
         exec("raise KeyboardInterrupt")  # noqa: S102 - a text that ends so sets the flag

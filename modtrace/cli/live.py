@@ -55,6 +55,8 @@ def execute(parsed: Parsed) -> None:
 
 
 def _trace(path: Path) -> Path:
+    if not path.exists():
+        raise UsageError(f"there is no trace at {plain(str(path))}")
     if path.is_dir() and read_run(path) is None:
         here = find(path)
         if not here and not path.name.endswith(".mtrace"):

@@ -177,7 +177,6 @@ def test_the_script_has_a_terminal_and_can_be_typed_to(live):
     terminal.press("something\r")
     terminal.until("heard SOMETHING")
     terminal.until(r"\[exit 0\]")
-    terminal.press("\x1b")
     terminal.press("q")
     assert terminal.ended() == 0
 

@@ -32,6 +32,7 @@ UNSEEN_SECONDS: Final = 2.0
 """Between two looks while the terminal says that it has not the focus."""
 LEAST: Final = (60, 12)
 WIDE: Final = (120, 24)
+LOW: Final = 18
 
 
 class LiveApp(App[str]):
@@ -53,6 +54,8 @@ class LiveApp(App[str]):
     .-output #output { height: 1fr; column-span: 2; row-span: 2; }
     .-output #tree { display: none; }
     .-output #steps { display: none; }
+    .-low #steps { height: 1; }
+    .-low #output { height: 3; }
     .-small #panes, .-small #head, .-small Footer { display: none; }
     .-small #small { display: block; }
     """
@@ -123,6 +126,7 @@ class LiveApp(App[str]):
     def on_resize(self, event: events.Resize) -> None:
         width, height = event.size
         self.screen.set_class(width < LEAST[0] or height < LEAST[1], "-small")
+        self.screen.set_class(height < LOW, "-low")
         self.screen.set_class(width >= WIDE[0] and height >= WIDE[1], "-wide")
         self.call_after_refresh(self._fit_script)
 
@@ -165,6 +169,9 @@ class LiveApp(App[str]):
             self._head()
         if ended:
             self.ended = True
+            self.asked = False
+            if self.query_one(Input).has_focus:
+                self.action_give_up()
             self.refresh_bindings()
             if self.script is not None and self.script.asked_to_end:
                 self.exit("finished")

@@ -74,7 +74,7 @@ class TreePane(Widget, can_focus=True):
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         if not y:
-            return strip(words.tree_head(self.calls, width, trend=self.trend), width, _HEAD)
+            return strip("   " + words.tree_head(self.calls, width - 3, trend=self.trend), width, _HEAD)
         visible = self.calls.visible
         if y == 1:
             self._scroll()

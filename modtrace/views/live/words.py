@@ -106,13 +106,13 @@ def change_text(change: float | None) -> str:
 
 
 def _numbers_width(width: int, *, trend: bool) -> int:
-    return 18 + (10 if width >= 66 else 0) + 8 + (9 if trend else 0) if width >= 44 else 18
+    return 18 + (10 if width >= 57 else 0) + 8 + (9 if trend else 0) if width >= 44 else 18
 
 
 def _columns(own: str, share: str, total: str, calls: str, change: str, *, width: int, trend: bool) -> str:
     text = f"{fit(own, 9):>10}{fit(share, 7):>8}"
     if width >= 44:
-        text += (f"{fit(total, 9):>10}" if width >= 66 else "") + f"{fit(calls, 7):>8}"
+        text += (f"{fit(total, 9):>10}" if width >= 57 else "") + f"{fit(calls, 7):>8}"
         text += f" {fit(change, 8):<8}" if trend else ""
     return text
 
