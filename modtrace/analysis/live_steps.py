@@ -183,11 +183,17 @@ class LiveSteps:
             self._thread = steps.thread
         whole = np.flatnonzero(steps.whole & (steps.end > steps.start))
         owner = self._owner(steps, ids[steps.first] >> THREAD_SHIFT if self.by == "root" else ids[:0])
-        made = [self._step(steps, int(at), owner, self.count + n) for n, at in enumerate(whole)]
+        order = np.argsort(owner, kind="stable")
+        low, high = np.searchsorted(owner[order], [whole, whole + 1])
+        first = max(len(whole) - KEPT - UNSURE, 0)  # those before would be forgotten at once
+        made = [
+            self._step(steps, int(whole[n]), order[low[n] : high[n]], self.count + n)
+            for n in range(first, len(whole))
+        ]
         sure = max(len(whole) - UNSURE, 0)
-        self._provisional = made[sure:]
+        self._provisional = made[sure - first :]
         if sure:
-            self.steps.extend(made[:sure])
+            self.steps.extend(made[: sure - first])
             self.count += sure
             if self.by == "root":
                 self._forget_roots(ids[steps.first[whole[:sure]]])
@@ -256,8 +262,9 @@ class LiveSteps:
             owner[here] = np.where(at >= 0, mine[np.maximum(at, 0)], -1)
         return owner
 
-    def _step(self, steps: Steps, at: int, owner: Ints, number: int) -> Step:
-        mine = self._recent[2:, owner == at]
+    def _step(self, steps: Steps, at: int, calls: Ints, number: int) -> Step:
+        """The sums of one step over some of the recent calls."""
+        mine = self._recent[2:, calls]
         node, which = np.unique(mine[0], return_inverse=True)
         sums = np.zeros((3, len(node)), np.int64)
         _add(sums, which, mine[1:])
