@@ -214,6 +214,16 @@ def test_the_script_sees_what_it_would_see(tmp_path, live):
     assert seen == plain
 
 
+def test_if_the_view_fails_the_output_is_printed(live, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "textual.py").write_text("raise RuntimeError('this is broken')")
+    paths = [str(tmp_path / "broken"), str(Path(modtrace.__file__).parents[1])]
+    terminal = live(f"{STEPS}\nsys.exit(5)", env={"PYTHONPATH": os.pathsep.join(paths)})
+    assert terminal.ended() == 5
+    assert "the live view failed: RuntimeError: this is broken" in terminal.text
+    assert "twenty steps" in terminal.text
+
+
 def test_usage_errors_come_before_the_view(tmp_path, live):
     terminal = Terminal(tmp_path, "-m", "modtrace", "run", "--live", "missing.py")
     terminal.until("can't open file")

@@ -18,7 +18,7 @@ from textual.widgets import Footer, Input
 from modtrace.analysis import live
 from modtrace.analysis.live import LiveTrace
 from modtrace.analysis.live_tree import SORTS, WINDOWS, LiveTree
-from modtrace.errors import TraceError
+from modtrace.errors import ModtraceError, TraceError
 from modtrace.trace.schema import OUTPUT_FILE
 from modtrace.views.live import words
 from modtrace.views.live.panes import Line, OutputPane, StepsPane, TreePane
@@ -332,4 +332,8 @@ def view(path: Path) -> None:
     Raises:
         TraceError: the trace cannot be read.
     """
-    import_module("modtrace.views.tui.app").run(path)
+    try:
+        viewer = import_module("modtrace.views.tui.app")
+    except ModuleNotFoundError as error:
+        raise ModtraceError(f"the viewer is not here ({error})") from None
+    viewer.run(path)

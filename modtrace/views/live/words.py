@@ -67,7 +67,7 @@ def cost(tree: LiveTree) -> str:
 
 def tree_head(tree: LiveTree, width: int, *, trend: bool) -> str:
     """The line above the rows."""
-    of = "all, sums" if tree.window is None else f"last {tree.window} steps, a step"
+    of = "all, sums" if tree.window is None else f"last {tree.window} steps"
     left = f"{of}  sort:{tree.sort}"
     return pad(left, max(width - _numbers_width(width, trend=trend), 0)) + _columns(
         "self", "%", "total", "calls", "change", width=width, trend=trend
