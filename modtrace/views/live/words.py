@@ -22,8 +22,10 @@ def title(trace: LiveTrace, name: str | None, tree: LiveTree, state: str) -> str
     processes = tree.processes
     parts = [f"{'LIVE' if state in (live.RUNNING, live.WAITING) else state.upper()} {shown}"]
     if len(trace.processes) > 1:
-        which = "all" if tree.rank is None else str(processes[0].process.rank)
-        parts[0] += f"  rank {which} of {len(trace.processes)}"
+        count = len(trace.processes)
+        parts[0] += (
+            f"  {count} ranks" if tree.rank is None else f"  rank {processes[0].process.rank} of {count}"
+        )
     elif processes and processes[0].process.pid is not None:
         parts[0] += f" pid {processes[0].process.pid}"
     if processes:
