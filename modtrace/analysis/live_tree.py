@@ -17,7 +17,7 @@ from modtrace.analysis.live_steps import Step, Sums, window
 from modtrace.analysis.naming import below, fold
 
 Ints = npt.NDArray[np.int64]
-Path = tuple[Any, ...]
+Key = tuple[Any, ...]
 
 WINDOWS: Final = (20, 100, None)
 """Steps that numbers are of; None for everything since the beginning, or since `reset`."""
@@ -28,9 +28,9 @@ OPEN_DEPTH: Final = 2
 
 @dataclass(frozen=True)
 class Row:
-    """One row. `path` tells it apart from all others for as long as the trace grows."""
+    """One row. `path`, a number, tells it apart from all others for as long as the trace grows."""
 
-    path: Path
+    path: int
     parent: int
     depth: int
     label: str
@@ -61,8 +61,9 @@ class LiveTree:
         self.instances: list[int] = []
         self.numbers = Numbers(0, 0, *_none(0), 0, *_none(0))
         self.visible: list[int] = []
-        self.cursor: Path | None = None
-        self._open: dict[Path, bool] = {}
+        self.cursor: int | None = None
+        self._open: dict[int, bool] = {}
+        self._paths: dict[tuple[int, Key], int] = {}
         self._built: object = None
         self._row_of: list[Ints] = []
         self._children: list[list[int]] = []
@@ -123,11 +124,14 @@ class LiveTree:
 
     def arrange(self) -> None:
         """Which rows are shown, in which order; rows that did not run in the window are left out."""
-        ran, found = self.numbers.now.calls, []
+        ran, found = (self.numbers.now.calls > 0).tolist(), []
+        for row in range(len(self.rows) - 1, -1, -1):  # parents come before their children
+            if ran[row] and self.rows[row].parent >= 0:
+                ran[self.rows[row].parent] = True
         waiting = self._sorted(self._children[-1] if self._children else [])[::-1]
         while waiting:
             row = waiting.pop()
-            if not ran[row] and not self._ran_below(row):
+            if not ran[row]:
                 continue
             found.append(row)
             if self.is_open(row):
@@ -149,9 +153,6 @@ class LiveTree:
             at = min(max(self.position() + by, 0), len(self.visible) - 1)
             self.cursor = self.rows[self.visible[at]].path
 
-    def _ran_below(self, row: int) -> bool:
-        return any(self.numbers.now.calls[child] or self._ran_below(child) for child in self._children[row])
-
     def _sorted(self, rows: list[int]) -> list[int]:
         if self.sort == "order":
             return rows
@@ -163,7 +164,7 @@ class LiveTree:
 
     def _build(self, shown: list[LiveProcess]) -> None:
         rows: list[Row] = []
-        place: dict[tuple[int, Path], int] = {}
+        place: dict[tuple[int, Key], int] = {}
         members: list[set[Any]] = []
         names: list[tuple[str, str]] = []
         wholes: list[str] = []
@@ -183,7 +184,8 @@ class LiveTree:
                     label = below(name, names[over][0]) if same else name
                     label = label or (f"({kind})" if over >= 0 and names[over][1] else kind)
                     wholes.append(nodes.names.get((root, what), "") if root >= 0 else "")
-                    path = (*(rows[over].path if over >= 0 else ()), key)
+                    place_above = (rows[over].path if over >= 0 else -1, key)
+                    path = self._paths.setdefault(place_above, len(self._paths))
                     depth = rows[over].depth + 1 if over >= 0 else 0
                     rows.append(
                         Row(path, over, depth, label, kind if label != kind else "", nodes.variant[node])
@@ -245,7 +247,7 @@ def _none(count: int) -> tuple[Sums]:
     return (Sums(*np.zeros((3, count), np.int64)),)
 
 
-def _group(process: LiveProcess, nodes: Nodes, root: int, what: int) -> tuple[str, str, Path]:
+def _group(process: LiveProcess, nodes: Nodes, root: int, what: int) -> tuple[str, str, Key]:
     """Name, class and what tells a node apart from its siblings. Modules whose names differ only in numbers and that
     are alike in class, parameters and first output are one.
     """

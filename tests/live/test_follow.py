@@ -15,6 +15,7 @@ import modtrace
 from modtrace.analysis import live
 from modtrace.analysis.live import LiveTrace
 from modtrace.analysis.live_steps import window
+from modtrace.analysis.live_tree import LiveTree
 from modtrace.errors import TraceError
 from tests.live.replay import INFERENCE, MARKED, TRAINING, Replay, record
 
@@ -192,6 +193,37 @@ def test_a_killed_run_is_told_from_a_running_one(made, tmp_path):
         process.wait()
         trace.look()
         assert trace.state == live.DIED
+
+
+DEEP = """
+import sys, torch
+sys.setrecursionlimit(20000)
+class Wrap(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+    def forward(self, x):
+        return self.inner(x) if self.inner is not None else x
+net = None
+for _ in range(int(sys.argv[1])):
+    net = Wrap(net)
+for _ in range(3):
+    net(torch.ones(2))
+"""
+
+
+def test_deep_trees(tmp_path):
+    trace = LiveTrace(record(tmp_path, DEEP, "800"))
+    trace.look()
+    process = trace.processes[0]
+    assert (process.steps.ended, len(process.nodes)) == (3, 800)
+    tree = LiveTree(trace)
+    tree.refresh()
+    for row in range(800):
+        tree.set_open(row, True)
+    assert len(tree.visible) == 800
+    tree.move(10_000)
+    assert tree.rows[tree.visible[tree.position()]].depth == 799
 
 
 def test_what_is_no_trace(tmp_path):
