@@ -48,10 +48,18 @@ def findings(facts: Facts) -> str:
 
 def failure(found: Failure) -> str:
     """The path to the module that failed."""
-    step = "" if found.step is None else f" in step {found.step}"
+    phase = f" in {found.phase}" if found.phase else ""
+    step = (
+        phase
+        if found.step is None
+        else f"{phase} of step {found.step}"
+        if phase
+        else f" in step {found.step}"
+    )
+    verb = "returned" if found.phase else "got"
     items = "".join(
         f"<li><code>{markup(place.name or place.type, NAME_LIMIT)}</code> {markup(place.type, 80)}"
-        f" <span>got {markup(place.inputs, 200)}</span></li>"
+        f" <span>{verb} {markup(place.tensors, 200)}</span></li>"
         for place in found.path[-20:]
     )
     told = [f"its parameters: {', '.join(found.parameters)}"] if found.parameters else []
