@@ -40,7 +40,8 @@ class Made:
         self._put("modules", [
             {
                 "module": at, "type": kind, "type_module": "mine", "parameter_count": 0 if kind == "GELU" else 10,
-                "parameter_bytes": 40, "trainable_count": 10, "trainable_bytes": 40, "buffer_count": 0, "buffer_bytes": 0, "parameters": [],
+                "parameter_bytes": 40, "trainable_count": 10, "trainable_bytes": 40,
+                "buffer_count": 0, "buffer_bytes": 0, "parameters": [],
                 "training": True, "extra_repr": None, "source_file": None, "source_line": None, "overrides_call": False,
             }
             for at, (kind, _) in enumerate(MODULES)
