@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rich.cells import chop_cells
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -173,7 +174,9 @@ class OutputPane(Widget, can_focus=True):
     def render_line(self, y: int) -> Strip:
         width, height = self.size.width, max(self.size.height - 1, 1)
         if not y:
-            self._shown = [] if self.lines is None else self.lines.last(height, self._above)
+            last = [] if self.lines is None else self.lines.last(height, self._above)
+            # A line that is too long goes on below, or the end of an error would not be seen.
+            self._shown = [piece for line in last for piece in chop_cells(line, width) or [""]][-height:]
             more = f"  {self._above} lines below: end" if self._above else ""
             title = (
                 "output"
