@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from modtrace.analysis.columns import (
+    DistinctTexts,
     categorical,
     column,
-    distinct_texts,
     nullable,
     nullable_codes,
+    nullable_flags,
 )
 from modtrace.analysis.device_memory import of_rows
 from modtrace.analysis.device_times import device_times
@@ -35,80 +36,106 @@ def calls(stored: Stored) -> pd.DataFrame:
 
     Texts are categoricals, times and sizes nullable integers.
     """
-    line = timeline(stored)
-    table = line.calls
-    modules = stored.table("modules")
-    module, root = nullable_codes(table, "module"), nullable_codes(table, "root")
-    label = nullable_codes(table, "label")
-    types = modules.column("type").to_pylist()
-    signatures = stored.table("signatures").column("text").to_pylist()
-    named, texts = names(stored, root, module)
-    of_label = module < 0
-    data: dict[str, Any] = {
-        "parent": column(table, "parent"),
-        "kind": categorical(column(table, "kind"), list(KINDS)),
-        "name": distinct_texts(
-            np.where(of_label, label + len(texts), named), texts + [name for name, _ in line.labels]
-        ),
-        "type": distinct_texts(
-            np.where(of_label, label + len(types), module), types + [kind for _, kind in line.labels]
-        ),
-        "root": distinct_texts(root, types),
-        "module_id": nullable(table, "module"),
-        "step": nullable(table, "step"),
-        "phase": categorical(nullable_codes(table, "phase"), list(PHASE_NAMES)),
-        **{name: column(table, name) for name in ("rank", "thread", "depth", "start_ns", "last_call")},
-        "forward": nullable(table, "forward"),
-        **{name: nullable(table, name) for name in _NULLABLE},
-        "inputs": distinct_texts(nullable_codes(table, "inputs"), signatures),
-        "outputs": distinct_texts(nullable_codes(table, "outputs"), signatures),
-        "status": categorical(column(table, "status"), list(STATUSES)),
-        "error": distinct_texts(nullable_codes(table, "error"), error_texts(stored)),
-        "output_replaced": table.column("output_replaced").to_pandas().astype("boolean").to_numpy(),
-    }
-    on_device = device_times(stored).device_ns
-    data["device_ns"] = pd.arrays.IntegerArray(np.maximum(on_device, 0), on_device < 0)
-    held = of_calls(stored)
-    read = of_rows(stored)
-    delta, peak = (
-        np.where(held.known, watched, told)
-        for watched, told in ((held.delta_bytes, read.delta_bytes), (held.peak_bytes, read.peak_bytes))
-    )
-    data["memory_delta_bytes"] = pd.arrays.IntegerArray(delta, ~(held.known | read.known))
-    data["memory_peak_bytes"] = pd.arrays.IntegerArray(np.maximum(peak, 0), peak < 0)
-    kept = of_saved(stored)
-    data["saved_bytes"] = pd.arrays.IntegerArray(np.maximum(kept, 0), kept < 0)
-    computed = work(stored).flops
-    data["source_file"], data["source_line"] = _sources(line.places, label)
-    data["flops"] = pd.arrays.IntegerArray(np.maximum(computed, 0), computed < 0)
-    data["output_replaced"] = pd.array(data["output_replaced"], dtype="boolean")
-    frame = pd.DataFrame({name: data[name] for name in CALL_COLUMNS})
-    frame.index = pd.Index(np.arange(len(table)), name="call")
-    return frame
+    return CallRows(stored).frame(0, len(timeline(stored).calls))
 
 
-def _sources(places: list[tuple[str, int, int] | None], label: Ints) -> tuple[Any, pd.arrays.IntegerArray]:
-    """File and line of the code that calls each function."""
-    known = np.array([place is not None for place in places] + [False], np.bool_)[label]
-    lines = np.array([place[1] if place is not None else 0 for place in places] + [0], np.int64)[label]
-    files = distinct_texts(
-        np.where(known, label, -1), [place[0] if place is not None else "" for place in places]
-    )
-    return files, pd.arrays.IntegerArray(lines, ~known)
+class CallRows:
+    """The rows of `calls`, any range of them at a time: what is long is made for the range alone."""
+
+    def __init__(self, stored: Stored) -> None:
+        line = timeline(stored)
+        self._table, self._places = line.calls, line.places
+        self._types: list[str] = stored.table("modules").column("type").to_pylist()
+        self._signatures = DistinctTexts(stored.table("signatures").column("text").to_pylist())
+        self._errors = DistinctTexts(error_texts(stored))
+        self._names = Names(stored)
+        self._name = DistinctTexts(self._names.texts + [name for name, _ in line.labels])
+        self._type = DistinctTexts(self._types + [kind for _, kind in line.labels])
+        self._root = DistinctTexts(self._types)
+        self._file = DistinctTexts([place[0] if place is not None else "" for place in line.places])
+        self._device_ns = device_times(stored).device_ns
+        held, read = of_calls(stored), of_rows(stored)
+        self._memory_known = held.known | read.known
+        self._delta_bytes = np.where(held.known, held.delta_bytes, read.delta_bytes)
+        self._peak_bytes = np.where(held.known, held.peak_bytes, read.peak_bytes)
+        self._saved_bytes = of_saved(stored)
+        self._flops = work(stored).flops
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def frame(self, low: int, high: int) -> pd.DataFrame:
+        """The rows from `low` up to `high`. Categories are the same in every range."""
+        table, rows = self._table.slice(low, high - low), slice(low, high)
+        module, root = nullable_codes(table, "module"), nullable_codes(table, "root")
+        label = nullable_codes(table, "label")
+        of_label = module < 0
+        named = np.where(of_label, label + len(self._names.texts), self._names.codes(root, module))
+        file, line = self._sources(label)
+        data: dict[str, Any] = {
+            "parent": column(table, "parent"),
+            "kind": categorical(column(table, "kind"), list(KINDS)),
+            "name": self._name.column(named),
+            "type": self._type.column(np.where(of_label, label + len(self._types), module)),
+            "root": self._root.column(root),
+            "module_id": nullable(table, "module"),
+            "step": nullable(table, "step"),
+            "phase": categorical(nullable_codes(table, "phase"), list(PHASE_NAMES)),
+            **{name: column(table, name) for name in ("rank", "thread", "depth", "start_ns", "last_call")},
+            "forward": nullable(table, "forward"),
+            **{name: nullable(table, name) for name in _NULLABLE},
+            "inputs": self._signatures.column(nullable_codes(table, "inputs")),
+            "outputs": self._signatures.column(nullable_codes(table, "outputs")),
+            "status": categorical(column(table, "status"), list(STATUSES)),
+            "error": self._errors.column(nullable_codes(table, "error")),
+            "output_replaced": nullable_flags(table, "output_replaced"),
+            "device_ns": _known(self._device_ns[rows]),
+            "memory_delta_bytes": pd.arrays.IntegerArray(self._delta_bytes[rows], ~self._memory_known[rows]),
+            "memory_peak_bytes": _known(self._peak_bytes[rows]),
+            "saved_bytes": _known(self._saved_bytes[rows]),
+            "flops": _known(self._flops[rows]),
+            "source_file": file,
+            "source_line": line,
+        }
+        index = pd.RangeIndex(low, high, name="call")
+        return pd.DataFrame({name: data[name] for name in CALL_COLUMNS}, index=index)
+
+    def _sources(self, label: Ints) -> tuple[Any, pd.arrays.IntegerArray]:
+        """File and line of the code that calls each function."""
+        known = np.array([place is not None for place in self._places] + [False], np.bool_)[label]
+        lines = np.array([place[1] if place is not None else 0 for place in self._places] + [0], np.int64)
+        return self._file.column(np.where(known, label, -1)), pd.arrays.IntegerArray(lines[label], ~known)
+
+
+def _known(values: Ints) -> pd.arrays.IntegerArray:
+    """A nullable column from values that are -1 where they are not known."""
+    return pd.arrays.IntegerArray(np.maximum(values, 0), values < 0)
+
+
+class Names:
+    """Names of modules below their roots; a pair without a name has an empty one."""
+
+    def __init__(self, stored: Stored) -> None:
+        table = stored.table("names")
+        pair = column(table, "root") << 32 | column(table, "module")
+        self.texts: list[str] = [*table.column("name").to_pylist(), ""]
+        self._order = np.argsort(pair)
+        self._pair = pair[self._order]
+
+    def codes(self, root: Ints, module: Ints) -> Ints:
+        """Positions in `texts`."""
+        none = len(self.texts) - 1
+        if not none:
+            return np.zeros(len(root), np.int64)
+        wanted = root << 32 | module
+        at = np.minimum(np.searchsorted(self._pair, wanted), none - 1)
+        return np.where(self._pair[at] == wanted, self._order[at], none)
 
 
 def names(stored: Stored, root: Ints, module: Ints) -> tuple[Ints, list[str]]:
     """Names of modules below their roots, as keys into a list of names; a pair without a name has an empty one."""
-    table = stored.table("names")
-    pair = column(table, "root") << 32 | column(table, "module")
-    texts = [*table.column("name").to_pylist(), ""]
-    order = np.argsort(pair)
-    wanted = root << 32 | module
-    if not len(pair):
-        return np.zeros(len(wanted), np.int64), [""]
-    at = np.minimum(np.searchsorted(pair[order], wanted), len(pair) - 1)
-    found = order[at]
-    return np.where(pair[found] == wanted, found, len(texts) - 1), texts
+    found = Names(stored)
+    return found.codes(root, module), found.texts
 
 
 def commonest(keys: Ints, codes: Ints, count: int) -> Ints:

@@ -42,8 +42,27 @@ def categorical(codes: Ints, texts: list[str]) -> Any:
     return from_codes(codes, texts)
 
 
+def nullable_flags(table: pa.Table, name: str) -> pd.arrays.BooleanArray:
+    """A nullable boolean column for a DataFrame."""
+    values = table.column(name)
+    known = np.asarray(values.is_valid().to_numpy(), np.bool_)
+    return pd.arrays.BooleanArray(np.asarray(values.fill_null(False).to_numpy(), np.bool_), ~known)
+
+
+class DistinctTexts:
+    """Texts by key as categoricals; equal texts are one category."""
+
+    def __init__(self, texts: list[str]) -> None:
+        place: dict[str, int] = {}
+        self._first = np.array([place.setdefault(text, len(place)) for text in texts] or [0], np.int64)
+        self._type = pd.CategoricalDtype(list(place))
+
+    def column(self, codes: Ints) -> Any:
+        """The texts of keys; of -1 null."""
+        from_codes: Any = pd.Categorical.from_codes
+        return from_codes(np.where(codes >= 0, self._first[codes], -1), dtype=self._type)
+
+
 def distinct_texts(codes: Ints, texts: list[str]) -> Any:
     """Texts by key as a categorical, -1 for null; equal texts are one category."""
-    place: dict[str, int] = {}
-    first = np.array([place.setdefault(text, len(place)) for text in texts] or [0], np.int64)
-    return categorical(np.where(codes >= 0, first[codes], -1), list(place))
+    return DistinctTexts(texts).column(codes)
