@@ -11,9 +11,10 @@ import weakref
 from collections.abc import Callable
 from contextlib import ContextDecorator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from modtrace.errors import ModtraceError, UsageError
+from modtrace.export.methods import Exports
 from modtrace.trace.folder import copy, create, write_json
 from modtrace.trace.schema import END_FILE
 from modtrace.trace.start import run_facts
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     from modtrace.views.html.inline import Shown
 
 
-class Trace:
+class Trace(Exports):
     """A recorded trace.
 
-    `calls`, `modules` and `steps` are pandas DataFrames; their columns are listed in docs/trace-format.md, with units
-    in the names. They are made at the first use and kept: change a copy.
+    `calls`, `modules` and `steps` are pandas DataFrames; their columns are listed in docs/trace-format.md, with units in
+    the names. They are made at the first use and kept: change a copy.
     """
 
     def __init__(self, stored: Stored) -> None:
@@ -85,18 +86,22 @@ class Trace:
 
         return self._frame("syncs", syncs)
 
-    def series(self, name: str) -> pd.DataFrame:
-        """The time of one module in each step: columns `rank`, `calls`, `forward_ns`, `backward_ns`, `recompute_ns`.
+    def series(self, name: str | None = None) -> pd.DataFrame:
+        """A curve: of one module over the steps, or without a name of memory over time. Columns are in trace/frames.py.
+
+        With a name, one row a step in which the module ran, indexed by `step`: its forward, backward and recompute
+        time, self time, time on the device, FLOPs and peak memory. Without, one row a change of what is held on a
+        device, by what it is held for; empty where memory was not watched (`memory="0:3"`).
 
         Args:
-            name: its FQN (`encoder.layers.0`), or the class name of a root module.
+            name: a FQN (`encoder.layers.0`), or the class name of a root module.
 
         Raises:
             UsageError: no module of that name ran.
         """
-        from modtrace.analysis.steps import series
+        from modtrace.analysis.series import memory_series, module_series
 
-        return series(self._read(), name)
+        return memory_series(self._read()) if name is None else module_series(self._read(), name)
 
     def summary(self, *, width: int = 80, ascii: bool = False) -> str:
         """What `modtrace run` prints at the end, without colors; at most `width` columns."""
@@ -119,12 +124,6 @@ class Trace:
         target = Path(path)
         copy(self._read().path, target, force=force)
         return target
-
-    def to_csv(self, target: str | os.PathLike[str] | TextIO, *, raw: bool = False) -> None:
-        """Write `calls` as CSV. Cells that a spreadsheet would run as formulas get a `'` in front, unless `raw`."""
-        from modtrace.export.csv import to_csv
-
-        to_csv(self._read(), target, raw=raw)
 
     def to_html(
         self, target: str | os.PathLike[str], *, full: bool = False, max_bytes: int | None = None

@@ -40,6 +40,11 @@ def test_trace_has_what_the_readme_uses():
         "to_csv",
         "to_html",
         "show",
+        "to_parquet",
+        "to_chrome",
+        "to_speedscope",
+        "to_collapsed",
+        "to_json",
     }
     assert names <= {name for name in dir(modtrace.Trace) if not name.startswith("_")}
     for name in names:

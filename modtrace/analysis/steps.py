@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow as pa
 
 from modtrace.analysis.around import root_calls
-from modtrace.analysis.calls import error_texts, names
-from modtrace.analysis.columns import categorical, column, distinct_texts, nullable_codes, values_and_known
+from modtrace.analysis.calls import error_texts
+from modtrace.analysis.columns import categorical, column, distinct_texts, nullable_codes
 from modtrace.analysis.device_memory import of_steps
 from modtrace.analysis.device_times import device_of_steps
 from modtrace.analysis.memory import peak_of_steps
@@ -20,11 +20,9 @@ from modtrace.analysis.phases import FORWARD, RECOMPUTE, Steps
 from modtrace.analysis.roofline import mfu_of_steps
 from modtrace.analysis.timeline import Timeline, timeline
 from modtrace.analysis.work import work_of_steps
-from modtrace.errors import UsageError
-from modtrace.text import plain
 from modtrace.trace.reach import Reach
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import BACKWARD, MODULE, PHASES, STATUSES, UNFINISHED
+from modtrace.trace.schema import MODULE, PHASES, STATUSES, UNFINISHED
 from modtrace.trace.schema import STEP as STEP_KIND
 
 Ints = npt.NDArray[np.int64]
@@ -172,41 +170,3 @@ def _amounts(
 
 def _masked(values: Ints) -> pd.arrays.IntegerArray:
     return pd.arrays.IntegerArray(np.maximum(values, 0).astype(np.int64), values < 0)
-
-
-def series(stored: Stored, name: str) -> pd.DataFrame:
-    """The time of a module in each step in which it ran: `calls`, `forward_ns`, `backward_ns`, `recompute_ns`.
-
-    Args:
-        stored: the trace.
-        name: its FQN; "" or the class name for a root module. Modules of that name under several roots count together.
-
-    Raises:
-        UsageError: no module has that name.
-    """
-    table = timeline(stored).calls
-    module, root = nullable_codes(table, "module"), nullable_codes(table, "root")
-    codes, texts = names(stored, np.maximum(root, 0), np.maximum(module, 0))
-    types = stored.table("modules").column("type").to_pylist()
-    wanted = {at for at, text in enumerate(texts) if text == name}
-    chosen = np.isin(codes, np.fromiter(wanted, np.int64, len(wanted))) & (module >= 0)
-    if not name or not chosen.any():
-        is_root = (module == root) & (module >= 0)
-        same = np.array([not name or kind == name for kind in types] or [False], np.bool_)
-        chosen = is_root & same[np.maximum(module, 0)]
-    if not chosen.any():
-        raise UsageError(f"no module named {plain(name)!r} ran")
-    rows = table.filter(pa.array(chosen))
-    duration, known = values_and_known(rows, "duration_ns")
-    kind, phase = column(rows, "kind"), nullable_codes(rows, "phase")
-    frame = pd.DataFrame({"rank": column(rows, "rank"), "step": nullable_codes(rows, "step")})
-    again = phase == RECOMPUTE
-    for label, which in (
-        ("forward_ns", (kind == MODULE) & ~again),
-        ("backward_ns", kind == BACKWARD),
-        ("recompute_ns", (kind == MODULE) & again),
-    ):
-        frame[label] = np.where(which & known, duration, 0)
-    frame.insert(2, "calls", ((kind == MODULE) & ~again).astype(np.int64))
-    frame = frame[frame["step"] >= 0]
-    return frame.groupby(["rank", "step"]).sum().reset_index(level="rank")

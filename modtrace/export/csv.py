@@ -1,49 +1,40 @@
-"""CSV: one line a call."""
+"""CSV: one line a call, as RFC 4180 has it."""
 
 from __future__ import annotations
 
-import csv
-import os
-import tempfile
-from pathlib import Path
-from typing import Any, TextIO
+import re
+from collections.abc import Callable, Iterator
+from typing import Final
 
-from modtrace.analysis.calls import calls
-from modtrace.errors import UsageError
+from modtrace.export.lines import Texts, content, digits, joined, parts
+from modtrace.export.target import Tick, silent
 from modtrace.text import cell, plain
 from modtrace.trace.reader import Stored
+from modtrace.trace.schema import CALL_COLUMNS
 
-_TEXTS = ("kind", "name", "type", "root", "inputs", "outputs", "status", "error", "source_file")
+_NEEDS_QUOTES: Final = re.compile(r'[",\r\n]|^ | $|^$')
 
 
-def to_csv(stored: Stored, target: str | os.PathLike[str] | TextIO, *, raw: bool = False) -> None:
-    """Write the calls of a trace as CSV, UTF-8, lines ending in a newline.
+def csv(stored: Stored, tick: Tick = silent, *, raw: bool = False) -> Iterator[bytes]:
+    """The calls of a trace as CSV: UTF-8, a header, lines that end in CR LF, nothing for null and `""` for no text.
+
+    Control characters are escapes; a text that a spreadsheet would take for a formula gets a `'` in front.
 
     Args:
         stored: the trace.
-        target: a path, written whole or not at all and readable by the user alone; or a text stream.
-        raw: leave texts that a spreadsheet would take for formulas as they are, for programs to read.
-
-    Raises:
-        UsageError: the path cannot be written.
+        tick: told of the progress.
+        raw: leave texts that look like formulas as they are, for programs to read.
     """
-    frame = calls(stored)
-    for name in _TEXTS:
-        column: Any = frame[name]
-        texts = [plain(str(text)) for text in column.cat.categories]
-        frame[name] = column.cat.rename_categories(texts if raw else [cell(text) for text in texts])
-    if hasattr(target, "write"):
-        frame.to_csv(target, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
-        return
-    path = Path(target)
-    try:
-        descriptor, part = tempfile.mkstemp(prefix=".", suffix=".csv", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-                frame.to_csv(file, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
-    except OSError as error:
-        raise UsageError(f"cannot write {plain(str(path))}: {error.strerror or error}") from None
+    texts = Texts(_field(raw))
+    yield (",".join(("call", *CALL_COLUMNS)) + "\r\n").encode()
+    for part in parts(stored, tick):
+        columns = [texts.of(part, name) for name in CALL_COLUMNS]
+        yield content(joined(joined(digits(part.index.to_numpy()), *columns, between=","), "\r\n"))
+
+
+def _field(raw: bool) -> Callable[[str], str]:
+    def field(text: str) -> str:
+        text = plain(text) if raw else cell(plain(text))
+        return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text
+
+    return field

@@ -1,0 +1,38 @@
+"""What a call is called where one line must do: `layers.0.mlp Linear`, `optimizer SGD`, `ResNet backward`."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from modtrace.analysis.calls import Names
+from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.timeline import timeline
+from modtrace.text import plain
+from modtrace.trace.reader import Stored
+from modtrace.trace.schema import BACKWARD
+
+Ints = npt.NDArray[np.int64]
+
+
+def titles(stored: Stored) -> tuple[npt.NDArray[np.int32], list[str]]:
+    """For each row of the timeline a key into a list of titles, each there once."""
+    line = timeline(stored)
+    table = line.calls
+    module, root = nullable_codes(table, "module"), nullable_codes(table, "root")
+    named = Names(stored)
+    name = named.codes(root, module)
+    of_label = module < 0
+    backward = column(table, "kind") == BACKWARD
+    kinds = stored.table("modules").column("type").to_pylist()
+    one = np.where(of_label, nullable_codes(table, "label") << 1 | 1, name << 1)
+    other = np.where(of_label, 0, module) << 1 | backward
+    pairs, which = np.unique(one << 32 | other, return_inverse=True)
+    place: dict[str, int] = {}
+    found = []
+    for pair in pairs.tolist():
+        key, rest = pair >> 32, pair & 0xFFFFFFFF
+        words = line.labels[key >> 1] if key & 1 else (named.texts[key >> 1], kinds[rest >> 1])
+        title = " ".join(filter(None, [*map(plain, words), "backward" if rest & 1 else ""]))
+        found.append(place.setdefault(title, len(place)))
+    return np.array(found, np.int32)[which] if len(which) else np.zeros(0, np.int32), list(place)

@@ -1,0 +1,91 @@
+"""JSON: one object with the tables of a trace, written as it is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from modtrace._version import __version__
+from modtrace.analysis.kernels import kernels
+from modtrace.analysis.modules import modules
+from modtrace.analysis.roofline import device_keys
+from modtrace.analysis.series import memory_series
+from modtrace.analysis.steps import steps
+from modtrace.export.lines import Texts, content, digits, joined, parts
+from modtrace.export.target import Tick, silent
+from modtrace.trace.frames import CALLS, KERNELS, MEMORY_SERIES, MODULES, STEPS, Shown
+from modtrace.trace.reach import cached_of
+from modtrace.trace.reader import Stored
+from modtrace.trace.schema import VERSION
+
+
+def json_tables(stored: Stored, tick: Tick = silent) -> Iterator[bytes]:
+    """A trace as one JSON object, all in ASCII.
+
+    `format`, `version`, `modtrace`; `run` and `processes`, what is known of the program; `notes` and `gaps`, what is
+    missing; `tables`, each with `columns` (names), `units` (by column), `index` (which columns tell rows apart) and
+    `data`, a list of rows with values in the order of the columns. What is not known is null.
+    """
+    gaps = stored.table("gaps").to_pylist()
+    about: dict[str, Any] = {
+        "format": "modtrace-json",
+        "version": VERSION,
+        "modtrace": __version__,
+        "run": asdict(stored.run),
+        "processes": [asdict(process) for process in stored.processes],
+        "notes": stored.notes,
+        "gaps": gaps,
+    }
+    yield json.dumps(about)[:-1].encode() + b',\n"tables": {\n'
+    yield from _calls(stored, tick)
+    for name, frame, columns in _tables(stored):
+        yield b",\n" + _head(name, columns)
+        for at, row in enumerate(_rows(frame, columns)):
+            yield (b",\n" if at else b"\n") + row
+        yield b"\n]}"
+    yield b"\n}}\n"
+
+
+def _tables(stored: Stored) -> Iterator[tuple[str, pd.DataFrame, tuple[Shown, ...]]]:
+    yield "modules", modules(stored).reset_index(), (Shown("module_id", "int64", ""), *MODULES)
+    reached = cached_of(device_keys(stored))
+    yield "steps", steps(stored, reached).reset_index(), (Shown("step", "int64", ""), *STEPS)
+    if len(stored.table("operators")):
+        yield "kernels", kernels(stored), KERNELS
+    if len(stored.table("allocations")):
+        yield "memory", memory_series(stored), MEMORY_SERIES
+
+
+def _head(name: str, columns: tuple[Shown, ...]) -> bytes:
+    about = {
+        "columns": [column.name for column in columns],
+        "units": {column.name: column.unit for column in columns if column.unit},
+    }
+    return f'"{name}": {json.dumps(about)[:-1]}, "data": ['.encode()
+
+
+def _calls(stored: Stored, tick: Tick) -> Iterator[bytes]:
+    """The long table, a part at a time."""
+    texts, first = Texts(json.dumps), True
+    yield _head("calls", (Shown("call", "int64", ""), *CALLS))
+    for part in parts(stored, tick):
+        columns = [texts.of(part, column.name) for column in CALLS]
+        values = joined(digits(part.index.to_numpy()), *columns, between=",", null="null")
+        rows = content(joined(",\n[", values, "]"))
+        yield rows[1:] if first else rows
+        first = False
+    yield b"\n]}"
+
+
+def _rows(frame: pd.DataFrame, columns: tuple[Shown, ...]) -> Iterator[bytes]:
+    """A short table, row by row."""
+    values: list[list[Any]] = []
+    for column in columns:
+        plain: pd.Series[Any] = frame[column.name].astype(object)
+        values.append(plain.where(plain.notna(), None).tolist())
+    for row in zip(*values, strict=True):
+        yield json.dumps(row, allow_nan=False).encode()

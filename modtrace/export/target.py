@@ -1,0 +1,66 @@
+"""Where an export goes: a file that is there whole or not at all, or a stream."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from modtrace.errors import UsageError
+from modtrace.text import plain
+
+Target = str | os.PathLike[str] | IO[Any]
+"""A path, or a stream of text or bytes."""
+Tick = Callable[[int, int], None]
+"""Told how many rows are done, and of how many."""
+
+
+def silent(done: int, rows: int) -> None:
+    """A Tick that shows nothing."""
+
+
+def write(chunks: Iterable[bytes], target: Target, *, force: bool = False) -> None:
+    """Write pieces of UTF-8 or binary data as they are made.
+
+    Args:
+        chunks: the pieces.
+        target: a path, whose file is readable by the user alone; or a stream. One of text should not change line ends.
+        force: replace a file that is there.
+
+    Raises:
+        UsageError: the path is taken, or cannot be written.
+    """
+    if not isinstance(target, (str, os.PathLike)):
+        as_text = hasattr(target, "encoding")
+        for chunk in chunks:
+            target.write(bytes(chunk).decode() if as_text else chunk)
+        return
+    path = Path(target)
+    _refuse_what_exists(path, force=force)
+    try:
+        descriptor, part = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+            _refuse_what_exists(path, force=force)  # it may have come in the meantime
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise
+    except OSError as error:
+        raise UsageError(f"cannot write {plain(str(path))}: {error.strerror or error}") from None
+
+
+def _refuse_what_exists(path: Path, *, force: bool) -> None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return  # not there; whether it can be written shows when it is
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{plain(str(path))} is not a regular file; it is not replaced")
+    if not force:
+        raise UsageError(f"{plain(str(path))} exists already; use -f (force=True) to replace it")
