@@ -1,4 +1,4 @@
-"""What exporting a trace costs, in CPU time and memory: `python benchmarks/exports.py TRACE` (of about a million calls).
+"""What exporting costs, in CPU time and memory: `python benchmarks/exports.py TRACE` (of a million calls or so).
 
 Each type in a process of its own; memory is what the export takes above that of the opened trace.
 """
