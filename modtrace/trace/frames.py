@@ -1,4 +1,4 @@
-"""What the public DataFrames hold: every column of `Trace.calls`, `.modules`, `.steps`, `.kernels` and `.series`.
+"""What the public DataFrames hold: every column of `Trace.calls`, `.modules`, `.steps`, `.kernels`, `.syncs`, `.series`.
 
 Parquet and JSON files carry it.
 """
@@ -36,6 +36,9 @@ class Shown:
 
 _OF_FUNCTION = "not a function recorded with `--functions`"
 _UNWATCHED = "memory was not watched all the while (`--memory`)"
+_UNREAD = "memory was not watched (`--memory`), and no counters of a GPU tell"
+_UNKEPT = "not counted (`--saved`), or not all of it could be"
+_SHAPELESS = "a shape is not known, or it never returned"
 _NO_END = "its end was not seen"
 _NO_DEVICE = "no device worked on it, or its time is not known"
 _UNCOUNTED = "not counted, or a part has no formula"
@@ -59,8 +62,9 @@ CALLS: Final = (
     Shown("device_ns", "Int64", "time on the device, gaps between kernels included", _NO_DEVICE),
     Shown("inputs", "category", "signature of what it was given: `f32[2,225,15,15]`", "unknown, or not a call of code"),
     Shown("outputs", "category", "signature of what it returned", "it did not return, or not a call of code"),
-    Shown("memory_delta_bytes", "Int64", "by how much held memory changed, devices added up", _UNWATCHED),
-    Shown("memory_peak_bytes", "Int64", "most that was held while it ran", _UNWATCHED),
+    Shown("memory_delta_bytes", "Int64", "by how much held memory changed, devices added up", _UNREAD),
+    Shown("memory_peak_bytes", "Int64", "most that was held while it ran", _UNREAD),
+    Shown("saved_bytes", "Int64", "what it kept for the backward with everything inside it, the most of several backwards", _UNKEPT),
     Shown("flops", "Int64", "of everything inside; a multiply-accumulate is two", _UNCOUNTED),
     Shown("status", "category", "ok; raised; aborted by a BaseException; unfinished when recording ended"),
     Shown("error", "category", "`Type: first line` of the exception that went through", "none did"),
@@ -108,6 +112,11 @@ MODULES: Final = (
     Shown("trainable_count", "Int64", "elements of those that require grad", "unknown"),
     Shown("buffer_count", "Int64", "elements of all buffers", "unknown"),
     Shown("buffer_bytes", "Int64", "their size", "unknown"),
+    Shown("gradient_bytes", "Int64", "what gradients of its trainable parameters take, from shapes", "unknown"),
+    Shown("optimizer_state_bytes", "Int64", "an estimate of the optimizer's state for them", "unknown, or the optimizer's class does not tell"),
+    Shown("output_bytes", "Int64", "of all outputs of its calls, from shapes", _SHAPELESS),
+    Shown("output_max_bytes", "Int64", "of the largest output of one call", _SHAPELESS),
+    Shown("saved_bytes", "Int64", "what its calls kept for one backward, the most of those that were counted", _UNKEPT),
     Shown("training", "boolean", "its mode when first seen", "unknown"),
     Shown("extra_repr", "str", "torch's own description (`in_features=3, ...`)", "the class is not torch's"),
     Shown("type_module", "str", "Python module of the class"),
@@ -149,7 +158,9 @@ STEPS: Final = (
     Shown("mfu", "Float64", "share of what the devices reach, 0 to 1", "not measured with `modtrace info --device`"),
     Shown("device_ns", "Int64", "for how long the busiest device worked", _NO_DEVICE),
     Shown("device_idle_ns", "Int64", "for how long it did not, up to the next step", _NO_DEVICE),
-    Shown("memory_peak_bytes", "Int64", "most that was held in it", _UNWATCHED),
+    Shown("memory_allocated_bytes", "Int64", "what the allocators of devices had given out when it ended", "their counters were not read"),
+    Shown("memory_reserved_bytes", "Int64", "what they had reserved then", "their counters were not read"),
+    Shown("memory_peak_bytes", "Int64", "most that was held in it", _UNREAD),
     Shown("counted", "bool", "operations were counted in it, so its times include that"),
     Shown("status", "category", "as in `calls`"),
     Shown("error", "category", "as in `calls`", "none ended it"),
@@ -166,6 +177,19 @@ KERNELS: Final = (
     Shown("device", "category", "cpu, cuda:0"),
     Shown("count", "int64", "how often it ran there"),
     Shown("total_ns", "int64", "their time: on the host without operators inside, on a device all of it"),
+)  # fmt: skip
+
+SYNCS: Final = (
+    Shown("call", "int64", "row in `calls`"),
+    Shown("module", "category", "FQN of its module", "of no module"),
+    Shown("type", "category", "class of its module", "of no module"),
+    Shown("step", "Int64", "its step", "outside of steps"),
+    Shown("what", "category", "what waits, such as `item` or a copy"),
+    Shown("device", "category", "what is waited for; cpu for what would wait if its tensors were on a device"),
+    Shown("source_file", "category", "file of the code that waits", "unknown"),
+    Shown("source_line", "Int64", "its line", "unknown"),
+    Shown("count", "int64", "how often"),
+    Shown("size_bytes", "Int64", "of copies and values, all together", "unknown"),
 )  # fmt: skip
 
 MODULE_SERIES: Final = (
@@ -204,6 +228,7 @@ FRAMES: Final = {
     "modules": MODULES,
     "steps": STEPS,
     "kernels": KERNELS,
+    "syncs": SYNCS,
     "series(name)": MODULE_SERIES,
     "series()": MEMORY_SERIES,
 }

@@ -153,7 +153,7 @@ def test_what_exists_is_refused(trace, tmp_path, kind):
 
 def test_columns_are_those_described(trace):
     assert tuple(shown.name for shown in FRAMES["calls"]) == CALL_COLUMNS
-    for name, frame in {"modules": trace.modules, "steps": trace.steps, "kernels": trace.kernels,
+    for name, frame in {"modules": trace.modules, "steps": trace.steps, "kernels": trace.kernels, "syncs": trace.syncs,
                         "series(name)": trace.series("0"), "series()": trace.series()}.items():  # fmt: skip
         assert [shown.name for shown in FRAMES[name]] == list(frame.columns), name
 
