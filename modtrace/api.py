@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Trace(Exports):
     """A recorded trace.
 
-    `calls`, `modules` and `steps` are pandas DataFrames; their columns are listed in docs/trace-format.md, with units
-    in the names. They are made at the first use and kept: change a copy.
+    `calls`, `modules` and `steps` are pandas DataFrames; their columns are listed in docs/data.md, with units in
+    the names. They are made at the first use and kept: change a copy.
     """
 
     def __init__(self, stored: Stored) -> None:

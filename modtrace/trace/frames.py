@@ -184,7 +184,7 @@ SYNCS: Final = (
     Shown("module", "category", "FQN of its module", "of no module"),
     Shown("type", "category", "class of its module", "of no module"),
     Shown("step", "Int64", "its step", "outside of steps"),
-    Shown("what", "category", "what waits, such as `item` or a copy"),
+    Shown("what", "category", "item, nonzero, mask, copy to host and so on"),
     Shown("device", "category", "what is waited for; cpu for what would wait if its tensors were on a device"),
     Shown("source_file", "category", "file of the code that waits", "unknown"),
     Shown("source_line", "Int64", "its line", "unknown"),

@@ -1,0 +1,119 @@
+"""Writes data.md from modtrace/trace/frames.py and the questions below: `python docs/data_page.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modtrace.trace.frames import FRAMES, INDEX, Shown
+
+PAGE = Path(__file__).with_name("data.md")
+
+INTRODUCTION = """\
+<!-- Written by docs/data_page.py from modtrace/trace/frames.py. -->
+# The DataFrames
+
+`t = modtrace.load(path)`, or the `t` of `with modtrace.trace() as t`, gives pandas DataFrames. They are made at the first use and
+kept: change a copy. What is not known is null, never 0. Parquet files carry unit, description and null of each column in
+the metadata of their fields. How the files of a trace look is in [trace-format.md](trace-format.md).
+"""
+
+ROWS = {
+    "calls": "One row a call, in order of start. What is inside call `c` are the rows up to its `last_call`.",
+    "modules": "One row a module instance; those that never ran have 0 calls.",
+    "steps": "One row a training step, or a root call where nothing ends a step.",
+    "kernels": "One row a name of an operator or kernel in each call. Empty unless watched: `trace(kernels=\"0:3\")`.",
+    "syncs": "One row a kind of wait for a device and line of the code in each call. Empty unless asked for: `trace(syncs=True)`.",
+    "series(name)": "One row a step in which the module of that name ran, and rank.",
+    "series()": "One row a change of what is held on a device. Empty unless memory was watched: `trace(memory=\"0:3\")`.",
+}  # fmt: skip
+
+QUESTIONS = (
+    ("Which layers are the slowest by self time?",
+     "Forward, backward and recompute, of the module alone.",
+     """\
+answer = t.modules.nlargest(5, "self_ns")[["name", "type", "self_ns"]]
+"""),
+    ("Where does the time of a step go?",
+     "The nine parts add up to the duration.",
+     """\
+parts = ["data", "h2d", "forward", "eval", "loss", "backward", "optimizer", "zero_grad", "other"]
+whole = t.steps[t.steps["whole"]]
+answer = whole[[f"{part}_ns" for part in parts]].sum() / whole["duration_ns"].sum()
+"""),
+    ("How much does memory grow per step?",
+     "What is held last in each step, less that of the step before. Needs `memory=`; `memory_allocated_bytes` of a GPU does not.",
+     """\
+held = t.series().dropna(subset=["step"])
+last = held.groupby(["rank", "device", "step"], observed=True)["held_bytes"].last()
+answer = last.groupby(["rank", "device"], observed=True).diff()
+"""),
+    ("Which blocks differ from their siblings?",
+     "Siblings are `layers.0`, `layers.1` and so on. What most of them have is the rule; in a mixed `Sequential` all may differ.",
+     """\
+blocks = t.modules[t.modules["name"].str.contains(r"\\.\\d+$")]
+looks = blocks[["type", "parameter_count", "outputs"]].astype(str)
+siblings = [blocks["root"], blocks["name"].str.replace(r"\\.\\d+$", ".*", regex=True)]
+usual = looks.groupby(siblings).transform(lambda values: values.mode()[0])
+answer = blocks[(looks != usual).any(axis=1)][["name", *looks.columns]]
+"""),
+    ("Which call raised first?",
+     "An exception goes through every call around it: those inside which none raised are where it came from.",
+     """\
+raised = t.calls[(t.calls["status"] == "raised") & (t.calls["kind"] == "module")]
+answer = raised[~raised.index.isin(raised["parent"])][["name", "type", "inputs", "error"]]
+"""),
+    ("Which modules never ran?",
+     "Their parameters get no gradient.",
+     """\
+answer = t.modules[t.modules["calls"] == 0][["name", "type", "parameter_count"]]
+"""),
+    ("Which shapes did a layer see?",
+     "More than expected mean recompiling, or a last batch that is smaller.",
+     """\
+answer = t.calls[(t.calls["kind"] == "module") & (t.calls["name"] == "head")]["inputs"].value_counts()
+answer = answer[answer > 0]
+"""),
+    ("How fast do layers compute?",
+     "FLOPs over time is GFLOP/s, as both are in units of a billionth.",
+     """\
+linear = t.modules[t.modules["type"] == "Linear"]
+answer = (linear["forward_flops"] / linear["forward_total_ns"]).set_axis(linear["name"])
+"""),
+    ("Which steps are outliers?",
+     "Here those 1.5 times as long as the median.",
+     """\
+duration = t.steps["duration_ns"].dropna()
+answer = duration[duration > 1.5 * duration.median()]
+"""),
+    ("What is inside the longest call?",
+     "Calls are numbered by their start, so all that is inside one is a range.",
+     """\
+longest = t.calls[t.calls["kind"] == "module"]["duration_ns"].astype("Float64").idxmax()
+answer = t.calls.loc[longest : t.calls.loc[longest, "last_call"], ["kind", "name", "self_ns"]]
+"""),
+)  # fmt: skip
+"""Title, remark and code of each; the code takes a trace `t` and leaves an `answer`."""
+
+
+def page() -> str:
+    """The whole of data.md."""
+    parts = [INTRODUCTION]
+    for name, columns in FRAMES.items():
+        index = f" Its index is `{INDEX[name]}`." if name in INDEX else ""
+        parts.append(f"\n## `t.{name}`\n\n{ROWS[name]}{index}\n\n{_table(columns)}")
+    parts.append("\n## Ten questions\n\nEach leaves what it finds in `answer`. A test runs them.\n")
+    for number, (title, remark, code) in enumerate(QUESTIONS, 1):
+        parts.append(f"\n### {number}. {title}\n\n{remark}\n\n```python\n{code}```\n")
+    return "".join(parts)
+
+
+def _table(columns: tuple[Shown, ...]) -> str:
+    lines = ["| column | type | unit | what it is | null when |", "|---|---|---|---|---|"]
+    for column in columns:
+        cells = (f"`{column.name}`", column.type, column.unit, column.doc, column.null)
+        lines.append("| " + " | ".join(cell.replace("|", "&#124;") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
