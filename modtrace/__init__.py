@@ -17,3 +17,10 @@ __all__ = [
     "step",
     "trace",
 ]
+
+
+def load_ipython_extension(shell: object) -> None:
+    """What `%load_ext modtrace` calls: makes `%%modtrace` known."""
+    from modtrace.magic import register
+
+    register(shell)

@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "views": LEAVES | {"trace", "analysis"},
     "cli": LEAVES | {"trace", "capture", "analysis", "export", "views"},
     "api": LEAVES | {"trace", "capture", "analysis", "export", "views"},
-    "__init__": LEAVES | {"api", "trace"},
+    "magic": LEAVES | {"api"},
+    "__init__": LEAVES | {"api", "trace", "magic"},
     "__main__": {"cli"},
 }
 """cli -> views, export -> analysis -> trace <- capture; the API and the package itself stand on top."""
@@ -104,6 +105,14 @@ def test_nothing_is_evaluated(file):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             assert called not in {"eval", "torch.load", "__import__"}, f"{file}:{node.lineno} calls {called}"
+
+
+def test_only_the_extension_imports_the_magic():
+    for file in FILES:
+        names = [name for name, _ in imports_of(file) if name.startswith("modtrace.magic")]
+        assert names == (["modtrace.magic.register"] if file == PACKAGE / "__init__.py" else [])
+    check = "import sys, modtrace; assert 'modtrace.magic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True)
 
 
 def loaded_by(code: str) -> set[str]:
