@@ -186,13 +186,18 @@ def _spread(calls: Calls, units: Ints, phase: Ints) -> Ints:
     spread = np.full(len(calls), NONE, np.int64)
     if not len(units):
         return spread
-    at = np.searchsorted(units, np.arange(len(calls)), side="right") - 1
+    at = begun(units, len(calls)) - 1
     inside = (at >= 0) & (calls.last[units[np.maximum(at, 0)]] >= np.arange(len(calls)))
     spread[inside] = phase[at[inside]]
     for unit in units[phase == OPTIMIZER].tolist():
         here = spread[unit : calls.last[unit] + 1]
         here[here == NONE] = OPTIMIZER
     return spread
+
+
+def begun(first: Ints, count: int) -> Ints:
+    """For each of `count` positions how many of `first` are at it or before it."""
+    return np.cumsum(np.bincount(first[first < count], minlength=count))
 
 
 def _recompute_tops(calls: Calls) -> Ints:

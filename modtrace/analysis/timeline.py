@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from modtrace.analysis import phases
 from modtrace.analysis.columns import column, values_and_known
-from modtrace.analysis.phases import Calls, Division, Steps, divide
+from modtrace.analysis.phases import Calls, Division, Steps, begun, divide
+from modtrace.trace.build import array
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import MODULE, OK, PHASE, STEP, UNFINISHED
 
@@ -216,13 +217,14 @@ class _Cover:
         first, last = rows.first[self.at], rows.last[self.at]
         filled = np.flatnonzero(last >= first)
         self.at, first, last = self.at[filled], first[filled], last[filled]
-        calls = np.arange(len(depth))
-        place = np.searchsorted(first, calls, side="right") - 1
-        inside = (place >= 0) & (last[np.maximum(place, 0)] >= calls) if len(first) else place >= 0
-        self.row = np.where(inside, self.at[np.maximum(place, 0)], -1) if len(first) else place
-        top = np.zeros(len(depth), np.bool_)
-        top[inside] = depth[inside] == depth[rows.before[self.row[inside]]]
-        self.top = top
+        place = begun(first, len(depth)) - 1
+        if not len(first):
+            self.row, self.top = place, np.zeros(len(depth), np.bool_)
+            return
+        over = np.maximum(place, 0)
+        inside = (place >= 0) & (last[over] >= np.arange(len(depth)))
+        self.row = np.where(inside, self.at[over], -1)
+        self.top = inside & (depth == depth[rows.before[self.at]][over])
 
 
 def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> tuple[pa.Table, Ints]:
@@ -235,8 +237,7 @@ def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> tuple[
     kept = np.ones(count, np.bool_)
     kept[drop] = False
     gone = np.concatenate([[0], np.cumsum(~kept)])
-    every = np.arange(count + 1)
-    place = every - gone + np.searchsorted(rows.first, every, side="right")
+    place = np.arange(count + 1) - gone + begun(rows.first, count + 1)
     row_place = rows.first - gone[rows.first] + np.arange(len(rows))
 
     over = np.where(calls.parent >= 0, place[calls.parent], -1)
@@ -278,17 +279,27 @@ def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> tuple[
         "depth": calls.depth + (step.row >= 0) + (inner.row >= 0),
         "forward": place[calls.forward],
     }
-    order = np.argsort(np.concatenate([place[:count][kept], row_place]), kind="stable")
+    target, some = place[:count][kept], len(drop) > 0
+
+    def together(old: Any, more: Any) -> Any:
+        """A column with the rows in it."""
+        column = np.empty(len(target) + len(rows), old.dtype)
+        column[target] = old[kept] if some else old
+        column[row_place] = more
+        return column
+
     arrays = []
     for field in table.schema:
         held = table.column(field.name)
-        null = ~np.asarray(held.is_valid().to_numpy(), np.bool_)
-        old = np.asarray(held.fill_null(False if field.type == pa.bool_() else 0).to_numpy())
+        null = ~np.asarray(held.is_valid().to_numpy(), np.bool_) if held.null_count else None
+        if held.null_count:
+            held = held.fill_null(False if field.type == pa.bool_() else 0)
+        old = np.asarray(held.to_numpy())
         if field.name in ("thread", "rank", "process", "step"):
-            values, mask = old[rows.before], null[rows.before]
+            values, mask = old[rows.before], none if null is None else null[rows.before]
         else:
             values, mask = new.get(field.name, (np.zeros(len(rows), old.dtype), every_one))
-        old = changed.get(field.name, old)
-        values = np.concatenate([old[kept], values.astype(old.dtype)])[order]
-        arrays.append(pa.array(values, field.type, mask=np.concatenate([null[kept], mask])[order]))
+        if null is not None or mask.any():
+            null = together(np.zeros(count, np.bool_) if null is None else null, mask)
+        arrays.append(array(together(changed.get(field.name, old), values), field.type, null))
     return pa.table(arrays, names=table.schema.names), place[:count]

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from modtrace.errors import TraceError
 from modtrace.trace import beside
 from modtrace.trace.arrow import arrow_schema
-from modtrace.trace.keys import Bools, Ints, ints, last_of_each, position
+from modtrace.trace.build import array
+from modtrace.trace.keys import Bools, Ints, gapless, ints, last_of_each, position
 from modtrace.trace.schema import (
     BACKWARD,
     KINDS,
@@ -74,15 +75,15 @@ def merge(
         if left_out:
             notes.append(f"{left_out:,} calls are left out: what they belong to is lost")
         for column, table in _REFERENCES.items():
-            columns[column] = columns[column] + offsets[table][index]
+            columns[column] = _shifted(columns[column], int(offsets[table][index]))
         ids = columns.pop("ids")
         for name, of_process in beside.OF_CALLS.items():
             found[name].append(of_process(raw[name][index], ids, start))
         count = len(columns["call"])
-        for column in ("call", "last_call"):
-            columns[column] = columns[column] + start
-        columns["parent"] = np.where(columns["parent"] >= 0, columns["parent"] + start, -1)
-        columns["forward"] = columns["forward"] + start
+        for column in ("call", "last_call", "forward"):
+            columns[column] = _shifted(columns[column], start)
+        if start:
+            columns["parent"] = np.where(columns["parent"] >= 0, columns["parent"] + start, -1)
         columns["rank"] = np.full(count, ranks[index], np.int32)
         columns["process"] = np.full(count, index, np.int32)
         parts.append(columns)
@@ -141,7 +142,11 @@ def _calls(
     columns["thread"] = (ids >> THREAD_SHIFT).astype(np.int32)
     parent_at, _ = position(columns["parent"], ids)
     columns["parent"] = np.where(columns["parent"] >= 0, parent_at, -1)
-    columns["last_call"] = np.searchsorted(ids, columns["last_call"], side="right") - 1
+    columns["last_call"] = (
+        np.clip(columns["last_call"], -1, len(ids) - 1)
+        if gapless(ids)
+        else np.searchsorted(ids, columns["last_call"], side="right") - 1
+    )
     columns["call"] = np.arange(len(ids))
     columns["ids"] = ids
     for name, table in _REFERENCES.items():
@@ -159,31 +164,41 @@ def _with_unfinished(calls: pa.Table, opened: pa.Table) -> tuple[dict[str, Any],
     nulls: dict[str, Bools] = {}
     count, more = len(calls), len(opened)
     for field in calls.schema:
-        column = calls.column(field.name).combine_chunks()
-        mask = np.asarray(column.is_null().to_numpy(zero_copy_only=False), np.bool_)
-        values = pc.fill_null(column, False if field.type == pa.bool_() else 0).to_numpy(zero_copy_only=False)
-        if field.name in opened.schema.names:
-            other = opened.column(field.name).combine_chunks()
-            other_mask = np.asarray(other.is_null().to_numpy(zero_copy_only=False), np.bool_)
-            other_values = pc.fill_null(other, 0).to_numpy(zero_copy_only=False)
-        else:
-            other_mask = np.full(more, field.name not in ("status", "last_call"))
-            other_values = np.zeros(more, values.dtype)
-        columns[field.name] = np.concatenate([values, other_values])
-        nulls[field.name] = np.concatenate([mask, other_mask])
+        values, mask = _values_and_nulls(calls.column(field.name))
+        if more:
+            if field.name in opened.schema.names:
+                other_values, other_mask = _values_and_nulls(opened.column(field.name))
+            else:
+                other_mask = np.full(more, field.name not in ("status", "last_call"))
+                other_values = np.zeros(more, values.dtype)
+            values, mask = np.concatenate([values, other_values]), np.concatenate([mask, other_mask])
+        columns[field.name] = (
+            values if values.dtype in (np.bool_, np.int8) else values.astype(np.int64, copy=False)
+        )
+        nulls[field.name] = mask
+    if not more:
+        return columns, nulls
     columns["status"][count:] = UNFINISHED
     columns["last_call"][count:] = columns["call"][count:]
     order = np.argsort(columns["call"], kind="stable")
-    wide = {
-        name: values if values.dtype in (np.bool_, np.int8) else values.astype(np.int64)
-        for name, values in columns.items()
-    }
-    return {name: values[order] for name, values in wide.items()}, {n: m[order] for n, m in nulls.items()}
+    return {name: values[order] for name, values in columns.items()}, {n: m[order] for n, m in nulls.items()}
+
+
+def _values_and_nulls(column: pa.ChunkedArray) -> tuple[Any, Bools]:
+    """A column as an array, 0 where it holds nothing, and where that is."""
+    fill = False if column.type == pa.bool_() else 0
+    if not column.null_count:
+        return column.to_numpy(), np.zeros(len(column), np.bool_)
+    if column.null_count == len(column):
+        return np.zeros(len(column), column.type.to_pandas_dtype()), np.ones(len(column), np.bool_)
+    return pc.fill_null(column, fill).to_numpy(), np.asarray(column.is_null().to_numpy(), np.bool_)
 
 
 def _chosen(
     columns: Mapping[str, Any], nulls: Mapping[str, Bools], rows: Bools
 ) -> tuple[dict[str, Any], dict[str, Bools]]:
+    if bool(rows.all()):
+        return dict(columns), dict(nulls)
     return {name: column[rows] for name, column in columns.items()}, {
         n: mask[rows] for n, mask in nulls.items()
     }
@@ -269,10 +284,10 @@ def _calls_table(parts: Sequence[dict[str, Any]]) -> pa.Table:
     names = [*schema.names, "thread", "rank", "process"]
     arrays = []
     for name in names:
-        values = np.concatenate([part[name] for part in parts]) if parts else np.zeros(0, np.int64)
+        values = _one([part[name] for part in parts]) if parts else np.zeros(0, np.int64)
         mask = None
         if name in schema.names and parts:
-            mask = np.concatenate([part["nulls"][name] for part in parts])
+            mask = _one([part["nulls"][name] for part in parts])
         kind = (
             pa.bool_()
             if name == "output_replaced"
@@ -280,5 +295,14 @@ def _calls_table(parts: Sequence[dict[str, Any]]) -> pa.Table:
             if name in ("kind", "status", "mode")
             else pa.int64()
         )
-        arrays.append(pa.array(values, type=kind, mask=mask))
+        arrays.append(array(values, kind, mask))
     return pa.table(arrays, names=names)
+
+
+def _shifted(values: Ints, by: int) -> Ints:
+    """Most traces are of one process, whose numbers stay: a copy of a column costs more than all checks of it."""
+    return values + by if by else values
+
+
+def _one(parts: Sequence[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -124,6 +124,10 @@ class Stored:
             self._load()
         return self._tables[name]
 
+    def release(self) -> None:
+        """Let go of the calls, the largest table, of which an analysis has a copy. Asked for again, they are read again."""
+        self._tables.pop("calls", None)
+
     def _load(self) -> None:
         raw = {table: self._read(table) for table in TABLES}
         ranks = [process.rank for process in self.processes]
@@ -131,6 +135,8 @@ class Stored:
         for note in notes:
             self._note(note)
         self._tables.update(merged)
+        self._raw.clear()  # half of what a large trace takes, and nobody asks again
+        pa.default_memory_pool().release_unused()
 
     def _read(self, table: str) -> list[pa.Table]:
         if table not in self._raw:
