@@ -12,6 +12,7 @@ from modtrace.analysis.columns import (
     DistinctTexts,
     categorical,
     column,
+    distinct_pairs,
     nullable,
     nullable_codes,
     nullable_flags,
@@ -142,9 +143,11 @@ def commonest(keys: Ints, codes: Ints, count: int) -> Ints:
     """For each key the code that it has most often, -1 for none."""
     result = np.full(count, -1, np.int64)
     some = codes >= 0
-    pairs, times = np.unique(keys[some] << 32 | codes[some], return_counts=True)
-    order = np.argsort(times, kind="stable")
-    result[pairs[order] >> 32] = pairs[order] & 0xFFFFFFFF
+    if not some.all():
+        keys, codes = keys[some], codes[some]
+    key, code, which = distinct_pairs(keys, codes)
+    order = np.argsort(np.bincount(which, minlength=len(key)), kind="stable")
+    result[key[order]] = code[order]
     return result
 
 

@@ -36,11 +36,11 @@ def place_text(place: tuple[str, int, int] | None) -> str:
     return f"{place[0].replace(chr(92), '/').rpartition('/')[2]}:{place[1]}" if place is not None else ""
 
 
-def folded(stored: Stored) -> Folded:
+def folded(stored: Stored, *, repeats: bool = True) -> Folded:
     """The group of every call of a trace.
 
-    Modules are repeats of one another if their names differ only in numbers and class, number of parameters and the
-    output seen most often are the same: the blocks of a transformer are, two convolutions of unlike sizes are not.
+    With `repeats` one group holds all repeats of a module, otherwise each name is one. Modules are repeats of one
+    another if their names differ only in numbers and class, number of parameters and the output seen most often are the same: the blocks of a transformer are, two convolutions of unlike sizes are not.
     """
     line = timeline(stored)
     table, modules = line.calls, stored.table("modules")
@@ -57,7 +57,8 @@ def folded(stored: Stored) -> Folded:
     keys = []
     for code, one in zip(at.tolist(), pair.tolist(), strict=True):
         number = one & 0xFFFFFFFF
-        key = (fold(texts[code]), types[number], types[one >> 32], sizes[number], outputs[number])
+        name = fold(texts[code]) if repeats else texts[code]
+        key = (name, types[number], types[one >> 32], sizes[number], outputs[number])
         groups.setdefault(key, []).append(texts[code])
         keys.append(place.setdefault(key, len(place)))
     shown = [members[0] if len(members) == 1 else key[0] for key, members in groups.items()]

@@ -97,7 +97,7 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
     is_call = kind == MODULE
     top = _top_of(table)
     tops = (parent < 0) & known
-    busy = _covered(start[tops], duration[tops])
+    busy = covered(start[tops], duration[tops])
     inside = int(duration[tops].sum())
     counted = own_known & known[top]
     total_self = sums(group[counted], own[counted], count)
@@ -161,7 +161,7 @@ def _top_of(table: pa.Table) -> Ints:
     return np.maximum.accumulate(np.where(top, np.arange(len(top)), 0))
 
 
-def _covered(start: Ints, duration: Ints) -> int:
+def covered(start: Ints, duration: Ints) -> int:
     """Nanoseconds covered by at least one of some intervals."""
     if not len(start):
         return 0

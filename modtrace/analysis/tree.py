@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from modtrace.analysis.calls import commonest
-from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.columns import column, distinct_pairs, nullable_codes, values_and_known
 from modtrace.analysis.modules import sums
 from modtrace.analysis.naming import below
 from modtrace.analysis.paths import Folded, folded
@@ -27,12 +27,14 @@ Bools = npt.NDArray[np.bool_]
 class Tree:
     """Nodes in pre-order, parents before children; an array or list element a node.
 
-    `label` is the name below the parent (`attn`, `h.*`), `(Class)` for a module that is in no tree above it.
+    `label` is the name below the parent (`attn`, `h.*`), `(Class)` for a module that is in no tree above it; `name` is
+    the whole name (`h.*.attn`), "" for a root.
     `unknown` counts calls whose duration is not known; `total_ns` and `self_ns` leave them out.
     """
 
     depth: Ints
     label: list[str]
+    name: list[str]
     function: Bools
     recompute: Bools
     backward: Bools
@@ -52,12 +54,10 @@ class Placed:
     """The merged tree, and where the rows of the timeline are in it.
 
     node: of each row its node, as its position in `tree`.
-    name: of each node its full name (`h.*.mlp.c_fc`; "" for a root module).
     """
 
     tree: Tree
-    node: Ints
-    name: list[str]
+    node: npt.NDArray[np.int32]
 
 
 def merged(stored: Stored, process: int | None = None) -> Tree:
@@ -65,12 +65,18 @@ def merged(stored: Stored, process: int | None = None) -> Tree:
     return placed(stored, process).tree
 
 
-def placed(stored: Stored, process: int | None = None) -> Placed:
-    """As `merged`, with the node of each of its rows."""
+def placed(stored: Stored, process: int | None = None, *, repeats: bool = True) -> Placed:
+    """As `merged`, with the node of each of its rows.
+
+    Args:
+        stored: the trace.
+        process: that process alone.
+        repeats: fold repeated blocks into one node; otherwise each module of its own name is one.
+    """
     table = timeline(stored).calls
     if process is not None:
         table = table.filter(column(table, "process") == process) if len(stored.processes) > 1 else table
-    groups = folded(stored)
+    groups = folded(stored, repeats=repeats)
     group = groups.group[column(table, "call")]
     recomputed = nullable_codes(table, "phase") == RECOMPUTE
     kind = column(table, "kind")
@@ -81,7 +87,7 @@ def placed(stored: Stored, process: int | None = None) -> Placed:
     duration, known = values_and_known(table, "duration_ns")
     own, own_known = values_and_known(table, "self_ns")
     signatures = stored.table("signatures").column("text").to_pylist()
-    pairs = np.unique(node << 32 | np.maximum(nullable_codes(table, "module"), 0))
+    of_modules = distinct_pairs(node, np.maximum(nullable_codes(table, "module"), 0))[0]
     order = _preorder(parent, _first(node, count))
 
     def texts(name: str) -> list[str]:
@@ -89,16 +95,17 @@ def placed(stored: Stored, process: int | None = None) -> Placed:
         return [signatures[code] if code >= 0 else "" for code in codes]
 
     names = [groups.name[g] for g in of_group.tolist()]
-    position = np.empty(count, np.int64)
+    position = np.empty(count, np.int32)
     position[order] = np.arange(count)
     tree = Tree(
         depth=depth[order],
         label=[_label(names, groups, of_group, parent, int(at)) for at in order],
+        name=[names[at] for at in order.tolist()],
         function=np.bincount(node[kind == FUNCTION], minlength=count)[order] > 0,
         recompute=(key[order] & 1) == 1,
         backward=(key[order] & 2) == 2,
         type=[groups.type[of_group[at]] for at in order],
-        instances=np.bincount(pairs >> 32, minlength=count)[order],
+        instances=np.bincount(of_modules, minlength=count)[order],
         calls=np.bincount(node, minlength=count)[order],
         total_ns=sums(node[known], duration[known], count)[order],
         self_ns=sums(node[own_known], own[own_known], count)[order],
@@ -107,7 +114,7 @@ def placed(stored: Stored, process: int | None = None) -> Placed:
         inputs=texts("inputs"),
         outputs=texts("outputs"),
     )
-    return Placed(tree, position[node], [names[at] for at in order.tolist()])
+    return Placed(tree, position[node])
 
 
 def without_functions(tree: Tree) -> Tree:
@@ -129,13 +136,14 @@ def _nodes(table: pa.Table, group: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     """Node of each call; parent, depth and group of each node. Level by level, so no depth is too deep."""
     depth = column(table, "depth")
     call = column(table, "call")
-    over = column(table, "parent")
-    above = np.where(over >= 0, np.searchsorted(call, np.maximum(over, 0)), -1)
+    parent = column(table, "parent")
+    above = _positions(call, parent)
     node = np.full(len(depth), -1, np.int64)
     parents: list[Ints] = [np.zeros(0, np.int64)]
     depths: list[Ints] = [np.zeros(0, np.int64)]
     group_of: list[Ints] = [np.zeros(0, np.int64)]
-    by_depth = np.argsort(depth, kind="stable")
+    small = int(depth.max(initial=0)) < 1 << 15
+    by_depth = np.argsort(depth.astype(np.int16) if small else depth, kind="stable")
     edges = (
         np.searchsorted(depth[by_depth], np.arange(int(depth.max()) + 2)) if len(depth) else np.zeros(1, int)
     )
@@ -143,20 +151,27 @@ def _nodes(table: pa.Table, group: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     for level in range(len(edges) - 1):
         rows = by_depth[edges[level] : edges[level + 1]]
         up = np.where(above[rows] >= 0, node[above[rows]], -1)
-        keys, which = np.unique((up + 1) << 32 | group[rows], return_inverse=True)
+        over, inside, which = distinct_pairs(up + 1, group[rows])
         node[rows] = which + total
-        parents.append((keys >> 32) - 1)
-        group_of.append(keys & 0xFFFFFFFF)
-        depths.append(np.full(len(keys), level, np.int64))
-        total += len(keys)
+        parents.append(over - 1)
+        group_of.append(inside)
+        depths.append(np.full(len(over), level, np.int64))
+        total += len(over)
     return node, np.concatenate(parents), np.concatenate(depths), np.concatenate(group_of)
 
 
 def _first(node: Ints, count: int) -> Ints:
     """The first call of each node."""
     first = np.full(count, len(node), np.int64)
-    np.minimum.at(first, node, np.arange(len(node)))
+    first[node[::-1]] = np.arange(len(node))[::-1]
     return first
+
+
+def _positions(call: Ints, parent: Ints) -> Ints:
+    """Where the parent of each call stands among the calls, -1 for none."""
+    if len(call) and int(call[-1]) - int(call[0]) == len(call) - 1:
+        return np.where(parent >= 0, parent - call[0], -1)
+    return np.where(parent >= 0, np.searchsorted(call, np.maximum(parent, 0)), -1)
 
 
 def _preorder(parent: Ints, first: Ints) -> Ints:

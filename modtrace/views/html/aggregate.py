@@ -113,7 +113,7 @@ def _tree(stored: Stored, found: Aggregate) -> None:
     found.tree = {
         "depth": tree.depth,
         "label": text.numbers([_text(label) for label in tree.label]),
-        "name": text.numbers([_text(name) for name in found.at.name]),
+        "name": text.numbers([_text(name) for name in found.at.tree.name]),
         "type": text.numbers([_text(kind) for kind in tree.type]),
         "flags": FUNCTION * tree.function
         + BACKWARD * tree.backward
