@@ -57,6 +57,16 @@ def nullable_codes(table: pa.Table, name: str) -> Ints:
     return np.where(known, values, -1)
 
 
+def codes_at(table: pa.Table, name: str, rows: Ints) -> Ints:
+    """Keys of some rows, -1 where there is none; the time is that of those rows, not of the table."""
+    return nullable_codes(pa.table({name: table.column(name).take(pa.array(rows))}), name)
+
+
+def values_at(table: pa.Table, name: str, rows: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """As `values_and_known`, of some rows."""
+    return values_and_known(pa.table({name: table.column(name).take(pa.array(rows))}), name)
+
+
 def categorical(codes: Ints, texts: list[str]) -> Any:
     """A categorical column from codes; -1 is null."""
     from_codes: Any = pd.Categorical.from_codes

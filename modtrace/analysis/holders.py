@@ -58,13 +58,11 @@ def peaks(stored: Stored) -> list[Peak]:
     return [_peak(stored, held) for held in memory(stored) if len(held.at_ns)]
 
 
-def _peak(stored: Stored, held: Memory) -> Peak:
-    line, moment = curve(held), peak_at(held)
-    alive = held.alive(moment)
+def holders_at(stored: Stored, held: Memory, moment_ns: int) -> list[Holder]:
+    """Who holds memory of a device at a moment, the largest first."""
+    alive = held.alive(moment_ns)
     calls, groups = timeline(stored).calls, folded(stored)
-    kind, steps = column(calls, "kind"), nullable_codes(calls, "step")
-    last = np.flatnonzero(held.at_ns <= moment)[-1]
-    call = int(held.call[last])
+    kind = column(calls, "kind")
     group = np.where(held.call >= 0, groups.group[held.call], -1)
     backward = np.where(held.call >= 0, kind[held.call] == BACKWARD, False)
     keys: dict[tuple[int, int, bool], list[int]] = {}
@@ -81,6 +79,17 @@ def _peak(stored: Stored, held: Memory) -> Peak:
         )
         for (category, code, behind), rows in keys.items()
     ]
+    return sorted(holders, key=lambda one: -one.held_bytes)
+
+
+def _peak(stored: Stored, held: Memory) -> Peak:
+    line, moment = curve(held), peak_at(held)
+    alive = held.alive(moment)
+    calls, groups = timeline(stored).calls, folded(stored)
+    steps = nullable_codes(calls, "step")
+    last = np.flatnonzero(held.at_ns <= moment)[-1]
+    call = int(held.call[last])
+    group = np.where(held.call >= 0, groups.group[held.call], -1)
     totals = np.bincount(held.category[alive], weights=held.size_bytes[alive], minlength=len(CATEGORIES))
     where = (
         (groups.name[group[last]] or groups.type[group[last]], groups.type[group[last]])
@@ -95,7 +104,7 @@ def _peak(stored: Stored, held: Memory) -> Peak:
         int(steps[call]) if call >= 0 else -1,
         where,
         {CATEGORIES[code]: int(total) for code, total in enumerate(totals.tolist()) if total},
-        sorted(holders, key=lambda one: -one.held_bytes),
+        holders_at(stored, held, moment),
     )
 
 

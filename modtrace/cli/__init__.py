@@ -13,6 +13,7 @@ from modtrace.errors import ModtraceError
 _VERBS: Final = {
     "run": "run a script and record its module calls",
     "live": "look at a run while it goes on",
+    "view": "browse a trace in the terminal",
     "info": "show the summary, the tree or the modules of a trace",
     "report": "write one HTML file that shows a trace anywhere",
     "ls": "list the traces in a directory",

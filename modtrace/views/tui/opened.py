@@ -17,7 +17,7 @@ from modtrace.analysis.timeline import timeline
 from modtrace.text import plain
 from modtrace.trace.folder import SUFFIX
 from modtrace.trace.reader import Stored, open_trace
-from modtrace.trace.schema import FUNCTION
+from modtrace.trace.schema import FUNCTION, STEP
 from modtrace.units import duration, plural, size
 from modtrace.views.tui.boxes import Boxes, Icicle, callers, icicle
 from modtrace.views.tui.nodes import Ints
@@ -135,12 +135,12 @@ class Rank:
         start, thread = self.part.column("start_ns"), self.part.column("thread")
         number = steps.thread
         if number < 0:  # each root call is a step
-            rows = np.flatnonzero(self.part.codes("step") == step)
-            return rows[thread[rows] == thread[rows[0]]] if len(rows) else rows
+            rows = np.arange(int(steps.first[step]), int(steps.last[step]) + 1)
+            return rows
         first, last = np.searchsorted(thread, [number, number + 1]).tolist()
         near = np.searchsorted(start[first:last], [low, high]).tolist()
         rows = np.arange(first + near[0], first + near[1])
-        return rows
+        return rows[self.part.column("kind")[rows] != STEP]
 
     def timeline_of(self, step: int) -> StepRows:
         """A step as boxes over time."""

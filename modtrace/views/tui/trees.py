@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.calls import names
-from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.columns import codes_at, column, nullable_codes, values_and_known, values_at
 from modtrace.analysis.filters import Rows
 from modtrace.analysis.memory import of_calls
 from modtrace.analysis.summary import covered
@@ -51,6 +51,14 @@ class Part:
     def values(self, name: str) -> tuple[Ints, Bools]:
         """A column of numbers and where they are known."""
         return values_and_known(timeline(self.stored).calls.slice(self.low, self.high - self.low), name)
+
+    def codes_at(self, name: str, rows: Ints) -> Ints:
+        """Keys of some rows of the part, -1 where there is none."""
+        return codes_at(timeline(self.stored).calls, name, rows + self.low)
+
+    def values_at(self, name: str, rows: Ints) -> tuple[Ints, Bools]:
+        """Numbers of some rows and where they are known."""
+        return values_at(timeline(self.stored).calls, name, rows + self.low)
 
     @property
     def wall_ns(self) -> int:

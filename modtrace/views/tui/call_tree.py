@@ -1,0 +1,138 @@
+"""The tree widget: a `TreeModel` with keys to open, close and sort it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from textual.binding import Binding, BindingType
+
+from modtrace.views.tui.lines import LineList
+from modtrace.views.tui.tree_lines import KEYS, TreeLines
+from modtrace.views.tui.tree_model import TreeModel
+
+THRESHOLDS: Final = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.10)
+
+
+class CallTree(LineList):
+    """Shows `TreeLines`; the model may be exchanged at any time with `use`, which keeps the selected node if told how."""
+
+    HELP = (
+        "The tree of calls. Calls of one module in one place are one row, repeated blocks are folded: h.* x12. "
+        "v changes to each module by itself, and to single calls in order."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left,h", "close_or_up", "Close or up", id="tree.close", show=False),
+        Binding("right,l", "open_or_down", "Open or down", id="tree.open", show=False),
+        Binding("space", "toggle", "Open or close", id="tree.toggle", show=False),
+        Binding("E", "below(True)", "Open all below", id="tree.open_below", show=False),
+        Binding("C", "below(False)", "Close all below", id="tree.close_below", show=False),
+        Binding("e", "chain", "Open single chain", id="tree.chain", show=False),
+        Binding("s", "sort(1)", "Sort", id="tree.sort"),
+        Binding("S", "sort(-1)", "Sort back", id="tree.sort_back", show=False),
+        Binding("r", "reverse", "Reverse", id="tree.reverse", show=False),
+        Binding("percent_sign", "share", "% of self or total", id="tree.share", show=False),
+        Binding("plus", "threshold(1)", "Hide small rows", id="tree.threshold_up", show=False),
+        Binding("minus", "threshold(-1)", "Show small rows", id="tree.threshold_down", show=False),
+    ]
+
+    class Changed(LineList.Moved):
+        """Sorted, filtered, opened or closed: what a title says may be other than before."""
+
+    def __init__(self, lines: TreeLines, *, keys: Sequence[str] = KEYS, id: str | None = None) -> None:
+        super().__init__(lines, id=id)
+        self.keys = tuple(keys)
+
+    @property
+    def shown(self) -> TreeLines:
+        assert isinstance(self.lines, TreeLines)
+        return self.lines
+
+    @property
+    def model(self) -> TreeModel:
+        return self.shown.tree
+
+    def use(self, lines: TreeLines) -> None:
+        """Show another tree, its model's cursor included."""
+        self.show(lines, cursor=lines.tree.cursor)
+
+    def move_to(self, row: int) -> None:
+        self.model.cursor = min(max(row, 0), max(len(self.lines) - 1, 0))
+        super().move_to(row)
+
+    def synced(self) -> None:
+        """Draw after the model was changed, with the cursor where the model has it."""
+        moved = self.cursor != self.model.cursor
+        self.cursor = self.model.cursor
+        self.changed()
+        self.post_message(self.Changed(self))
+        if moved:
+            self.post_message(self.Moved(self))
+
+    def clicked(self, row: int, column: int) -> None:
+        self.move_to(row)
+        level = int(self.model.nodes.depth[self.model.node_at(row)])
+        if abs(column - 3 - 2 * level) <= 1:
+            self.action_toggle()
+
+    def action_toggle(self) -> None:
+        if len(self.lines):
+            self.model.toggle(self.cursor)
+            self.synced()
+
+    def action_close_or_up(self) -> None:
+        if not len(self.lines):
+            return
+        node = self.model.selected
+        if self.model.is_open(node) and not self.model.is_leaf(node):
+            self.model.set_open(self.cursor, opened=False)
+            self.synced()
+        else:
+            self.move_to(self.model.parent_row(self.cursor))
+
+    def action_open_or_down(self) -> None:
+        if not len(self.lines):
+            return
+        node = self.model.selected
+        if self.model.is_leaf(node):
+            return
+        if self.model.is_open(node):
+            self.move_to(self.cursor + 1)
+        else:
+            self.model.set_open(self.cursor, opened=True)
+            self.synced()
+
+    def action_below(self, opened: bool) -> None:
+        if len(self.lines):
+            self.model.set_open_below(self.cursor, opened=opened)
+            self.synced()
+
+    def action_chain(self) -> None:
+        if len(self.lines):
+            self.model.open_chain(self.cursor)
+            self.synced()
+
+    def action_sort(self, by: int) -> None:
+        known = [key for key in self.keys if key in ("order", "name") or self.model.nodes.numbers(key)[1].any()]
+        at = known.index(self.model.key) if self.model.key in known else 0
+        self.sort_by(known[(at + by) % len(known)])
+
+    def sort_by(self, key: str) -> None:
+        """Sort siblings by a number, `name` or `order`; the cursor stays on its row."""
+        self.shown.extra = (key,) if key in ("mem", "flops") else ()
+        self.model.sort(key)
+        self.synced()
+
+    def action_reverse(self) -> None:
+        self.model.sort(self.model.key, descending=not self.model.descending)
+        self.synced()
+
+    def action_share(self) -> None:
+        self.shown.share = "self" if self.shown.share == "total" else "total"
+        self.refresh()
+
+    def action_threshold(self, by: int) -> None:
+        at = THRESHOLDS.index(self.model.threshold) if self.model.threshold in THRESHOLDS else 0
+        at = min(max(at + by, 0), len(THRESHOLDS) - 1)
+        self.model.set_filter(self.model.filter, THRESHOLDS[at])
+        self.synced()

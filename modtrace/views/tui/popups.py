@@ -1,0 +1,89 @@
+"""Screens over others: what is known of a node, and the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import ActiveBinding, Binding, BindingType
+from textual.screen import ModalScreen
+
+from modtrace.text import fit, pad
+from modtrace.views.tui.lines import LineList, Texts
+from modtrace.views.tui.look import Piece
+
+
+class Popup(ModalScreen[None]):
+    """Lines over the screen below; escape, enter and q close it."""
+
+    DEFAULT_CSS = """
+    Popup { align: center middle; }
+    Popup LineList { width: 90%; height: 90%; border: round $primary; padding: 0 1; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,enter,q,question_mark,f1", "app.pop_screen", "Close", id="popup.close"),
+    ]
+
+    def __init__(self, title: str, lines: Callable[[int], Sequence[Sequence[Piece]]]) -> None:
+        """`lines` gives the lines for a width."""
+        super().__init__()
+        self.heading = title
+        self.make = lines
+
+    def compose(self) -> ComposeResult:
+        yield LineList(Texts([]), has_cursor=False)
+
+    def on_mount(self) -> None:
+        listed = self.query_one(LineList)
+        listed.border_title = fit(self.heading, 60).replace("[", "\\[")
+        listed.border_subtitle = "esc closes"
+        listed.focus()
+        self.call_after_refresh(self._fill)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._fill)
+
+    def _fill(self) -> None:
+        listed = self.query_one(LineList)
+        listed.show(Texts(self.make(max(listed.columns, 20))))
+
+
+class HelpScreen(Popup):
+    """The keys that do something now, those of the pane first."""
+
+    def __init__(self, said: str, bindings: Sequence[ActiveBinding]) -> None:
+        self.said = said
+        self.bindings_shown = bindings
+        super().__init__("Keys", self._lines)
+
+    def _lines(self, width: int) -> list[list[Piece]]:
+        lines: list[list[Piece]] = [[(text, "")] for text in _wrapped(self.said, width)]
+        rows: dict[str, tuple[list[str], str]] = {}
+        for active in self.bindings_shown:
+            binding = active.binding
+            if binding.system or not binding.description:
+                continue
+            key = binding.id or binding.description
+            keys, _ = rows.setdefault(key, ([], binding.description))
+            shown = self.app.get_key_display(binding)
+            if shown not in keys:
+                keys.append(shown)
+        if lines:
+            lines.append([])
+        for name, (keys, text) in rows.items():
+            shown = pad(" ".join(keys), 16)
+            wide = width >= 56
+            lines.append([(shown, "bold"), (" " + pad(text, 24), ""), (name if wide else "", "dim")])
+        lines += [[], [("Names on the right are for keys.toml: docs/viewer.md.", "dim")]]
+        return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,98 @@
+"""Steps as lines: time, phases, memory. No Textual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from modtrace.analysis.memory import peak_of_steps
+from modtrace.trace.schema import PHASES
+from modtrace.units import count, duration, size
+from modtrace.views.tui.look import Piece
+from modtrace.views.tui.nodes import Ints
+from modtrace.views.tui.opened import Rank
+from modtrace.views.tui.shown import Sheet, Value
+
+_SHORT: Final = {"optimizer": "optim", "zero_grad": "zero", "backward": "bwd", "forward": "fwd"}
+
+
+class StepLines:
+    """A line a step. `keys` are what it can be sorted by: step, total and each phase that takes any time."""
+
+    def __init__(self, rank: Rank) -> None:
+        steps = rank.steps
+        self.steps = steps
+        self.took: Ints = np.maximum(steps.end - steps.start, 0)
+        self.values: dict[str, Ints] = {"step": np.arange(len(steps)), "total": self.took}
+        for code, name in enumerate(PHASES):
+            if steps.spent[code].any():
+                self.values[name] = steps.spent[code]
+        self.values["other"] = self.took - steps.spent.sum(axis=0)
+        self.peak: Ints | None = None
+        if rank.memory:
+            peaks = peak_of_steps(rank.stored, rank.part.low, rank.part.high, steps.start, steps.end)
+            if (peaks >= 0).any():
+                self.peak = self.values["peak"] = peaks
+        self.key, self.descending = "step", False
+        self.order: Ints = np.arange(len(steps))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self.values)
+
+    def sort(self, key: str, *, descending: bool) -> None:
+        """Order the steps by a column."""
+        self.key, self.descending = key, descending
+        values = self.values[key]
+        self.order = np.argsort(-values if descending else values, kind="stable")
+
+    def shown(self, width: int) -> list[str]:
+        """Columns that fit; phases that do not are left out, the smallest first."""
+        room = max((width - 34 - (10 if self.peak is not None else 0)) // 9, 1)
+        phases = [name for name in self.values if name not in ("step", "total", "peak")]
+        largest = sorted(phases, key=lambda name: -int(self.values[name].sum()))[:room]
+        return [name for name in phases if name in largest]
+
+    def head(self, width: int) -> Sequence[Piece]:
+        arrow = " v" if self.descending else " ^"
+
+        def name(key: str, text: str, columns: int) -> str:
+            return (text + (arrow if self.key == key else "")).rjust(columns)
+
+        line = f"   {name('step', 'step', 8)} {name('total', 'total', 8)}  {'':12}"
+        line += "".join(" " + name(key, _SHORT.get(key, key), 8) for key in self.shown(width))
+        if self.peak is not None:
+            line += name("peak", "peak", 10)
+        return [(line.ljust(width)[:width], "head")]
+
+    def line(self, row: int, width: int) -> Sequence[Piece]:
+        at = int(self.order[row])
+        took = int(self.took[at])
+        top = max(int(self.took.max(initial=0)), 1)
+        bar = "#" * round(12 * took / top)
+        usual = float(np.median(self.took))
+        name = "heat4" if took > 1.5 * usual else "heat1"
+        flag = " " if self.steps.whole[at] else "?"
+        pieces: list[Piece] = [(f"   {count(at):>8}{flag}{duration(took):>8}  ", ""), (f"{bar:12}", name)]
+        cells = "".join(f" {duration(int(self.values[key][at])):>8}" for key in self.shown(width))
+        if self.peak is not None:
+            cells += f"{size(int(self.peak[at])) if self.peak[at] >= 0 else '?':>10}"
+        pieces.append((cells, ""))
+        return pieces
+
+    def sheet(self) -> Sheet:
+        """All columns of all steps, in the order that is shown."""
+        names = [key if key == "step" else "peak_bytes" if key == "peak" else f"{key}_ns" for key in self.values]
+        rows: list[list[Value]] = []
+        for at in self.order.tolist():
+            row: list[Value] = []
+            for key, values in self.values.items():
+                value = int(values[at])
+                row.append(None if key == "peak" and value < 0 else value)
+            rows.append(row)
+        return Sheet("steps", names, rows)

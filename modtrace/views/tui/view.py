@@ -1,0 +1,162 @@
+"""What the screens of the viewer have in common: head, line to type into, footer, and one line where all is too small."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.widgets import Footer
+
+from modtrace.text import plain
+from modtrace.views.tui.bars import AskBar, HeadLine, OneLine
+from modtrace.views.tui.opened import Opened, Rank
+from modtrace.views.tui.popups import HelpScreen
+from modtrace.views.tui.shown import Sheet, free_path, write
+
+if TYPE_CHECKING:
+    from modtrace.views.tui.app import Viewer
+
+LEAST = (60, 12)
+WIDE = (120, 24)
+
+
+class View(Screen[None]):
+    """One of the views. Subclasses give `body`, and what they have to search, export, and go back from."""
+
+    NUMBER: ClassVar[int] = 0
+    DEFAULT_CSS = """
+    View #small { display: none; }
+    View.-small > * { display: none; }
+    View.-small > #small { display: block; }
+    View Footer { background: transparent; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("tab", "app.focus_next", "Next pane", id="view.next_pane", show=False),
+        Binding("shift+tab", "app.focus_previous", "Previous pane", id="view.previous_pane", show=False),
+        Binding("z", "maximised", "Maximise pane", id="view.maximise", show=False),
+        Binding("escape", "back", "Back", id="view.back", show=False),
+        Binding("x", "export", "Export what is shown", id="view.export", show=False),
+        Binding("question_mark,f1", "help", "Help", id="view.help"),
+    ]
+
+    def compose(self) -> ComposeResult:
+        yield HeadLine(self.NUMBER)
+        yield from self.body()
+        yield AskBar()
+        yield OneLine(id="small")
+        yield Footer(compact=True, show_command_palette=True)
+
+    def body(self) -> ComposeResult:
+        """The panes between head and footer."""
+        yield from ()
+
+    @property
+    def viewer(self) -> Viewer:
+        return cast("Viewer", self.app)
+
+    @property
+    def opened(self) -> Opened:
+        return self.viewer.opened
+
+    @property
+    def rank(self) -> Rank:
+        return self.viewer.rank
+
+    @property
+    def ask_bar(self) -> AskBar:
+        return self.query_one(AskBar)
+
+    def on_mount(self) -> None:
+        self.query_one("#small", OneLine).put([("terminal too small (60x12 needed)", "")])
+        self.fitted()
+
+    def on_resize(self) -> None:
+        self.fitted()
+
+    def on_screen_resume(self) -> None:
+        self.head()
+
+    def fitted(self) -> None:
+        """Choose the layout for the size of the terminal."""
+        size = self.app.size
+        self.set_class(size.width < LEAST[0] or size.height < LEAST[1], "-small")
+        self.set_class(size.width >= WIDE[0] and size.height >= WIDE[1], "-wide")
+        self.head()
+
+    @property
+    def is_wide(self) -> bool:
+        return self.has_class("-wide")
+
+    def head(self) -> None:
+        """Write the title."""
+        viewer = self.viewer
+        several = self.opened.processes > 1
+        right = f"rank {self.rank.part.rank}/{self.opened.processes}" if several else ""
+        notes = len(self.opened.notes)
+        mark = f"! {notes} note{'' if notes == 1 else 's'}  " if notes else ""
+        title = viewer.changed_on_disk or ""
+        self.query_one(HeadLine).put(
+            f"{self.opened.title(viewer.process)}{'  ' + title if title else ''}", mark + right
+        )
+
+    def rank_changed(self) -> None:
+        """Another process is shown."""
+
+    def step_changed(self) -> None:
+        """Another step is shown."""
+
+    def sheet(self) -> Sheet | None:
+        """What is shown as rows and columns, to be exported."""
+        return None
+
+    def action_back(self) -> None:
+        """Out of what was gone into last."""
+
+    def action_help(self) -> None:
+        focused = self.focused
+        said = getattr(focused, "HELP", "") or ""
+        self.app.push_screen(HelpScreen(said, list(self.active_bindings.values())))
+
+    def action_maximised(self) -> None:
+        if self.maximized is not None:
+            self.minimize()
+        elif self.focused is not None:
+            self.maximize(self.focused)
+
+    def action_export(self) -> None:
+        sheet = self.sheet()
+        if sheet is None or not sheet.rows:
+            self.app.notify("nothing here to export", severity="warning", markup=False)
+            return
+        path = free_path(f"{self.opened.path.stem}-{sheet.name}", ".csv")
+        self.ask_bar.ask("export", f"export {len(sheet.rows):,} rows to", os.fspath(path))
+
+    def on_ask_bar_entered(self, event: AskBar.Entered) -> None:
+        if event.what == "export":
+            self.ask_bar.close()
+            sheet = self.sheet()
+            if sheet is not None:
+                self._write(sheet, event.text)
+            self.after_asking()
+
+    def on_ask_bar_cancelled(self, event: AskBar.Cancelled) -> None:
+        self.ask_bar.close()
+        self.after_asking()
+        del event
+
+    def after_asking(self) -> None:
+        """Give the focus back."""
+        self.focus_next()
+
+    def _write(self, sheet: Sheet, path: str) -> None:
+        try:
+            write(sheet, path)
+        except OSError as error:
+            self.app.notify(
+                f"cannot write {plain(path, 200)}: {error.strerror or error}", severity="error", markup=False
+            )
+        else:
+            self.app.notify(f"wrote {len(sheet.rows):,} rows to {plain(path, 200)}", markup=False)
