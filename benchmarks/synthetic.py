@@ -1,4 +1,4 @@
-"""A GPT-like trace made of fixed numbers, written as the recorder would write it: nothing is run, torch is not needed."""
+"""A GPT-like trace made of fixed numbers, written as the recorder would: nothing is run, torch is not needed."""
 
 from __future__ import annotations
 
@@ -215,6 +215,7 @@ def _write_facts(writer: Writer, model: Gpt) -> None:
             "parameter_count": model.parameters,
             "parameter_bytes": [2 * number for number in model.parameters],
             "trainable_count": model.parameters,
+            "trainable_bytes": [2 * number for number in model.parameters],
             "buffer_count": [0] * count,
             "buffer_bytes": [0] * count,
             "parameters": [[] for _ in range(count)],

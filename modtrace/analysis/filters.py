@@ -40,7 +40,13 @@ _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
 _NUMBER: Final = re.compile(r"(self|total|mem|calls|flops)(>=|<=|>|<|=)(.*)\Z", re.DOTALL)
 _AMOUNT: Final = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)([a-zA-Z]{0,3})\Z")
 _WORDS: Final = re.compile(r'-?/(?:[^/\\]|\\.)*/|-?(?:[a-z]+:)?"[^"]*"|\S+')
-_PHASES: Final = {"bwd": "backward", "fwd": "forward", "opt": "optimizer", "optim": "optimizer", "zero": "zero_grad"}
+_PHASES: Final = {
+    "bwd": "backward",
+    "fwd": "forward",
+    "opt": "optimizer",
+    "optim": "optimizer",
+    "zero": "zero_grad",
+}
 NUMBERS: Final = tuple(_UNITS)
 """What can be compared: times in ns, `mem` in bytes."""
 
@@ -190,8 +196,8 @@ def _holds(term: Term, rows: Rows) -> Bools:
         if numbers is None:
             return np.zeros(len(rows), np.bool_)
         values, known = numbers
-        passed: Bools = _COMPARE[term.compare](values, term.amount)
-        return known & (passed != term.negated)
+        passed: Bools = known & (_COMPARE[term.compare](values, term.amount) != term.negated)
+        return passed
     if term.kind in ("phase", "step", "rank"):
         inside = rows.member(term.kind, int(term.amount)) if rows.member is not None else None
         found = np.zeros(len(rows), np.bool_) if inside is None else inside

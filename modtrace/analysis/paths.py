@@ -40,7 +40,8 @@ def folded(stored: Stored, *, repeats: bool = True) -> Folded:
     """The group of every call of a trace.
 
     With `repeats` one group holds all repeats of a module, otherwise each name is one. Modules are repeats of one
-    another if their names differ only in numbers and class, number of parameters and the output seen most often are the same: the blocks of a transformer are, two convolutions of unlike sizes are not.
+    another if their names differ only in numbers and class, number of parameters and the output seen most often are
+    the same: the blocks of a transformer are, two convolutions of unlike sizes are not.
     """
     line = timeline(stored)
     table, modules = line.calls, stored.table("modules")

@@ -257,7 +257,7 @@ def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> tuple[
     np.add.at(spent, row_parent, np.where(unknown, 0, duration))
     np.add.at(lost, row_parent, unknown)
 
-    none, every_one = np.zeros(len(rows), np.bool_), np.ones(len(rows), np.bool_)
+    none = np.zeros(len(rows), np.bool_)
     new: dict[str, tuple[Any, Bools]] = {
         "call": (row_place, none),
         "parent": (row_parent, none),
@@ -279,15 +279,32 @@ def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> tuple[
         "depth": calls.depth + (step.row >= 0) + (inner.row >= 0),
         "forward": place[calls.forward],
     }
-    target, some = place[:count][kept], len(drop) > 0
+    together = _Together(place[:count][kept], row_place, kept if len(drop) else None)
+    return _woven(table, rows, together, new, changed), place[:count]
 
-    def together(old: Any, more: Any) -> Any:
-        """A column with the rows in it."""
-        column = np.empty(len(target) + len(rows), old.dtype)
-        column[target] = old[kept] if some else old
-        column[row_place] = more
+
+class _Together:
+    """Columns of calls and rows put together: where each stands, and which calls are kept."""
+
+    def __init__(self, target: Ints, row_place: Ints, kept: Bools | None) -> None:
+        self.target, self.row_place, self.kept = target, row_place, kept
+
+    def __call__(self, old: Any, more: Any) -> Any:
+        column = np.empty(len(self.target) + len(self.row_place), old.dtype)
+        column[self.target] = old if self.kept is None else old[self.kept]
+        column[self.row_place] = more
         return column
 
+
+def _woven(
+    table: pa.Table,
+    rows: _Rows,
+    together: _Together,
+    new: dict[str, tuple[Any, Bools]],
+    changed: dict[str, Any],
+) -> pa.Table:
+    none, every_one = np.zeros(len(rows), np.bool_), np.ones(len(rows), np.bool_)
+    count = len(table)
     arrays = []
     for field in table.schema:
         held = table.column(field.name)
@@ -302,4 +319,4 @@ def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> tuple[
         if null is not None or mask.any():
             null = together(np.zeros(count, np.bool_) if null is None else null, mask)
         arrays.append(array(together(changed.get(field.name, old), values), field.type, null))
-    return pa.table(arrays, names=table.schema.names), place[:count]
+    return pa.table(arrays, names=table.schema.names)

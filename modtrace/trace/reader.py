@@ -125,7 +125,7 @@ class Stored:
         return self._tables[name]
 
     def release(self) -> None:
-        """Let go of the calls, the largest table, of which an analysis has a copy. Asked for again, they are read again."""
+        """Let go of the calls, the largest table, of which an analysis has a copy. Later they are read anew."""
         self._tables.pop("calls", None)
 
     def _load(self) -> None:

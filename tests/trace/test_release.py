@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.synthetic import write_gpt
-
 from modtrace.trace.reader import open_trace
 
 

@@ -96,12 +96,12 @@ class Viewer(App[None]):
             yield SystemCommand("Export", "Write what is shown as CSV", screen.action_export)
         if isinstance(screen, TreeScreen):
             for key in ("order", "self", "total", "calls", "name"):
-                yield SystemCommand(f"Sort by {key}", "", lambda key=key: screen.tree.sort_by(key))
+                yield SystemCommand(f"Sort by {key}", "", lambda key=key: screen.call_tree.sort_by(key))
             yield SystemCommand("Merged, instances, calls", "The next of the three trees", screen.action_mode)
 
     def action_view(self, number: int) -> None:
         """Show one of the views."""
-        if isinstance(self.screen, View) and self.screen.NUMBER != number:
+        if isinstance(self.screen, View) and number != self.screen.NUMBER:
             self.switch_screen(self.views[number])
 
     def action_step(self, by: int) -> None:
@@ -123,12 +123,12 @@ class Viewer(App[None]):
     def go_to(self, name: str, kind: str) -> None:
         """Show a module in the tree."""
         tree = self.tree_screen
-        nodes = tree.tree.model.nodes
+        nodes = tree.call_tree.model.nodes
         rows = nodes.rows
         for node in range(len(nodes)) if tree.mode != "calls" else ():
             if nodes.path(node) == name and rows.types[rows.type[node]] in (kind, ""):
-                tree.tree.model.reveal(node)
-                tree.tree.synced()
+                tree.call_tree.model.reveal(node)
+                tree.call_tree.synced()
                 self.action_view(1)
                 return
         self.notify(f"{plain(name, 80)} is not in the tree that is shown", markup=False)
@@ -139,8 +139,6 @@ class Viewer(App[None]):
 
         try:
             opened = Opened(self.opened.path)
-            if not opened.processes:
-                raise ModtraceError("it holds no process any more")
             opened.rank(0).tree("merged")
         except (ModtraceError, OSError) as error:
             self.notify(f"not read again: {plain(str(error), 200)}", severity="warning", markup=False)

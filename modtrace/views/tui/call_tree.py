@@ -15,7 +15,7 @@ THRESHOLDS: Final = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.10)
 
 
 class CallTree(LineList):
-    """Shows `TreeLines`; the model may be exchanged at any time with `use`, which keeps the selected node if told how."""
+    """Shows `TreeLines`, which may be exchanged at any time with `use`."""
 
     HELP = (
         "The tree of calls. Calls of one module in one place are one row, repeated blocks are folded: h.* x12. "
@@ -24,7 +24,7 @@ class CallTree(LineList):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "close_or_up", "Close or up", id="tree.close", show=False),
         Binding("right,l", "open_or_down", "Open or down", id="tree.open", show=False),
-        Binding("space", "toggle", "Open or close", id="tree.toggle", show=False),
+        Binding("space", "toggle_row", "Open or close", id="tree.toggle", show=False),
         Binding("E", "below(True)", "Open all below", id="tree.open_below", show=False),
         Binding("C", "below(False)", "Close all below", id="tree.close_below", show=False),
         Binding("e", "chain", "Open single chain", id="tree.chain", show=False),
@@ -73,9 +73,9 @@ class CallTree(LineList):
         self.move_to(row)
         level = int(self.model.nodes.depth[self.model.node_at(row)])
         if abs(column - 3 - 2 * level) <= 1:
-            self.action_toggle()
+            self.action_toggle_row()
 
-    def action_toggle(self) -> None:
+    def action_toggle_row(self) -> None:
         if len(self.lines):
             self.model.toggle(self.cursor)
             self.synced()
@@ -113,7 +113,9 @@ class CallTree(LineList):
             self.synced()
 
     def action_sort(self, by: int) -> None:
-        known = [key for key in self.keys if key in ("order", "name") or self.model.nodes.numbers(key)[1].any()]
+        known = [
+            key for key in self.keys if key in ("order", "name") or self.model.nodes.numbers(key)[1].any()
+        ]
         at = known.index(self.model.key) if self.model.key in known else 0
         self.sort_by(known[(at + by) % len(known)])
 

@@ -133,7 +133,9 @@ class Detail:
             at = int(self.took.argmax())
             slowest = int(self.timed_rows[at])
             step = int(self.rank.part.codes_at("step", self.timed_rows[at : at + 1])[0])
-            lines.append(f"{_histogram(took)}  slowest: {f'step {step}' if step >= 0 else f'call {slowest:,}'}")
+            lines.append(
+                f"{_histogram(took)}  slowest: {f'step {step}' if step >= 0 else f'call {slowest:,}'}"
+            )
         if len(self.rank.stored.table("device_times")):
             on_device = device_times(self.rank.stored).device_ns[self.rows + self.rank.part.low]
             if (on_device >= 0).any():
@@ -184,8 +186,8 @@ class Detail:
                 lines.append(f"! {STATUSES[code]} {times:,} times")
         error = part.codes_at("error", self.rows)
         texts = error_texts(self.rank.stored) if (error >= 0).any() else []
-        for number in np.unique(error[error >= 0]).tolist()[: 20 if whole else 1]:
-            lines.append(f"  {plain(texts[number], 300)}")
+        shown = np.unique(error[error >= 0]).tolist()[: 20 if whole else 1]
+        lines += [f"  {plain(texts[number], 300)}" for number in shown]
         if len(self.rows) and bool((part.column("kind")[self.rows] == BACKWARD).all()) and whole:
             lines.append("  this is the backward of the module")
         return lines

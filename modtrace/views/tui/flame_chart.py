@@ -121,7 +121,9 @@ class FlameChart(Widget, can_focus=True):
         pieces: list[Piece] = []
         column = 0
         cells = self.boxes.cells(level, self.left, self.right, width)
-        marked = self.marked(self.boxes.owner[[cell.box for cell in cells]]) if self.marked and cells else None
+        marked = (
+            self.marked(self.boxes.owner[[cell.box for cell in cells]]) if self.marked and cells else None
+        )
         for at, cell in enumerate(cells):
             if cell.left > column:
                 pieces.append((" " * (cell.left - column), ""))

@@ -55,7 +55,7 @@ class FlameScreen(View):
         super().on_screen_resume()
         tree = self.viewer.tree_screen
         if not self.inverted and tree.mode == "merged" and tree.is_mounted:
-            node = tree.tree.model.selected
+            node = tree.call_tree.model.selected
             box = int(self.shown.box[node]) if node >= 0 else -1
             if box >= 0:
                 self.chart.select(box)
@@ -75,7 +75,7 @@ class FlameScreen(View):
         if not self.inverted:
             tree = self.viewer.tree_screen
             if tree.is_mounted and tree.mode == "merged":
-                tree.tree.model.reveal(int(self.shown.boxes.owner[event.source.selected]))
+                tree.call_tree.model.reveal(int(self.shown.boxes.owner[event.source.selected]))
         self._say()
 
     def on_flame_chart_zoomed(self, event: FlameChart.Zoomed) -> None:
@@ -105,9 +105,7 @@ class FlameScreen(View):
         nodes, wall = shown.nodes, max(self.rank.part.wall_ns, 1)
         view = max(chart.right - chart.left, 1.0)
         what = "self time by caller" if self.inverted else "total time"
-        zoom = " > ".join(
-            plain(nodes.label(int(shown.boxes.owner[box]))[:100]) for box in chart.zoomed[-3:]
-        )
+        zoom = " > ".join(plain(nodes.label(int(shown.boxes.owner[box]))[:100]) for box in chart.zoomed[-3:])
         title = f"Flame  {what}" + (f"  zoom: {zoom}" if zoom else "")
         chart.border_title = fit(title, max(self.app.size.width - 32, 10)).replace("[", "\\[")
         chart.border_subtitle = f"{duration(int(view))} ({percent(int(view), wall)}%)"

@@ -39,9 +39,11 @@ class Texts:
         return len(self.lines)
 
     def head(self, width: int) -> Sequence[Piece] | None:
+        del width
         return self._head
 
     def line(self, row: int, width: int) -> Sequence[Piece]:
+        del width
         return self.lines[row]
 
 

@@ -15,9 +15,8 @@ from modtrace.analysis.memory import Curve, Memory, curve, memory
 from modtrace.analysis.phases import Steps
 from modtrace.analysis.timeline import timeline
 from modtrace.text import plain
-from modtrace.trace.folder import SUFFIX
 from modtrace.trace.reader import Stored, open_trace
-from modtrace.trace.schema import FUNCTION, STEP
+from modtrace.trace.schema import FUNCTION, STEP, SUFFIX
 from modtrace.units import duration, plural, size
 from modtrace.views.tui.boxes import Boxes, Icicle, callers, icicle
 from modtrace.views.tui.nodes import Ints
@@ -135,12 +134,12 @@ class Rank:
         start, thread = self.part.column("start_ns"), self.part.column("thread")
         number = steps.thread
         if number < 0:  # each root call is a step
-            rows = np.arange(int(steps.first[step]), int(steps.last[step]) + 1)
-            return rows
+            return np.arange(int(steps.first[step]), int(steps.last[step]) + 1)
         first, last = np.searchsorted(thread, [number, number + 1]).tolist()
         near = np.searchsorted(start[first:last], [low, high]).tolist()
         rows = np.arange(first + near[0], first + near[1])
-        return rows[self.part.column("kind")[rows] != STEP]
+        inside: Ints = rows[self.part.column("kind")[rows] != STEP]
+        return inside
 
     def timeline_of(self, step: int) -> StepRows:
         """A step as boxes over time."""

@@ -50,7 +50,9 @@ def ops_of(rank: Rank) -> list[Op]:
     for does in operations(rank.stored):
         words = "?" if does.operations is None else ", ".join(does.operations)
         missing = f"  ! no formula for {', '.join(does.uncounted)}" if does.uncounted else ""
-        found.append(Op("what modules do", does.name, does.type, does.calls, None, does.flops, words + missing))
+        found.append(
+            Op("what modules do", does.name, does.type, does.calls, None, does.flops, words + missing)
+        )
     return found
 
 
@@ -160,7 +162,9 @@ class OpsScreen(View):
         ops = list(self.lines.ops)
         sections = {section: at for at, section in enumerate(dict.fromkeys(op.section for op in ops))}
         if self.by:
-            ops.sort(key=lambda op: (sections[op.section], -(op.calls if self.by == "calls" else op.spent_ns or 0)))
+            ops.sort(
+                key=lambda op: (sections[op.section], -(op.calls if self.by == "calls" else op.spent_ns or 0))
+            )
             self.listed.show(OpLines(ops))
         else:
             self.listed.show(self.lines)
@@ -172,5 +176,7 @@ class OpsScreen(View):
             self.viewer.go_to(op.name, op.type)
 
     def sheet(self) -> Sheet | None:
-        rows = [[op.section, op.name, op.type, op.calls, op.spent_ns, op.flops, op.what] for op in self.lines.ops]
+        rows = [
+            [op.section, op.name, op.type, op.calls, op.spent_ns, op.flops, op.what] for op in self.lines.ops
+        ]
         return Sheet("ops", ["section", "name", "type", "calls", "self_ns", "flops", "what"], rows)

@@ -86,5 +86,9 @@ def editor(place: Place, environment: Mapping[str, str]) -> list[str] | None:
     # An absolute path cannot be taken for an option.
     path = os.path.abspath(place.file)
     if os.path.basename(words[0]) in ("code", "codium", "cursor", "subl", "zed"):
-        return [*words, *(["--goto"] if words[0].endswith(("code", "codium", "cursor")) else []), f"{path}:{place.line}"]
+        return [
+            *words,
+            *(["--goto"] if words[0].endswith(("code", "codium", "cursor")) else []),
+            f"{path}:{place.line}",
+        ]
     return [*words, f"+{place.line}", path]

@@ -87,7 +87,9 @@ class StepLines:
 
     def sheet(self) -> Sheet:
         """All columns of all steps, in the order that is shown."""
-        names = [key if key == "step" else "peak_bytes" if key == "peak" else f"{key}_ns" for key in self.values]
+        names = [
+            key if key == "step" else "peak_bytes" if key == "peak" else f"{key}_ns" for key in self.values
+        ]
         rows: list[list[Value]] = []
         for at in self.order.tolist():
             row: list[Value] = []

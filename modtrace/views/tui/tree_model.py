@@ -200,10 +200,7 @@ class TreeModel:
 
     def next_hit(self, hits: Bools, *, forward: bool = True, here: bool = False) -> int | None:
         """The next node that was found, from the cursor on and round; None where there is none."""
-        if self._node is None:
-            positions = np.flatnonzero(hits)
-        else:
-            positions = np.flatnonzero(hits[self._node])
+        positions = np.flatnonzero(hits if self._node is None else hits[self._node])
         if not len(positions):
             return None
         at = int(self.visible[self.cursor]) if len(self.visible) else 0
@@ -276,8 +273,8 @@ def _places(nodes: Nodes, rank: Ints) -> Ints:
 def stacked(nodes: Nodes, rank: Ints, size: Ints, inset: int) -> Ints:
     """Where each node begins when siblings lie side by side in order of `rank`, `inset` behind their parent.
 
-    That is the sizes of the siblings in front of it, and the same of all above it: one running sum in pre-order, so that
-    no level is walked.
+    That is the sizes of the siblings in front of it, and the same of all above it: one running sum in pre-order, so
+    that no level is walked.
     """
     count = len(nodes)
     by_rank = np.argsort(rank, kind="stable")

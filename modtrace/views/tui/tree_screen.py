@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-from textual.app import ComposeResult, SuspendNotSupported
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.timer import Timer
@@ -20,6 +19,7 @@ from modtrace.views.tui.bars import AskBar, OneLine
 from modtrace.views.tui.braille import filled, highest
 from modtrace.views.tui.call_tree import CallTree
 from modtrace.views.tui.detail import Detail
+from modtrace.views.tui.editing import edit
 from modtrace.views.tui.flame_chart import FlameChart
 from modtrace.views.tui.lines import LineList, Texts
 from modtrace.views.tui.look import Piece
@@ -27,7 +27,6 @@ from modtrace.views.tui.nodes import Bools, Ints
 from modtrace.views.tui.opened import StepRows
 from modtrace.views.tui.popups import Popup
 from modtrace.views.tui.shown import Sheet, tree_sheet
-from modtrace.views.tui.source import editor
 from modtrace.views.tui.tree_lines import TreeLines
 from modtrace.views.tui.tree_model import TreeModel
 from modtrace.views.tui.trees import MODES, Placed
@@ -91,7 +90,7 @@ class TreeScreen(View):
     # What is shown.
 
     @property
-    def tree(self) -> CallTree:
+    def call_tree(self) -> CallTree:
         return self.query_one("#tree", CallTree)
 
     @property
@@ -114,21 +113,21 @@ class TreeScreen(View):
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.tree.focus()
+        self.call_tree.focus()
         self.step_changed()
         self._titles()
         self._details()
 
     def fitted(self) -> None:
         super().fitted()
-        self.tree.shown.screen = self.app.size.width
-        self.tree.changed()
+        self.call_tree.shown.screen = self.app.size.width
+        self.call_tree.changed()
         self.call_after_refresh(self._details)
         self.call_after_refresh(self._lane)
 
     def rank_changed(self) -> None:
         self.hits = None
-        self.tree.use(self._lines())
+        self.call_tree.use(self._lines())
         self.step_changed()
         self._titles()
         self._details()
@@ -149,7 +148,7 @@ class TreeScreen(View):
 
     def _linked(self, rows: Ints) -> Bools:
         """Which rows of the part belong to the selected node."""
-        node = self.tree.model.selected
+        node = self.call_tree.model.selected
         if node < 0:
             return np.zeros(len(rows), np.bool_)
         of_rows = rows if self.placed.node is None else self.placed.node[rows]
@@ -168,9 +167,7 @@ class TreeScreen(View):
         if self.rank.memory:
             _, line = self.rank.memory[0]
             columns = max(self.app.size.width - 26, 10)
-            values = highest(
-                line.at_ns, line.held_bytes, self.step.start_ns, self.step.end_ns, 2 * columns
-            )
+            values = highest(line.at_ns, line.held_bytes, self.step.start_ns, self.step.end_ns, 2 * columns)
             top = int(line.held_bytes.max())
             peak = f"  peak {size(int(values.max(initial=0)))}"
             lane.put([(" mem ", "bold"), (filled(values, 1, top)[0], "heat0"), (peak, "")])
@@ -179,18 +176,18 @@ class TreeScreen(View):
         self.query_one("#strip_box").border_title = f"Timeline  {number}   {took}"
 
     def _titles(self) -> None:
-        model = self.tree.model
+        model = self.call_tree.model
         arrow = "v" if model.descending else "^"
         title = f"Tree  sort:{model.key} {arrow}  view:{self.mode}"
         if model.threshold:
             title += f"  {self._hidden()} hidden below {model.threshold:.1%} (- shows more)"
-        self.tree.border_title = title
+        self.call_tree.border_title = title
         node = model.selected
         path = plain(model.nodes.path(node)[:200]) if node >= 0 else ""
         self.query_one("#detail", LineList).border_title = fit(path, 34).replace("[", "\\[")
 
     def _hidden(self) -> str:
-        model = self.tree.model
+        model = self.call_tree.model
         total, known = model.nodes.numbers("total")
         whole = float(total[model.nodes.depth == 0].sum())
         return count(int((known & (total < model.threshold * whole)).sum()))
@@ -200,7 +197,7 @@ class TreeScreen(View):
         self._soon = None
         if not self.is_mounted:
             return
-        detail = Detail(self.rank, self.placed, self.tree.model.selected)
+        detail = Detail(self.rank, self.placed, self.call_tree.model.selected)
         if self.is_wide:
             pane = self.query_one("#detail", LineList)
             pane.show(Texts(detail.lines(max(pane.columns, 20))))
@@ -212,14 +209,14 @@ class TreeScreen(View):
 
     def _brief(self, detail: Detail) -> list[Piece]:
         """What is selected; while a filter is on, the filter."""
-        model = self.tree.model
+        model = self.call_tree.model
         if not model.filter:
             return detail.brief(self.app.size.width)
         return [(fit(f" filter: {self._filtered()}   F takes it off", self.app.size.width), "bold")]
 
     def _filtered(self) -> str:
         """How much a filter lets through."""
-        model = self.tree.model
+        model = self.call_tree.model
         if model.matches is None:
             return ""
         own, known = model.nodes.numbers("self")
@@ -246,20 +243,20 @@ class TreeScreen(View):
 
     def select_row(self, row: int) -> None:
         """Put the cursor on the node of a row of the part."""
-        self.tree.model.reveal(self.placed.node_of(row))
-        self.tree.synced()
+        self.call_tree.model.reveal(self.placed.node_of(row))
+        self.call_tree.synced()
 
     def _open(self) -> None:
-        node = self.tree.model.selected
+        node = self.call_tree.model.selected
         if node >= 0:
             detail = Detail(self.rank, self.placed, node)
-            path = plain(self.tree.model.nodes.path(node)[:200])
+            path = plain(self.call_tree.model.nodes.path(node)[:200])
             self.app.push_screen(Popup(path, lambda width: detail.lines(width, whole=True)))
 
     # Search and filter.
 
     def action_find(self) -> None:
-        self._sought_from = self.tree.model.selected
+        self._sought_from = self.call_tree.model.selected
         self.ask_bar.ask("find", "/", "")
 
     def action_filter(self) -> None:
@@ -272,12 +269,12 @@ class TreeScreen(View):
     def action_hit(self, forward: bool) -> None:
         if self.hits is None:
             return
-        node = self.tree.model.next_hit(self.hits, forward=forward)
+        node = self.call_tree.model.next_hit(self.hits, forward=forward)
         if node is None:
             self.app.notify("no hit", markup=False)
             return
-        self.tree.model.reveal(node)
-        self.tree.synced()
+        self.call_tree.model.reveal(node)
+        self.call_tree.synced()
         self._say_hits()
 
     def on_ask_bar_typed(self, event: AskBar.Typed) -> None:
@@ -303,115 +300,107 @@ class TreeScreen(View):
                 return
             self.filter_text = event.text.strip()
         self.ask_bar.close()
-        self.tree.focus()
+        self.call_tree.focus()
         self._details()
 
     def on_ask_bar_cancelled(self, event: AskBar.Cancelled) -> None:
         if event.what == "find":
             self._no_hits()
             if self._sought_from >= 0:
-                self.tree.model.reveal(self._sought_from)
-                self.tree.synced()
+                self.call_tree.model.reveal(self._sought_from)
+                self.call_tree.synced()
         elif event.what == "filter":
             self._filter(parse(self.filter_text))
         super().on_ask_bar_cancelled(event)
 
     def after_asking(self) -> None:
-        self.tree.focus()
+        self.call_tree.focus()
         self._details()
 
     def action_back(self) -> None:
         """Out of what was gone into last: a zoomed timeline, hits, a filter, a threshold."""
-        model = self.tree.model
+        model = self.call_tree.model
         if self.timeline.has_focus and self.timeline.back():
             return
         if self.timeline.has_focus:
-            self.tree.focus()
+            self.call_tree.focus()
         elif self.hits is not None:
             self._no_hits()
         elif model.filter:
             self.action_no_filter()
         elif model.threshold:
             model.set_filter(model.filter, 0.0)
-            self.tree.synced()
+            self.call_tree.synced()
 
     def _seek(self, text: str) -> None:
         """Search while it is typed: the first hit from where the search began. No row is hidden."""
-        model = self.tree.model
+        model = self.call_tree.model
         if not text.strip():
             self._no_hits()
             self.ask_bar.say("")
             return
-        self.hits = self.tree.shown.hits = model.hits(text)
+        self.hits = self.call_tree.shown.hits = model.hits(text)
         if self._sought_from >= 0:
             model.cursor = model.row_of(self._sought_from)
         node = model.next_hit(self.hits, here=True)
         if node is not None:
             model.reveal(node)
-        self.tree.synced()
+        self.call_tree.synced()
         self._say_hits()
 
     def _say_hits(self) -> None:
         if self.hits is None:
             return
         total = int(self.hits.sum())
-        text = f"hit {self.tree.model.hit_number(self.hits):,} of {total:,}   n next  N previous  esc"
+        text = f"hit {self.call_tree.model.hit_number(self.hits):,} of {total:,}   n next  N previous  esc"
         self.ask_bar.say(text if total else "no hit")
         if not self.is_wide and not self.ask_bar.is_open:
             self.query_one("#brief", OneLine).put([(fit(f" {text}", self.app.size.width), "bold")])
 
     def _no_hits(self) -> None:
-        self.hits = self.tree.shown.hits = None
-        self.tree.refresh()
+        self.hits = self.call_tree.shown.hits = None
+        self.call_tree.refresh()
 
     def _filter(self, wanted: Filter) -> None:
-        self.tree.model.set_filter(wanted)
-        self.tree.synced()
+        self.call_tree.model.set_filter(wanted)
+        self.call_tree.synced()
         self._details()
 
     # Other keys.
 
     def action_mode(self) -> None:
         """The next of the three trees, with the cursor on what it was on."""
-        placed, node = self.placed, self.tree.model.selected
-        rows = placed.rows_of(node) if node >= 0 and not Detail(self.rank, placed, node).outside else ()
+        placed, node = self.placed, self.call_tree.model.selected
+        known = node >= 0 and not Detail(self.rank, placed, node).outside
+        rows: Sequence[int] = placed.rows_of(node)[:1].tolist() if known else ()
+            placed.rows_of(node) if node >= 0 and not Detail(self.rank, placed, node).outside else ()
+        )
         self.mode = MODES[(MODES.index(self.mode) + 1) % len(MODES)]
         self.hits = None
         lines = self._lines()
-        lines.share = self.tree.shown.share
+        lines.share = self.call_tree.shown.share
         if lines.tree.filter:
             lines.tree.set_filter(Filter(()))
         self.filter_text = ""
         if len(rows):
-            lines.tree.reveal(self.placed.node_of(int(rows[0])))
-        self.tree.use(lines)
+            lines.tree.reveal(self.placed.node_of(rows[0]))
+        self.call_tree.use(lines)
         self._details()
 
     def action_source(self) -> None:
-        place = Detail(self.rank, self.placed, self.tree.model.selected).place
+        place = Detail(self.rank, self.placed, self.call_tree.model.selected).place
         if place is None or not place.is_here:
             told = "its source is not known" if place is None else f"{place.text} is not here"
             self.app.notify(told, severity="warning", markup=False)
             return
-        command = editor(place, os.environ)
-        if command is None:
-            self.app.notify(f"set $EDITOR to open {place.text}", severity="warning", markup=False)
-            return
-        try:
-            with self.app.suspend():
-                subprocess.run(command, check=False)
-        except SuspendNotSupported:
-            self.app.notify("this terminal cannot be left and come back to", severity="warning", markup=False)
-        except OSError as error:
-            self.app.notify(f"{plain(command[0], 80)}: {error.strerror}", severity="error", markup=False)
-        self.app.refresh()
+        edit(self.app, place)
 
     def action_copy(self) -> None:
-        node = self.tree.model.selected
+        node = self.call_tree.model.selected
         if node >= 0:
-            path = plain(self.tree.model.nodes.path(node))
+            path = plain(self.call_tree.model.nodes.path(node))
             self.app.copy_to_clipboard(path)
             self.app.notify(f"copied {fit(path, 60, keep_end=True)}", markup=False)
 
     def sheet(self) -> Sheet | None:
-        return tree_sheet(self.tree.model, f"tree-{self.mode}")
+        return tree_sheet(self.call_tree.model, f"tree-{self.mode}")

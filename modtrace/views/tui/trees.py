@@ -149,7 +149,9 @@ def _busy(part: Part) -> int:
     return covered(part.column("start_ns")[tops], duration[tops])
 
 
-def _of_rows(part: Part, name: str, node: npt.NDArray[np.int32] | None, count: int) -> tuple[Ints, Bools] | None:
+def _of_rows(
+    part: Part, name: str, node: npt.NDArray[np.int32] | None, count: int
+) -> tuple[Ints, Bools] | None:
     """`mem`: the most that was held in any call of a node; `flops`: those of all its calls."""
     if name == "mem":
         if not len(part.stored.table("allocations")):
@@ -179,10 +181,11 @@ def _members(part: Part, kind: str, key: int, node: npt.NDArray[np.int32] | None
     """Which nodes have a call in a phase or a step, or are of a rank."""
     if kind == "rank":
         return np.full(count, part.rank == key, np.bool_)
-    inside = part.codes(kind) == key
+    inside: Bools = part.codes(kind) == key
     if node is None:
         return inside
-    return np.bincount(node[inside], minlength=count) > 0
+    some: Bools = np.bincount(node[inside], minlength=count) > 0
+    return some
 
 
 def _calls(part: Part) -> Placed:
@@ -197,8 +200,8 @@ def _calls(part: Part) -> Placed:
     types = part.stored.table("modules").column("type").to_pylist()
     path = np.where(module >= 0, codes, tag + len(texts)).astype(np.int64)
     kind_code = np.where(module >= 0, module, tag + len(types)).astype(np.int64)
-    paths = [*texts, *(name for name, _ in line.labels)]
-    kinds = [*types, *(kind for _, kind in line.labels)]
+    paths: list[str] = [*texts, *(name for name, _ in line.labels)]
+    kinds: list[str] = [*types, *(kind for _, kind in line.labels)]
     what = part.column("kind")
     step = part.codes("step")
     backward = what != MODULE
@@ -215,7 +218,7 @@ def _calls(part: Part) -> Placed:
 
     def kind(at: int) -> str:
         text = kinds[kind_code[at]]
-        return "" if backward[at] and not text or text == label(at) else text
+        return "" if (backward[at] and not text) or text == label(at) else text
 
     def numbers(name: str) -> tuple[Ints, Bools] | None:
         if name in ("self", "total"):

@@ -1,4 +1,4 @@
-"""What the screens of the viewer have in common: head, line to type into, footer, and one line where all is too small."""
+"""What the screens of the viewer have in common: head, line to type into, footer, one line where all is too small."""
 
 from __future__ import annotations
 
