@@ -326,7 +326,7 @@ def _write_memory(writer: Writer, steps: int, begins: Ints, slow: Ints, took: in
             "at_ns": np.array(at)[order], "freed_ns": np.maximum(ends, 0), "size_bytes": np.array(size)[order],
             "device": ["cuda:0"] * count, "thread": np.zeros(count, np.int64), "category": np.zeros(count, np.int64),
         },
-        nulls={"freed_ns": ends < 0, "category": ~first},
+        nulls={"freed_ns": ends < 0, "category": ~first, "thread": first},
         at_ns=1,
     )  # fmt: skip
     end = int(begins[steps - 1]) + int(slow[steps - 1]) * took // 100

@@ -103,7 +103,7 @@ class AskBar(Horizontal):
     AskBar Input { width: 1fr; height: 1; border: none; padding: 0; background: transparent; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "cancel", "Cancel", id="ask.cancel", show=False),
+        Binding("escape", "cancel", "Cancel", id="ask.cancel"),
         Binding("up", "earlier", "Earlier", id="ask.earlier", show=False),
     ]
 

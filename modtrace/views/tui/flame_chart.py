@@ -147,6 +147,9 @@ class FlameChart(Widget, can_focus=True):
             name += " marked"
         return edge + pad(text, room - 1), f"{name} cursor" if chosen else name
 
+    def on_resize(self) -> None:
+        self._into_sight()
+
     def on_click(self, event: events.Click) -> None:
         level = self.base + self.top + event.y
         value = self.left + (event.x + 0.5) * (self.right - self.left) / max(self.size.width, 1)
@@ -256,6 +259,7 @@ class FlameChart(Widget, can_focus=True):
             return
         height = max(self.size.height, 1)
         level = int(self.boxes.level[self.selected]) - self.base
-        self.top = min(max(self.top, level - height + 1), max(level, 0))
+        most = max(self.boxes.levels - self.base - height, 0)
+        self.top = min(max(self.top, level - height + 1), max(level, 0), most)
 
     _whole = (0.0, 1.0)

@@ -18,7 +18,7 @@ from modtrace.views.tui.nodes import Ints
 from modtrace.views.tui.shown import Sheet, Value
 from modtrace.views.tui.view import View
 
-HOW = "  memory was not watched in this process; to watch it: modtrace run --memory 0:3 script.py"
+HOW = ("  Memory was not watched in this process.", "  To watch it: modtrace run --memory 0:3 script.py")
 
 
 class MemoryScreen(View):
@@ -32,7 +32,13 @@ class MemoryScreen(View):
     MemoryScreen #holders:focus { border: round $accent; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left_square_bracket", "peak(-1)", "Peak", id="memory.previous_peak", key_display="["),
+        Binding(
+            "left_square_bracket",
+            "peak(-1)",
+            "Peak",
+            id="memory.previous_peak",
+            key_display="[ ]",
+        ),
         Binding("right_square_bracket", "peak(1)", "Next peak", id="memory.next_peak", show=False),
         Binding("d", "device", "Device", id="memory.device", show=False),
     ]
@@ -60,7 +66,7 @@ class MemoryScreen(View):
         self.curve.display = bool(found)
         self.head()
         if not found:
-            self.query_one("#holders", LineList).show(Texts([[(HOW, "")]]))
+            self.query_one("#holders", LineList).show(Texts([[(text, "")] for text in HOW]))
             return
         self.device = min(self.device, len(found) - 1)
         held, line = found[self.device]

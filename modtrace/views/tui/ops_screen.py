@@ -74,13 +74,18 @@ def _functions(rank: Rank) -> list[Op]:
 
 
 class OpLines:
-    """Lines of ops, a heading before each section."""
+    """Lines of ops, a heading before each section. A row is an Op, or the text of a heading."""
 
     def __init__(self, ops: Sequence[Op]) -> None:
         self.ops = list(ops)
+        self.rows: list[Op | str] = []
+        for at, op in enumerate(self.ops):
+            if not at or self.ops[at - 1].section != op.section:
+                self.rows.append(op.section)
+            self.rows.append(op)
 
     def __len__(self) -> int:
-        return len(self.ops)
+        return len(self.rows)
 
     def head(self, width: int) -> Sequence[Piece]:
         room = self._room(width)
@@ -88,20 +93,19 @@ class OpLines:
         return [(line[:width].ljust(width), "head")]
 
     def line(self, row: int, width: int) -> Sequence[Piece]:
-        op, room = self.ops[row], self._room(width)
-        first = not row or self.ops[row - 1].section != op.section
+        op, room = self.rows[row], self._room(width)
+        if isinstance(op, str):
+            return [(pad(f" {op}", width), "bold")]
         kind = f"  {plain(op.type[:200])}" if op.type not in ("", op.name) else ""
         name = f"{fit(plain(op.name[:400]), room - 4, keep_end=True)}{kind}"
         spent = "" if op.spent_ns is None else duration(op.spent_ns)
         flops = "" if op.section != "what modules do" else scaled(op.flops, "FLOP")
         what = plain(op.what[:600])
-        if first:
-            what = f"[{op.section}] {what}"
         left = max(width - room - 32, 0)
         return [
-            (pad(f"   {name}", room), "bold" if first else ""),
+            (pad(f"   {name}", room), ""),
             (f"{count(op.calls):>8} {spent:>9} {flops:>11}  ", ""),
-            (fit(what, left), "type" if first else ""),
+            (fit(what, left), ""),
         ]
 
     def _room(self, width: int) -> int:
@@ -151,7 +155,7 @@ class OpsScreen(View):
             else:
                 self.listed.show(Texts([[("  no module was called", "")]]))
             functions = "" if self.rank.has_functions else "   modtrace run --functions records functions too"
-            self.listed.border_title = f"Ops  {len(self.lines):,} rows{functions}"
+            self.listed.border_title = f"Ops  {len(self.lines.ops):,} rows{functions}"
         elif event.state is WorkerState.ERROR:
             said = plain(str(event.worker.error), 200)
             self.listed.show(Texts([[(f"  cannot be shown: {said}", "warn")]]))
@@ -171,8 +175,8 @@ class OpsScreen(View):
 
     def on_line_list_chosen(self, event: LineList.Chosen) -> None:
         lines = event.source.lines
-        if isinstance(lines, OpLines) and len(lines):
-            op = lines.ops[event.source.cursor]
+        op = lines.rows[event.source.cursor] if isinstance(lines, OpLines) and len(lines) else ""
+        if not isinstance(op, str):
             self.viewer.go_to(op.name, op.type)
 
     def sheet(self) -> Sheet | None:

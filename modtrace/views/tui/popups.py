@@ -58,7 +58,7 @@ class HelpScreen(Popup):
         super().__init__("Keys", self._lines)
 
     def _lines(self, width: int) -> list[list[Piece]]:
-        lines: list[list[Piece]] = [[(text, "")] for text in _wrapped(self.said, width)]
+        lines: list[list[Piece]] = [[(text, "")] for text in wrapped(self.said, width)]
         rows: dict[str, tuple[list[str], str]] = {}
         for active in self.bindings_shown:
             binding = active.binding
@@ -79,7 +79,8 @@ class HelpScreen(Popup):
         return lines
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int) -> list[str]:
+    """A text as lines of a width, cut between words."""
     lines: list[str] = []
     for word in text.split():
         if lines and len(lines[-1]) + 1 + len(word) <= width:

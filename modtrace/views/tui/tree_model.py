@@ -57,6 +57,13 @@ class TreeModel:
         """The node under the cursor, -1 when there is nothing to be seen."""
         return self.node_at(self.cursor) if 0 <= self.cursor < len(self.visible) else -1
 
+    @property
+    def hidden(self) -> int:
+        """How many nodes the threshold takes away."""
+        total, known = self.nodes.numbers("total")
+        whole = float(total[self.nodes.depth == 0].sum())
+        return int((known & (total < self.threshold * whole)).sum())
+
     def row_of(self, node: int) -> int:
         """The row of a node; of one that is hidden the row of the nearest node above it that is not."""
         position = node if self._place is None else int(self._place[node])

@@ -48,6 +48,7 @@ class TreeScreen(View):
     TreeScreen.-wide #brief { display: none; }
     TreeScreen.-wide #strip_box { height: auto; border: round $primary; }
     TreeScreen #strip_box { height: 1; }
+    TreeScreen #timeline { width: 1fr; }
     TreeScreen.-wide #strip { height: 3; }
     TreeScreen.-wide #step_left, TreeScreen.-wide #step_right { display: none; }
     TreeScreen.-wide #lane.watched { display: block; }
@@ -180,17 +181,11 @@ class TreeScreen(View):
         arrow = "v" if model.descending else "^"
         title = f"Tree  sort:{model.key} {arrow}  view:{self.mode}"
         if model.threshold:
-            title += f"  {self._hidden()} hidden below {model.threshold:.1%} (- shows more)"
+            title += f"  {count(model.hidden)} hidden below {model.threshold:.1%} (- shows more)"
         self.call_tree.border_title = title
         node = model.selected
         path = plain(model.nodes.path(node)[:200]) if node >= 0 else ""
         self.query_one("#detail", LineList).border_title = fit(path, 34).replace("[", "\\[")
-
-    def _hidden(self) -> str:
-        model = self.call_tree.model
-        total, known = model.nodes.numbers("total")
-        whole = float(total[model.nodes.depth == 0].sum())
-        return count(int((known & (total < model.threshold * whole)).sum()))
 
     def _details(self) -> None:
         """Everything that hangs on the selected row."""
@@ -373,8 +368,6 @@ class TreeScreen(View):
         placed, node = self.placed, self.call_tree.model.selected
         known = node >= 0 and not Detail(self.rank, placed, node).outside
         rows: Sequence[int] = placed.rows_of(node)[:1].tolist() if known else ()
-            placed.rows_of(node) if node >= 0 and not Detail(self.rank, placed, node).outside else ()
-        )
         self.mode = MODES[(MODES.index(self.mode) + 1) % len(MODES)]
         self.hits = None
         lines = self._lines()

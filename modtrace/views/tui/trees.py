@@ -207,17 +207,17 @@ def _calls(part: Part) -> Placed:
     backward = what != MODULE
 
     def label(at: int) -> str:
-        name, up = paths[path[at]], int(parent[at])
+        name, up = paths[int(path[at])], int(parent[at])
         if what[at] == STEP:
             return f"step {step[at]}" if step[at] >= 0 else name
         if not name:
-            return kinds[kind_code[at]]
-        above = paths[path[up]] if up >= 0 and module[at] >= 0 and module[up] >= 0 else ""
+            return kinds[int(kind_code[at])]
+        above = paths[int(path[up])] if up >= 0 and module[at] >= 0 and module[up] >= 0 else ""
         # The backward of a module is inside those of others, so a name is cut where the one above is its beginning.
         return name[len(above) + 1 :] if above and name.startswith(f"{above}.") else name
 
     def kind(at: int) -> str:
-        text = kinds[kind_code[at]]
+        text = kinds[int(kind_code[at])]
         return "" if (backward[at] and not text) or text == label(at) else text
 
     def numbers(name: str) -> tuple[Ints, Bools] | None:

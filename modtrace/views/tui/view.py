@@ -11,9 +11,10 @@ from textual.screen import Screen
 from textual.widgets import Footer
 
 from modtrace.text import plain
+from modtrace.units import plural
 from modtrace.views.tui.bars import AskBar, HeadLine, OneLine
 from modtrace.views.tui.opened import Opened, Rank
-from modtrace.views.tui.popups import HelpScreen
+from modtrace.views.tui.popups import HelpScreen, Popup, wrapped
 from modtrace.views.tui.shown import Sheet, free_path, write
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class View(Screen[None]):
         Binding("z", "maximised", "Maximise pane", id="view.maximise", show=False),
         Binding("escape", "back", "Back", id="view.back", show=False),
         Binding("x", "export", "Export what is shown", id="view.export", show=False),
+        Binding("exclamation_mark", "notes", "What is missing", id="view.notes", show=False),
         Binding("question_mark,f1", "help", "Help", id="view.help"),
     ]
 
@@ -96,7 +98,7 @@ class View(Screen[None]):
         several = self.opened.processes > 1
         right = f"rank {self.rank.part.rank}/{self.opened.processes}" if several else ""
         notes = len(self.opened.notes)
-        mark = f"! {notes} note{'' if notes == 1 else 's'}  " if notes else ""
+        mark = f"! {plural(notes, 'note')}  " if notes else ""
         title = viewer.changed_on_disk or ""
         self.query_one(HeadLine).put(
             f"{self.opened.title(viewer.process)}{'  ' + title if title else ''}", mark + right
@@ -119,6 +121,13 @@ class View(Screen[None]):
         focused = self.focused
         said = getattr(focused, "HELP", "") or ""
         self.app.push_screen(HelpScreen(said, list(self.active_bindings.values())))
+
+    def action_notes(self) -> None:
+        notes = self.opened.notes or ["nothing is missing in this trace"]
+        lines = [plain(note, 2000) for note in notes]
+        self.app.push_screen(
+            Popup("Notes", lambda width: [[(text, "")] for line in lines for text in wrapped(line, width)])
+        )
 
     def action_maximised(self) -> None:
         if self.maximized is not None:
