@@ -16,6 +16,7 @@ from modtrace.trace.writer import Writer
 Ints = npt.NDArray[np.int64]
 
 US = 1_000
+SECOND = 1_000_000_000
 BLOCK = (  # name, class, parameters, self time of a forward in us, output
     ("", "Block", 7_087_872, 42, "f16[8,1024,768]"),
     ("ln_1", "LayerNorm", 1_536, 79, "f16[8,1024,768]"),
@@ -182,7 +183,7 @@ def write_gpt(path: Path, *, steps: int, layers: int = 12, backward: bool = True
     _write_facts(writer, model)
     slow = 100 + (np.arange(steps) * 37) % 11
     slow[0] = 600
-    ends = np.cumsum(slow * one.now // 100)
+    ends = SECOND + np.cumsum(slow * one.now // 100)  # first it imports
     begins = ends - slow * one.now // 100
     per_batch = max(60_000 // each, 1)
     for low in range(0, steps, per_batch):
@@ -191,7 +192,7 @@ def write_gpt(path: Path, *, steps: int, layers: int = 12, backward: bool = True
     if memory:
         _write_memory(writer, min(steps, 6), begins, slow, one.now)
     writer.close()
-    end = {"ended_ns": int(ends[-1]) + 2_000_000_000, "exit_status": 0, "rows": {"calls": each * steps}}
+    end = {"ended_ns": int(ends[-1]) + SECOND, "exit_status": 0, "rows": {"calls": each * steps}}
     write_json(folder, END_FILE, end)
     return each * steps
 

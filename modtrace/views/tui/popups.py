@@ -62,7 +62,7 @@ class HelpScreen(Popup):
         rows: dict[str, tuple[list[str], str]] = {}
         for active in self.bindings_shown:
             binding = active.binding
-            if binding.system or not binding.description:
+            if not binding.id or not binding.description:  # those of Textual itself have no names
                 continue
             key = binding.id or binding.description
             keys, _ = rows.setdefault(key, ([], binding.description))
@@ -75,7 +75,8 @@ class HelpScreen(Popup):
             shown = pad(" ".join(keys), 16)
             wide = width >= 56
             lines.append([(shown, "bold"), (" " + pad(text, 24), ""), (name if wide else "", "dim")])
-        lines += [[], [("Names on the right are for keys.toml: docs/viewer.md.", "dim")]]
+        lines += [[], [("ctrl+p is the palette: all commands, themes.", "dim")]]
+        lines += [[("Names on the right are for keys.toml: docs/viewer.md.", "dim")]]
         return lines
 
 

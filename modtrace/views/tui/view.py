@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LEAST = (60, 12)
 WIDE = (120, 24)
+ROOMY = 76
+"""Columns from which the footer has room for the palette beside the keys."""
 
 
 class View(Screen[None]):
@@ -30,8 +32,8 @@ class View(Screen[None]):
     NUMBER: ClassVar[int] = 0
     DEFAULT_CSS = """
     View #small { display: none; }
-    View.-small > * { display: none; }
-    View.-small > #small { display: block; }
+    View.-small > * { display: none !important; }
+    View.-small > #small { display: block !important; }
     View Footer { background: transparent; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -85,6 +87,7 @@ class View(Screen[None]):
         """Choose the layout for the size of the terminal."""
         size = self.app.size
         self.set_class(size.width < LEAST[0] or size.height < LEAST[1], "-small")
+        self.query_one(Footer).show_command_palette = size.width >= ROOMY
         self.set_class(size.width >= WIDE[0] and size.height >= WIDE[1], "-wide")
         self.head()
 

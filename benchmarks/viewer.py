@@ -1,0 +1,122 @@
+"""What the terminal viewer costs at a million calls, in CPU time: `python benchmarks/viewer.py [--check]`.
+
+The bars are those of the issue: first paint under 1.5 s, memory growth under 300 MB, a key under 20 ms, opening or
+closing a row under 10 ms, sorting all siblings under 0.6 s, a filter under 50 ms. Imports are not counted. The trace is
+made of fixed numbers (synthetic.py). Each number is the median of several, except those that happen once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.synthetic import write_gpt
+
+ROUNDS = 15
+
+
+def _rss_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmRSS")
+
+
+def _cost_ms(act: Callable[[], object]) -> float:
+    begun = time.process_time()
+    act()
+    return (time.process_time() - begun) * 1e3
+
+
+def _median_ms(act: Callable[[], object], rounds: int = ROUNDS) -> float:
+    return statistics.median(_cost_ms(act) for _ in range(rounds))
+
+
+async def _measured(path: Path) -> dict[str, float]:
+    from modtrace.analysis.filters import parse
+    from modtrace.views.tui.app import Viewer
+    from modtrace.views.tui.opened import Opened
+
+    before = _rss_bytes()
+    begun = time.process_time()
+    opened = Opened(path)
+    app = Viewer(opened, keys=Path("/nonexistent/keys.toml"))
+    found: dict[str, float] = {}
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        found["first paint, s"] = time.process_time() - begun
+
+        async def key(name: str) -> float:
+            """A key and the frame after it."""
+            start = time.process_time()
+            await pilot.press(name)
+            return (time.process_time() - start) * 1e3
+
+        found["down, merged tree, ms"] = statistics.median([await key("down") for _ in range(ROUNDS)])
+        await pilot.press("v", "v")  # a node a call
+        await pilot.pause()
+        screen = app.tree_screen
+        tree = screen.call_tree
+        model = tree.model
+        found["nodes"] = len(model.nodes)
+        tree.action_go(0)
+        await pilot.press("E")
+        found["rows open"] = len(model)
+        found["memory growth, MB"] = (_rss_bytes() - before) / 1e6
+        for name in ("down", "pagedown", "end", "home"):
+            found[f"{name}, all open, ms"] = statistics.median([await key(name) for _ in range(ROUNDS)])
+        found["[ ] another step, ms"] = statistics.median([await key("right_square_bracket") for _ in range(ROUNDS)])
+        found["close or open the root, ms"] = _median_ms(lambda: model.toggle(0), 2 * ROUNDS)
+        found["close or open a row, ms"] = _median_ms(lambda: model.toggle(1), 2 * ROUNDS)
+        found["sort by self, ms"] = _median_ms(lambda: model.sort("self"), 3)
+        found["sort in order, ms"] = _median_ms(lambda: model.sort("order"), 3)
+        for text in ("mlp.c_", "type:Linear self>500us -lm_head", "/h\\.\\d\\./"):
+            wanted = parse(text)
+            model.set_filter(wanted)
+            found[f"filter {text}, ms"] = _median_ms(lambda wanted=wanted: model.set_filter(wanted), 5)
+        model.set_filter(parse(""))
+        model.hits("c_fc")
+        found["search c_fc, ms"] = _median_ms(lambda: model.hits("c_fc"), 5)
+    return found
+
+
+BARS = {
+    "first paint": 1.5, "memory growth": 300, "down": 20, "pagedown": 20, "end": 20, "home": 20, "[ ]": 20,
+    "close or open": 10, "sort": 600, "filter": 50, "search": 50,
+}  # fmt: skip
+
+
+def main() -> int:
+    """Print a table; with --check the exit status tells whether all bars are met."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--calls", type=int, default=1_000_000)
+    options.add_argument("--check", action="store_true", help="exit 1 when a bar is missed")
+    chosen = options.parse_args()
+    import textual.app  # noqa: F401  # not counted
+
+    import modtrace.views.tui.app  # noqa: F401
+
+    missed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gpt.mtrace"
+        each = write_gpt(Path(folder) / "one.mtrace", steps=1)
+        rows = write_gpt(path, steps=-(-chosen.calls // each))
+        print(f"{rows:,} rows in the trace")
+        for name, value in asyncio.run(_measured(path)).items():
+            bar = next((most for start, most in BARS.items() if name.startswith(start)), None)
+            missed += bar is not None and value > bar
+            said = "" if bar is None else f"  bar {bar:g}{'' if value <= bar else '  MISSED'}"
+            print(f"{name:45} {value:12,.2f}{said}")
+    return 1 if chosen.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
