@@ -392,14 +392,14 @@ def _spent(
     step = np.searchsorted(start, calls.start[units], side="right") - 1
     inside = (step >= 0) & (calls.start[units] < end[np.maximum(step, 0)]) & (phase >= 0)
     np.add.at(spent, (phase[inside], step[inside]), own[inside])
-    for forward, backward in losses:
-        low, high = int(calls.end[forward]), int(calls.start[backward])
-        at = int(np.searchsorted(start, low, side="right")) - 1
-        if at < 0 or low >= end[at]:
-            continue
-        first, last = np.searchsorted(units, forward, side="right"), np.searchsorted(units, backward)
-        gap = max(high - low - int(own[first:last].sum()), 0)
-        spent[LOSS, at] += gap
-        if nested[last]:  # in the closure of an optimizer
-            spent[phase[outer[last]], at] -= gap
+    forward, backward = np.array(losses, np.int64).reshape(-1, 2).T
+    low, high = calls.end[forward], calls.start[backward]
+    at = np.searchsorted(start, low, side="right") - 1
+    first, last = np.searchsorted(units, forward, side="right"), np.searchsorted(units, backward)
+    ahead = np.concatenate([[0], np.cumsum(own)])
+    gap = np.maximum(high - low - np.where(last > first, ahead[last] - ahead[first], 0), 0)
+    counts = (at >= 0) & (low < end[np.maximum(at, 0)])
+    np.add.at(spent[LOSS], at[counts], gap[counts])
+    counts &= nested[last]  # in the closure of an optimizer
+    np.subtract.at(spent, (phase[outer[last[counts]]], at[counts]), gap[counts])
     return spent

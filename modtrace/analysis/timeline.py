@@ -155,6 +155,8 @@ def _calls(stored: Stored, table: pa.Table, labels: list[tuple[str, str]]) -> Ca
 
 def _part(calls: Calls, low: int, high: int) -> Calls:
     """The calls of one process, numbered from 0."""
+    if low == 0 and high == len(calls):
+        return calls
     part = {name: getattr(calls, name)[low:high] for name in Calls.__dataclass_fields__}
     part["last"] = part["last"] - low
     for name in ("parent", "forward"):

@@ -209,6 +209,8 @@ def _behind_a_hole(columns: Mapping[str, Any]) -> Bools:
     file is damaged: without them, what remains is all that happened up to a moment.
     """
     ids = columns["call"]
+    if not bool((columns["status"] == UNFINISHED).any()):
+        return np.zeros(len(ids), np.bool_)
     number = ids & ((1 << THREAD_SHIFT) - 1)
     known_before = np.arange(len(ids)) - np.searchsorted(ids, ids - number)
     behind: Bools = (columns["status"] == UNFINISHED) & (number != known_before)

@@ -60,6 +60,7 @@ class Viewer(App[None]):
         self._keys_file = keys if keys is not None else config_file(os.environ)
         self._seen = _fingerprint(opened.path)
         self.views: dict[int, View] = {}
+        self._readings = 0
 
     @property
     def rank(self) -> Rank:
@@ -86,6 +87,10 @@ class Viewer(App[None]):
     def _make_views(self) -> None:
         made = (TreeScreen, FlameScreen, StepsScreen, MemoryScreen, OpsScreen)
         self.views = {number: screen() for number, screen in enumerate(made, start=1)}
+        # Textual takes screens apart when another one takes their place, unless they are installed.
+        self._readings += 1
+        for number, view in self.views.items():
+            self.install_screen(view, f"view-{number}-{self._readings}")
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from super().get_system_commands(screen)
@@ -133,7 +138,7 @@ class Viewer(App[None]):
                 return
         self.notify(f"{plain(name, 80)} is not in the tree that is shown", markup=False)
 
-    def action_reload(self) -> None:
+    async def action_reload(self) -> None:
         """Read the trace again; where that fails what is shown stays."""
         from modtrace.errors import ModtraceError
 
@@ -145,8 +150,13 @@ class Viewer(App[None]):
             return
         self.opened, self.process, self.step, self.changed_on_disk = opened, 0, 0, ""
         self._seen = _fingerprint(opened.path)
+        old = list(self.views.values())
         self._make_views()
-        self.switch_screen(self.views[1])
+        await self.switch_screen(self.views[1])
+        for view in old:
+            self.uninstall_screen(view)
+            if view.is_running:
+                await view.remove()
 
     def _tell(self, what: str) -> None:
         for view in self.views.values():
