@@ -73,7 +73,9 @@ async def _measured(path: Path) -> dict[str, float]:
         found["memory growth, MB"] = (_rss_bytes() - before) / 1e6
         for name in ("down", "pagedown", "end", "home"):
             found[f"{name}, all open, ms"] = statistics.median([await key(name) for _ in range(ROUNDS)])
-        found["[ ] another step, ms"] = statistics.median([await key("right_square_bracket") for _ in range(ROUNDS)])
+        found["[ ] another step, ms"] = statistics.median(
+            [await key("right_square_bracket") for _ in range(ROUNDS)]
+        )
         found["close or open the root, ms"] = _median_ms(lambda: model.toggle(0), 2 * ROUNDS)
         found["close or open a row, ms"] = _median_ms(lambda: model.toggle(1), 2 * ROUNDS)
         found["sort by self, ms"] = _median_ms(lambda: model.sort("self"), 3)

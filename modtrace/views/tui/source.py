@@ -33,12 +33,22 @@ class Place:
         return f"{plain(self.file)}:{self.line}"
 
 
-@lru_cache(maxsize=32)
 def _read(file: str) -> tuple[str, ...] | None:
+    """The lines of a file as it is now."""
+    try:
+        about = os.stat(file)
+    except (OSError, ValueError):
+        return None
+    return _read_once(file, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=32)
+def _read_once(file: str, mtime_ns: int, size_bytes: int) -> tuple[str, ...] | None:
     """The lines of a Python file, None where it is not there, not readable, not a regular file or not Python.
 
     A trace is data from a stranger: a device or a pipe that it names is not waited for.
     """
+    del mtime_ns, size_bytes  # only what is read once is told apart by them
     if not file.endswith(".py") or "\0" in file:
         return None
     try:

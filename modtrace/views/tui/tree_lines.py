@@ -130,3 +130,13 @@ class TreeLines:
         else:
             text = scaled(value, "FLOP") if name == "flops" else duration(value)
         return [(text.rjust(columns), "")]
+
+
+def filtered(model: TreeModel) -> str:
+    """How much a filter lets through; "" where there is none."""
+    if model.matches is None:
+        return ""
+    own, known = model.nodes.numbers("self")
+    some = model.matches & known
+    share = percent(int(own[some].sum()), int(own[known].sum()))
+    return f"{int(model.matches.sum()):,} of {len(model.nodes):,} rows, {share}% of time"

@@ -14,7 +14,7 @@ from textual.timer import Timer
 from modtrace.analysis.filters import Filter, parse
 from modtrace.errors import UsageError
 from modtrace.text import fit, plain
-from modtrace.units import count, duration, percent, size
+from modtrace.units import count, duration, size
 from modtrace.views.tui.bars import AskBar, OneLine
 from modtrace.views.tui.braille import filled, highest
 from modtrace.views.tui.call_tree import CallTree
@@ -27,7 +27,7 @@ from modtrace.views.tui.nodes import Bools, Ints
 from modtrace.views.tui.opened import StepRows
 from modtrace.views.tui.popups import Popup
 from modtrace.views.tui.shown import Sheet, tree_sheet
-from modtrace.views.tui.tree_lines import TreeLines
+from modtrace.views.tui.tree_lines import TreeLines, filtered
 from modtrace.views.tui.tree_model import TreeModel
 from modtrace.views.tui.trees import MODES, Placed
 from modtrace.views.tui.view import View
@@ -72,6 +72,7 @@ class TreeScreen(View):
         self.models: dict[tuple[int, str], TreeModel] = {}
         self.hits: Bools | None = None
         self.step: StepRows | None = None
+        self.step_number = 0
         self.filter_text = ""
         self._soon: Timer | None = None
         self._sought_from = -1
@@ -126,6 +127,11 @@ class TreeScreen(View):
         self.call_after_refresh(self._details)
         self.call_after_refresh(self._lane)
 
+    def on_screen_resume(self) -> None:
+        super().on_screen_resume()
+        if self.step_number != self.viewer.step:
+            self.step_changed()
+
     def rank_changed(self) -> None:
         self.hits = None
         self.call_tree.use(self._lines())
@@ -140,7 +146,8 @@ class TreeScreen(View):
         if not len(steps):
             self.step = None
             return
-        self.step = self.rank.timeline_of(self.viewer.step)
+        self.step_number = self.viewer.step
+        self.step = self.rank.timeline_of(self.step_number)
         nodes = self.rank.tree("calls").nodes
         chart.marked = self._linked
         chart.use(self.step.boxes, nodes.kind, left=self.step.start_ns, right=self.step.end_ns)
@@ -207,17 +214,7 @@ class TreeScreen(View):
         model = self.call_tree.model
         if not model.filter:
             return detail.brief(self.app.size.width)
-        return [(fit(f" filter: {self._filtered()}   F takes it off", self.app.size.width), "bold")]
-
-    def _filtered(self) -> str:
-        """How much a filter lets through."""
-        model = self.call_tree.model
-        if model.matches is None:
-            return ""
-        own, known = model.nodes.numbers("self")
-        some = model.matches & known
-        share = percent(int(own[some].sum()), int(own[known].sum()))
-        return f"{int(model.matches.sum()):,} of {len(model.nodes):,} rows, {share}% of time"
+        return [(fit(f" filter: {filtered(model)}   F takes it off", self.app.size.width), "bold")]
 
     def on_line_list_moved(self, event: LineList.Moved) -> None:
         if event.source.id == "tree" and self._soon is None:
@@ -279,7 +276,7 @@ class TreeScreen(View):
                     self._seek(event.text)
                 else:
                     self._filter(parse(event.text))
-                    self.ask_bar.say(self._filtered() if event.text.strip() else "")
+                    self.ask_bar.say(filtered(self.call_tree.model) if event.text.strip() else "")
             except UsageError as error:
                 self.ask_bar.say(str(error), trouble=True)
 

@@ -13,7 +13,9 @@ from modtrace.views.tui.app import Viewer
 from modtrace.views.tui.opened import Opened
 
 
-def drive(path: Path, act: Callable[[Pilot[None], Any], Awaitable[None]], size: tuple[int, int] = (120, 32)) -> None:
+def drive(
+    path: Path, act: Callable[[Pilot[None], Any], Awaitable[None]], size: tuple[int, int] = (120, 32)
+) -> None:
     """Open a trace and hand over the pilot and the app."""
 
     async def main() -> None:
@@ -47,7 +49,8 @@ async def press(pilot: Pilot[None], *keys: str) -> None:
 def text(app: Any) -> str:
     """What is to be seen, a line a row, blanks at the ends taken off."""
     return "\n".join(
-        "".join(segment.text for segment in strip).rstrip() for strip in app.screen._compositor.render_strips()
+        "".join(segment.text for segment in strip).rstrip()
+        for strip in app.screen._compositor.render_strips()
     )
 
 
@@ -57,5 +60,7 @@ def styles(app: Any) -> set[str]:
     for strip in app.screen._compositor.render_strips():
         for segment in strip:
             if segment.style is not None:
-                found |= {str(color) for color in (segment.style.color, segment.style.bgcolor) if color is not None}
+                found |= {
+                    str(color) for color in (segment.style.color, segment.style.bgcolor) if color is not None
+                }
     return found

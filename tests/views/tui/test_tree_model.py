@@ -1,0 +1,196 @@
+"""The tree that is looked at, against a plain recursive one."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modtrace.analysis.filters import Rows, parse
+from modtrace.views.tui.boxes import callers, icicle
+from modtrace.views.tui.nodes import Nodes, ends_of, parents_of
+from modtrace.views.tui.tree_model import TreeModel
+
+
+def nodes_of(depth, own, names):
+    """Nodes with own numbers; a total is the sum of those of a node and all below."""
+    depth, own = np.array(depth, np.int64), np.array(own, np.int64)
+    ends = ends_of(depth)
+    total = np.array([own[at : ends[at]].sum() for at in range(len(depth))], np.int64)
+    texts = sorted(set(names))
+    rows = Rows(
+        np.array([texts.index(name) for name in names], np.int64),
+        texts,
+        np.zeros(len(depth), np.int64),
+        ["Linear"],
+        lambda name: (
+            ({"self": own, "total": total}[name], np.ones(len(own), bool)) if name != "mem" else None
+        ),
+    )
+    return Nodes(depth, ends, parents_of(depth), names.__getitem__, lambda _: "Linear", rows)
+
+
+@st.composite
+def trees(draw):
+    depth = [0]
+    for _ in range(draw(st.integers(0, 25))):
+        depth.append(draw(st.integers(0, depth[-1] + 1)))
+    own = [draw(st.integers(0, 9)) for _ in depth]
+    names = [draw(st.sampled_from(["a", "b", "fc", "attn"])) for _ in depth]
+    return nodes_of(depth, own, names)
+
+
+def walked(nodes, opened, key, descending, kept):
+    """What is to be seen, by walking."""
+    children = {}
+    for at, up in enumerate(nodes.parent.tolist()):
+        children.setdefault(up, []).append(at)
+    seen = []
+
+    def visit(up):
+        below = children.get(up, [])
+        if key != "order":
+            values, _ = nodes.numbers(key)
+            below = sorted(below, key=lambda at: -values[at] if descending else values[at])
+        elif not descending:
+            below = below[::-1]
+        for at in below:
+            if kept[at]:
+                seen.append(at)
+                if opened[at]:
+                    visit(at)
+
+    visit(-1)
+    return seen
+
+
+@settings(max_examples=120)
+@given(trees(), st.data())
+def test_rows_are_those_of_a_walk(nodes, data):
+    model = TreeModel(nodes)
+    opened = model.nodes.depth < 99
+    model.set_open_below(0, opened=True)
+    opened = np.array([model.is_open(at) for at in range(len(nodes))])
+    key, descending, kept = "order", True, np.ones(len(nodes), bool)
+    for _ in range(data.draw(st.integers(1, 6))):
+        selected = model.selected
+        what = data.draw(st.sampled_from(["toggle", "sort", "move", "filter"]))
+        if what == "toggle" and len(model):
+            row = data.draw(st.integers(0, len(model) - 1))
+            node = model.node_at(row)
+            model.toggle(row)
+            if nodes.end[node] > node + 1:
+                opened[node] = not opened[node]
+        elif what == "sort":
+            key = data.draw(st.sampled_from(["order", "self", "total"]))
+            descending = data.draw(st.booleans())
+            model.sort(key, descending=descending)
+            assert model.selected == selected
+        elif what == "move" and len(model):
+            model.cursor = data.draw(st.integers(0, len(model) - 1))
+        elif what == "filter":
+            text = data.draw(st.sampled_from(["", "fc", "self>4ns", "-attn"]))
+            model.set_filter(parse(text))
+            holds = {
+                "": lambda at: True, "fc": lambda at: nodes.label(at) == "fc",
+                "self>4ns": lambda at: nodes.number("self", at) > 4, "-attn": lambda at: nodes.label(at) != "attn",
+            }[text]  # fmt: skip
+            kept = np.array(
+                [any(holds(at) for at in range(top, nodes.end[top])) for top in range(len(nodes))]
+            )
+            opened = np.array([model.is_open(at) for at in range(len(nodes))])
+            if text:
+                assert opened.all()
+        assert [model.node_at(row) for row in range(len(model))] == walked(
+            nodes, opened, key, descending, kept
+        )
+        assert 0 <= model.cursor < max(len(model), 1)
+
+
+@settings(max_examples=60)
+@given(trees(), st.sampled_from(["order", "self"]))
+def test_search_goes_round_all_hits_and_hides_none(nodes, key):
+    model = TreeModel(nodes)
+    model.sort(key)
+    hits = model.hits("fc")
+    wanted = [at for at in range(len(nodes)) if nodes.label(at) == "fc"]
+    assert np.flatnonzero(hits).tolist() == wanted
+    found = []
+    for _ in wanted:
+        node = model.next_hit(hits)
+        model.reveal(node)
+        assert model.selected == node
+        found.append(node)
+    assert sorted(found) == wanted
+    if not wanted:
+        assert model.next_hit(hits) is None
+    else:
+        before = model.next_hit(hits, forward=False)
+        model.reveal(before)
+        assert model.next_hit(hits) == found[-1]
+
+
+@settings(max_examples=60)
+@given(trees())
+def test_boxes_lie_in_their_parents_and_cover_their_totals(nodes):
+    shown = icicle(nodes)
+    boxes = shown.boxes
+    assert sorted(boxes.owner.tolist()) == [at for at in range(len(nodes)) if nodes.number("total", at)]
+    for box, node in enumerate(boxes.owner.tolist()):
+        assert boxes.end[box] - boxes.start[box] == nodes.number("total", node)
+        up = int(nodes.parent[node])
+        if up >= 0:
+            over = int(shown.box[up])
+            assert boxes.start[over] <= boxes.start[box] <= boxes.end[box] <= boxes.end[over]
+    around = callers(nodes)
+    tops = [at for at in range(len(around)) if around.depth[at] == 0]
+    assert sum(around.number("self", at) for at in tops) == int(nodes.numbers("self")[0].sum())
+
+
+@settings(max_examples=60)
+@given(trees(), st.integers(1, 40))
+def test_cells_never_overlap_and_miss_no_box_that_is_wide_enough(nodes, columns):
+    boxes = icicle(nodes).boxes
+    right = float(boxes.end.max()) if len(boxes) else 1.0
+    for level in range(boxes.levels):
+        cells = boxes.cells(level, 0.0, right, columns)
+        assert all(one.right <= two.left for one, two in itertools.pairwise(cells))
+        assert all(0 <= cell.left < cell.right <= columns for cell in cells)
+        low, high = boxes.of_level(level)
+        wide = {at for at in range(low, high) if (boxes.end[at] - boxes.start[at]) * columns / right > 1.001}
+        assert wide <= {cell.box for cell in cells}
+
+
+def test_depth_of_5000():
+    depth = list(range(5000))
+    nodes = nodes_of(depth, [1] * 5000, ["a"] * 4999 + ["fc"])
+    model = TreeModel(nodes)
+    assert len(model) < 5000
+    node = model.next_hit(model.hits("fc"))
+    model.reveal(node)
+    assert (model.selected, len(model)) == (4999, 5000)
+    model.sort("self")
+    assert model.selected == 4999
+    model.set_open(0, opened=False)
+    assert (len(model), model.cursor) == (1, 0)
+    assert icicle(nodes).boxes.levels == 5000
+
+
+def test_threshold_hides_small_nodes_and_counts_them():
+    model = TreeModel(nodes_of([0, 1, 1, 1], [0, 90, 9, 1], ["a", "b", "fc", "attn"]))
+    model.set_filter(parse(""), 0.05)
+    assert [model.nodes.label(model.node_at(row)) for row in range(len(model))] == ["a", "b", "fc"]
+    assert model.hidden == 1
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_next_to_nothing(rows):
+    model = TreeModel(nodes_of([0] * rows, [1] * rows, ["a"] * rows))
+    model.sort("self")
+    model.set_filter(parse("zzz"))
+    assert (len(model), model.selected) == (0, -1)
+    model.set_filter(parse(""))
+    assert len(model) == rows
