@@ -60,6 +60,7 @@ async def _measured(path: Path) -> dict[str, float]:
             await pilot.press(name)
             return (time.process_time() - start) * 1e3
 
+        found["memory growth, MB"] = (_rss_bytes() - before) / 1e6
         found["down, merged tree, ms"] = statistics.median([await key("down") for _ in range(ROUNDS)])
         await pilot.press("v", "v")  # a node a call
         await pilot.pause()
@@ -67,16 +68,19 @@ async def _measured(path: Path) -> dict[str, float]:
         tree = screen.call_tree
         model = tree.model
         found["nodes"] = len(model.nodes)
+        model.set_filter(parse("-nothing-is-called-so"))  # all of them, and all open
+        tree.synced()
+        await pilot.pause()
         tree.action_go(0)
-        await pilot.press("E")
         found["rows open"] = len(model)
-        found["memory growth, MB"] = (_rss_bytes() - before) / 1e6
+        found["with a row a call and all of them open, MB"] = (_rss_bytes() - before) / 1e6
         for name in ("down", "pagedown", "end", "home"):
             found[f"{name}, all open, ms"] = statistics.median([await key(name) for _ in range(ROUNDS)])
         found["[ ] another step, ms"] = statistics.median(
             [await key("right_square_bracket") for _ in range(ROUNDS)]
         )
         found["close or open the root, ms"] = _median_ms(lambda: model.toggle(0), 2 * ROUNDS)
+        found["close or open a row and draw, ms"] = statistics.median([await key("space") for _ in range(ROUNDS)])
         found["close or open a row, ms"] = _median_ms(lambda: model.toggle(1), 2 * ROUNDS)
         found["sort by self, ms"] = _median_ms(lambda: model.sort("self"), 3)
         found["sort in order, ms"] = _median_ms(lambda: model.sort("order"), 3)

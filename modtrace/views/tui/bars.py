@@ -32,11 +32,17 @@ class OneLine(Widget):
 
     def put(self, pieces: Sequence[Piece]) -> None:
         """Show other pieces."""
+        before = self._columns
         self.pieces = pieces
-        self.refresh(layout=True)
+        # A layout draws the whole screen anew.
+        self.refresh(layout=self.styles.width is not None and self.styles.width.is_auto and self._columns != before)
 
     def get_content_width(self, container: object, viewport: object) -> int:
         del container, viewport
+        return self._columns
+
+    @property
+    def _columns(self) -> int:
         return sum(width(text) for text, _ in self.pieces)
 
     def render_line(self, y: int) -> Strip:

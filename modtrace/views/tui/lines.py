@@ -97,7 +97,10 @@ class LineList(ScrollView, can_focus=True):
 
     def changed(self) -> None:
         """Draw anew after the lines have changed, with the cursor in sight."""
-        self.virtual_size = Size(self.columns, len(self.lines) + self._head_lines)
+        # Another size lays out the whole screen anew, so lists that fit all have the same.
+        height = len(self.lines) + self._head_lines
+        fits = height <= self.scrollable_content_region.height
+        self.virtual_size = Size(self.columns, 0 if fits else height)
         self.cursor = min(max(self.cursor, 0), max(len(self.lines) - 1, 0))
         self._into_sight()
         self.refresh()

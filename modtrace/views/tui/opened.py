@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from modtrace.analysis.around import root_calls
 from modtrace.analysis.memory import Curve, Memory, curve, memory
@@ -41,8 +42,7 @@ class Opened:
         timeline(self.stored)
         # The calls stay in the timeline. Without this a large trace takes twice the memory.
         self.stored.release()
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+        _give_back()
         self._ranks: dict[int, Rank] = {}
 
     @property
@@ -70,6 +70,13 @@ class Opened:
         return "  ".join(part for part in parts if part)
 
 
+def _give_back() -> None:
+    """What was needed on the way goes back to the system: of a large trace that is as much as what stays."""
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Rank:
     """One process of an open trace."""
 
@@ -89,6 +96,7 @@ class Rank:
             raise KeyError(mode)
         if mode not in self._trees:
             self._trees[mode] = grown(self.part, mode)
+            _give_back()
         return self._trees[mode]
 
     @cached_property
