@@ -80,7 +80,9 @@ async def _measured(path: Path) -> dict[str, float]:
             [await key("right_square_bracket") for _ in range(ROUNDS)]
         )
         found["close or open the root, ms"] = _median_ms(lambda: model.toggle(0), 2 * ROUNDS)
-        found["close or open a row and draw, ms"] = statistics.median([await key("space") for _ in range(ROUNDS)])
+        found["close or open a row and draw, ms"] = statistics.median(
+            [await key("space") for _ in range(ROUNDS)]
+        )
         found["close or open a row, ms"] = _median_ms(lambda: model.toggle(1), 2 * ROUNDS)
         found["sort by self, ms"] = _median_ms(lambda: model.sort("self"), 3)
         found["sort in order, ms"] = _median_ms(lambda: model.sort("order"), 3)

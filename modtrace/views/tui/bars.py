@@ -35,7 +35,9 @@ class OneLine(Widget):
         before = self._columns
         self.pieces = pieces
         # A layout draws the whole screen anew.
-        self.refresh(layout=self.styles.width is not None and self.styles.width.is_auto and self._columns != before)
+        self.refresh(
+            layout=self.styles.width is not None and self.styles.width.is_auto and self._columns != before
+        )
 
     def get_content_width(self, container: object, viewport: object) -> int:
         del container, viewport

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from rich.segment import Segment
+from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
@@ -83,6 +84,7 @@ class LineList(ScrollView, can_focus=True):
         self.lines: Lines = lines
         self.has_cursor = has_cursor
         self.cursor = 0
+        self._drawn = (0, 0, 0, Style.null())
 
     @property
     def columns(self) -> int:
@@ -117,18 +119,23 @@ class LineList(ScrollView, can_focus=True):
                 self.refresh(Region(0, line - top, self.size.width, 1))
         self.post_message(self.Moved(self))
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        # Textual works these out from all that is around, each time that they are asked for.
+        self._drawn = (self.columns, self._head_lines, self.scroll_offset.y, self.rich_style)
+        return super().render_lines(crop)
+
     def render_line(self, y: int) -> Strip:
-        width = self.columns
-        if y < self._head_lines:
+        width, heads, top, base = self._drawn
+        if y < heads:
             pieces = self.lines.head(width) or ()
         else:
-            row = y - self._head_lines + self.scroll_offset.y
+            row = y - heads + top
             if row >= len(self.lines):
-                return Strip.blank(width, self.rich_style)
+                return Strip.blank(width, base)
             pieces = self.lines.line(row, width)
             if self.has_cursor and row == self.cursor:
                 pieces = [(text, f"{name} cursor".strip() if name else "cursor") for text, name in pieces]
-        return strip(pieces, width, dark=self.app.current_theme.dark).apply_style(self.rich_style)
+        return strip(pieces, width, dark=self.app.current_theme.dark).apply_style(base)
 
     def on_resize(self) -> None:
         self.changed()

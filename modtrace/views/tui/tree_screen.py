@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.timer import Timer
+from textual.widget import Widget
 
 from modtrace.analysis.filters import Filter, parse
 from modtrace.errors import UsageError
@@ -189,10 +190,10 @@ class TreeScreen(View):
         title = f"Tree  sort:{model.key} {arrow}  view:{self.mode}"
         if model.threshold:
             title += f"  {count(model.hidden)} hidden below {model.threshold:.1%} (- shows more)"
-        self.call_tree.border_title = title
+        _entitle(self.call_tree, title)
         node = model.selected
         path = plain(model.nodes.path(node)[:200]) if node >= 0 else ""
-        self.query_one("#detail", LineList).border_title = fit(path, 34).replace("[", "\\[")
+        _entitle(self.query_one("#detail"), fit(path, 34).replace("[", "\\["))
 
     def _details(self) -> None:
         """Everything that hangs on the selected row."""
@@ -394,3 +395,9 @@ class TreeScreen(View):
 
     def sheet(self) -> Sheet | None:
         return tree_sheet(self.call_tree.model, f"tree-{self.mode}")
+
+
+def _entitle(pane: Widget, title: str) -> None:
+    """Set a title; to set the same again would draw the whole pane anew."""
+    if pane.border_title != title:
+        pane.border_title = title

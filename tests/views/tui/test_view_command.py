@@ -60,7 +60,9 @@ def test_what_is_no_trace_is_one_line_and_exit_2(tmp_path, gpt, kind):
 
 def test_running_does_not_import_textual(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("import sys\nprint([name for name in sys.modules if name.split('.')[0] == 'textual'])\n")
+    script.write_text(
+        "import sys\nprint([name for name in sys.modules if name.split('.')[0] == 'textual'])\n"
+    )
     shown = run("run", "-o", tmp_path / "a.mtrace", script)
     assert shown.stdout == "[]\n"
 
@@ -69,7 +71,13 @@ def _in_a_terminal(words, keys, term, size=(24, 80)):
     """Exit status and output of a command on a pseudo-terminal; `keys` are typed once something has been drawn."""
     child, terminal = pty.fork()
     if child == 0:
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": term, "LINES": str(size[0]), "COLUMNS": str(size[1])}
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "TERM": term,
+            "LINES": str(size[0]),
+            "COLUMNS": str(size[1]),
+        }
         os.execve(sys.executable, [sys.executable, "-m", "modtrace", *map(str, words)], env)
     written, sent, until = b"", False, time.monotonic() + 60
     while time.monotonic() < until:
