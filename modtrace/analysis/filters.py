@@ -22,6 +22,7 @@ from modtrace.errors import UsageError
 from modtrace.text import plain
 
 Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
 
 _MAX_LENGTH: Final = 500
@@ -81,9 +82,9 @@ class Rows:
     member: ("phase" | "step" | "rank", key) -> which rows belong; None where there is no such thing.
     """
 
-    path: Ints
+    path: Codes
     paths: list[str]
-    type: Ints
+    type: Codes
     types: list[str]
     numbers: Callable[[str], tuple[Ints, Bools] | None]
     member: Callable[[str, int], Bools] | None = None

@@ -20,7 +20,7 @@ from modtrace.views.tui.flame_screen import FlameScreen
 from modtrace.views.tui.keys import config_file, read_keys
 from modtrace.views.tui.lines import LineList
 from modtrace.views.tui.memory_screen import MemoryScreen
-from modtrace.views.tui.opened import Opened, Rank
+from modtrace.views.tui.opened import Opened, Rank, give_back
 from modtrace.views.tui.ops_screen import OpsScreen
 from modtrace.views.tui.popups import Popup
 from modtrace.views.tui.steps_screen import StepsScreen
@@ -77,6 +77,7 @@ class Viewer(App[None]):
         self.theme = "ansi-light" if _is_light(os.environ.get("COLORFGBG", "")) else "ansi-dark"
         self._make_views()
         self.push_screen(self.views[1])
+        self.call_after_refresh(give_back)
         self.set_interval(WATCH_SECONDS, self._watch)
         keys, trouble = read_keys(self._keys_file, set(binding_ids()))
         if keys:

@@ -42,7 +42,7 @@ class Opened:
         timeline(self.stored)
         # The calls stay in the timeline. Without this a large trace takes twice the memory.
         self.stored.release()
-        _give_back()
+        give_back()
         self._ranks: dict[int, Rank] = {}
 
     @property
@@ -70,7 +70,7 @@ class Opened:
         return "  ".join(part for part in parts if part)
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """What was needed on the way goes back to the system: of a large trace that is as much as what stays."""
     pa.default_memory_pool().release_unused()
     with contextlib.suppress(OSError, AttributeError):
@@ -96,7 +96,7 @@ class Rank:
             raise KeyError(mode)
         if mode not in self._trees:
             self._trees[mode] = grown(self.part, mode)
-            _give_back()
+            give_back()
         return self._trees[mode]
 
     @cached_property

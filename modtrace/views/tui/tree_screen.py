@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -143,13 +142,12 @@ class TreeScreen(View):
 
     def step_changed(self) -> None:
         steps = self.rank.steps
-        chart = self.timeline
         if not len(steps):
             self.step = None
             return
+        chart = self.timeline
         self.step_number = self.viewer.step
-        self.step = self.rank.timeline_of(self.step_number)
-        nodes = self.rank.tree("calls").nodes
+        self.step, nodes = self.rank.timeline_of(self.step_number), self.rank.tree("calls").nodes
         chart.marked = self._linked
         chart.use(self.step.boxes, nodes.kind, left=self.step.start_ns, right=self.step.end_ns)
         self._lane()
@@ -240,10 +238,9 @@ class TreeScreen(View):
         self.call_tree.synced()
 
     def _open(self) -> None:
-        node = self.call_tree.model.selected
-        if node >= 0:
-            detail = Detail(self.rank, self.placed, node)
-            path = plain(self.call_tree.model.nodes.path(node)[:200])
+        model = self.call_tree.model
+        if (node := model.selected) >= 0:
+            detail, path = Detail(self.rank, self.placed, node), plain(model.nodes.path(node)[:200])
             self.app.push_screen(Popup(path, lambda width: detail.lines(width, whole=True)))
 
     # Search and filter.
@@ -365,7 +362,7 @@ class TreeScreen(View):
         """The next of the three trees, with the cursor on what it was on."""
         placed, node = self.placed, self.call_tree.model.selected
         known = node >= 0 and not Detail(self.rank, placed, node).outside
-        rows: Sequence[int] = placed.rows_of(node)[:1].tolist() if known else ()
+        rows = placed.rows_of(node)[:1].tolist() if known else []
         self.mode = MODES[(MODES.index(self.mode) + 1) % len(MODES)]
         self.hits = None
         lines = self._lines()
@@ -398,6 +395,6 @@ class TreeScreen(View):
 
 
 def _entitle(pane: Widget, title: str) -> None:
-    """Set a title; to set the same again would draw the whole pane anew."""
+    """The same again would draw the whole pane anew."""
     if pane.border_title != title:
         pane.border_title = title

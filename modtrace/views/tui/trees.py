@@ -198,12 +198,14 @@ def _calls(part: Part) -> Placed:
     module, root, tag = part.codes("module"), part.codes("root"), part.codes("label")
     codes, texts = names(part.stored, np.maximum(root, 0), np.maximum(module, 0))
     types = part.stored.table("modules").column("type").to_pylist()
-    path = np.where(module >= 0, codes, tag + len(texts)).astype(np.int64)
-    kind_code = np.where(module >= 0, module, tag + len(types)).astype(np.int64)
+    # Kept as long as the trace is open: half as wide is enough.
+    path = np.where(module >= 0, codes, tag + len(texts)).astype(np.int32)
+    kind_code = np.where(module >= 0, module, tag + len(types)).astype(np.int32)
+    of_module = module >= 0
     paths: list[str] = [*texts, *(name for name, _ in line.labels)]
     kinds: list[str] = [*types, *(kind for _, kind in line.labels)]
     what = part.column("kind")
-    step = part.codes("step")
+    step = part.codes("step").astype(np.int32)
     backward = what != MODULE
 
     def label(at: int) -> str:
@@ -212,7 +214,7 @@ def _calls(part: Part) -> Placed:
             return f"step {step[at]}" if step[at] >= 0 else name
         if not name:
             return kinds[int(kind_code[at])]
-        above = paths[int(path[up])] if up >= 0 and module[at] >= 0 and module[up] >= 0 else ""
+        above = paths[int(path[up])] if up >= 0 and of_module[at] and of_module[up] else ""
         # The backward of a module is inside those of others, so a name is cut where the one above is its beginning.
         return name[len(above) + 1 :] if above and name.startswith(f"{above}.") else name
 
