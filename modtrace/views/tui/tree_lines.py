@@ -102,7 +102,7 @@ class TreeLines:
             shown, kind = fit(label, room - width(start)), ""
             left = room - width(start)
         named = "hit" if self.hits is not None and self.hits[node] else ""
-        pieces = [(start, "dim" if mark == "  " else ""), (shown, named), (" " * (left - width(shown)), "")]
+        pieces = [(start, ""), (shown, named), (" " * (left - width(shown)), "")]
         if kind:
             pieces += [(" ", ""), (pad(kind, kind_width), "type")]
         if behind:
