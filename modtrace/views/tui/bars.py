@@ -106,7 +106,6 @@ class AskBar(Horizontal):
 
     DEFAULT_CSS = """
     AskBar { height: 1; display: none; }
-    AskBar.asking { display: block; }
     AskBar OneLine { width: auto; }
     AskBar Input { width: 1fr; height: 1; border: none; padding: 0; background: transparent; }
     """
@@ -147,8 +146,9 @@ class AskBar(Horizontal):
         with entry.prevent(Input.Changed):
             entry.value = text
         entry.cursor_position = len(text)
-        self.add_class("asking")
-        entry.focus()
+        self.display = True
+        # At once: `focus` comes after what is typed quickly, which would be keys of the tree then.
+        self.screen.set_focus(entry)
 
     def say(self, text: str, *, trouble: bool = False) -> None:
         """Show something behind what is typed."""
@@ -156,11 +156,11 @@ class AskBar(Horizontal):
 
     def close(self) -> None:
         """Hide it."""
-        self.remove_class("asking")
+        self.display = False
 
     @property
     def is_open(self) -> bool:
-        return self.has_class("asking")
+        return bool(self.display)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()

@@ -95,7 +95,7 @@ class Detail:
                 [("imports, data, what no phase is", "")],
                 [("known for", "")],
             ]
-        lines: list[list[Piece]] = [[(fit(self.title, width), "bold")]]
+        lines: list[list[Piece]] = [[(fit(self.title, width), "bold")]] if self.title else []
         lines += [[(fit(text, width), "")] for text in self._counts()]
         lines.append([])
         lines += [[(fit(text, width), "")] for text in self._times()]
@@ -107,7 +107,7 @@ class Detail:
         place = self.place
         if place is not None:
             lines += [[], *around(place, width, 12 if whole else 2)]
-        return lines
+        return [line for at, line in enumerate(lines) if line or (at and lines[at - 1])]
 
     def _counts(self) -> list[str]:
         if self.placed.node is None:

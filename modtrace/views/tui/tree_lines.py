@@ -63,8 +63,9 @@ class TreeLines:
         room = self._room(width, columns)
         arrow = " v" if self.tree.descending else " ^"
         texts = {"share": f"% {self.share}", "mem": "peak", "flops": "FLOPs"}
-        line = "   module" + (arrow if self.tree.key == "name" else "")
-        line = pad(line, room)
+        key = self.tree.key
+        elsewhere = f"  by {key}{arrow}" if key not in ("order", *columns) else ""
+        line = pad(f"   module{elsewhere}", room)
         for name in columns:
             text = texts.get(name, name) + (arrow if self.tree.key == name else "")
             line += " " + (pad(text, _WIDTHS[name] - 1) if name == "bar" else text.rjust(_WIDTHS[name] - 1))
