@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from modtrace.text import plain
+from modtrace.trace.arrow import give_back
 from modtrace.views.tui.bars import VIEWS, AskBar
 from modtrace.views.tui.call_tree import CallTree
 from modtrace.views.tui.curve_view import CurveView
@@ -20,7 +21,7 @@ from modtrace.views.tui.flame_screen import FlameScreen
 from modtrace.views.tui.keys import config_file, read_keys
 from modtrace.views.tui.lines import LineList
 from modtrace.views.tui.memory_screen import MemoryScreen
-from modtrace.views.tui.opened import Opened, Rank, give_back
+from modtrace.views.tui.opened import Opened, Rank
 from modtrace.views.tui.ops_screen import OpsScreen
 from modtrace.views.tui.popups import Popup
 from modtrace.views.tui.steps_screen import StepsScreen

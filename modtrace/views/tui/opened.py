@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from modtrace.analysis.around import root_calls
 from modtrace.analysis.memory import Curve, Memory, curve, memory
 from modtrace.analysis.phases import Steps
 from modtrace.analysis.timeline import timeline
 from modtrace.text import plain
+from modtrace.trace.arrow import give_back
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import FUNCTION, STEP, SUFFIX
 from modtrace.units import duration, plural, size
@@ -68,13 +66,6 @@ class Opened:
         if rank.peak_bytes is not None:
             parts.append(f"peak {size(rank.peak_bytes)}")
         return "  ".join(part for part in parts if part)
-
-
-def give_back() -> None:
-    """What was needed on the way goes back to the system: of a large trace that is as much as what stays."""
-    pa.default_memory_pool().release_unused()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Rank:
