@@ -90,7 +90,7 @@ def shown_path(path: str | None) -> str | None:
 
 
 def _tree(stored: Stored, found: Aggregate) -> None:
-    tree, node = found.at.tree, found.at.node
+    tree, node = found.at.tree, found.at.node.astype(np.int64)
     table = timeline(stored).calls
     count = len(tree.label)
     text = found.texts
@@ -159,7 +159,7 @@ def _of(values: list[int | None], rows: list[int | None]) -> Ints:
 
 def _forms(stored: Stored, found: Aggregate) -> None:
     """The commonest pairs of signatures of each node that has several."""
-    table, node = timeline(stored).calls, found.at.node
+    table, node = timeline(stored).calls, found.at.node.astype(np.int64)
     many = stored.table("signatures").num_rows + 1
     given, returned = nullable_codes(table, "inputs") + 1, nullable_codes(table, "outputs") + 1
     pairs, calls = np.unique((node * many + given) * many + returned, return_counts=True)

@@ -81,8 +81,12 @@ function box(context, x, y, width, height, color, label, chosen) {
   context.fillRect(x, y, Math.max(width - (width > 3 ? 1 : 0), 1), height - 1);
   const text = label && fitted(context, label, width - 8);
   if (text) {
-    context.fillStyle = "#101418";
+    // What is faint stays readable: its box fades, its text does not.
+    const alpha = context.globalAlpha;
+    context.globalAlpha = 1;
+    context.fillStyle = alpha < 1 ? themed("ink") : "#101418";
     context.fillText(text, x + 4, y + height / 2);
+    context.globalAlpha = alpha;
   }
   if (chosen) {
     context.strokeStyle = themed("ink");

@@ -79,16 +79,18 @@ async function callsOfStep(step, paths, depths) {
     start: new Float64Array(count),
     depth: new Int32Array(count),
   };
-  let next = [];
+  // Of each thread, the last row of each depth.
+  const lasts = new Map();
   for (let row = 0; row < count; row++) {
-    if (row && calls.thread[row] !== calls.thread[row - 1]) next = [];
+    if (!lasts.has(calls.thread[row])) lasts.set(calls.thread[row], []);
+    const last = lasts.get(calls.thread[row]);
     const depth = depths[paths.node[calls.path[row]]];
-    const start = (next[depth] ?? step.start) + stored.gap_ns[first + row];
-    calls.start[row] = start;
+    const [sibling, parent] = [last[depth] ?? -1, last[depth - 1] ?? -1];
+    const before = parent < 0 ? step.start : calls.start[parent];
+    const expected = sibling > parent ? calls.start[sibling] + Math.max(calls.duration[sibling], 0) : before;
+    calls.start[row] = expected + stored.gap_ns[first + row];
     calls.depth[row] = depth;
-    next[depth] = start + Math.max(calls.duration[row], 0);
-    next[depth + 1] = start;
-    next.length = depth + 2;
+    last[depth] = row;
   }
   return calls;
 }

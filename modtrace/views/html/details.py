@@ -148,7 +148,7 @@ def _keep(
 
 def _rows(stored: Stored, found: Aggregate) -> tuple[_Rows, Ints]:
     """The rows by step, and (node, module, root) of each distinct place; module is -1 for what is no module's."""
-    table, node = timeline(stored).calls, found.at.node
+    table, node = timeline(stored).calls, found.at.node.astype(np.int64)
     process, step = column(table, "process").astype(np.int64), nullable_codes(table, "step")
     order = np.argsort((process << 40) + step + 1, kind="stable")
     key = ((process << 40) + step + 1)[order]
@@ -213,7 +213,7 @@ def _described(stored: Stored, found: Aggregate, places: Ints) -> list[str]:
     code, texts = names(stored, np.maximum(root, 0), np.maximum(module, 0))
     of_module = (module >= 0).tolist()
     named = [
-        texts[at] if mine else found.at.name[here]
+        texts[at] if mine else found.at.tree.name[here]
         for at, mine, here in zip(code.tolist(), of_module, node.tolist(), strict=True)
     ]
     return [plain(name, NAME_LIMIT) for name in named]

@@ -22,13 +22,13 @@ class Icicle {
     this.fitHeight();
   }
 
-  /** As high as the levels that are drawn, and the border. */
+  /** As high as the levels that are drawn. */
   fitHeight() {
     let deepest = 0;
     const [first, last] = this.range();
     for (let node = first; node < last; node++) deepest = Math.max(deepest, this.tree.depth[node]);
     const base = this.root < 0 ? 0 : this.tree.depth[this.root];
-    this.canvas.style.height = `${Math.min(deepest - base + 1, 30) * LEVEL_HEIGHT + 2}px`;
+    this.canvas.style.height = `${Math.min(deepest - base + 1, 30) * LEVEL_HEIGHT}px`;
     this.chart.later();
   }
 
@@ -62,8 +62,11 @@ class Icicle {
       }
       this.placed.push([node, x, level * LEVEL_HEIGHT, wide]);
       const hit = tree.hits.length && tree.isHit.has(node);
+      const dimmed = tree.hits.length && !hit;
+      context.globalAlpha = dimmed ? 0.35 : 1;
       const folded = tree.stored.instances[node] > 1 ? ` x${tree.stored.instances[node]}` : "";
-      box(context, x, level * LEVEL_HEIGHT, wide, LEVEL_HEIGHT, this.color(node), tree.label(node) + folded, node === this.chosen || hit);
+      box(context, x, level * LEVEL_HEIGHT, wide, LEVEL_HEIGHT, this.color(node), tree.label(node) + folded, node === this.chosen);
+      context.globalAlpha = 1;
       node++;
     }
   }

@@ -20,7 +20,7 @@ from modtrace.views.html.facts import Facts
 
 SCRIPTS: Final = (
     "inflate.js", "data.js", "format.js", "filter.js", "grid.js", "charts.js", "tree.js", "icicle.js", "timeline.js",
-    "memory.js", "tables.js", "report.js",
+    "memory.js", "tables.js", "report.js", "start.js",
 )  # fmt: skip
 """In the order in which they stand in the page, as one script."""
 

@@ -18,6 +18,7 @@ from modtrace.views.html.facts import Facts
 TOP_ROWS: Final = 50
 NAME_LIMIT: Final = 160
 DEEPEST_INDENT: Final = 12
+FAILURE_ROWS: Final = 20
 
 
 def head(facts: Facts) -> str:
@@ -48,26 +49,23 @@ def findings(facts: Facts) -> str:
 
 def failure(found: Failure) -> str:
     """The path to the module that failed."""
-    phase = f" in {found.phase}" if found.phase else ""
-    step = (
-        phase
-        if found.step is None
-        else f"{phase} of step {found.step}"
-        if phase
-        else f" in step {found.step}"
-    )
+    step = "" if found.step is None else f" in step {found.step}"
+    phase = f", {found.phase}" if found.phase else ""
     verb = "returned" if found.phase else "got"
+    above = len(found.path) - FAILURE_ROWS
+    more = f"<li>{plural(above, 'module')} around these</li>" if above > 0 else ""
     items = "".join(
         f"<li><code>{markup(place.name or place.type, NAME_LIMIT)}</code> {markup(place.type, 80)}"
         f" <span>{verb} {markup(place.tensors, 200)}</span></li>"
-        for place in found.path[-20:]
+        for place in found.path[-FAILURE_ROWS:]
     )
     told = [f"its parameters: {', '.join(found.parameters)}"] if found.parameters else []
     if found.sibling is not None:
         told.append("last that worked before it: {} {} returned {}".format(*found.sibling))
     told += [found.disagree] if found.disagree is not None else []
     rest = "".join(f"<p>{markup(line, 600)}</p>" for line in told)
-    return f'<div class="failure"><p>Failed{step}: {markup(found.error, 400)}</p><ol>{items}</ol>{rest}</div>'
+    what = f"Failed{step}{markup(phase)}: {markup(found.error, 400)}"
+    return f'<div class="failure"><p>{what}</p><ol>{more}{items}</ol>{rest}</div>'
 
 
 def gaps(lines: list[str]) -> str:

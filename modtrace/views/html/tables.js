@@ -1,32 +1,24 @@
 // Tables of modules, steps and operators, each of which can be copied as CSV.
 
 /** A table by what its columns are: {key, title, left, text(row), csv(row)}; every column can be sorted by. */
-function listTable(host, label, columns, rows, sorted = null) {
+function listTable(host, label, columns, rows) {
   const order = Int32Array.from({ length: rows }, (_, row) => row);
   let key = null;
   let descending = true;
-  const sort = (chosen) => {
-    descending = chosen === key ? !descending : true;
-    key = chosen;
-    const column = columns.find((one) => one.key === key);
-    const sign = descending ? -1 : 1;
-    const compare = (a, b) => (typeof a === "string" ? -sign * a.localeCompare(b) : sign * (a - b));
-    order.sort((a, b) => compare(column.csv(a), column.csv(b)) || a - b);
-    grid.sorted(key, descending);
-    grid.show(order);
-  };
-  // `s` and `r` sort the table that has the focus, as they do in the tree.
-  const next = (event) => {
-    const at = columns.findIndex((column) => column.key === key);
-    if (event.key === "r" && key) sort(key);
-    else if (event.key === "s") sort(columns[(at + 1) % columns.length].key);
-    else if (event.key === "S") sort(columns[(at - 1 + columns.length) % columns.length].key);
-    else return false;
-    return true;
-  };
-  const grid = new Grid(host, columns.map((column) => ({ ...column, sort: column.key })), { label, sort, key: next });
+  const grid = new Grid(host, columns.map((column) => ({ ...column, sort: column.key })), {
+    label,
+    sort: (chosen) => {
+      descending = chosen === key ? !descending : true;
+      key = chosen;
+      const column = columns.find((one) => one.key === key);
+      const sign = descending ? -1 : 1;
+      const compare = (a, b) => (typeof a === "string" ? -sign * a.localeCompare(b) : sign * (a - b));
+      order.sort((a, b) => compare(column.csv(a), column.csv(b)) || a - b);
+      grid.sorted(key, descending);
+      grid.show(order, true);
+    },
+  });
   grid.show(order, false);
-  if (sorted) sort(sorted);
   const lines = () => [columns.map((column) => column.name), ...Array.from(order, (row) => columns.map((column) => column.csv(row)))];
   return { grid, csv: () => csv(lines()) };
 }
@@ -44,7 +36,7 @@ function modulesTable(host, stored, texts) {
     number("parameter_count", "parameters", count), number("parameter_bytes", "bytes", size), words("outputs", "outputs"),
     words("extra_repr", "settings"), words("source_file", "file"), number("source_line", "line", (value) => (value < 0 ? "" : String(value))),
   ];
-  return listTable(host, "Modules", columns.filter((column) => column === named || told(stored[column.key])), stored.rows, "self_ns");
+  return listTable(host, "Modules", columns.filter((column) => column === named || told(stored[column.key])), stored.rows);
 }
 
 /** Whether a column says anything. */

@@ -151,7 +151,7 @@ class Timeline {
     this.lanes = [...lanes.keys()].sort((a, b) => a - b).map((key) => ({ thread: Math.floor(key / 65536), rows: lanes.get(key) }));
     this.whole = calls && calls.count ? [begin, Math.max(end, begin + 1)] : [0, 1];
     this.view = [...this.whole];
-    this.canvas.style.height = `${AXIS_HEIGHT + Math.min(Math.max(this.lanes.length, 2), 40) * LANE_HEIGHT + 2}px`;
+    this.canvas.style.height = `${AXIS_HEIGHT + Math.min(Math.max(this.lanes.length, 2), 40) * LANE_HEIGHT}px`;
     this.chart.later();
   }
 
@@ -191,7 +191,9 @@ class Timeline {
           continue;
         }
         const left = Math.max(x, 0);
-        box(context, left, top, Math.min(x + wide, width) - left, LANE_HEIGHT, this.color(node), this.shortName(row), row === this.chosen || node === this.node);
+        context.globalAlpha = this.node >= 0 && node !== this.node && row !== this.chosen ? 0.4 : 1;
+        box(context, left, top, Math.min(x + wide, width) - left, LANE_HEIGHT, this.color(node), this.shortName(row), row === this.chosen);
+        context.globalAlpha = 1;
         at++;
       }
     });
