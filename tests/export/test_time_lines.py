@@ -175,7 +175,7 @@ def device_events(events):
 
 
 def test_a_device_has_a_track_of_its_own(clock):  # noqa: F811 - the fixture
-    """Root calls are drawn: of those alone it is recorded when they began on the device."""
+    """Root calls are drawn: of a call inside another on its stream it is not recorded when it began there."""
     model = Busy(clock, 100, Busy(clock, 20), Busy(clock, 30))
     with modtrace.trace(flops=False) as trace:
         model(given())
