@@ -97,3 +97,8 @@ class DistinctTexts:
 def distinct_texts(codes: Ints, texts: list[str]) -> Any:
     """Texts by key as a categorical, -1 for null; equal texts are one category."""
     return DistinctTexts(texts).column(codes)
+
+
+def begun(first: Ints, count: int) -> Ints:
+    """For each of `count` positions how many of `first` are at it or before it."""
+    return np.cumsum(np.bincount(first[first < count], minlength=count))

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from modtrace.analysis.columns import begun
 from modtrace.trace.schema import (
     BACKWARD,
     EVALUATING,
@@ -195,11 +196,6 @@ def _spread(calls: Calls, units: Ints, phase: Ints) -> Ints:
     return spread
 
 
-def begun(first: Ints, count: int) -> Ints:
-    """For each of `count` positions how many of `first` are at it or before it."""
-    return np.cumsum(np.bincount(first[first < count], minlength=count))
-
-
 def _recompute_tops(calls: Calls) -> Ints:
     return np.flatnonzero((calls.kind == MODULE) & ((calls.mode & IN_BACKWARD) > 0))
 
@@ -327,9 +323,8 @@ def _steps(
     if tail.any():
         last = units[np.flatnonzero(tail)[-1]]
         ends = np.append(bounds, max(int(calls.end[last]), int(calls.start[last])))
-    first = np.searchsorted(
-        at, np.arange(len(ends) + 1)
-    )  # units are in order of start, so their steps are too
+    # Units are in order of start, so their steps are too.
+    first = np.searchsorted(at, np.arange(len(ends) + 1))
     begin = int(calls.start[units[0]]) if len(units) else 0
     if earlier is not None and earlier.end is not None:
         begin = earlier.end
@@ -370,8 +365,7 @@ def _leading(phase: Ints, step: Ints, first: Ints) -> Bools:
     """
     others = np.concatenate([[0], np.cumsum(~np.isin(phase, (EVAL, DATA, H2D, ZERO_GRAD)))])
     begin = first[np.minimum(step, len(first) - 1)]
-    leading: Bools = (phase == EVAL) & (others[:-1] == others[begin])
-    return leading
+    return np.asarray((phase == EVAL) & (others[:-1] == others[begin]), np.bool_)
 
 
 def _spent(

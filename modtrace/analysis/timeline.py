@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from modtrace.analysis import phases
-from modtrace.analysis.columns import column, values_and_known
-from modtrace.analysis.phases import Calls, Division, Steps, begun, divide
+from modtrace.analysis.columns import begun, column, values_and_known
+from modtrace.analysis.phases import Calls, Division, Steps, divide
 from modtrace.trace.build import array
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import MODULE, OK, PHASE, STEP, UNFINISHED
