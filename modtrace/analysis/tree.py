@@ -125,6 +125,11 @@ def without_functions(tree: Tree) -> Tree:
         depth = int(tree.depth[at])
         keep[at] = keep[at] or below > depth
         below = depth if keep[at] else min(below, depth)
+    return only(tree, keep)
+
+
+def only(tree: Tree, keep: Bools) -> Tree:
+    """The tree with some of its nodes; those above them must be among them."""
     chosen = np.flatnonzero(keep)
     held: dict[str, Any] = {field.name: getattr(tree, field.name) for field in fields(Tree)}
     for name, values in held.items():

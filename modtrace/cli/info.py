@@ -35,6 +35,7 @@ OPTIONS: Final = (
     Option(("--depth",), "N", "no deeper than this"),
     Option(("--sort",), "KEY", "a table of modules by self, total, calls, flops, output or name"),
     Option(("--top",), "N", "only the first N modules"),
+    Option(("--where",), "EXPR", "only what a filter lets through: 'type:Linear self>5ms -lm_head'"),
     Option(("--plain",), None, "ASCII, no color, 80 columns"),
     Option(("--json",), None, "for programs: times in ns, unknown is null"),
     Option(("-h", "--help"), None, "this text"),
@@ -64,10 +65,11 @@ def execute(parsed: Parsed) -> None:
     stored = open_trace(path)
     if parsed.on("plain"):
         style = console.Style(width=80, color=False, ascii=True)
+    where = parsed.values.get("where", "")
     if parsed.on("json"):
         print(console.info_json(stored))
     elif parsed.on("tree"):
-        _print(console.tree(stored, depth=parsed.number("depth"), **style))
+        _print(console.tree(stored, depth=parsed.number("depth"), where=where, **style))
     elif parsed.on("steps"):
         _print(console.steps_table(stored, width=style["width"], ascii=style["ascii"]))
     elif parsed.on("findings"):
@@ -83,9 +85,12 @@ def execute(parsed: Parsed) -> None:
         _print(console.syncs_text(stored, every=every, width=style["width"], ascii=style["ascii"]))
     elif parsed.on("operations"):
         _print(console.operations_text(stored, width=style["width"], ascii=style["ascii"]))
-    elif "sort" in parsed.values or "top" in parsed.values:
+    elif where or "sort" in parsed.values or "top" in parsed.values:
         sort, top = parsed.values.get("sort", "self"), parsed.number("top")
-        _print(console.modules_table(stored, sort=sort, top=top, width=style["width"], ascii=style["ascii"]))
+        shown = console.modules_table(
+            stored, sort=sort, top=top, where=where, width=style["width"], ascii=style["ascii"]
+        )
+        _print(shown)
     else:
         _print(console.summary(stored, shown_path=str(path), **style))
 

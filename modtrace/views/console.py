@@ -32,6 +32,7 @@ from modtrace.trace.reach import Reach, cache_folder, cache_name, cached_of
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
 from modtrace.units import count, duration, scaled, size
+from modtrace.views.filtered import filtered_modules, filtered_tree
 from modtrace.views.findings import findings_lines
 from modtrace.views.kept import held_lines, kept_lines
 from modtrace.views.kernels import kernels_lines
@@ -89,14 +90,19 @@ def summary(
 
 
 def tree(
-    stored: Stored, *, depth: int | None = None, width: int = 80, color: bool = False, ascii: bool = False
+    stored: Stored,
+    *,
+    depth: int | None = None,
+    where: str = "",
+    width: int = 80,
+    color: bool = False,
+    ascii: bool = False,
 ) -> str:
-    """The merged call tree."""
+    """The merged call tree; with `where` what a filter lets through, of the first process, with all above it."""
     found = summarise(stored)
     wall = found.wall_ns if found is not None else 0
-    return _finished(
-        tree_lines(merged(stored), width=max(width, 20), wall_ns=wall, depth=depth), color, ascii
-    )
+    shown = filtered_tree(stored, where) if where else merged(stored)
+    return _finished(tree_lines(shown, width=max(width, 20), wall_ns=wall, depth=depth), color, ascii)
 
 
 def steps_table(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
@@ -175,13 +181,21 @@ def memory_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
 
 
 def modules_table(
-    stored: Stored, *, sort: str = "self", top: int | None = None, width: int = 80, ascii: bool = False
+    stored: Stored,
+    *,
+    sort: str = "self",
+    top: int | None = None,
+    where: str = "",
+    width: int = 80,
+    ascii: bool = False,
 ) -> str:
     """A line a module: name, class, calls, self and total time, output."""
     if sort not in SORT_KEYS:
         raise UsageError(f"--sort takes {', '.join(SORT_KEYS)}, not {sort!r}")
     frame = modules(stored)
     frame["flops"] = frame["forward_flops"] + frame["backward_flops"].fillna(0)
+    if where:
+        frame = frame[filtered_modules(frame, where)]
     key = {"self": "self_ns", "total": "total_ns", "output": "output_bytes"}.get(sort, sort)
     frame = frame.sort_values(key, ascending=sort == "name", kind="stable", na_position="last")
     if top is not None:

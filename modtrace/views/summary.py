@@ -262,4 +262,4 @@ def _why_nothing(found: Summary) -> str:
 def _tail(shown_path: str | None) -> list[str]:
     if shown_path is None:
         return []
-    return [f"  saved  {plain(shown_path)}", "  next   modtrace info --tree       modtrace export -t csv"]
+    return [f"  saved  {plain(shown_path)}", "  next   modtrace view       modtrace report --open"]
