@@ -140,7 +140,13 @@ def test_the_view_is_killed_and_the_script_goes_on(live, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_passed_on(live, tmp_path, number):
-    terminal = live(HELD)
+    before = signal.signal(
+        number, signal.SIG_DFL
+    )  # under nohup SIGHUP is ignored, and what is started inherits that
+    try:
+        terminal = live(HELD)
+    finally:
+        signal.signal(number, before)
     pid = int(terminal.until(r"LIVE train.py pid (\d+)")[1])
     terminal.until(r"twenty steps")
     os.kill(terminal.pid, number)
