@@ -48,10 +48,6 @@ class Timeline:
     steps: list[Steps]
     place: Ints
 
-    def module_calls(self) -> pa.Table:
-        """The calls of modules alone: forward, eval and recompute."""
-        return self.calls.filter(pa.array(column(self.calls, "kind") == MODULE))
-
 
 _made: weakref.WeakKeyDictionary[Stored, Timeline] = weakref.WeakKeyDictionary()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final
 
 from modtrace.cli.chosen import chosen
 from modtrace.cli.options import Option, Parsed, parse, usage
+from modtrace.cli.terminal import has_terminal
 from modtrace.errors import UsageError
 from modtrace.text import plain
 from modtrace.trace.folder import find, read_run
@@ -42,7 +42,7 @@ def execute(parsed: Parsed) -> None:
         TraceError: it is none that this version can read.
     """
     path = _trace(chosen(parsed.rest))
-    if parsed.on("plain") or not _has_terminal():
+    if parsed.on("plain") or not has_terminal():
         from modtrace.views.live.plain_text import told
 
         encoding = getattr(sys.stdout, "encoding", None) or "ascii"
@@ -63,13 +63,3 @@ def _trace(path: Path) -> Path:
             raise UsageError(f"there is no trace in {plain(str(path))}")
         return here[0] if here else path
     return path
-
-
-def _has_terminal() -> bool:
-    """Whether there is a terminal to draw in and to take keys from."""
-    if os.environ.get("TERM", "") in ("", "dumb"):
-        return False
-    try:
-        return sys.stdin.isatty() and sys.stdout.isatty()
-    except (AttributeError, ValueError):  # closed
-        return False

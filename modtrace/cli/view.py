@@ -9,6 +9,7 @@ from typing import Final
 
 from modtrace.cli.chosen import chosen
 from modtrace.cli.options import Option, Parsed, parse, usage
+from modtrace.cli.terminal import has_terminal
 from modtrace.errors import TraceError, UsageError
 
 OPTIONS: Final = (
@@ -38,7 +39,7 @@ def execute(parsed: Parsed) -> None:
     """
     path = chosen(parsed.rest)
     try:
-        if parsed.on("plain") or not _has_terminal():
+        if parsed.on("plain") or not has_terminal():
             _print(parsed, os.fspath(path))
             return
         from modtrace.views.tui.app import run
@@ -46,16 +47,6 @@ def execute(parsed: Parsed) -> None:
         run(path)
     except TraceError as error:
         raise UsageError(str(error)) from None
-
-
-def _has_terminal() -> bool:
-    """Whether there is a terminal to draw in and to take keys from."""
-    if os.environ.get("TERM", "") in ("", "dumb"):
-        return False
-    try:
-        return sys.stdin.isatty() and sys.stdout.isatty()
-    except (AttributeError, ValueError):  # closed
-        return False
 
 
 def _print(parsed: Parsed, path: str) -> None:

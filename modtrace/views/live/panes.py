@@ -19,7 +19,6 @@ from modtrace.views.live.scrollback import Scrollback
 
 _HEAD = Style(dim=True, underline=True)
 _CURSOR = Style(reverse=True)
-_RISEN = Style(bold=True)
 
 
 def strip(text: str, width: int, style: Style | None = None) -> Strip:

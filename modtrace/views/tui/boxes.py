@@ -6,12 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from modtrace.views.tui.nodes import Bools, Ints, Nodes
 from modtrace.views.tui.tree_model import stacked
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

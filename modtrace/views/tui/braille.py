@@ -12,7 +12,6 @@ from modtrace.views.tui.nodes import Ints
 _LEFT: Final = (0x40, 0x04, 0x02, 0x01)
 _RIGHT: Final = (0x80, 0x20, 0x10, 0x08)
 """Bits of the dots of a character, the lowest first."""
-BLANK: Final = chr(0x2800)
 _RAMP: Final = " .:-=+*#%@"
 
 
