@@ -193,7 +193,8 @@ def modules_table(
     if sort not in SORT_KEYS:
         raise UsageError(f"--sort takes {', '.join(SORT_KEYS)}, not {sort!r}")
     frame = modules(stored)
-    frame["flops"] = frame["forward_flops"] + frame["backward_flops"].fillna(0)
+    backward = frame["backward_flops"].where(frame["backward_total_ns"].notna(), 0)  # none where none ran
+    frame["flops"] = frame["forward_flops"] + backward
     if where:
         frame = frame[filtered_modules(frame, where)]
     key = {"self": "self_ns", "total": "total_ns", "output": "output_bytes"}.get(sort, sort)

@@ -61,3 +61,17 @@ def test_what_a_module_does_not_have(trace):
         filtered_modules(trace.modules, "step:1")
     with pytest.raises(UsageError, match="compared with"):
         filtered_tree(trace._read(), "self>")
+
+
+def test_a_backward_that_could_not_be_counted_is_not_nothing(monkeypatch):
+    model, x = nn.Linear(4, 4), torch.ones(2, 4)
+    with modtrace.trace() as forward_only, torch.no_grad():
+        model(x)
+    with modtrace.trace() as both:
+        model(x).sum().backward()
+    assert "64 FLOP" in console.modules_table(forward_only._read())
+    assert "128 FLOP" in console.modules_table(both._read())
+    frame = both.modules.copy()
+    frame["backward_flops"] = frame["backward_flops"].mask(frame["backward_flops"] == 64)
+    monkeypatch.setattr(console, "modules", lambda stored: frame)
+    assert "FLOP " not in console.modules_table(both._read())
