@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -134,14 +135,20 @@ def test_ci_runs_what_the_readme_says():
     assert steps == sorted(steps)
 
 
-def test_files_are_small():
+STILL_LONG = {"__init__", "_handler", "decode", "modules", "summarise"}
+"""To be split yet; no name is added here."""
+
+
+def test_functions_are_short():
+    """Files are split by what a thing is, functions by what can be read at once."""
     long = {
-        str(file.relative_to(ROOT)): len(file.read_text().splitlines())
-        for file in (ROOT / "modtrace").rglob("*")
-        if file.suffix in (".py", ".js", ".css")
-        if len(file.read_text().splitlines()) > 400
+        node.name
+        for file in (ROOT / "modtrace").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and (node.end_lineno or 0) - node.lineno >= 60
     }
-    assert not long
+    assert long <= STILL_LONG
 
 
 def test_no_file_speaks_of_the_machine_it_was_written_on():
