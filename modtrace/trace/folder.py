@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from modtrace.errors import UsageError
 from modtrace.text import plain
-from modtrace.trace.schema import FORMAT, RUN_FILE, SUFFIX
+from modtrace.trace.alive import is_alive
+from modtrace.trace.schema import END_FILE, FORMAT, PROCESS_FILE, RUN_FILE, SUFFIX
 
 _MAX_JSON_BYTES: Final = 1 << 20
 _JOIN_SECONDS: Final = 10.0
@@ -65,8 +66,31 @@ def _enter_existing(path: Path, run: Mapping[str, Any], *, force: bool, join: bo
         raise UsageError(f"{shown} is not a directory; it is not replaced")
     if read_run(path) is None and any(path.iterdir()):
         raise UsageError(f"{shown} is not a modtrace trace; it is not replaced")
+    writer = _living_writer(path)
+    if writer is not None:
+        raise UsageError(
+            f"{shown} is being recorded by process {writer}, which is running; it is not replaced"
+        )
     shutil.rmtree(path)
     _make(path)
+
+
+def _living_writer(path: Path) -> int | None:
+    """Process id of a process on this machine that has not ended its part of a trace; None where none is seen."""
+    begun: list[Any] = []
+    ended: list[Any] = []
+    for folder in path.iterdir():
+        if folder.is_dir() and not folder.is_symlink():
+            process = read_json(folder / PROCESS_FILE) or {}
+            (ended if (folder / END_FILE).exists() else begun).append(process.get("pid"))
+    run = read_run(path) or {}
+    if run.get("pid") not in ended:
+        begun.append(run.get("pid"))
+    started = run.get("started_unix_ns")
+    for pid in begun:
+        if type(pid) is int and is_alive(pid, started if type(started) is int else None):
+            return pid
+    return None
 
 
 def copy(source: Path, target: Path, *, force: bool = False) -> None:
@@ -80,6 +104,8 @@ def copy(source: Path, target: Path, *, force: bool = False) -> None:
     if run is None:
         raise UsageError(f"there is no trace at {plain(str(source))}")
     try:
+        if target.resolve() == source.resolve():
+            raise UsageError(f"{shown} is this very trace")
         if not _make(target):
             _enter_existing(target, run, force=force, join=False)
         for folder, folders, files in os.walk(source):

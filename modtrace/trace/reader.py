@@ -20,6 +20,7 @@ from modtrace.trace import merge
 from modtrace.trace.arrow import arrow_schema
 from modtrace.trace.folder import read_json, read_run
 from modtrace.trace.framing import Damage, ForeignSchema, read_batches
+from modtrace.trace.redaction import blanked
 from modtrace.trace.schema import END_FILE, PROCESS_FILE, RUN_FILE, STREAM_SUFFIX, TABLES, VERSION
 
 MAX_PROCESSES: Final = 65_536
@@ -196,7 +197,7 @@ def run_of(path: Path) -> Run:
         modtrace=_text(data, "modtrace") or "?",
         started_unix_ns=_count(data, "started_unix_ns"),
         script=_text(data, "script"),
-        argv=tuple(plain(a, 2000) for a in argv[:1000] if isinstance(a, str))
+        argv=tuple(plain(a, 2000) for a in blanked([a for a in argv[:1000] if isinstance(a, str)]))
         if isinstance(argv, list)
         else (),
         python=_text(data, "python"),
@@ -209,7 +210,7 @@ def folders_of(path: Path) -> list[Path]:
 
     def order(folder: Path) -> tuple[str, int, str]:
         kind, _, number = folder.name.partition("-")
-        return (kind != "rank" and kind) or "", int(number) if number.isdigit() else 1 << 30, folder.name
+        return (kind != "rank" and kind) or "", _number(number, 1 << 30), folder.name
 
     found = [
         entry for entry in path.iterdir() if entry.name.startswith(("rank-", "pid-")) and _is_folder(entry)
@@ -217,6 +218,11 @@ def folders_of(path: Path) -> list[Path]:
     if len(found) > MAX_PROCESSES:
         raise TraceError(f"{plain(str(path))} has more than {MAX_PROCESSES:,} processes")
     return sorted(found, key=order)
+
+
+def _number(text: str, otherwise: int) -> int:
+    """A number below 2**31 in ASCII digits; `otherwise` for another text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else otherwise
 
 
 def _is_folder(path: Path) -> bool:
@@ -233,7 +239,7 @@ def process_of(folder: Path, last_ns: int) -> Process:
     devices = data.get("devices")
     return Process(
         folder=plain(folder.name, 200),
-        rank=rank if rank is not None and rank < 1 << 31 else int(name) if name.isdigit() else 0,
+        rank=rank if rank is not None and rank < 1 << 31 else _number(name, 0),
         world_size=_count(data, "world_size"),
         pid=_count(data, "pid"),
         started_unix_ns=_count(data, "started_unix_ns"),

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from modtrace._version import __version__
+from modtrace.trace.redaction import blanked
 from modtrace.trace.schema import FORMAT, VERSION
-
-_SECRET: Final = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
-_BLANK: Final = "***"
 
 
 def run_facts(
@@ -34,21 +32,5 @@ def run_facts(
         "python": platform.python_version(),
         "platform": sys.platform,
         "launch": launch,
+        "pid": os.getpid(),
     }
-
-
-def blanked(argv: Sequence[str]) -> list[str]:
-    """Arguments with the values of options that sound secret replaced: `--api-key=***`, `--token ***`."""
-    shown: list[str] = []
-    hide = False
-    for given in argv:
-        word = given.encode("utf-8", "backslashreplace").decode()
-        name, equals, _ = word.partition("=")
-        if hide and not word.startswith("-"):
-            shown.append(_BLANK)
-            hide = False
-            continue
-        secret = _SECRET.search(name) is not None
-        shown.append(f"{name}={_BLANK}" if equals and secret else word)
-        hide = secret and not equals and word.startswith("-")
-    return shown
