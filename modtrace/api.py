@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import ContextDecorator
@@ -17,6 +18,7 @@ from modtrace.errors import ModtraceError, UsageError
 from modtrace.export.methods import Exports
 from modtrace.trace.folder import copy, create, write_json
 from modtrace.trace.schema import END_FILE
+from modtrace.trace.shared_folder import enter
 from modtrace.trace.start import run_facts
 
 if TYPE_CHECKING:
@@ -213,14 +215,22 @@ class Recording(Trace, ContextDecorator):
             spool = tempfile.mkdtemp(prefix="modtrace-")
             weakref.finalize(self, shutil.rmtree, spool, ignore_errors=True)
             root = Path(spool) / "trace.mtrace"
-        self._folder = create(root, run_facts(), process="rank-0", force=self._force)
+        from modtrace.capture.launch import launch
+
+        launched = launch()
+        member = launched.membership if self._target is not None else None
+        if member is None:
+            self._folder = create(root, run_facts(), process=launched.folder, force=self._force)
+        else:  # each rank of a job records into the same path
+            self._folder, trouble = enter(root, run_facts(launch=member.key), member, force=self._force)
+            if trouble is not None:
+                warnings.warn(f"modtrace: {trouble}", RuntimeWarning, stacklevel=2)
         self._frames.clear()
         self._seen = -1
-        rank = os.environ.get("RANK", "")
         self._tracer = Tracer(
             self._folder,
             model=self._model,
-            rank=int(rank) if rank.isdigit() else 0,
+            rank=launched.rank,
             **self._options,
         )
         self._running = True

@@ -20,6 +20,7 @@ from modtrace.cli.options import Option, Parsed, parse, size, usage
 from modtrace.errors import UsageError
 from modtrace.text import plain
 from modtrace.trace.folder import create
+from modtrace.trace.shared_folder import enter
 from modtrace.trace.start import run_facts
 
 OPTIONS: Final = (
@@ -98,9 +99,7 @@ def prepare(words: Sequence[str]) -> Prepared | live_run.Plan:
             return live_run.plan(words, parsed, OPTIONS, name=target.name, trace=path)
         _write(f"modtrace: --live {against}; this is a run without it\n")
     facts = run_facts(script=target.name, argv=target.args, launch=launched.key)
-    folder = create(
-        path, facts, process=launched.folder, force=parsed.on("force"), join=launched.key is not None
-    )
+    folder = _folder(path, facts, launched, force=parsed.on("force"), stem=None if output else target.stem)
     options = {
         "rank": launched.rank,
         "functions": parsed.on("functions"),
@@ -113,6 +112,17 @@ def prepare(words: Sequence[str]) -> Prepared | live_run.Plan:
         "max_bytes": max_bytes,
     }
     return Prepared(target, folder, launched, show, options, html, parsed.on("open"))
+
+
+def _folder(path: Path, facts: dict[str, Any], launched: Launch, *, force: bool, stem: str | None) -> Path:
+    """The folder of this process in the trace at a path, or in that of its launch."""
+    member = launched.membership
+    if member is None:
+        return create(path, facts, process=launched.folder, force=force)
+    folder, trouble = enter(path, facts, member, force=force, stem=stem)
+    if trouble is not None:
+        _write(f"modtrace: {plain(trouble)}\n")
+    return folder
 
 
 def execute(prepared: Prepared | live_run.Plan) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import stat
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +17,9 @@ from modtrace.trace.alive import is_alive
 from modtrace.trace.schema import END_FILE, FORMAT, PROCESS_FILE, RUN_FILE, SUFFIX
 
 _MAX_JSON_BYTES: Final = 1 << 20
-_JOIN_SECONDS: Final = 10.0
 
 
-def create(
-    path: Path, run: Mapping[str, Any], *, process: str, force: bool = False, join: bool = False
-) -> Path:
+def create(path: Path, run: Mapping[str, Any], *, process: str, force: bool = False) -> Path:
     """Make a trace directory with its `run.json`, and one process folder in it.
 
     Args:
@@ -31,19 +27,19 @@ def create(
         run: what `run.json` says.
         process: name of the process folder.
         force: replace an existing trace; never anything that is not a trace.
-        join: another process of the same launch (`run["launch"]`) may make, or have made, the directory.
 
     Returns:
         The process folder.
 
     Raises:
+        PathTakenError: something is there, and `force` is not given.
         UsageError: the path cannot be used; nothing of the user's has been touched.
     """
     try:
         if not _make(path):
-            _enter_existing(path, run, force=force, join=join)
-        _write_new(path / RUN_FILE, run, exclusive=not join)
-        return _process_folder(path, process)
+            _replace(path, force=force)
+        _write_new(path / RUN_FILE, run)
+        return make_process_folder(path, process)
     except OSError as error:
         raise UsageError(f"cannot write a trace at {plain(str(path))}: {error.strerror or error}") from None
 
@@ -56,12 +52,14 @@ def _make(path: Path) -> bool:
     return True
 
 
-def _enter_existing(path: Path, run: Mapping[str, Any], *, force: bool, join: bool) -> None:
-    if join and run.get("launch") and _launch_of(path) == run["launch"]:
-        return
+class PathTakenError(UsageError):
+    """Something stands where a trace is to be made."""
+
+
+def _replace(path: Path, *, force: bool) -> None:
     shown = plain(str(path))
     if not force:
-        raise UsageError(f"{shown} exists already; use -f to replace it, or -o for another name")
+        raise PathTakenError(f"{shown} exists already; use -f to replace it, or -o for another name")
     if path.is_symlink() or not path.is_dir():
         raise UsageError(f"{shown} is not a directory; it is not replaced")
     if read_run(path) is None and any(path.iterdir()):
@@ -107,7 +105,7 @@ def copy(source: Path, target: Path, *, force: bool = False) -> None:
         if target.resolve() == source.resolve():
             raise UsageError(f"{shown} is this very trace")
         if not _make(target):
-            _enter_existing(target, run, force=force, join=False)
+            _replace(target, force=force)
         for folder, folders, files in os.walk(source):
             here = target / Path(folder).relative_to(source)
             here.mkdir(mode=0o700, exist_ok=True)
@@ -120,20 +118,7 @@ def copy(source: Path, target: Path, *, force: bool = False) -> None:
         raise UsageError(f"cannot write a trace at {shown}: {error.strerror or error}") from None
 
 
-def _launch_of(path: Path) -> str | None:
-    """The launch that made a directory; waits a little for one that is just being made."""
-    until = time.monotonic() + _JOIN_SECONDS
-    while True:
-        run = read_run(path)
-        if run is not None:
-            launch = run.get("launch")
-            return launch if isinstance(launch, str) else None
-        if time.monotonic() > until:
-            return None
-        time.sleep(0.02)
-
-
-def _write_new(path: Path, run: Mapping[str, Any], *, exclusive: bool) -> None:
+def _write_new(path: Path, run: Mapping[str, Any]) -> None:
     """Write `run.json` whole under another name, then link it in: a reader never sees half of it."""
     data = json.dumps(run, ensure_ascii=True).encode()
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -143,17 +128,18 @@ def _write_new(path: Path, run: Mapping[str, Any], *, exclusive: bool) -> None:
             file.write(data)
         try:
             os.link(part, path, follow_symlinks=False)
-        except FileExistsError:
-            if exclusive:
+        except NotImplementedError:  # a file system without hard links
+            os.replace(part, path)
+        except OSError as error:
+            if isinstance(error, FileExistsError):
                 raise
-        except (OSError, NotImplementedError):  # a file system without hard links
             os.replace(part, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
 
 
-def _process_folder(path: Path, process: str) -> Path:
+def make_process_folder(path: Path, process: str) -> Path:
     """A folder of its own for this process; a restarted rank gets the next free `.1`, `.2`."""
     for again in range(1000):
         folder = path / (process if not again else f"{process}.{again}")
