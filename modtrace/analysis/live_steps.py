@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis import phases
+from modtrace.analysis.leading import Trained, Usual, trained_in
 from modtrace.analysis.live_nodes import Nodes, Placed
 from modtrace.analysis.phases import DATA, Calls, Earlier, Steps, divide
 from modtrace.trace.follow import Columns
@@ -31,6 +32,7 @@ from modtrace.trace.schema import (
     THREAD_SHIFT,
     UNFINISHED,
 )
+from modtrace.trace.turns import Pair
 
 Ints = npt.NDArray[np.int64]
 
@@ -90,7 +92,9 @@ class LiveSteps:
         self._nodes = nodes
         self._thread = 0
         self._ended: int | None = None
-        self._evals: Counter[int] = Counter()
+        self._usual = Usual()
+        self._trained = Trained()
+        self._pairs: frozenset[Pair] = frozenset()
         self._all = np.zeros((3, 0), np.int64)
         self._skeleton: Columns = {name: np.zeros(0, np.int64) for name in _SKELETON}
         self._recent = np.zeros((6, 0), np.int64)  # start, thread, node, calls, total, self
@@ -178,19 +182,20 @@ class LiveSteps:
         if not len(calls):
             self._provisional = []
             return
-        steps = divide(calls, Earlier(self.by, self._thread, self._ended, dict(self._evals))).steps
+        earlier = Earlier(self.by, self._thread, self._ended, self._usual, self._trained, self._pairs)
+        steps = divide(calls, earlier).steps
         if self.by != "root":
             self._thread = steps.thread
         whole = np.flatnonzero(steps.whole & (steps.end > steps.start))
         owner = self._owner(steps, ids[steps.first] >> THREAD_SHIFT if self.by == "root" else ids[:0])
         order = np.argsort(owner, kind="stable")
         low, high = np.searchsorted(owner[order], [whole, whole + 1])
-        first = max(len(whole) - KEPT - UNSURE, 0)  # those before would be forgotten at once
+        sure = min(max(len(whole) - UNSURE, 0), int(np.searchsorted(whole, steps.final)))
+        first = min(max(len(whole) - KEPT - UNSURE, 0), sure)  # those before would be forgotten at once
         made = [
             self._step(steps, int(whole[n]), order[low[n] : high[n]], self.count + n)
             for n in range(first, len(whole))
         ]
-        sure = max(len(whole) - UNSURE, 0)
         self._provisional = made[sure - first :]
         if sure:
             self.steps.extend(made[: sure - first])
@@ -274,7 +279,13 @@ class LiveSteps:
     def _forget(self, steps: Steps, done: Ints) -> None:
         """Drop the calls of steps that are kept as sums, and what came before them."""
         self._ended = int(steps.end[done].max())
-        self._evals.update(steps.evals[done].tolist())
+        seen = Counter(self._usual.times)
+        seen.update(zip(*steps.evals[:, done].tolist(), strict=True))
+        first = self._usual.first
+        self._usual = Usual(dict(seen), int(steps.evals[1, done[0]]) if first is None else first)
+        if steps.training is not None:
+            self._trained = self._trained.with_more(trained_in(steps.training, int(done[-1]) + 1))
+        self._pairs |= {pair for end, pair in steps.pairs if end <= self._ended}
         keep = self._skeleton["start_ns"] >= self._ended
         self._skeleton = {name: values[keep] for name, values in self._skeleton.items()}
         self._recent = self._recent[:, self._recent[0] >= self._ended]

@@ -6,13 +6,15 @@ optimizer steps (one of LBFGS runs forward and backward inside). The calls insid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from modtrace.analysis import leading
 from modtrace.analysis.columns import begun
+from modtrace.analysis.leading import Trained, Usual
 from modtrace.trace.schema import (
     BACKWARD,
     EVALUATING,
@@ -26,6 +28,7 @@ from modtrace.trace.schema import (
     SPAN,
     STEP,
 )
+from modtrace.trace.turns import Pair, turns
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -71,7 +74,10 @@ class Steps:
     by: what ends them: "mark", "optimizer", "forward" (of the next one, for updates by hand), "root" (each root call).
     spent: phase -> nanoseconds outside of the other phases in it, in the order of NAMES without `recompute`.
     first, last: its calls on the thread; last < first for none.
-    evals: evaluations that come before anything else of it.
+    evals: evaluations of other modules and of trained ones that come before anything else of it: shape (2, steps).
+    final: how many steps, from the first on, no later optimizer step can change.
+    pairs: (end of the step, optimizers) of those that share a step, see `turns`.
+    training: units of the thread, with what tells which modules each step trains; None where there is no training.
     """
 
     by: str
@@ -83,6 +89,9 @@ class Steps:
     first: Ints
     last: Ints
     evals: Ints
+    final: int
+    pairs: list[tuple[int, Pair]]
+    training: leading.Units | None
 
     def __len__(self) -> int:
         return len(self.start)
@@ -103,23 +112,46 @@ class Division:
 class Earlier:
     """What came before calls that begin with a step, where a trace is divided piece by piece.
 
-    by, thread: as in Steps. end: when the last step ended, None where there was none. evals: how often each number of
-    leading evaluations was seen in a step.
+    by, thread: as in Steps.
+    end: when the last step ended, None where there was none.
+    usual: the evaluations in front of earlier steps.
+    trained: modules with training forwards in them.
+    pairs: optimizers that shared one of them.
     """
 
     by: str
     thread: int
     end: int | None
-    evals: dict[int, int]
+    usual: Usual = field(default_factory=Usual)
+    trained: Trained = field(default_factory=Trained)
+    pairs: frozenset[Pair] = frozenset()
 
 
-def divide(calls: Calls, earlier: Earlier | None = None) -> Division:
-    """Find units, phases and steps."""
+@dataclass(frozen=True)
+class _Ends:
+    """The thread whose time is divided, what ends its steps and when; `final` and `pairs` as in Steps."""
+
+    thread: int
+    by: str
+    at: Ints
+    final: int
+    pairs: list[tuple[int, Pair]]
+
+
+def divide(calls: Calls, earlier: Earlier | None = None, *, over: bool = False) -> Division:
+    """Find units, phases and steps.
+
+    Args:
+        calls: those of one process.
+        earlier: what came before them.
+        over: the program came to its end without an error, so no step is in progress.
+    """
     units = _units(calls)
     phase_of_unit = _phases_of(calls, units)
-    thread, by, bounds = _bounds(calls, units)
-    if earlier is not None and by != earlier.by:
-        thread, by, bounds = earlier.thread, earlier.by, bounds[:0]
+    ends = _ends(calls, units, earlier)
+    if earlier is not None and ends.by != earlier.by:
+        ends = _Ends(earlier.thread, earlier.by, ends.at[:0], 0, [])
+    thread, by = ends.thread, ends.by
     mine = np.flatnonzero(calls.thread[units] == thread)
     losses = _losses(calls, units[mine], phase_of_unit[mine]) if by != "root" else []
     bare = (calls.kind[units] == MODULE) & (calls.thread[units] == thread) & _between(units, losses)
@@ -129,7 +161,7 @@ def divide(calls: Calls, earlier: Earlier | None = None) -> Division:
     phase[_recomputed(calls)] = RECOMPUTE
     if by == "root":
         return Division(phase, *_each_root(calls, units, phase_of_unit))
-    steps = _steps(calls, units[mine], phase_of_unit[mine], losses, (thread, by, bounds), earlier)
+    steps = _steps(calls, units[mine], phase_of_unit[mine], losses, ends, earlier, over)
     at = np.searchsorted(steps.start, calls.start, side="right") - 1
     inside = (at >= 0) & (calls.start < steps.end[np.maximum(at, 0)]) if len(steps) else at >= 0
     return Division(phase, np.where(inside, at, NONE), units, losses, steps)
@@ -209,22 +241,17 @@ def _recomputed(calls: Calls) -> Bools:
     return np.cumsum(edges[:-1]) > 0
 
 
-def _bounds(calls: Calls, units: Ints) -> tuple[int, str, Ints]:
-    """The thread whose time is divided into steps, what ends them, and when."""
+def _ends(calls: Calls, units: Ints, earlier: Earlier | None) -> _Ends:
+    """What ends steps, and when."""
     marks = np.flatnonzero(calls.kind == STEP)
     if len(marks):
-        return _busiest(calls.thread[marks]), "mark", np.sort(calls.start[marks])
+        at = np.sort(calls.start[marks])
+        return _Ends(_busiest(calls.thread[marks]), "mark", at, len(at), [])
     of_optimizer = (calls.kind == PHASE) & (calls.label == OPTIMIZER) & calls.known & (calls.status == OK)
     around = np.where(calls.parent >= 0, calls.label[calls.parent], NONE)
     stepping = np.flatnonzero(of_optimizer & (around != OPTIMIZER))
     if len(stepping):
-        thread = _busiest(calls.thread[stepping])
-        stepping = stepping[calls.thread[stepping] == thread]
-        at = np.maximum(np.searchsorted(units, stepping, side="right") - 1, 0)
-        around_it = units[at]
-        ends = np.where(calls.last[around_it] >= stepping, calls.end[around_it], calls.end[stepping])
-        last = _last_of_turns(calls.maker[stepping].tolist())
-        return thread, "optimizer", np.unique(ends[last])
+        return _optimizer_ends(calls, units, stepping, earlier)
     backward = units[calls.label[units] == BACK]
     if len(backward):
         thread = _busiest(calls.thread[backward])
@@ -234,23 +261,28 @@ def _bounds(calls: Calls, units: Ints) -> tuple[int, str, Ints]:
         seen = np.cumsum(is_backward)
         first = begins & (seen > 0)
         _, at = np.unique(seen[first], return_index=True)
-        return thread, "forward", calls.start[mine[first][at]]
-    return 0, "root", np.zeros(0, np.int64)
+        return _Ends(thread, "forward", calls.start[mine[first][at]], len(at) + 1, [])
+    return _Ends(0, "root", np.zeros(0, np.int64), 0, [])
+
+
+def _optimizer_ends(calls: Calls, units: Ints, stepping: Ints, earlier: Earlier | None) -> _Ends:
+    """The ends of steps from the calls of optimizers' `step`."""
+    thread = _busiest(calls.thread[stepping])
+    stepping = stepping[calls.thread[stepping] == thread]
+    around = units[np.maximum(np.searchsorted(units, stepping, side="right") - 1, 0)]
+    ends = np.where(calls.last[around] >= stepping, calls.end[around], calls.end[stepping])
+    backward = units[(calls.label[units] == BACK) & (calls.thread[units] == thread)]
+    begun_before = np.searchsorted(calls.start[backward], calls.end[stepping])
+    before = earlier.pairs if earlier is not None else frozenset[Pair]()
+    found = turns(calls.maker[stepping].tolist(), begun_before.tolist(), before)
+    ends = ends[found.last]
+    pairs = [(end, pair) for end, some in zip(ends.tolist(), found.pairs, strict=True) for pair in some]
+    final = len(np.unique(ends[: found.final]))
+    return _Ends(thread, "optimizer", np.unique(ends), final, pairs)
 
 
 def _busiest(threads: Ints) -> int:
     return int(np.bincount(threads).argmax())
-
-
-def _last_of_turns(makers: list[int]) -> list[int]:
-    """Of optimizer steps in order, the last of each turn: an iteration steps each optimizer once at most."""
-    last, turn = [], set[int]()
-    for at, maker in enumerate(makers):
-        if maker in turn:
-            last.append(at - 1)
-            turn.clear()
-        turn.add(maker)
-    return [*last, len(makers) - 1]
 
 
 def _losses(calls: Calls, units: Ints, phase: Ints) -> list[tuple[int, int]]:
@@ -296,7 +328,10 @@ def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, list
         spent=spent,
         first=roots,
         last=calls.last[roots],
-        evals=np.zeros(len(roots), np.int64),
+        evals=np.zeros((2, len(roots)), np.int64),
+        final=len(roots),
+        pairs=[],
+        training=None,
     )
     return step, units, [], steps
 
@@ -306,56 +341,89 @@ def _steps(
     units: Ints,
     phase: Ints,
     losses: list[tuple[int, int]],
-    ended: tuple[int, str, Ints],
+    ended: _Ends,
     earlier: Earlier | None,
+    over: bool,
 ) -> Steps:
-    """The steps of a thread that end as `_bounds` says, and a last one that did not come to its end.
-
-    A validation run between two steps belongs to neither. It is what is more in front of a step than what stands in
-    front of most: a teacher's forward is part of every step, so it stays.
-    """
-    thread, by, bounds = ended
+    """The steps of a thread that end as `_ends` says, and a last one that did not come to its end."""
     starts = calls.start[units]
-    at = np.searchsorted(bounds, starts, side="right")
-    count = len(bounds)
-    tail = (at == count) & ((phase == FORWARD) | (phase == LOSS) | (phase == BACK))
-    ends = bounds
-    if tail.any():
-        last = units[np.flatnonzero(tail)[-1]]
-        ends = np.append(bounds, max(int(calls.end[last]), int(calls.start[last])))
-    # Units are in order of start, so their steps are too.
-    first = np.searchsorted(at, np.arange(len(ends) + 1))
-    begin = int(calls.start[units[0]]) if len(units) else 0
-    if earlier is not None and earlier.end is not None:
-        begin = earlier.end
-    start = np.concatenate([[begin], ends])[: len(ends)]
-    leading = _leading(phase, at, first)
-    evals = np.bincount(at[leading], minlength=len(ends))[: len(ends)]
-    usual = _usual(evals[:count], earlier)
-    for step in np.flatnonzero(evals > usual).tolist():
-        mine = np.arange(first[step], first[step + 1])
-        cut = mine[leading[mine]][evals[step] - usual - 1]
-        start[step] = max(int(calls.end[units[cut]]), int(start[step]))
-        if not step and cut < mine[-1] and (earlier is None or earlier.end is None):
-            start[step] = calls.start[units[cut + 1]]
+    at = np.searchsorted(ended.at, starts, side="right")
+    count = len(ended.at)
+    ends = ended.at
+    tail = _tail(calls, units, phase, at == count, over)
+    if tail is not None:
+        ends = np.append(ends, max(int(calls.end[tail]), int(calls.start[tail])))
+    training = _training(calls, units, phase, at, len(ends))
+    start, evals = _starts(calls, units, training, ends, count, earlier)
     keep = start < ends
-    start, ends, evals = start[keep], ends[keep], evals[keep]
+    place = np.append(np.cumsum(keep) - 1, np.count_nonzero(keep))
+    training = replace(training, step=place[training.step])
+    start, ends, evals = start[keep], ends[keep], evals[:, keep]
     # What a forward would have ended is as whole as it will be when none comes any more.
-    whole = ((np.arange(len(keep)) < count) | (by == "forward"))[keep]
+    trains = bool((phase[at == count] == BACK).any())
+    whole = ((np.arange(len(keep)) < count) | (ended.by == "forward" and trains))[keep]
     spent = _spent(calls, units, phase, losses, start, ends)
-    on_thread = np.flatnonzero(calls.thread == thread)
+    on_thread = np.flatnonzero(calls.thread == ended.thread)
     times = calls.start[on_thread]
     low, high = np.searchsorted(times, start), np.searchsorted(times, ends)
     offset = int(on_thread[0]) if len(on_thread) else 0  # a thread's calls stand together
-    return Steps(by, thread, start, ends, whole, spent, low + offset, high + offset - 1, evals)
+    return Steps(
+        by=ended.by,
+        thread=ended.thread,
+        start=start,
+        end=ends,
+        whole=whole,
+        spent=spent,
+        first=low + offset,
+        last=high + offset - 1,
+        evals=evals,
+        final=int(keep[: ended.final].sum()),
+        pairs=ended.pairs,
+        training=training,
+    )
 
 
-def _usual(evals: Ints, earlier: Earlier | None) -> int:
-    """The median of the numbers of leading evaluations, with those of earlier steps."""
-    if earlier is not None and earlier.evals:
-        values, times = (np.array(part, np.int64) for part in zip(*earlier.evals.items(), strict=True))
-        evals = np.concatenate([np.repeat(values, times), evals])
-    return int(np.median(evals)) if len(evals) else 0
+def _tail(calls: Calls, units: Ints, phase: Ints, behind: Bools, over: bool) -> int | None:
+    """The last unit of a step that did not come to its end, None where there is no such step.
+
+    A forward alone behind the last step, of a program that came to its end, was no step of training.
+    """
+    tail = behind & ((phase == FORWARD) | (phase == LOSS) | (phase == BACK))
+    if not tail.any():
+        return None
+    failed = bool((calls.status[units[behind]] != OK).any())
+    if over and not failed and not (phase[behind] == BACK).any():
+        return None
+    return int(units[np.flatnonzero(tail)[-1]])
+
+
+def _training(calls: Calls, units: Ints, phase: Ints, step: Ints, count: int) -> leading.Units:
+    """What tells which units lead a step and which train a module; `step` is that of each unit, below `count`."""
+    return leading.Units(
+        module=calls.module[units],
+        step=step,
+        leading=_leading(phase, step, np.searchsorted(step, np.arange(count + 1))),
+        trains=(phase == FORWARD) & (calls.kind[units] == MODULE),
+        evaluating=(calls.mode[units] & EVALUATING) > 0,
+    )
+
+
+def _starts(
+    calls: Calls, units: Ints, training: leading.Units, ends: Ints, ended: int, earlier: Earlier | None
+) -> tuple[Ints, Ints]:
+    """When each step starts, and the evaluations in front of each; `ended` of the steps came to their end."""
+    earlier = earlier or Earlier("", 0, None)
+    begin = int(calls.start[units[0]]) if len(units) else 0
+    if earlier.end is not None:
+        begin = earlier.end
+    start = np.concatenate([[begin], ends])[: len(ends)]
+    cut, evals = leading.outside(training, ended, len(ends), earlier.usual, earlier.trained)
+    for number in np.flatnonzero(cut >= 0).tolist():
+        at = int(cut[number])
+        start[number] = max(int(calls.end[units[at]]), int(start[number]))
+        if not number and earlier.end is None and at + 1 < np.searchsorted(training.step, 1):
+            start[number] = calls.start[units[at + 1]]
+    return start, evals
 
 
 def _leading(phase: Ints, step: Ints, first: Ints) -> Bools:

@@ -19,7 +19,7 @@ from modtrace.analysis import phases
 from modtrace.analysis.columns import begun, column, values_and_known
 from modtrace.analysis.phases import Calls, Division, Steps, divide
 from modtrace.trace.build import array
-from modtrace.trace.reader import Stored
+from modtrace.trace.reader import Process, Stored
 from modtrace.trace.schema import MODULE, OK, PHASE, STEP, UNFINISHED
 
 Ints = npt.NDArray[np.int64]
@@ -92,9 +92,10 @@ def _timeline(stored: Stored) -> Timeline:
     phase = np.full(len(table), phases.NONE, np.int64)
     steps, pieces, drop = [], [], []
     whole = _calls(stored, table, labels)
-    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+    parts = zip(edges[:-1].tolist(), edges[1:].tolist(), stored.processes, strict=True)
+    for low, high, about in parts:
         calls = _part(whole, low, high)
-        division = divide(calls)
+        division = divide(calls, over=_is_over(about))
         step[low:high] = division.step
         phase[low:high] = division.phase
         steps.append(division.steps)
@@ -106,6 +107,12 @@ def _timeline(stored: Stored) -> Timeline:
     if pieces:
         table, place = _with_rows(table, whole, _joined(pieces), np.concatenate(drop))
     return Timeline(table, labels, places, steps, place)
+
+
+def _is_over(process: Process) -> bool:
+    """Whether a program came to its end, and not by an error."""
+    end = process.end
+    return end is not None and end.exception is None and not end.exit_status
 
 
 def _places(labels: pa.Table) -> list[tuple[str, int, int] | None]:

@@ -8,7 +8,9 @@ replacement that the user has wrapped meanwhile stays below the wrapper, and onl
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Final
@@ -26,6 +28,8 @@ from modtrace.trace.schema import PHASE
 _KEY: Final = -(1 << 60)
 """Of our hooks in torch's tables: torch counts ids up from 0."""
 _INHERITED: Final = object()
+_MANY_OPTIMIZERS: Final = 4096
+"""More optimizers than that share numbers; those of a short stretch of time never do."""
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -47,6 +51,8 @@ class Phases:
         self._profiling = profiling
         self._placed: list[tuple[Any, str, Any, Any]] = []
         self._hidden = 0
+        self._optimizers: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._made_optimizers = itertools.count()
 
     def install(self) -> None:
         """Put the replacements and hooks in place."""
@@ -219,8 +225,23 @@ class Phases:
     def _begin_step(self, optimizer: Any, frame: FrameType | None) -> int:
         if frame is None:
             return NOT_OPENED
-        kind = type(optimizer).__name__
-        return self._ranges.begin(self._ranges.phase("optimizer", kind, frame.f_code, id(optimizer)), frame)
+        entry = self._ranges.phase(
+            "optimizer", type(optimizer).__name__, frame.f_code, self._number_of(optimizer)
+        )
+        return self._ranges.begin(entry, frame)
+
+    def _number_of(self, optimizer: Any) -> int:
+        """A number that tells an optimizer from others, also from one that is gone and had its address."""
+        known = self._optimizers.get(id(optimizer))
+        if known is not None and known[0]() is optimizer:
+            return known[1]
+        try:
+            reference = weakref.ref(optimizer)
+        except TypeError:
+            return id(optimizer)
+        number = 1 + next(self._made_optimizers) % _MANY_OPTIMIZERS
+        self._optimizers[id(optimizer)] = reference, number
+        return number
 
     def _before_step(self, optimizer: Any) -> None:
         if self._idle():
@@ -247,7 +268,7 @@ class Phases:
                 return
 
 
-unseen(Phases._idle, Phases._copied, Phases._before_step, Phases._after_step)
+unseen(Phases._idle, Phases._copied, Phases._before_step, Phases._after_step, Phases._number_of)
 
 
 def _optimizer_tables() -> tuple[Any, Any]:

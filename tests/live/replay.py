@@ -71,6 +71,44 @@ for step in range(int(sys.argv[1])):
     time.sleep(0.01)
 """
 
+STAGED = """
+import sys, time, torch
+from torch import nn
+
+def trains(model, optimizer):
+    model(torch.randn(4, 8)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    time.sleep(0.01)
+
+def validates(model, times):
+    model.eval()
+    with torch.no_grad():
+        for _ in range(times):
+            model(torch.randn(4, 8))
+    model.train()
+
+torch.manual_seed(0)
+count = int(sys.argv[1])
+body, head = nn.Linear(8, 8), nn.Linear(8, 2)
+net = nn.Sequential(body, head)
+validates(net, 2)
+for part in (head, net, net):
+    optimizer = torch.optim.SGD(part.parameters(), 0.1)
+    for _ in range(count):
+        trains(net, optimizer)
+    validates(net, 1)
+for _ in range(count):
+    trains(net, torch.optim.SGD(net.parameters(), 0.1))
+    validates(net, 1)
+critic, generator = nn.Linear(8, 1), nn.Linear(8, 8)
+first, second = (torch.optim.Adam(part.parameters()) for part in (critic, generator))
+for _ in range(count):
+    for _ in range(2):
+        trains(nn.Sequential(generator, critic), first)
+    trains(nn.Sequential(generator, critic), second)
+"""
+
 
 def record(folder: Path, source: str, *words: str) -> Path:
     """Run a script under modtrace and return its trace."""

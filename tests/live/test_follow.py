@@ -17,7 +17,7 @@ from modtrace.analysis.live import LiveTrace
 from modtrace.analysis.live_steps import window
 from modtrace.analysis.live_tree import LiveTree
 from modtrace.errors import TraceError
-from tests.live.replay import INFERENCE, MARKED, TRAINING, Replay, record
+from tests.live.replay import INFERENCE, MARKED, STAGED, TRAINING, Replay, record
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,7 @@ def made(tmp_path_factory):
         ("training", TRAINING, "6"),
         ("inference", INFERENCE, "400"),
         ("marked", MARKED, "150"),
+        ("staged", STAGED, "20"),
     ):
         found[name] = record(tmp_path_factory.mktemp(name), source, word)
     return found
@@ -76,7 +77,7 @@ def compare(trace, path):
     return len(done)
 
 
-@pytest.mark.parametrize("kind", ["training", "inference", "marked"])
+@pytest.mark.parametrize("kind", ["training", "inference", "marked", "staged"])
 def test_after_every_batch_as_the_whole_reader(made, tmp_path, kind):
     replay = Replay(made[kind], tmp_path / "t.mtrace")
     trace, seen = LiveTrace(replay.target), []
@@ -87,12 +88,12 @@ def test_after_every_batch_as_the_whole_reader(made, tmp_path, kind):
         seen.append(compare(trace, replay.target))
     replay.finish()
     trace.look()
-    assert compare(trace, replay.target) == {"training": 180, "inference": 400, "marked": 150}[kind]
+    counts = {"training": 180, "inference": 400, "marked": 150, "staged": 60 + 20 + 40}
+    assert compare(trace, replay.target) == counts[kind]
     assert seen == sorted(seen)
     assert (trace.state, trace.exit_status) == (live.FINISHED, 0)
-    assert (
-        trace.processes[0].steps.by == {"training": "optimizer", "inference": "root", "marked": "mark"}[kind]
-    )
+    rules = {"training": "optimizer", "inference": "root", "marked": "mark", "staged": "optimizer"}
+    assert trace.processes[0].steps.by == rules[kind]
     assert not trace.processes[0].nodes.opened
 
 
