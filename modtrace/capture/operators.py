@@ -14,6 +14,18 @@ from modtrace.trace.schema import KERNEL, MEMORY_COPY, MEMORY_SET, OPERATOR
 _OPERATOR: Final = "TorchOp"
 _RANGE: Final = "USER_SCOPE"
 _NODE: Final = "autograd::engine::evaluate_function"
+_ALLOCATIONS: Final = ("Allocation", "OutOfMemory")
+_UTILITIES: Final = frozenset(
+    {
+        "profiler::_record_function_enter",
+        "profiler::_record_function_enter_new",
+        "profiler::_record_function_exit",
+        "aten::is_leaf",
+        "aten::output_nr",
+        "aten::_version",
+    }
+)
+"""Operators that torch leaves out of its table."""
 
 
 class Operator(NamedTuple):
@@ -28,11 +40,15 @@ class Operator(NamedTuple):
 
 
 def operators_of(roots: Iterable[Any]) -> list[Operator]:
-    """The operators of an event tree, on the host. A range that somebody opened is none."""
-    found, pending = [], list(roots)
+    """The operators of an event tree, on the host, as torch's own table counts them: one whose only work is an operator
+    of the same name is one execution with it. A range that somebody opened is none.
+    """
+    found, pending = [], list(_shown(roots))
     while pending:
         event = pending.pop()
-        children = event.children
+        children = _shown(event.children)
+        while len(children) == 1 and children[0].name == event.name:
+            children = _shown(children[0].children)
         pending += children
         if not str(event.tag).endswith(_OPERATOR) or str(event.extra_fields.scope).endswith(_RANGE):
             continue
@@ -42,6 +58,19 @@ def operators_of(roots: Iterable[Any]) -> list[Operator]:
         at = event.end_time_ns - 1 if of_node else event.start_time_ns + event.duration_time_ns // 2
         found.append(Operator(at, own, event.name, event.start_tid, "cpu", OPERATOR))
     return found
+
+
+def _shown(events: Iterable[Any]) -> list[Any]:
+    """Events as torch's table takes them: without allocations, and without utilities, whose place those inside take."""
+    shown: list[Any] = []
+    pending = list(events)
+    while pending:
+        event = pending.pop()
+        if event.name in _UTILITIES:
+            pending += event.children
+        elif not str(event.tag).endswith(_ALLOCATIONS):
+            shown.append(event)
+    return shown
 
 
 def kernels_of(events: Iterable[Any], device_type: Any) -> list[Operator]:
