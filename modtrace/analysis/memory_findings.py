@@ -12,7 +12,7 @@ from modtrace.analysis.held import held as held_by_shapes
 from modtrace.analysis.holders import peaks
 from modtrace.analysis.kept import most_kept
 from modtrace.analysis.memory import NEVER, Memory, memory, of_stretches
-from modtrace.analysis.paths import folded
+from modtrace.analysis.paths import Folded, folded
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import ACTIVATION, CATEGORIES, TEMPORARY
 from modtrace.units import percent, plural, size
@@ -28,6 +28,7 @@ GROWTH_SHARE: Final = 0.01
 GROWTH_BYTES: Final = 4096
 ACTIVATION_SHARE: Final = 0.50
 ACTIVATION_BYTES: Final = 1 << 20
+_OUTSIDE: Final = "outside of modules"
 
 
 def growth(facts: Facts) -> Iterator[Finding]:
@@ -41,7 +42,7 @@ def growth(facts: Facts) -> Iterator[Finding]:
         told = _grown(at_end)
         if told is not None:
             names = _still_held(facts.stored, held, ends)
-            of = f", allocated in {names}" if names else ""
+            of = f", allocated {names}" if names else ""
             remedy = "look for outputs that are kept: use .item() or .detach()"
             yield Finding("growth", f"{told}{of}", remedy, wrong=True)
     if not watched:
@@ -74,15 +75,35 @@ def _ends(facts: Facts) -> list[int]:
 
 
 def _still_held(stored: Stored, held: Memory, ends: list[int]) -> str:
-    """The modules that allocated most of what was made in these steps and is held at the end of the last."""
+    """Where most of what was made in these steps and is held at the end of the last was allocated: `in 3 (Tanh)`.
+
+    Repeats of a module go by one name, unless all that is held is of a single one. What no module allocated is told of
+    where no module allocated any.
+    """
     kept = (held.at_ns > ends[0]) & held.alive(ends[-1]) & np.isin(held.category, (ACTIVATION, TEMPORARY))
     kept &= (held.freed_ns == NEVER) & (held.call >= 0)
-    groups = folded(stored)
-    sums = np.bincount(
-        groups.group[held.call[kept]], weights=held.size_bytes[kept], minlength=len(groups.name)
-    )
+    call, size_bytes = held.call[kept], held.size_bytes[kept]
+    groups, alone = folded(stored), folded(stored, repeats=False)
+    of_module = np.array(groups.of_module, np.bool_)[groups.group[call]]
+    if of_module.any():
+        call, size_bytes = call[of_module], size_bytes[of_module]
+    sums = np.bincount(groups.group[call], weights=size_bytes, minlength=len(groups.name))
     largest = [at for at in np.argsort(-sums, kind="stable").tolist() if sums[at] > 0.05 * sums.sum()][:3]
-    return ", ".join(groups.name[at] or groups.type[at] for at in largest)
+    names = []
+    for group in largest:
+        members = np.unique(alone.group[call[groups.group[call] == group]]).tolist()
+        names.append(_named(alone, members[0]) if len(members) == 1 else _named(groups, group))
+    if names == [_OUTSIDE]:
+        return _OUTSIDE
+    return f"in {', '.join(dict.fromkeys(names))}" if names else ""
+
+
+def _named(groups: Folded, at: int) -> str:
+    """A group as a finding names it: `3 (Tanh)`, a root by its class."""
+    name, kind = groups.name[at] or groups.type[at], groups.type[at]
+    if not groups.of_module[at]:
+        return _OUTSIDE if name == "step" else name
+    return f"{name} ({kind})" if name != kind else name
 
 
 def activations(facts: Facts) -> Iterator[Finding]:

@@ -35,6 +35,58 @@ def test_growth():
     assert found.wrong
 
 
+def growth_of(net, keep, steps=10):
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    kept = []
+    with modtrace.trace(memory=f"0:{steps}") as t:
+        for _ in range(steps):
+            loss = net(torch.randn(256, 64)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            kept.append(keep(net))
+    return {one.rule: one for one in findings(t._read())}["growth"].text
+
+
+def tanh_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 512), nn.Tanh(), nn.Linear(512, 512), nn.Tanh(), nn.Linear(512, 1))
+
+
+def test_growth_names_the_module_whose_output_is_kept():
+    """A part of the model is called by itself, and its graph is kept: the second Tanh keeps nothing."""
+    text = growth_of(tanh_net(), lambda net: net[:2](torch.randn(256, 64)).mean())
+    assert "576 KiB a step" in text  # the output of the Tanh and the input: 256 x (512 + 64) x 4
+    assert text.endswith("allocated in 1 (Tanh)")
+
+
+def test_growth_names_repeats_together():
+    def both(net):
+        x = net[1](net[0](torch.randn(256, 64)))
+        return x.mean() + net[3](net[2](x)).mean()
+
+    text = growth_of(tanh_net(), both)
+    assert text.partition("allocated in ")[2] == "Tanh", text  # each is a root of its own here
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.ModuleList([nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(3)])
+
+        def forward(self, x):
+            for block in self.block:
+                x = block(x)
+            return x
+
+    text = growth_of(Net(), lambda net: net(torch.randn(256, 64)).mean())
+    assert "allocated in block.*." in text
+    assert text.endswith("(Tanh)")
+
+
+def test_growth_outside_of_modules():
+    assert growth_of(tanh_net(), lambda net: torch.ones(5000)).endswith("allocated outside of modules")
+
+
 def test_numbers_that_are_kept_do_not():
     assert "growth" not in rules(lambda output, loss: loss.item())
 

@@ -156,7 +156,9 @@ def test_the_table_is_torchs_own(monkeypatch, name):
         t, _ = train(name)
     by_name = t.kernels.groupby("operator", observed=True)[["count", "total_ns"]].sum()
     found = {key: (int(row["count"]), float(row["total_ns"])) for key, row in by_name.iterrows()}
-    assert {key: count for key, (count, _) in found.items()} == {k: count for k, (count, _) in seen[0].items()}
+    assert {key: count for key, (count, _) in found.items()} == {
+        k: count for k, (count, _) in seen[0].items()
+    }
     for key, (count, own) in found.items():
         assert abs(own - seen[0][key][1]) <= 2 * count, key
 
