@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import library as torch_library
 from torch import nn
 from torch.nn import functional as F
 
@@ -142,7 +143,7 @@ def test_the_table_is_torchs_own(monkeypatch, name):
 
     monkeypatch.setattr(watching, "_disable", noted)
     if name == "double":
-        with torch.library._scoped_library("modtrace_test", "FRAGMENT") as library:
+        with torch_library._scoped_library("modtrace_test", "FRAGMENT") as library:
             dispatches_to_itself(library)
 
             class Double(nn.Module):
