@@ -192,7 +192,7 @@ class Recording(Trace, ContextDecorator):
         force: bool,
         options: dict[str, Any],
     ) -> None:
-        self._model = model
+        self._model = weakref.ref(model) if model is not None else None
         self._target = Path(path) if path is not None else None
         self._force = force
         self._options = options
@@ -209,6 +209,9 @@ class Recording(Trace, ContextDecorator):
             raise UsageError("this trace has been recorded already; make another one with modtrace.trace()")
         from modtrace.capture.tracer import Tracer
 
+        model = self._model() if self._model is not None else None
+        if self._model is not None and model is None:
+            raise UsageError("the model given to trace() is gone: keep a reference to it")
         if self._target is not None:
             root = Path(os.path.abspath(self._target))
         else:
@@ -229,7 +232,7 @@ class Recording(Trace, ContextDecorator):
         self._seen = -1
         self._tracer = Tracer(
             self._folder,
-            model=self._model,
+            model=model,
             rank=launched.rank,
             **self._options,
         )

@@ -103,13 +103,17 @@ def _interrupts_later() -> Iterator[None]:
     if not callable(before):
         yield
         return
-    signal.signal(signal.SIGINT, lambda *about: came.append(about))
+
+    def note(*about: Any) -> None:
+        came[:] = [about]
+
+    signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
         if came:
-            before(*came[0])
+            before(*came.pop())  # not kept: it holds a frame
 
 
 def _print_summary(recording: Recording) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from types import CodeType, FrameType
 from typing import Any
 
@@ -31,7 +32,8 @@ class CustomFunctions:
     def __init__(self, state: State, labels: Labels) -> None:
         self._state = state
         self._labels = labels
-        self._classes: dict[Any, Entry] = {}
+        self._classes: dict[tuple[int, str], tuple[weakref.ref[type], Entry]] = {}
+        """By the id of a class, which may be one that a function makes anew each time, and what is executed of it."""
         self._replaced: tuple[Any, Any] | None = None
 
     def install(self) -> None:
@@ -63,14 +65,16 @@ class CustomFunctions:
         owner.apply = replacement
 
     def _of_class(self, kind: type, verb: str, code: CodeType) -> Entry:
-        known = self._classes.get((kind, verb))
-        if known is None:
+        key = (id(kind), verb)
+        known = self._classes.get(key)
+        if known is None or known[0]() is not kind:
             made = vars(kind).get(verb)
             held = getattr(getattr(made, "__func__", made), "__code__", None)
             file, line = (held.co_filename, held.co_firstlineno) if held is not None else (None, None)
             number = self._labels.place(f"{class_name(kind)}.{verb}", file, line, None, "autograd.Function")
-            known = self._classes.setdefault((kind, verb), Entry(number, FUNCTION, code))
-        return known
+            reference = weakref.ref(kind, lambda _: self._classes.pop(key, None))
+            known = self._classes[key] = (reference, Entry(number, FUNCTION, code))
+        return known[1]
 
     def _begin(self, kind: Any, args: Any, frame: FrameType) -> OpenCall | None:
         state = self._state

@@ -46,6 +46,14 @@ def function_name(function: Any) -> str:
     return f"{module}.{short}" if isinstance(module, str) and module.startswith("torch") else f"torch.{short}"
 
 
+def lasts(function: Any) -> bool:
+    """Whether a function may be remembered: one that closes over values and is in no module would keep them alive."""
+    if getattr(function, "__closure__", None) is None:
+        return True
+    module = sys.modules.get(str(getattr(function, "__module__", "")))
+    return getattr(module, "__dict__", {}).get(getattr(function, "__name__", None)) is function
+
+
 def _files() -> frozenset[str]:
     """Files of torch whose functions hand themselves over to the mode before they do anything."""
     modules: list[Any] = [

@@ -20,7 +20,14 @@ from typing import Any, Final
 import torch
 
 from modtrace.capture.custom_functions import CustomFunctions
-from modtrace.capture.function_names import ASKING, DISPATCHING, function_name, has_compiled, is_tracing
+from modtrace.capture.function_names import (
+    ASKING,
+    DISPATCHING,
+    function_name,
+    has_compiled,
+    is_tracing,
+    lasts,
+)
 from modtrace.capture.hooks import unwind
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import KIND_SHIFT, Lane, OpenCall
@@ -210,7 +217,7 @@ class Functions:
         site = sites.get(more)
         if site is None or site.function is not function:
             site = self._new_site(function, caller)
-            if self._count < MANY_SITES:
+            if self._count < MANY_SITES and lasts(function):
                 self._count += 1
                 sites[more if place in sites else place] = site
         return site, caller

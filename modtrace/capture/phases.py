@@ -144,8 +144,10 @@ class Phases:
             def run(self: Any, *args: Any, **kwargs: Any) -> Any:
                 if idle():
                     return original(self, *args, **kwargs)
-                frame = sys._getframe()
-                call = ranges.begin(ranges.phase(name, class_of(self), frame.f_code), frame)
+                # A frame that holds itself would live, with the caller's locals, until garbage is collected.
+                call = ranges.begin(
+                    ranges.phase(name, class_of(self), sys._getframe().f_code), sys._getframe()
+                )
                 try:
                     result = original(self, *args, **kwargs)
                 except BaseException as error:

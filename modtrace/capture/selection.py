@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import torch
 
+from modtrace.capture.registry import Registry
+
 MANY_REFUSED: Final = 10_000
 
 
@@ -20,17 +22,25 @@ class Selection:
     """
 
     def __init__(self, model: torch.nn.Module, known: Container[int]) -> None:
-        self.model = model
+        self._model = weakref.ref(model)
         self._known = known
         self._selected: set[int] = set()
         self._refused: dict[int, Any] = {}
+
+    def enter(self, registry: Registry) -> None:
+        """Give the modules of the model, while it lives, their numbers."""
+        model = self._model()
+        if model is not None:
+            registry.root_entry(model)
 
     def __call__(self, module: torch.nn.Module) -> bool:
         if id(module) in self._selected and id(module) in self._known:
             return True
         if id(module) in self._refused:
             return False
-        self._selected = set(map(id, self.model.modules()))
+        model = self._model()
+        if model is not None:
+            self._selected = set(map(id, model.modules()))
         if id(module) in self._selected:
             return True
         if len(self._refused) > MANY_REFUSED:

@@ -138,7 +138,7 @@ class Tracer:
             depth = frame_depth()
             self._blocks.costs = cost_of_calls(depth, self._clock)
             if self._selection is not None:
-                self._registry.root_entry(self._selection.model)
+                self._selection.enter(self._registry)
             now = self._clock()
             write_process(
                 self._folder,
