@@ -1,8 +1,8 @@
-"""What an operation of torch computes, in FLOPs: torch's own formulas, by operation.
+"""What an operation of torch computes, in FLOPs, by operation.
 
 A FLOP is one multiplication or one addition, so a multiply-accumulate is two. Counted are matrix products, convolutions
-and attention, as in `torch.utils.flop_counter`, whose formulas these are; whatever works element by element, reduces or
-moves data counts nothing by convention. What may multiply matrices but has no formula is uncounted: that is not 0.
+and attention, as in `torch.utils.flop_counter`; whatever works element by element, reduces or moves data counts nothing
+by convention. What may multiply matrices but has no formula is uncounted: that is not 0.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ _MOVING: Final = frozenset({"c10d", "_c10d_functional", "profiler", "debugprims"
 """Namespaces of operations that compute nothing: they communicate or mark."""
 
 
+_SIZED: Final = (torch.strided, torch._mkldnn)  # type: ignore[attr-defined]
+"""Layouts in which every element of a tensor is there."""
+_PAIRS: Final = getattr(torch, "float4_e2m1fn_x2", None)
+"""A type whose elements are two numbers each."""
+
+
 class Operation(NamedTuple):
     """One operation of torch: its name in lists, and its formula; `uncounted` where it needs one and has none."""
 
@@ -48,14 +54,23 @@ def operation(function: Any) -> Operation:
     packet = getattr(function, "_overloadpacket", function)
     namespace = str(getattr(function, "namespace", "?"))
     short = str(getattr(packet, "__name__", None) or getattr(packet, "_name", "?"))
-    formula = _formulas().get(packet)
     name = short if namespace in _OWN_NAMESPACES else f"{namespace}.{short}"
+    formula = _FORMULAS.get(name) or _registered(packet)
     if formula is not None:
         return Operation(name, formula, uncounted=False)
     if namespace not in _OWN_NAMESPACES:
         return Operation(name, None, uncounted=namespace not in _MOVING)
     light = short.removesuffix("_backward") in _LIGHT
     return Operation(name, None, uncounted=not light and not _HEAVY.isdisjoint(short.split("_")))
+
+
+def _registered(packet: Any) -> Formula | None:
+    """The formula that torch or the program has registered, if it looks at sizes alone: values would have to be read
+    from the device.
+    """
+    formula: Any = flop_counter.flop_registry.get(packet)
+    inner: Formula | None = getattr(formula, "__wrapped__", None)
+    return None if getattr(formula, "_get_raw", False) else inner
 
 
 def flops(formula: Formula, args: Any, kwargs: Any, result: Any) -> int | None:
@@ -78,7 +93,8 @@ def _shaped(value: Any) -> Any:
     if inherits(kind, torch.Tensor):
         with torch._C.DisableTorchFunction():
             sizes = tuple(value.shape)
-            if value.layout is not torch.strided or any(type(size) is not int for size in sizes):
+            unsized = value.layout not in _SIZED or value.dtype is _PAIRS
+            if unsized or any(type(size) is not int for size in sizes):
                 raise ValueError
         return sizes
     if kind is list or kind is tuple:
@@ -86,73 +102,201 @@ def _shaped(value: Any) -> Any:
     return value
 
 
-def _formulas() -> dict[Any, Formula]:
-    """Formula by operation: torch's, without those that look at values of tensors, and where it has none for a kernel
-    that does the work of another, that of the other.
-    """
-    global _known  # noqa: PLW0603 - made at the first use: torch.ops looks operations up one by one
-    if _known is None:
-        own: dict[Any, Any] = flop_counter.flop_registry
-        _known = {}
-        for packet, formula in own.items():
-            inner = getattr(formula, "__wrapped__", None)
-            if inner is not None and not getattr(formula, "_get_raw", False):
-                _known[packet] = inner
-        for name, formula in _more().items():
-            packet = getattr(torch.ops.aten, name, None)
-            if packet is not None:
-                _known.setdefault(packet, formula)
-    return _known
-
-
-_known: dict[Any, Formula] | None = None
-
-
-def _more() -> dict[str, Formula]:
-    counter: Any = flop_counter
-    attention, attention_backward = counter.sdpa_flop_count, counter.sdpa_backward_flop_count
-    return {
-        "_scaled_dot_product_flash_attention_for_cpu": partial(_first, attention, 3),
-        "_scaled_dot_product_flash_attention_for_cpu_backward": partial(_first, attention_backward, 4),
-        "_scaled_dot_product_fused_attention_overrideable": partial(_first, attention, 3),
-        "_scaled_dot_product_attention_math_for_mps": partial(_first, attention, 3),
-        "_addmm_activation": _of_addmm,
-        "_int_mm": _of_product,
-        "mv": _of_product,
-        "dot": _of_product,
-        "vdot": _of_product,
-        "addmv": _of_addmm,
-        "mkldnn_rnn_layer": _of_recurrent_layer,
-        "mkldnn_rnn_layer_backward": partial(_twice, _of_recurrent_layer),
-        "_cudnn_rnn": _of_recurrent,
-        "_cudnn_rnn_backward": partial(_twice, _of_recurrent),
-        "mkldnn_convolution": _of_convolution,
-        "miopen_convolution": _of_convolution,
-    }
-
-
-def _first(formula: Formula, count: int, *shapes: Any, **_: Any) -> Any:
-    return formula(*shapes[:count])
-
-
-def _of_product(left: Any, right: Any, *_: Any, **__: Any) -> int:
+def _product(left: Any, right: Any, *_: Any, **__: Any) -> int:
     """Two operations for each pair that meets: of matrices, a matrix and a vector, two vectors."""
     rows = left[0] if len(left) > 1 else 1
     columns = right[1] if len(right) > 1 else 1
     return int(2 * rows * left[-1] * columns)
 
 
-def _of_addmm(_: Any, left: Any, right: Any, *__: Any, **___: Any) -> int:
-    return _of_product(left, right)
+def _added_product(_: Any, left: Any, right: Any, *__: Any, **___: Any) -> int:
+    return _product(left, right)
 
 
-def _of_recurrent(given: Any, weights: Any, *_: Any, **__: Any) -> int:
+def _batched_product(left: Any, right: Any, *_: Any, **__: Any) -> int:
+    """Matrices (B, M, K) and (B, K, N)."""
+    return int(2 * math.prod(left) * right[-1])
+
+
+def _added_batched_product(_: Any, left: Any, right: Any, *__: Any, **___: Any) -> int:
+    return _batched_product(left, right)
+
+
+def _linear(given: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    """Every element of the output is a sum over the last dimension of the input."""
+    return int(2 * math.prod(out_shape) * given[-1])
+
+
+def _matmul(left: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    return int(2 * math.prod(out_shape) * left[-1])
+
+
+def _grouped_product(left: Any, right: Any, *_: Any, **__: Any) -> int:
+    """Groups of tokens, each with a matrix of its own. A group is a range of one dimension, so the dimensions of both
+    sides are gone through once: (T, K) and (G, K, N), (G, M, K) and (K, T), (M, T) and (T, N), (G, M, K) and (G, K, N).
+    """
+    groups = left[0] if len(left) == 3 and len(right) == 3 else 1
+    return int(2 * groups * left[-2] * left[-1] * right[-1])
+
+
+def _convolution(
+    given: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = None,
+    padding: Any = None,
+    dilation: Any = None,
+    transposed: bool = False,
+    *_: Any,
+    out_shape: Any,
+    **__: Any,
+) -> int:
+    """Every element of the output meets one filter of (channels of a group) x (kernel); of a transposed convolution
+    every element of the input does. `weight` is (channels out, channels in a group, kernel), transposed (channels in,
+    channels out a group, kernel).
+    """
+    return _filtered(given if transposed else out_shape, weight)
+
+
+def _filtered(elements: Any, weight: Any) -> int:
+    return int(2 * math.prod(elements) * math.prod(weight[1:]))
+
+
+def _plain_convolution(_: Any, weight: Any, *__: Any, out_shape: Any, **___: Any) -> int:
+    return _filtered(out_shape, weight)
+
+
+def _transposed_convolution(given: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return _filtered(given, weight)
+
+
+def _convolution_backward(
+    gradient: Any, given: Any, weight: Any, bias_sizes: Any, *rest: Any, output_mask: Any = None, **_: Any
+) -> int:
+    """As much as forward for each gradient that is wanted, of input and weight; that of the bias is a sum."""
+    wanted = rest[-1] if output_mask is None else output_mask
+    transposed = rest[3]  # behind stride, padding and dilation
+    return int(sum(wanted[:2]) * _filtered(given if transposed else gradient, weight))
+
+
+def _own_convolution_backward(gradient: Any, given: Any, weight: Any, *rest: Any, **named: Any) -> int:
+    return _convolution_backward(gradient, given, weight, None, *rest, **named)
+
+
+def _slow_convolution_backward(
+    gradient: Any, given: Any, weight: Any, kernel: Any, stride: Any, padding: Any, output_mask: Any, **_: Any
+) -> int:
+    return int(sum(output_mask[:2]) * _filtered(gradient, weight))
+
+
+def _convolution_over_time(_: Any, weight: Any, *__: Any, out_shape: Any, **___: Any) -> int:
+    """`conv_tbc`, whose weight is (kernel, channels in, channels out)."""
+    return int(2 * math.prod(out_shape) * weight[0] * weight[1])
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Two products of (..., heads, length, width), whatever is masked; keys and values may have fewer heads."""
+    pairs = math.prod(query[:-1]) * key[-2]
+    return int(2 * pairs * (query[-1] + value[-1]))
+
+
+def _attention_backward(_: Any, query: Any, key: Any, value: Any, *__: Any, **___: Any) -> int:
+    """Five products: the scores again, and the gradients of scores, queries, keys and values."""
+    pairs = math.prod(query[:-1]) * key[-2]
+    return int(2 * pairs * (3 * query[-1] + 2 * value[-1]))
+
+
+def _flex_attention_backward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return _attention_backward(None, query, key, value)
+
+
+def _by_length(shape: Any) -> Any:
+    """(batch, length, heads, width) as (batch, heads, length, width)."""
+    batch, length, heads, width = shape
+    return batch, heads, length, width
+
+
+def _attention_by_length(query: Any, key: Any, value: Any, *rest: Any, **named: Any) -> int | None:
+    """A kernel that takes lengths before heads. Packed sequences tell their lengths in values."""
+    if any(type(offsets) is tuple for offsets in rest[:3]) or named.get("seqused_k") or named.get("seqlen_k"):
+        return None
+    return _attention(*map(_by_length, (query, key, value)))
+
+
+def _attention_by_length_backward(
+    _: Any, query: Any, key: Any, value: Any, *rest: Any, **__: Any
+) -> int | None:
+    if any(type(rest[at]) is tuple for at in (2, 3)):
+        return None
+    return _attention_backward(None, *map(_by_length, (query, key, value)))
+
+
+def _efficient_attention_backward(
+    _: Any, query: Any, key: Any, value: Any, *rest: Any, **__: Any
+) -> int | None:
+    return _attention_by_length_backward(None, query, key, value, *rest)
+
+
+def _trilinear(
+    first: Any,
+    second: Any,
+    third: Any,
+    expand1: Any,
+    expand2: Any,
+    expand3: Any,
+    summed: Any,
+    unroll: int = 1,
+    **_: Any,
+) -> int:
+    """A product of three tensors as two products of two: the first two over the summed dimensions that the third does
+    not have, then that with the third over the others. A dimension that only one side has is summed before.
+    """
+    sides = [list(first), list(second), list(third)]
+    for dimension in range(len(first) + len(expand1)):
+        for side, expanded in zip(sides, (expand1, expand2, expand3), strict=True):
+            if dimension in expanded:
+                side.insert(dimension, 1)
+    once = [dimension for dimension in summed if dimension in expand3 and dimension != unroll]
+    then = [dimension for dimension in summed if dimension not in expand3 and dimension != unroll]
+    size = max(side[unroll] for side in sides)
+    for side in sides:
+        side[unroll] = 1
+    one, between = _contracted(sides[0], sides[1], once)
+    two, _last = _contracted(between, sides[2], then)
+    return int(size * (one + two))
+
+
+def _contracted(left: list[int], right: list[int], summed: list[int]) -> tuple[int, list[int]]:
+    """FLOPs of a product of two tensors that is summed over some dimensions, and the sizes of the result."""
+    alone = [at for at in summed if left[at] == 1 or right[at] == 1]
+    sizes = [1 if at in alone else max(pair) for at, pair in enumerate(zip(left, right, strict=True))]
+    multiplied = 2 * math.prod(sizes) if summed else 0  # nothing to sum: a product element by element
+    return multiplied, [1 if at in summed else size for at, size in enumerate(sizes)]
+
+
+def _distances(left: Any, right: Any, *_: Any, **__: Any) -> int:
+    """|a|^2 - 2ab + |b|^2 as one product, with a column for each square."""
+    return int(2 * math.prod(left[:-1]) * right[-2] * (left[-1] + 2))
+
+
+def _affine_grid(theta: Any, size: Any, *_: Any, **__: Any) -> int:
+    """Every place, with a 1 behind its coordinates, meets the matrix of its sample."""
+    return int(2 * size[0] * math.prod(size[2:]) * theta[-1] * theta[-2])
+
+
+def _recurrent(given: Any, weights: Any, *_: Any, **__: Any) -> int:
     """Every step of every sequence meets every matrix of every layer and direction once."""
     return int(2 * math.prod(given[:-1]) * sum(math.prod(shape) for shape in weights if len(shape) == 2))
 
 
-def _of_recurrent_layer(given: Any, from_input: Any, from_hidden: Any, *_: Any, **__: Any) -> int:
-    return _of_recurrent(given, (from_input, from_hidden))
+def _recurrent_backward(given: Any, weights: Any, *rest: Any, **named: Any) -> int:
+    """The gradient of the inputs is always made, that of the matrices where it is wanted."""
+    wanted = named["output_mask"] if "output_mask" in named else rest[-1]
+    return int((1 + wanted[3]) * _recurrent(given, weights))
+
+
+def _recurrent_layer(given: Any, from_input: Any, from_hidden: Any, *_: Any, **__: Any) -> int:
+    return _recurrent(given, (from_input, from_hidden))
 
 
 def _twice(formula: Formula, *shapes: Any, **named: Any) -> int:
@@ -160,5 +304,77 @@ def _twice(formula: Formula, *shapes: Any, **named: Any) -> int:
     return int(2 * formula(*shapes, **named))
 
 
-def _of_convolution(given: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-    return int(flop_counter.conv_flop_count(given, weight, out_shape, transposed=False))
+def _packed_4_bits(given: Any, _: Any, __: Any, features_in: int, features_out: int, **___: Any) -> int:
+    return int(2 * math.prod(given[:-1]) * features_in * features_out)
+
+
+_FORMULAS: Final[dict[str, Formula]] = {
+    **dict.fromkeys(("mm", "_scaled_mm", "_scaled_mm_v2", "_int_mm", "mv", "dot", "vdot"), _product),
+    **dict.fromkeys(("addmm", "_addmm_activation", "addmv"), _added_product),
+    "bmm": _batched_product,
+    **dict.fromkeys(("baddbmm", "addbmm"), _added_batched_product),
+    **dict.fromkeys(
+        ("linear", "mkldnn_linear", "_weight_int4pack_mm", "_weight_int4pack_mm_for_cpu", "_weight_int8pack_mm"),
+        _linear,
+    ),
+    "matmul": _matmul,
+    "_dyn_quant_matmul_4bit": _packed_4_bits,
+    **dict.fromkeys(
+        ("_grouped_mm", "_scaled_grouped_mm", "_scaled_grouped_mm_v2", "transformers.grouped_mm_fallback"),
+        _grouped_product,
+    ),
+    "transformers.grouped_mm_fallback_backward": partial(_twice, _grouped_product),
+    **dict.fromkeys(("convolution", "_convolution", "convolution_overrideable"), _convolution),
+    **dict.fromkeys(
+        (
+            "conv1d", "conv2d", "conv3d", "cudnn_convolution", "cudnn_convolution_relu", "cudnn_convolution_add_relu",
+            "miopen_convolution", "miopen_convolution_relu", "miopen_convolution_add_relu",
+            "miopen_depthwise_convolution", "mkldnn_convolution", "_conv_depthwise2d", "conv_depthwise3d",
+            "_slow_conv2d_forward", "thnn_conv2d", "slow_conv3d", "slow_conv3d_forward", "slow_conv_dilated2d",
+            "slow_conv_dilated3d",
+        ),
+        _plain_convolution,
+    ),
+    **dict.fromkeys(
+        (
+            "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "cudnn_convolution_transpose",
+            "miopen_convolution_transpose", "slow_conv_transpose2d", "slow_conv_transpose3d",
+        ),
+        _transposed_convolution,
+    ),
+    "convolution_backward": _convolution_backward,
+    "convolution_backward_overrideable": _own_convolution_backward,
+    "_slow_conv2d_backward": _slow_convolution_backward,
+    "conv_tbc": _convolution_over_time,
+    **dict.fromkeys(
+        (
+            "scaled_dot_product_attention", "_scaled_dot_product_efficient_attention",
+            "_scaled_dot_product_flash_attention", "_scaled_dot_product_cudnn_attention",
+            "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_fused_attention_overrideable",
+            "_scaled_dot_product_attention_math_for_mps", "higher_order.flex_attention",
+        ),
+        _attention,
+    ),
+    **dict.fromkeys(
+        (
+            "_scaled_dot_product_efficient_attention_backward", "_scaled_dot_product_flash_attention_backward",
+            "_scaled_dot_product_cudnn_attention_backward", "_scaled_dot_product_flash_attention_for_cpu_backward",
+            "_scaled_dot_product_fused_attention_overrideable_backward",
+        ),
+        _attention_backward,
+    ),
+    "higher_order.flex_attention_backward": _flex_attention_backward,
+    **dict.fromkeys(("_flash_attention_forward", "_efficient_attention_forward"), _attention_by_length),
+    "_flash_attention_backward": _attention_by_length_backward,
+    "_efficient_attention_backward": _efficient_attention_backward,
+    "_trilinear": _trilinear,
+    "_euclidean_dist": _distances,
+    "affine_grid_generator": _affine_grid,
+    "mkldnn_rnn_layer": _recurrent_layer,
+    "mkldnn_rnn_layer_backward": partial(_twice, _recurrent_layer),
+    "_cudnn_rnn": _recurrent,
+    "_cudnn_rnn_backward": _recurrent_backward,
+    "miopen_rnn": _recurrent,
+    "miopen_rnn_backward": _recurrent_backward,
+}  # fmt: skip
+"""By name as in lists of operations. Arguments are given with the sizes of each tensor in its place."""

@@ -64,11 +64,38 @@ class Mode:
         # torch calls it. What is written in Python may call functions that they are shown.
         written_in_c = _is_torchs(function) and all(kind in _PLAIN for kind in types)
         with torch._C.DisableTorchFunction() if written_in_c else torch._C.DisableTorchFunctionSubclass():
+            if written_in_c and torch.is_inference_mode_enabled() and _is_composite(function, args):
+                return self._in_parts(function, args, kwargs)
             ready = self._clock()
             result = function(*args, **kwargs)
             done = self._clock()
         self._note(self, function, args, kwargs, result, ready - started, done)
         return result
+
+    def _in_parts(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run an operation that is made of others as torch would, and see these."""
+        core: Any = torch._C
+        core._push_on_torch_dispatch_stack(self)
+        try:
+            # The kernel itself: torch has others of the same name for its compiler, with other results.
+            return function._op_dk(core.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+        finally:
+            take_out_dispatch_mode(self)
+
+
+def _is_composite(function: Any, args: Any) -> bool:
+    """Whether an operation is nothing but others, which autograd takes apart before a mode sees them. In inference mode
+    there is no autograd.
+    """
+    core: Any = torch._C
+    name = function.name()
+    if not core._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd"):
+        return False
+    values = [item for value in args for item in (value if type(value) in (list, tuple) else (value,))]
+    first = next((value for value in values if type(value) in _PLAIN), None)
+    if first is None or first.layout is not torch.strided:
+        return False
+    return not core._dispatch_has_kernel_for_dispatch_key(name, first.device.type.upper())
 
 
 def _is_torchs(function: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -23,13 +24,17 @@ aten = torch.ops.aten
 def oracle(run):
     """torch's own counter around a run: FLOPs by the module's name below its root, "" for the root.
 
-    The kernel of attention on a CPU is missing in it: it is given the formula of the others.
+    The kernel of attention on a CPU is missing in it: it is given the formula of the others. That of the backward of a
+    convolution takes no heed of groups: it is as much as forward for each gradient that is wanted.
     """
     count, count_backward = flop_counter.sdpa_flop_count, flop_counter.sdpa_backward_flop_count
     more = {
         aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: count(q, k, v),
         aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
             count_backward(g, q, k, v)
+        ),
+        aten.convolution_backward: lambda grad, given, weight, *rest, **_: (
+            sum(rest[-1][:2]) * 2 * math.prod(given if rest[4] else grad) * math.prod(weight[1:])
         ),
     }
     with flop_counter.FlopCounterMode(display=False, custom_mapping=more) as counter:
@@ -487,11 +492,11 @@ def gates(kind):
 
 
 def test_the_formula_of_cudas_recurrent_kernel():
-    from modtrace.capture.formulas import _of_recurrent
+    from modtrace.capture.formulas import _recurrent
 
     weights = [(28, 6), (28, 7), (28,), (28,)]
-    assert _of_recurrent((5, 3, 6), weights, 4, None, (1, 3, 7)) == 2 * 5 * 3 * 28 * 13
-    assert _of_recurrent((15, 6), weights, 4, None, (1, 3, 7)) == 2 * 15 * 28 * 13  # packed
+    assert _recurrent((5, 3, 6), weights, 4, None, (1, 3, 7)) == 2 * 5 * 3 * 28 * 13
+    assert _recurrent((15, 6), weights, 4, None, (1, 3, 7)) == 2 * 15 * 28 * 13  # packed
 
 
 def test_a_criterion_made_in_every_forward_is_known_by_the_first():
