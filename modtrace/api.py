@@ -207,7 +207,10 @@ class Recording(Trace, ContextDecorator):
             raise UsageError("this trace is being recorded already; make another one with modtrace.trace()")
         if self._tracer is not None and self._target is not None:
             raise UsageError("this trace has been recorded already; make another one with modtrace.trace()")
-        from modtrace.capture.tracer import Tracer
+        from modtrace.capture.imports import without_arrow_thread
+
+        with without_arrow_thread():
+            from modtrace.capture.tracer import Tracer
 
         model = self._model() if self._model is not None else None
         if self._model is not None and model is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -22,7 +21,6 @@ from modtrace.capture.state import State
 OUTSIDE_NS: Final = 250_000_000
 INSIDE_NS: Final = 750_000_000
 """How old a block may get outside of and inside a root call."""
-WATCH_SECONDS: Final = 0.25
 WAIT_SECONDS: Final = 5.0
 LATER_NS: Final = 50_000_000
 """How long after a block became due inside a root call the end of that root call is looked for again."""
@@ -88,14 +86,12 @@ class Flusher:
         self.flush(wait=True)
         lane.cost(len(lane.calls) - 1, self._clock() - started)
 
-    def watch(self) -> None:
-        """Runs in a thread of its own, out of `threading`'s sight, and does nothing while hooks run: only when no block
-        has been written for a while, in a long operation or outside of modules, it writes what is there.
+    def look(self) -> None:
+        """Does nothing while hooks run: only when no block has been written for a while, in a long operation or outside
+        of modules, it writes what is there. Called by a thread that is not the program's.
         """
-        while self._running():
-            time.sleep(WATCH_SECONDS)
-            if self._clock() - self._paced_at > INSIDE_NS and os.getpid() == self._pid:
-                self.flush_apart()
+        if self._clock() - self._paced_at > INSIDE_NS and os.getpid() == self._pid:
+            self.flush_apart()
 
     def flush_apart(self) -> None:
         """Write from a thread that is not the program's.

@@ -184,6 +184,8 @@ def _begin(state: State, lane: Lane, module: Any, caller: FrameType | None) -> i
     symbolic: Any = torch.fx._symbolic_trace
     if compiler._is_compiling_flag or torch._C._get_tracing_state() or symbolic._is_fx_tracing_flag:
         return NOT_LOOKED_AT
+    if state.unwatched:
+        state.watch_again()
     if lane.calls:
         unwind(lane, caller)
     if not lane.transformed and torch._C._functorch.maybe_current_level() is not None:

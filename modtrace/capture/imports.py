@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
+
+_ARROW_ALLOCATOR: Final = "JE_ARROW_MALLOC_CONF"
+
+
+@contextlib.contextmanager
+def without_arrow_thread() -> Iterator[None]:
+    """Import pyarrow in here: its allocator starts no thread then, and the program stays one of as many threads."""
+    before = os.environ.get(_ARROW_ALLOCATOR)
+    if before is None and "pyarrow" not in sys.modules:
+        os.environ[_ARROW_ALLOCATOR] = "background_thread:false"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_ARROW_ALLOCATOR, None)
 
 
 class AfterImport:

@@ -53,6 +53,8 @@ class Ranges:
             return NOT_OPENED
         try:
             lane = state.lanes.lane
+            if state.unwatched:
+                state.watch_again()
             if lane.calls:
                 unwind(lane, frame)
                 inner = lane.calls[-1][2] if lane.calls else None

@@ -71,9 +71,10 @@ def _main_module(loader: Any, file: str | None) -> ModuleType:
             "__spec__": None,
             "__package__": None,
             "__loader__": loader,
-            "__annotations__": {},
         }
     )
+    if sys.version_info < (3, 14):  # from then on annotations are made when they are asked for
+        module.__dict__["__annotations__"] = {}
     if file is not None:
         module.__dict__.update({"__file__": file, "__cached__": None})
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
@@ -135,7 +136,14 @@ def _run_code(source: str, args: Sequence[str]) -> None:
     sys.argv = ["-c", *args]
     _set_path("")
     module = _main_module(importlib.machinery.BuiltinImporter, None)
-    _execute(compile(source, "<string>", "exec", dont_inherit=True), module)
+    code = compile(source, "<string>", "exec", dont_inherit=True)
+    if sys.version_info >= (3, 13):  # from then on tracebacks show the lines of -c
+        import linecache
+
+        register_lines: Any = getattr(linecache, "_register_code", None)
+        if register_lines is not None:
+            register_lines(code, source, "<string>")
+    _execute(code, module)
 
 
 def _run_module(name: str, args: Sequence[str]) -> None:

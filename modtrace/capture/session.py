@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from modtrace.capture import runner
-from modtrace.capture.imports import AfterImport
+from modtrace.capture.imports import AfterImport, without_arrow_thread
 from modtrace.trace.folder import write_json
 from modtrace.trace.schema import END_FILE
 
@@ -106,7 +106,8 @@ class Session:
             torch = sys.modules["torch"]
             if not hasattr(getattr(torch, "nn", None), "Module"):
                 return  # a module of the user's own by that name
-            from modtrace.capture.tracer import Tracer
+            with without_arrow_thread():
+                from modtrace.capture.tracer import Tracer
 
             self._tracer = Tracer(self.folder, origin_ns=self._origin_ns, **self._options)
             self._tracer.start()

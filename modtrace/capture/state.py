@@ -42,7 +42,9 @@ class State:
         "root_begins",
         "signatures",
         "stands_in",
+        "unwatched",
         "warn",
+        "watch_again",
     )
 
     def __init__(
@@ -78,6 +80,13 @@ class State:
         self.due = 0
         self.deep = False
         self.off = False
+        self.unwatched = False
+        """The thread that looks after the recording has ended before a fork; `watch_again` begins it anew."""
+        self.watch_again: Callable[[], None] = _nothing
+
+
+def _nothing() -> None:
+    pass
 
 
 def _never() -> bool:

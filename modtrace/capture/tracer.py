@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import time
 import traceback
@@ -40,6 +39,7 @@ from modtrace.capture.selection import Selection
 from modtrace.capture.signature import Signatures
 from modtrace.capture.state import State
 from modtrace.capture.steps import steps_of
+from modtrace.capture.watch import Watch
 from modtrace.errors import WriteError
 from modtrace.trace.writer import Writer
 
@@ -130,6 +130,8 @@ class Tracer:
             running=lambda: not self._state.off and self._ended_ns is None,
             read=self._device_times.read,
         )
+        self._watch = Watch(self._flusher.look, lambda: not self._state.off and self._ended_ns is None)
+        self._state.watch_again = self._watch_again
         self._state.flush, self._state.flush_now = self._flusher.when_due, self._flusher.at_once
 
     def start(self) -> None:
@@ -168,7 +170,7 @@ class Tracer:
             self._memory.start()
             if self._profiling is not None:
                 self._profiling.start()
-            _thread.start_new_thread(self._flusher.watch, ())
+            self._watch.start()
         except Exception as fault:
             self._fault(fault)
 
@@ -320,6 +322,17 @@ class Tracer:
             self._counting.show()
         self._placed.show()
 
+    def before_fork(self) -> None:
+        """Leave the process without a thread of ours, and nothing unwritten that such a thread would write."""
+        self._watch.end()
+        self._state.unwatched = True
+        if any(lane.records for lane in self._table.all):
+            self.flush()
+
+    def _watch_again(self) -> None:
+        self._state.unwatched = False
+        self._watch.start()
+
     def abandon(self) -> None:
         """Let go in a forked child: nothing is recorded there and nothing is written."""
         self._state.off = True
@@ -357,9 +370,14 @@ def running() -> list[Tracer]:
     return list(_RUNNING)
 
 
+def _before_fork() -> None:
+    for tracer in list(_RUNNING):
+        tracer.before_fork()
+
+
 def _abandon_all() -> None:
     for tracer in list(_RUNNING):
         tracer.abandon()
 
 
-os.register_at_fork(after_in_child=_abandon_all)
+os.register_at_fork(before=_before_fork, after_in_child=_abandon_all)

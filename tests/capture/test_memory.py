@@ -207,7 +207,7 @@ def test_inference_without_an_optimizer():
 def test_a_step_of_several_root_calls(monkeypatch):
     for name in ("FIRST_NS", "OUTSIDE_NS", "INSIDE_NS"):  # nothing is written before the end
         monkeypatch.setattr(f"modtrace.capture.flushing.{name}", 1 << 60)
-    monkeypatch.setattr("modtrace.capture.flushing.WATCH_SECONDS", 1e6)
+    monkeypatch.setattr("modtrace.capture.watch.WATCH_SECONDS", 1e6)
     model, where = nn.Linear(4, 4), torch.ones(2, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with modtrace.trace(memory="1:2", saved="1:2") as t:
