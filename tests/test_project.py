@@ -106,7 +106,8 @@ def test_license_is_whole():
 
 def test_readme_has_the_two_commands():
     text = (ROOT / "README.md").read_text()
-    assert "pip install -c constraints.txt . && modtrace run examples/feature_regression.py" in text
+    assert "    pip install . && modtrace run examples/feature_regression.py" in text
+    assert "`pip install -c constraints.txt .`" in text
     assert "pip install -c constraints.txt -e '.[test]' && pytest" in text
 
 

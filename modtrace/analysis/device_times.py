@@ -19,6 +19,9 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 UNKNOWN: Final = -1
+HOST: Final = "cpu"
+WITH_CLOCK: Final = frozenset({"cuda", "xpu"})
+"""Kinds of devices whose time is recorded, by events."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,29 @@ def device_times(stored: Stored) -> DeviceTimes:
     if stored not in _made:
         _made[stored] = _device_times(stored)
     return _made[stored]
+
+
+def accelerators(stored: Stored) -> list[str]:
+    """The kinds of devices other than the CPU (`cuda`, `mps`) that outputs of module calls were on."""
+    table = stored.table("calls")
+    outputs = nullable_codes(table, "outputs")
+    tensors = stored.table("signatures").column("tensors")
+    kinds: set[str] = set()
+    for code in np.unique(outputs[(column(table, "kind") == MODULE) & (outputs >= 0)]).tolist():
+        kinds.update(tensor["device"].partition(":")[0] for tensor in tensors[code].as_py() or ())
+    return sorted(kinds - {HOST})
+
+
+def launch_timed(stored: Stored) -> str | None:
+    """Why times are those of the host, which tells a device what to do and goes on; None where they are more."""
+    timed = {name.partition(":")[0] for name in device_times(stored).devices}
+    untimed = [name for name in accelerators(stored) if name not in timed]
+    if not untimed:
+        return None
+    names = " and ".join(untimed)
+    if WITH_CLOCK.isdisjoint(untimed):
+        return f"times are launch times: {names} {'has' if len(untimed) == 1 else 'have'} no clock"
+    return f"times are launch times: the time on {names} was not recorded"
 
 
 def _device_times(stored: Stored) -> DeviceTimes:

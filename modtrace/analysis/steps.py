@@ -14,7 +14,7 @@ from modtrace.analysis.around import root_calls
 from modtrace.analysis.calls import error_texts
 from modtrace.analysis.columns import categorical, column, distinct_texts, nullable_codes
 from modtrace.analysis.device_memory import of_steps
-from modtrace.analysis.device_times import device_of_steps
+from modtrace.analysis.device_times import device_of_steps, launch_timed
 from modtrace.analysis.memory import peak_of_steps
 from modtrace.analysis.phases import FORWARD, RECOMPUTE, Steps
 from modtrace.analysis.roofline import mfu_of_steps
@@ -77,6 +77,7 @@ def _of_process(
     call, status, error = _rows_of(table, found, kind, step, roots)
     types = stored.table("modules").column("type").to_pylist()
     duration = np.maximum(found.end - found.start, 0)
+    timed = launch_timed(stored) is None
     samples, tokens = _amounts(stored, table, roots, phase, step, count)
     flops, counted = work_of_steps(stored, low, high, count)
     busy_ns, idle_ns = device_of_steps(stored, low, high, count)
@@ -98,7 +99,7 @@ def _of_process(
         "samples": _masked(samples),
         "tokens": _masked(tokens),
         "flops": _masked(flops),
-        "flops_per_s": _masked(np.where(duration > 0, flops * 1e9 // np.maximum(duration, 1), -1)),
+        "flops_per_s": _masked(np.where((duration > 0) & timed, flops * 1e9 // np.maximum(duration, 1), -1)),
         "mfu": pd.array(mfu_of_steps(stored, low, high, flops, duration, reached), dtype="Float64"),
         "device_ns": _masked(busy_ns),
         "device_idle_ns": _masked(idle_ns),

@@ -12,6 +12,7 @@ from typing import Any, TextIO, TypedDict
 
 import numpy as np
 
+from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.findings import findings
 from modtrace.analysis.held import held
 from modtrace.analysis.holders import peaks
@@ -114,7 +115,14 @@ def steps_table(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
             lines.append(f"  rank {process.rank}")
         rows = frame[frame["rank"] == process.rank]
         samples, flops = (rows[name].fillna(-1).to_numpy(int) for name in ("samples", "flops"))
-        lines += steps_lines(found, samples, flops, rows["counted"].to_numpy(bool), width=max(width, 20))
+        lines += steps_lines(
+            found,
+            samples,
+            flops,
+            rows["counted"].to_numpy(bool),
+            width=max(width, 20),
+            timed=launch_timed(stored) is None,
+        )
     return _finished([fit(line, max(width, 20)) for line in lines], False, ascii)
 
 

@@ -25,7 +25,7 @@ MANY: Final = 40
 """More steps than that are not all shown: the first, the slowest and the last are."""
 
 
-def steps_summary(found: Steps, flops: Ints, counted: Bools, width: int) -> list[str]:
+def steps_summary(found: Steps, flops: Ints, counted: Bools, width: int, *, timed: bool = True) -> list[str]:
     """How long steps take, what they are made of, and what they compute; the first step, and those in which operations
     were counted, are left out of the first line and the last.
     """
@@ -33,7 +33,7 @@ def steps_summary(found: Steps, flops: Ints, counted: Bools, width: int) -> list
         return []
     took = found.end - found.start
     chosen = usual(found, counted)
-    computed = _computed(took[chosen], flops[chosen])
+    computed = _computed(took[chosen], flops[chosen], timed=timed)
     if found.by == "root":
         return computed
     ranked = np.sort(took[chosen])
@@ -65,15 +65,20 @@ def usual(found: Steps, counted: Bools) -> Bools:
     return np.ones(len(whole), np.bool_)
 
 
-def _computed(took: Ints, flops: Ints) -> list[str]:
-    """FLOPs of a step and how fast they were, where they are known for all steps and there are any."""
+def _computed(took: Ints, flops: Ints, *, timed: bool) -> list[str]:
+    """FLOPs of a step, where they are known for all steps and there are any, and how fast they were, where times are
+    those of the work (`timed`) and not of its launch.
+    """
     if not len(flops) or (flops < 0).any() or not flops.sum():
         return []
     rate = int(flops.sum()) * 10**9 // max(int(took.sum()), 1)
-    return [f"  computes  {scaled(int(np.median(flops)), 'FLOP')} a step   {scaled(rate, 'FLOP/s')}"]
+    speed = f"   {scaled(rate, 'FLOP/s')}" if timed else ""
+    return [f"  computes  {scaled(int(np.median(flops)), 'FLOP')} a step{speed}"]
 
 
-def steps_lines(found: Steps, samples: Ints, flops: Ints, counted: Bools, *, width: int) -> list[str]:
+def steps_lines(
+    found: Steps, samples: Ints, flops: Ints, counted: Bools, *, width: int, timed: bool = True
+) -> list[str]:
     """A line a step: its time, that of each phase, samples and FLOPs a second; `*` where operations were counted.
 
     Args:
@@ -81,6 +86,7 @@ def steps_lines(found: Steps, samples: Ints, flops: Ints, counted: Bools, *, wid
         samples, flops: of each step, -1 where they are not known.
         counted: the steps in which operations were counted.
         width: columns; phases that do not fit are left out, the smallest first.
+        timed: times are those of the work, not of its launch on a device.
     """
     head = f"  {plural(len(found), 'step')}, {_ENDS[found.by]}"
     if not len(found):
@@ -89,7 +95,7 @@ def steps_lines(found: Steps, samples: Ints, flops: Ints, counted: Bools, *, wid
     spent = {name: found.spent[code] for code, name in enumerate(PHASES) if found.spent[code].any()}
     spent["other"] = took - found.spent.sum(axis=0)
     rates = [("samples/s", samples, "")] if (samples >= 0).any() else []
-    rates += [("FLOP/s", flops, "FLOP/s")] if (flops > 0).any() and width >= 100 else []
+    rates += [("FLOP/s", flops, "FLOP/s")] if timed and (flops > 0).any() and width >= 100 else []
     room = max((width - 20 - 13 * len(rates)) // 9, 1)
     largest = sorted(spent, key=lambda name: -int(spent[name].sum()))[:room]
     shown = [name for name in spent if name in largest]
@@ -112,7 +118,7 @@ def steps_lines(found: Steps, samples: Ints, flops: Ints, counted: Bools, *, wid
         lines.append(f"  {plural(hidden, 'step')} between are not shown: modtrace.load(...).steps has all")
     if counted.any():
         lines.append("  * operations were counted in it, which its times include")
-    return [*lines, *steps_summary(found, flops, counted, width)]
+    return [*lines, *steps_summary(found, flops, counted, width, timed=timed)]
 
 
 def _rate(amount: int, took_ns: int, unit: str) -> str:

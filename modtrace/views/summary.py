@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from modtrace.analysis.device_memory import wholes
+from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.findings import findings
 from modtrace.analysis.holders import peaks
@@ -41,7 +42,10 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
         return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
     head += _facts(found)
     head += device_summary(found.steps, found.counted, found.device_busy_ns, found.device_idle_ns)
-    head += steps_summary(found.steps, found.flops, found.counted, width)
+    launches = launch_timed(stored)
+    head += steps_summary(found.steps, found.flops, found.counted, width, timed=launches is None)
+    if launches is not None:
+        head.append(f"  ! {launches}")
     head += device_memory_summary(wholes(stored))
     head += memory_summary(peaks(stored)) + kept_summary(most_kept(stored))
     failure = last_failure(stored)
@@ -60,7 +64,8 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
         nodes, limit = without_functions(merged(stored, 0)), min(14, max(room - 9, 3))
         if says_something(nodes, limit):
             middle = ["", *tree_lines(nodes, width=width, wall_ns=found.wall_ns, limit=limit)]
-    table = _table(found, width, max(room - len(middle) - 4, 2))
+    heading = "WHERE THE TIME WENT" if launches is None else "LAUNCH TIMES"
+    table = _table(found, width, max(room - len(middle) - 4, 2), heading)
     lines = [*head, *middle, "", *table, *worth, *([""] if told else []), *told, *tail]
     return [fit(line.rstrip(), width) for line in lines]
 
@@ -106,12 +111,12 @@ def _facts(found: Summary) -> list[str]:
     ]
 
 
-def _table(found: Summary, width: int, limit: int) -> list[str]:
-    """WHERE THE TIME WENT: groups of modules by self time, and all the rest, so that the column adds up."""
+def _table(found: Summary, width: int, limit: int, heading: str) -> list[str]:
+    """Where the time went: groups of modules by self time, and all the rest, so that the column adds up."""
     wide = width >= 80
     wall = found.wall_ns
     name_width = max(30 + (width - 80) // 2 if wide else min(30, width - 27), 8)
-    lines = [_cells("WHERE THE TIME WENT", "", "self", "%", "calls", "per call", "output", name_width, width)]
+    lines = [_cells(heading, "", "self", "%", "calls", "per call", "output", name_width, width)]
     rows = [row for row in found.rows if row.self_ns > 0]
     for row in rows[:limit]:
         each = duration(row.self_ns // row.calls)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modtrace._version import __version__
+from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.findings import Finding, findings
 from modtrace.analysis.holders import peaks
@@ -107,6 +108,9 @@ def _figures(stored: Stored, found: list[Summary]) -> list[tuple[str, str]]:
     figures += [
         (f"memory peak, {plain(peak.device, 40)}", size(peak.held_bytes)) for peak in peaks(stored)[:2]
     ]
+    launches = launch_timed(stored)
+    if launches is not None:
+        figures.append(("times", launches.removeprefix("times are ")))
     figures.append(("devices", ", ".join(plain(device, 40) for device in one.devices[:4]) or "?"))
     if len(found) > 1:
         figures.append(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from modtrace.analysis.columns import column
+from modtrace.analysis.device_times import accelerators
 from modtrace.analysis.kernels import ran
 from modtrace.analysis.phases import NAMES
 from modtrace.analysis.timeline import timeline
@@ -150,6 +151,7 @@ def _assembled(stored: Stored, parts: _Parts, calls: Details, told: list[str]) -
     left_out = [*_left_out(parts, calls, stored), *told]
     meta = {
         "wallNs": parts.facts.wall_ns,
+        "accelerators": bool(accelerators(stored)),
         "rest": [[one.label, one.self_ns] for one in parts.facts.rest],
         "phases": list(NAMES),
         "stepParts": list(STEP_PARTS),

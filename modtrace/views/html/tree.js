@@ -243,7 +243,8 @@ function treeDetail(tree, node, forms) {
   if (calls > 1) add("a call", `median ${figure("p50_ns")}, p95 ${figure("p95_ns")}, max ${figure("max_ns")}`);
   if (stored.device_ns[node] >= 0) add("on the device", figure("device_ns"));
   if (stored.flops[node] > 0) {
-    const rate = stored.total_ns[node] > 0 ? `, ${scaled((stored.flops[node] * 1e9) / stored.total_ns[node], "FLOP/s")}` : "";
+    // The time of the host on an accelerator is that of telling it what to do.
+    const rate = stored.total_ns[node] > 0 && !meta.accelerators ? `, ${scaled((stored.flops[node] * 1e9) / stored.total_ns[node], "FLOP/s")}` : "";
     add("computes", scaled(stored.flops[node], "FLOP") + rate);
   }
   if (stored.peak_bytes[node] >= 0) add("memory peak", size(stored.peak_bytes[node]));

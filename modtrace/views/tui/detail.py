@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from modtrace.analysis.calls import error_texts
-from modtrace.analysis.device_times import device_times
+from modtrace.analysis.device_times import accelerators, device_times
 from modtrace.analysis.holders import signature_bytes
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import work
@@ -173,7 +173,9 @@ class Detail:
             if some.any():
                 rate = int(flops[some].sum()) * 10**9 // max(int(self.took[some].sum()), 1)
                 each = scaled(int(np.median(flops[some])), "FLOP")
-                lines.append(f"{each}/call, {scaled(rate, 'FLOP/s')}")
+                # The time of the host on an accelerator is that of telling it what to do.
+                speed = "" if accelerators(stored) else f", {scaled(rate, 'FLOP/s')}"
+                lines.append(f"{each}/call{speed}")
         return lines
 
     def _troubles(self, *, whole: bool) -> list[str]:
