@@ -9,13 +9,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from modtrace.capture import runner
@@ -62,7 +60,6 @@ class Session:
         atexit.register(self._finish)
         self._origin_ns = time.perf_counter_ns()
         self._waiting.install()
-        self._watch_signals()
         self._wrap_excepthook()
         return self
 
@@ -146,22 +143,6 @@ class Session:
             before(kind, error, traceback)
 
         sys.excepthook = excepthook
-
-    def _watch_signals(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        """Write what there is, then die as if there had been no handler."""
-        signal.signal(number, signal.SIG_DFL)
-        try:
-            self.stop()
-        finally:
-            os.kill(os.getpid(), number)
 
 
 def _say_interrupted() -> None:
