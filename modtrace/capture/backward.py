@@ -32,6 +32,14 @@ from modtrace.capture.ranges import Ranges, find
 from modtrace.capture.saved import Saved
 from modtrace.capture.seen import Entry
 from modtrace.capture.state import State
+from modtrace.capture.torch_private.contexts import hook_ids_from, without_functions
+from modtrace.capture.torch_private.names import (
+    COMPILED_AUTOGRAD,
+    compiled_autograd,
+    current_level,
+    number_of_node,
+    numbers_nodes,
+)
 from modtrace.capture.unseen import unseen
 from modtrace.trace.schema import BACKWARD, FUNCTION, THREAD_SHIFT
 
@@ -93,14 +101,14 @@ class Owners:
 def graph_of(outputs: Any) -> list[tuple[int, Any]]:
     """(number, node) of the nodes that a backward from `outputs` can run, in descending order, leaves left out."""
     some = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-    with torch._C.DisableTorchFunction():
+    with without_functions():
         pending = [one.grad_fn if isinstance(one, torch.Tensor) else one.node for one in some]
     known: dict[Any, int] = {}
     while pending:
         node = pending.pop()
         if node is None or node in known:
             continue
-        number = known[node] = node._sequence_nr()
+        number = known[node] = number_of_node(node)
         if number < _LEAF:
             pending += [edge[0] for edge in node.next_functions]
     nodes = [(number, node) for node, number in known.items() if number < _LEAF]
@@ -166,7 +174,7 @@ class Backward:
         state = self.state
         try:
             started = state.clock()
-            if torch._C._functorch.maybe_current_level() is None and not _compiled_autograd():
+            if current_level() is None and not _compiled_autograd():
                 self._watch(watch, outputs)
             spent = state.clock() - started
             watch.lane.cost(find(watch.lane, call), spent)
@@ -177,7 +185,7 @@ class Backward:
         return watch
 
     def _watch(self, watch: Watch, outputs: Any) -> None:
-        nodes = graph_of(outputs)
+        nodes = graph_of(outputs) if numbers_nodes else []
         lanes: Lanes = self.state.lanes
         owners = owners_of(self._lanes(), lanes.own, nodes) if nodes else None
         if owners is None:
@@ -193,17 +201,13 @@ class Backward:
             tops = {path[0] for path in paths if path and path[0] >= 0}
             roots = {thread | owners.growths[at + 2] for at in tops}
             watch.count(self.counting, roots)
-        following = RemovableHandle.next_id
-        try:
-            # Not from torch's own counter: a checkpoint may hold the ids of the user's hooks.
-            RemovableHandle.next_id = -_ID_STRIDE * (2 + next(_BACKWARDS))
+        # Not from torch's own counter: a checkpoint may hold the ids of the user's hooks.
+        with hook_ids_from(-_ID_STRIDE * (2 + next(_BACKWARDS))):
             before: Path = ()
             for (_, node), path in zip(nodes, paths, strict=True):
                 if path is not before:
                     watch.handles.append(node.register_prehook(watch.switch(path)))
                     before = path
-        finally:
-            RemovableHandle.next_id = following
 
     def entry(self, module: int, code: CodeType) -> Entry:
         """What the backward of a call of a module is an execution of."""
@@ -214,9 +218,8 @@ class Backward:
 
 
 def _compiled_autograd() -> bool:
-    """Whether autograd's graph will be compiled: hooks would become a part of it."""
-    module: Any = sys.modules.get("torch._dynamo.compiled_autograd")
-    return bool(getattr(module, "compiled_autograd_enabled", False))
+    """Whether autograd's graph may be compiled: hooks would become a part of it."""
+    return COMPILED_AUTOGRAD in sys.modules and compiled_autograd() is not False
 
 
 class Watch:

@@ -17,27 +17,23 @@ import torch
 
 from modtrace.capture.decode import Costs
 from modtrace.capture.lanes import WORDS, Lane
+from modtrace.capture.torch_private.contexts import hook_ids_from, without_dispatch, without_functions
+from modtrace.capture.torch_private.names import CALL_CODE, call_impl
+from modtrace.capture.torch_private.spelled import (
+    GLOBAL,
+    HOOKS,
+    HOOKS_ALWAYS_CALLED,
+    HOOKS_WITH_KWARGS,
+    PRE_HOOKS,
+)
 
 CALLS: Final = 200
 ROUNDS: Final = 7
 """Together about 10 ms."""
 
-_TABLES: Final = (
-    "_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks",
-    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
-)  # fmt: skip
-_GLOBAL_TABLES: Final = (
-    "_global_backward_pre_hooks", "_global_backward_hooks", "_global_forward_hooks", "_global_forward_pre_hooks",
-    "_global_forward_hooks_always_called", "_global_forward_hooks_with_kwargs",
-)  # fmt: skip
 
-
-class Probe:
-    """Something that `_call_impl` can call, as cheap as a module can be."""
-
-    def __init__(self) -> None:
-        for name in _TABLES:
-            setattr(self, name, OrderedDict())
+class Probe(torch.nn.Module):
+    """As cheap as a module can be."""
 
     def forward(self, value: Any) -> Any:
         return value
@@ -45,12 +41,16 @@ class Probe:
 
 def private_call() -> tuple[Callable[..., Any], dict[str, Any]]:
     """A copy of `Module._call_impl` with empty global hook tables of its own, and those tables by name."""
-    original: Any = torch.nn.Module._call_impl
-    tables: dict[str, Any] = {name: OrderedDict() for name in _GLOBAL_TABLES}
+    original = call_impl
+    tables: dict[str, Any] = {
+        name: OrderedDict()
+        for name, value in original.__globals__.items()
+        if name.startswith(GLOBAL) and isinstance(value, OrderedDict)
+    }
     call = FunctionType(
         original.__code__,
         {**original.__globals__, **tables},
-        "_call_impl",
+        original.__name__,
         original.__defaults__,
         original.__closure__,
     )
@@ -59,18 +59,19 @@ def private_call() -> tuple[Callable[..., Any], dict[str, Any]]:
 
 def frame_depth() -> int:
     """How many frames above a hook `_call_impl` runs when a call succeeds: 2 with a nested function, 1 without."""
-    original = torch.nn.Module._call_impl.__code__
-    call, tables = private_call()
+    call, _ = private_call()
     seen: list[int] = []
 
     def look(*_: Any) -> None:
         depth = 1
-        while sys._getframe(depth).f_code is not original:
+        while sys._getframe(depth).f_code is not CALL_CODE:
             depth += 1
         seen.append(depth)
 
-    tables["_global_forward_pre_hooks"][0] = look
-    call(Probe(), None)
+    probe = Probe()
+    with hook_ids_from(-1):
+        probe.register_forward_pre_hook(look)
+    call(probe, None)
     if len(seen) != 1:
         raise RuntimeError("this torch runs module hooks in a way that modtrace does not know")
     return seen[0]
@@ -91,8 +92,8 @@ def measure(
     call, tables = private_call()
     probe = Probe()
     with (
-        torch._C._DisableTorchDispatch(),
-        torch._C.DisableTorchFunction(),
+        without_dispatch(),
+        without_functions(),
     ):  # out of sight of the program's modes
         value = torch.empty(2, 3, device="meta")
     bare, hooked, inside = [], [], []
@@ -100,10 +101,9 @@ def measure(
     register(probe)
     for _ in range(ROUNDS):
         bare.append(_round(call, probe, value, clock))
-        tables["_global_forward_pre_hooks"][0] = pre
-        tables["_global_forward_hooks"][0] = post
-        tables["_global_forward_hooks_always_called"][0] = True
-        tables["_global_forward_hooks_with_kwargs"][0] = True
+        tables[PRE_HOOKS][0] = pre
+        tables[HOOKS][0] = post
+        tables[HOOKS_ALWAYS_CALLED][0] = tables[HOOKS_WITH_KWARGS][0] = True
         hooked.append(_round(call, probe, value, clock))
         inside.append(_inside(lane.take()))
         for table in tables.values():

@@ -10,6 +10,8 @@ from typing import Any, Final, Protocol
 
 import torch
 
+from modtrace.capture.torch_private.names import cuda_raw_stream
+
 NS_PER_MS: Final = 1_000_000
 MANY_STREAMS: Final = 1_000
 TIMED: Final = ("xpu",)
@@ -51,7 +53,6 @@ class CudaClock:
     def __init__(self) -> None:
         self._cuda: Any = torch.cuda
         self._streams: dict[tuple[int, int], Any] = {}
-        self._raw: Any = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 
     def current_device(self) -> int:
         return int(self._cuda.current_device())
@@ -59,9 +60,9 @@ class CudaClock:
     def stream(self, device: int) -> int | None:
         if self._cuda.is_current_stream_capturing():
             return None  # the event would become a part of the graph, and its times those of no call
-        if self._raw is None:
+        if cuda_raw_stream is None:
             return self._known(device, int(self._cuda.current_stream(device).cuda_stream))
-        return self._known(device, int(self._raw(device)))
+        return self._known(device, int(cuda_raw_stream(device)))
 
     def _known(self, device: int, number: int) -> int:
         """Keep the stream of a number: making torch's object for it takes as long as recording an event."""

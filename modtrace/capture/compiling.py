@@ -7,13 +7,11 @@ when recording ends. torch tells of the start and the end of a compilation, and 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from modtrace.capture.imports import AfterImport
-
-_MODULE: Final = "torch._dynamo.callback"
+from modtrace.capture.torch_private.names import COMPILATIONS, compilations
 
 
 class Aside:
@@ -25,7 +23,7 @@ class Aside:
     def __init__(self, hide: Callable[[], None], show: Callable[[], None]) -> None:
         self._hide = hide
         self._show = show
-        self._waiting = AfterImport(_MODULE, self._register)
+        self._waiting = AfterImport(COMPILATIONS, self._register)
         self._registered = False
 
     def install(self) -> None:
@@ -36,14 +34,14 @@ class Aside:
         """End; what was registered with torch is taken back."""
         self._waiting.remove()
         if self._registered:
-            handler: Any = sys.modules[_MODULE].callback_handler
+            handler = compilations()
             self._registered = False
             with contextlib.suppress(ValueError):  # torch._dynamo.reset() has taken them out
                 handler.remove_start_callback(self._start)
                 handler.remove_end_callback(self._end)
 
     def _register(self) -> None:
-        handler: Any = getattr(sys.modules[_MODULE], "callback_handler", None)
+        handler = compilations()
         if hasattr(handler, "register_start_callback") and hasattr(handler, "register_end_callback"):
             handler.register_start_callback(self._start)
             handler.register_end_callback(self._end)

@@ -20,6 +20,8 @@ from modtrace.capture.registry import Registry
 from modtrace.capture.seen import Entry
 from modtrace.capture.signature import Signatures
 from modtrace.capture.state import State
+from modtrace.capture.torch_private.contexts import without_dispatch
+from modtrace.capture.torch_private.names import MEASURES_COSTS, count_function_modes
 
 CALLS: Final = 100
 ROUNDS: Final = 7
@@ -27,6 +29,8 @@ ROUNDS: Final = 7
 
 def cost_of_calls(depth: int, clock: Callable[[], int]) -> Costs:
     """The cost of a module call; `depth` as for `hooks.build`."""
+    if not MEASURES_COSTS:
+        return Costs(0, 0)
     state = _apart(clock)
 
     def pair() -> tuple[Any, Any, Lane]:
@@ -41,13 +45,12 @@ def cost_of_calls(depth: int, clock: Callable[[], int]) -> Costs:
 
 def with_functions(costs: Costs, clock: Callable[[], int]) -> Costs:
     """Costs with those of a call of a function. 0 where a mode of the program's would see it being measured."""
-    core: Any = torch._C
-    if core._len_torch_function_stack():
+    if count_function_modes():
         return costs
     state = _apart(clock)
     functions = Functions(state, Labels())
     lane = state.lanes.lane
-    with core._DisableTorchDispatch():
+    with without_dispatch():
         value = torch.empty(2, 0, device="cpu")  # the first operation on a meta tensor imports for a second
         bare, hooked, inside = [], [], []
         for _ in range(ROUNDS):

@@ -15,15 +15,19 @@ import threading
 from types import FrameType
 from typing import Any, Final
 
-import torch
-
 from modtrace.capture.formulas import Operation, flops, operation
 from modtrace.capture.lanes import MODE_SHIFT, Lane, Lanes
-from modtrace.capture.modes import take_out_dispatch_mode
 from modtrace.capture.operation_mode import Mode, crossing
 from modtrace.capture.seen import Entry
 from modtrace.capture.signature import keywords_key
 from modtrace.capture.syncs import LOST, Syncs, Waits
+from modtrace.capture.torch_private.modes import take_out_dispatch_mode
+from modtrace.capture.torch_private.names import (
+    count_dispatch_modes,
+    current_level,
+    profiler_runs,
+    push_dispatch_mode,
+)
 from modtrace.capture.unseen import unseen
 from modtrace.text import plain
 from modtrace.trace.schema import COUNTED, IN_BACKWARD, NO_GRAD, SPAN, TEXT_LIMIT, THREAD_SHIFT
@@ -36,8 +40,6 @@ MANY_KINDS: Final = 10_000
 MANY_OPERATIONS: Final = 200
 """Kept of the list of one call."""
 COMPILED: Final = "compiled code"
-
-_core: Any = torch._C
 
 Kind = tuple[int, int, int, int]
 
@@ -329,7 +331,7 @@ class Counting:
         unit = Unit(self, lane, self._state.clock, training=training, counts=counts)
         self._unit = lane.unit = unit
         self._mode = unit.mode
-        _core._push_on_torch_dispatch_stack(unit.mode)
+        push_dispatch_mode(unit.mode)
         return unit
 
     def _close(self, unit: Unit) -> None:
@@ -347,9 +349,9 @@ class Counting:
             threading.get_ident() == self._thread
             and not self._hidden
             and not self._state.off
-            and _core._len_torch_dispatch_stack() == 0
-            and torch._C._functorch.maybe_current_level() is None
-            and not _core._autograd._profiler_enabled()  # it would show each operation twice
+            and count_dispatch_modes() == 0
+            and current_level() is None
+            and not profiler_runs()  # it would show each operation twice
         )
 
     def _affordable(self, number: int) -> bool:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import weakref
 from types import CodeType, FrameType
@@ -13,8 +14,7 @@ from typing import Any
 
 import torch
 
-from modtrace.capture.classes import class_name
-from modtrace.capture.function_names import is_tracing
+from modtrace.capture.classes import class_name, defined, namespace
 from modtrace.capture.hooks import RUNNERS, unwind
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import KIND_SHIFT, OpenCall
@@ -22,6 +22,9 @@ from modtrace.capture.ranges import left_by, still_open
 from modtrace.capture.seen import Entry
 from modtrace.capture.signature import arguments_key, keywords_key, value_key
 from modtrace.capture.state import State
+from modtrace.capture.torch_private.names import function_node
+from modtrace.capture.torch_private.spelled import FORWARD_CLASS
+from modtrace.capture.torch_private.tracing import is_tracing
 from modtrace.capture.unseen import unseen
 from modtrace.trace.schema import FUNCTION
 
@@ -39,29 +42,29 @@ class CustomFunctions:
     def install(self) -> None:
         """Put the replacement in place."""
         owner: Any = torch.autograd.Function
-        original = vars(owner).get("apply")
-        inner = getattr(original, "__func__", None)
-        if inner is None:  # another torch
+        found = defined(owner, "apply")
+        if found is None:
             return
+        # A classmethod, of Python before torch 2.14 and of C from then on.
+        bind = found[1].__get__
         begin, end = self._begin, self._end
 
         def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
             mine = begin(cls, args, sys._getframe())
             if mine is None:
-                return inner(cls, *args, **kwargs)
+                return bind(None, cls)(*args, **kwargs)
             try:
-                result = inner(cls, *args, **kwargs)
+                result = bind(None, cls)(*args, **kwargs)
             except BaseException as error:
                 left_by(self._state, self._state.lanes.lane, mine, error)
                 raise
             end(mine, kwargs, result)
             return result
 
-        apply.__doc__, apply.__name__, apply.__qualname__ = inner.__doc__, inner.__name__, inner.__qualname__
-        apply.__module__, apply.__wrapped__ = inner.__module__, inner  # type: ignore[attr-defined]
+        functools.update_wrapper(apply, getattr(found[1], "__func__", found[1]))
         RUNNERS[id(apply.__code__)] = apply.__code__
         replacement = classmethod(apply)
-        self._replaced = (original, replacement)
+        self._replaced = (namespace(owner).get("apply"), replacement)
         owner.apply = replacement
 
     def _of_class(self, kind: type, verb: str, code: CodeType) -> Entry:
@@ -114,14 +117,17 @@ class CustomFunctions:
         """Take it away; does nothing the second time."""
         owner: Any = torch.autograd.Function
         if self._replaced is not None and vars(owner).get("apply") is self._replaced[1]:
-            owner.apply = self._replaced[0]
+            if self._replaced[0] is None:
+                del owner.apply
+            else:
+                owner.apply = self._replaced[0]
         self._replaced = None
 
     def class_of(self, node: Any) -> type | None:
         """The `autograd.Function` that a node of the graph is the backward of; None for a node of torch's own."""
-        if not isinstance(node, torch.autograd.function.BackwardCFunction):
+        if not isinstance(node, function_node):
             return None
-        kind = getattr(type(node), "_forward_cls", None)
+        kind = getattr(type(node), FORWARD_CLASS, None)
         return kind if isinstance(kind, type) else None
 
     def backward_of(self, kind: type, code: CodeType) -> Entry:

@@ -13,16 +13,13 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 
+from modtrace.capture.torch_private.lookup import places_in_core
+from modtrace.capture.torch_private.names import cuda_memory_stats
+from modtrace.capture.torch_private.spelled import CUDA_RESETS
 from modtrace.capture.unseen import see_through
 from modtrace.trace.schema import AT_RECOUNT, AT_RESET
 
-RESETS: Final = {
-    "_cuda_resetPeakMemoryStats": AT_RESET,
-    "_accelerator_resetPeakStats": AT_RESET,
-    "_cuda_resetAccumulatedMemoryStats": AT_RECOUNT,
-    "_accelerator_resetAccumulatedStats": AT_RECOUNT,
-}
-"""What every public function that resets a counter calls, looked up in `torch._C` each time."""
+RESETS: Final = dict(zip(CUDA_RESETS, (AT_RESET, AT_RESET, AT_RECOUNT, AT_RECOUNT), strict=True))
 
 
 class Counters(NamedTuple):
@@ -61,9 +58,8 @@ class CudaMemory:
     kind = "cuda"
 
     def __init__(self) -> None:
-        self._core: Any = torch._C
         self._is_capturing: Any = torch.cuda.is_current_stream_capturing
-        self._placed: list[tuple[str, Any, Any]] = []
+        self._placed: list[tuple[Any, str, Any, Any]] = []
 
     def count(self) -> int:
         return int(torch.cuda.device_count())
@@ -71,25 +67,24 @@ class CudaMemory:
     def read(self, device: int) -> Counters | None:
         if self._is_capturing():
             return None
-        found = self._core._cuda_memoryStats(device)
+        found = cuda_memory_stats(device)
         allocated = found["allocated_bytes"]["all"]
         reserved = found["reserved_bytes"]["all"]["current"]
         # CUDA's own asynchronous allocator does not count: it says 0.
         return Counters(allocated["current"], reserved, allocated["peak"], allocated["allocated"] or None)
 
     def watch(self, resets: Callable[[int, int], None]) -> None:
-        for name, moment in RESETS.items():
-            original = getattr(self._core, name, None)
-            if original is not None:
-                replacement = _before(original, functools.partial(_tell, resets, moment))
-                self._placed.append((name, original, replacement))
-                setattr(self._core, name, replacement)
+        for owner, name in places_in_core(RESETS):
+            original = getattr(owner, name)
+            replacement = _before(original, functools.partial(_tell, resets, RESETS[name]))
+            self._placed.append((owner, name, original, replacement))
+            setattr(owner, name, replacement)
 
     def close(self) -> None:
         while self._placed:
-            name, original, replacement = self._placed.pop()
-            if getattr(self._core, name, None) is replacement:
-                setattr(self._core, name, original)
+            owner, name, original, replacement = self._placed.pop()
+            if getattr(owner, name, None) is replacement:
+                setattr(owner, name, original)
 
 
 def _tell(resets: Callable[[int, int], None], moment: int, device: int) -> None:
@@ -110,4 +105,6 @@ def _before(original: Callable[..., Any], tell: Callable[[int], None]) -> Callab
 def memory_of(kind: str) -> DeviceMemory | None:
     """The allocator of devices of a kind; None where it has no counters, or has not begun. Starts no driver."""
     cuda: Any = torch.cuda
-    return CudaMemory() if kind == "cuda" and cuda.is_initialized() else None
+    if kind != "cuda" or cuda_memory_stats is None:
+        return None
+    return CudaMemory() if cuda.is_initialized() else None

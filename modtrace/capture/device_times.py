@@ -11,10 +11,11 @@ import threading
 import time
 from typing import Any, Final
 
-from modtrace.capture.clocks import DeviceClock, clock_of, devices_in
+from modtrace.capture.clocks import CudaClock, DeviceClock, clock_of, devices_in
 from modtrace.capture.lanes import MODE_SHIFT, Lane
 from modtrace.capture.signature import Key
 from modtrace.capture.state import State
+from modtrace.capture.torch_private.lookup import CUDA_TIMES, missing
 from modtrace.capture.unseen import unseen
 from modtrace.trace.schema import THREAD_SHIFT
 
@@ -99,6 +100,7 @@ class DeviceTimes:
                 if kind not in self._clocks:
                     self._clocks[kind] = clock_of(kind) if self._clock is None else None
                     self._clock = self._clock or self._clocks[kind]
+                    self.gaps += missing(CUDA_TIMES) if isinstance(self._clock, CudaClock) else []
                 if self._clocks[kind] is not None:
                     if len(self._devices) >= MANY_SIGNATURES:
                         for old in list(self._devices)[: MANY_SIGNATURES // 2]:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from modtrace.capture.classes import class_name, defined, inherits, module_of
+from modtrace.capture.torch_private.contexts import without_functions
+from modtrace.capture.torch_private.names import uninitialized_mixin
+from modtrace.capture.torch_private.spelled import BUFFERS, CHILDREN, COMPILER, PARAMETERS
 from modtrace.text import plain
 from modtrace.trace.schema import TEXT_LIMIT
 
 Module = torch.nn.Module
-
-_NoDispatch: Any = torch._C.DisableTorchFunction
-_UninitializedMixin: Any = vars(torch.nn.parameter)["UninitializedTensorMixin"]
 
 
 @dataclass
@@ -60,9 +60,9 @@ def _tensors(module: Module, table: str) -> list[tuple[str, Any]]:
 
 def is_lazy(module: Module) -> bool:
     """Whether a parameter or buffer of the module itself has no size yet."""
-    tables = ("_parameters", "_buffers")
+    tables = (PARAMETERS, BUFFERS)
     return any(
-        inherits(type(tensor), _UninitializedMixin)
+        inherits(type(tensor), uninitialized_mixin)
         for table in tables
         for _, tensor in _tensors(module, table)
     )
@@ -71,7 +71,7 @@ def is_lazy(module: Module) -> bool:
 def _size(tensor: Any) -> tuple[int, int] | None:
     """(elements, bytes), None where a tensor does not tell."""
     try:
-        with _NoDispatch():
+        with without_functions():
             sizes = tuple(tensor.shape)
             if any(type(size) is not int for size in sizes):
                 return None
@@ -88,7 +88,7 @@ def _one(tensor: Any, *, parameter: bool) -> Totals:
     count, held_bytes = size
     if not parameter:
         return Totals(buffer_count=count, buffer_bytes=held_bytes)
-    with _NoDispatch():
+    with without_functions():
         trainable = bool(tensor.requires_grad)
     return Totals(
         parameter_count=count,
@@ -114,9 +114,9 @@ def subtree_totals(top: Module, modules: Sequence[Module]) -> dict[int, Totals]:
     totals = {id(module): Totals(known=_transparent(module)) for module in modules}
     holders: dict[int, tuple[Any, bool, list[int]]] = {}
     for module in modules:
-        for table in ("_parameters", "_buffers"):
+        for table in (PARAMETERS, BUFFERS):
             for _, tensor in _tensors(module, table):
-                entry = holders.setdefault(id(tensor), (tensor, table == "_parameters", []))
+                entry = holders.setdefault(id(tensor), (tensor, table == PARAMETERS, []))
                 entry[2].append(id(module))
     shared_below = _below_shared(modules, parents)
     for tensor, parameter, held_by in holders.values():
@@ -165,7 +165,7 @@ def _ancestors(keys: Sequence[int], parents: dict[int, list[int]]) -> set[int]:
 def _transparent(module: Module) -> bool:
     """Whether the module's tensors can be seen from Python (those of a scripted module cannot)."""
     held = raw(module)
-    return all(isinstance(held.get(table), dict) for table in ("_parameters", "_buffers", "_modules"))
+    return all(isinstance(held.get(table), dict) for table in (PARAMETERS, BUFFERS, CHILDREN))
 
 
 def module_row(number: int, module: Module, totals: Totals | None) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def module_row(number: int, module: Module, totals: Totals | None) -> dict[str, 
         "trainable_bytes": counted and counted.trainable_bytes,
         "buffer_count": counted and counted.buffer_count,
         "buffer_bytes": counted and counted.buffer_bytes,
-        "parameters": [_parameter(name, tensor) for name, tensor in _tensors(module, "_parameters")],
+        "parameters": [_parameter(name, tensor) for name, tensor in _tensors(module, PARAMETERS)],
         "training": _training(module),
         "extra_repr": _extra_repr(module, kind),
         "source_file": source_file,
@@ -193,7 +193,7 @@ def module_row(number: int, module: Module, totals: Totals | None) -> dict[str, 
 
 
 def _parameter(name: str, tensor: Any) -> dict[str, Any]:
-    with _NoDispatch():
+    with without_functions():
         try:
             shape = [size if type(size) is int else None for size in tensor.shape]
         except Exception:
@@ -242,5 +242,5 @@ def _source(kind: type) -> tuple[str | None, int | None]:
 
 def _overrides_call(kind: type) -> bool:
     found = defined(kind, "__call__")
-    torch_own = ("torch.jit", "torch._dynamo", "torch.nn", "torch.fx")
+    torch_own = ("torch.jit", f"torch.{COMPILER}", "torch.nn", "torch.fx")
     return found is not None and found[0] is not Module and not module_of(found[0]).startswith(torch_own)

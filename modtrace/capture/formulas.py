@@ -13,9 +13,11 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 import torch
-from torch.utils import flop_counter
 
 from modtrace.capture.classes import inherits
+from modtrace.capture.torch_private.contexts import without_functions
+from modtrace.capture.torch_private.names import formulas, mkldnn_layout
+from modtrace.capture.torch_private.spelled import NAME, PACKET, RAW_FORMULA
 
 Formula = Callable[..., Any]
 
@@ -35,7 +37,7 @@ _MOVING: Final = frozenset({"c10d", "_c10d_functional", "profiler", "debugprims"
 """Namespaces of operations that compute nothing: they communicate or mark."""
 
 
-_SIZED: Final = (torch.strided, torch._mkldnn)  # type: ignore[attr-defined]
+_SIZED: Final = (torch.strided, mkldnn_layout)
 """Layouts in which every element of a tensor is there."""
 _PAIRS: Final = getattr(torch, "float4_e2m1fn_x2", None)
 """A type whose elements are two numbers each."""
@@ -51,9 +53,9 @@ class Operation(NamedTuple):
 
 def operation(function: Any) -> Operation:
     """What is known of an operation, an `OpOverload` or a higher-order one."""
-    packet = getattr(function, "_overloadpacket", function)
+    packet = getattr(function, PACKET, function)
     namespace = str(getattr(function, "namespace", "?"))
-    short = str(getattr(packet, "__name__", None) or getattr(packet, "_name", "?"))
+    short = str(getattr(packet, "__name__", None) or getattr(packet, NAME, "?"))
     name = short if namespace in _OWN_NAMESPACES else f"{namespace}.{short}"
     formula = _FORMULAS.get(name) or _registered(packet)
     if formula is not None:
@@ -68,9 +70,9 @@ def _registered(packet: Any) -> Formula | None:
     """The formula that torch or the program has registered, if it looks at sizes alone: values would have to be read
     from the device.
     """
-    formula: Any = flop_counter.flop_registry.get(packet)
+    formula: Any = formulas.get(packet)
     inner: Formula | None = getattr(formula, "__wrapped__", None)
-    return None if getattr(formula, "_get_raw", False) else inner
+    return None if getattr(formula, RAW_FORMULA, False) else inner
 
 
 def flops(formula: Formula, args: Any, kwargs: Any, result: Any) -> int | None:
@@ -91,7 +93,7 @@ def _shaped(value: Any) -> Any:
     """A value with the sizes of each tensor in its place."""
     kind = type(value)
     if inherits(kind, torch.Tensor):
-        with torch._C.DisableTorchFunction():
+        with without_functions():
             sizes = tuple(value.shape)
             unsized = value.layout not in _SIZED or value.dtype is _PAIRS
             if unsized or any(type(size) is not int for size in sizes):

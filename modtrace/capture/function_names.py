@@ -8,6 +8,8 @@ from typing import Any, Final
 import torch
 
 from modtrace.capture.classes import class_name, inherits
+from modtrace.capture.torch_private.names import COMPILER_COUNTERS, compiler_counters
+from modtrace.capture.torch_private.spelled import HANDING_OVER, OF_NN, OF_OPERATIONS, OF_TENSOR, OF_TORCH
 
 ASKING: Final = frozenset((
     "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size",
@@ -34,15 +36,15 @@ def function_name(function: Any) -> str:
     if module == "torch.nn.functional":
         return f"F.{short}"
     qualified = str(getattr(function, "__qualname__", short))
-    if module in ("torch._tensor", "torch.Tensor") or qualified.startswith("Tensor."):
+    if module in OF_TENSOR or qualified.startswith("Tensor."):
         return f"Tensor.{short}"
     holder = getattr(function, "__self__", None)
-    if getattr(holder, "__name__", None) == "torch._C._nn":
+    if getattr(holder, "__name__", None) == OF_NN:
         return f"F.{short}"
-    if holder is not None and getattr(holder, "__name__", "").startswith(("_VariableFunctions", "torch._C")):
+    if holder is not None and getattr(holder, "__name__", "").startswith(OF_TORCH):
         return f"torch.{short}"
-    if isinstance(module, str) and module.startswith("torch._ops."):
-        return f"torch.ops.{module.removeprefix('torch._ops.')}.{short}"
+    if isinstance(module, str) and module.startswith(OF_OPERATIONS):
+        return f"torch.ops.{module.removeprefix(OF_OPERATIONS)}.{short}"
     return f"{module}.{short}" if isinstance(module, str) and module.startswith("torch") else f"torch.{short}"
 
 
@@ -56,34 +58,16 @@ def lasts(function: Any) -> bool:
 
 def _files() -> frozenset[str]:
     """Files of torch whose functions hand themselves over to the mode before they do anything."""
-    modules: list[Any] = [
-        torch.nn.functional,
-        torch.overrides,
-        torch.functional,
-        torch._jit_internal,
-        torch.nn.init,
-    ]
-    modules += [sys.modules.get(name) for name in ("torch._tensor", "torch._VF", "contextlib")]
+    modules: list[Any] = [sys.modules.get(name) for name in HANDING_OVER]
     return frozenset(str(module.__file__) for module in modules if getattr(module, "__file__", None))
 
 
 DISPATCHING: Final = _files()
 
 
-def is_tracing() -> bool:
-    """Whether a graph is being made: those are no calls of the program."""
-    compiler: Any = torch.compiler
-    symbolic: Any = torch.fx._symbolic_trace
-    return bool(
-        compiler.is_dynamo_compiling()
-        or compiler._is_compiling_flag
-        or torch._C._get_tracing_state()
-        or symbolic._is_fx_tracing_flag
-    )
-
-
 def has_compiled() -> bool:
-    """Whether torch's compiler has compiled anything yet: what it made is guarded on the function modes."""
-    utils: Any = sys.modules.get("torch._dynamo.utils")
-    counters = getattr(utils, "counters", None)
-    return bool(counters and counters.get("frames", {}).get("total", 0))
+    """Whether torch's compiler may have compiled anything yet: what it made is guarded on the function modes."""
+    if COMPILER_COUNTERS not in sys.modules:
+        return False
+    counters = compiler_counters()
+    return counters is None or bool(counters.get("frames", {}).get("total", 0))

@@ -19,24 +19,31 @@ from typing import Any, Final
 
 import torch
 
+from modtrace.capture.classes import defined
 from modtrace.capture.custom_functions import CustomFunctions
 from modtrace.capture.function_names import (
     ASKING,
     DISPATCHING,
     function_name,
     has_compiled,
-    is_tracing,
     lasts,
 )
 from modtrace.capture.hooks import unwind
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import KIND_SHIFT, Lane, OpenCall
 from modtrace.capture.likeness import has_tensor, is_tensor, like, like_keywords, never
-from modtrace.capture.modes import stands, take_out_function_mode
 from modtrace.capture.ranges import left_by, still_open
 from modtrace.capture.seen import Check, Entry, Memory, has_grad, remember
 from modtrace.capture.signature import arguments_key, keywords_key, value_key
 from modtrace.capture.state import State
+from modtrace.capture.torch_private.modes import stands, take_out_function_mode
+from modtrace.capture.torch_private.names import (
+    count_function_modes,
+    function_mode_at,
+    pop_function_mode,
+    push_function_mode,
+)
+from modtrace.capture.torch_private.tracing import is_tracing
 from modtrace.capture.unseen import unseen
 from modtrace.trace.schema import FUNCTION
 
@@ -46,7 +53,9 @@ STOPPED: Final = "functions are not recorded any more: the program compiles with
 COMPILED_BEFORE: Final = (
     "functions are not recorded: the program had compiled with torch.compile before the trace"
 )
-_ACCESSOR: Final = type(vars(torch._C.TensorBase)["shape"].__get__)
+_SHAPE: Any = defined(torch.Tensor, "shape")
+_ACCESSOR: Final = type(_SHAPE[1].__get__)
+"""Of attributes of tensors."""
 Sites = dict[Any, "Site"]
 """(id of the code, instruction, and for a second function there its id) -> place."""
 
@@ -88,7 +97,7 @@ class Functions:
             return COMPILED_BEFORE
         self._mode = _mode_class(self._handler())()
         self._running.append(True)
-        torch._C._push_on_torch_function_stack(self._mode)
+        push_function_mode(self._mode)
         self.custom.install()
         self._answer()
         return None
@@ -98,7 +107,7 @@ class Functions:
         """The mode alone, for as long as its cost is measured."""
         self._mode = self._mode or _mode_class(self._handler())()
         self._running[:] = [True]
-        torch._C._push_on_torch_function_stack(self._mode)
+        push_function_mode(self._mode)
         try:
             yield
         finally:
@@ -120,10 +129,10 @@ class Functions:
         """Put the mode back for a backward: `Tensor.backward` is a function too, so torch has taken it off. Whether
         that was needed is returned, and `hide` must follow then.
         """
-        core, mode = torch._C, self._mode
+        mode = self._mode
         if mode is None or stands(mode):
             return False
-        core._push_on_torch_function_stack(mode)
+        push_function_mode(mode)
         return True
 
     def hide(self) -> None:
@@ -141,7 +150,7 @@ class Functions:
         """
         state, running = self._state, self._running
         lanes, clock, get_frame, find_site = state.lanes, state.clock, sys._getframe, self._site
-        grad_enabled, accessor, kind = torch._C.is_grad_enabled, _ACCESSOR, FUNCTION << KIND_SHIFT
+        grad_enabled, accessor, kind = torch.is_grad_enabled, _ACCESSOR, FUNCTION << KIND_SHIFT
         nothing: OpenCall = (0, -1, self._outside, 0, 0, -1)
 
         def run(  # noqa: C901, PLR0912, PLR0915
@@ -242,18 +251,13 @@ class Functions:
             if not original(relevant_args):
                 return False
             mode = self._mode
-            core: Any = torch._C
-            if (
-                mode is None
-                or core._len_torch_function_stack() != 1
-                or core._get_function_stack_at(0) is not mode
-            ):
+            if mode is None or count_function_modes() != 1 or function_mode_at(0) is not mode:
                 return True
-            core._pop_torch_function_stack()
+            pop_function_mode()
             try:
                 return bool(original(relevant_args))
             finally:
-                core._push_on_torch_function_stack(mode)
+                push_function_mode(mode)
 
         self._asks = (original, has_torch_function)
         overrides.has_torch_function = has_torch_function
@@ -304,7 +308,7 @@ def _result(state: State, lane: Lane, site: Site, value: Any) -> int:
 
 def _while_graded(alike: Check) -> Check:
     """A check of several tensors, in grad mode only: outside of it no guard sees which of them require grad."""
-    grad_enabled = torch._C.is_grad_enabled
+    grad_enabled = torch.is_grad_enabled
     return lambda value: grad_enabled() and alike(value)
 
 

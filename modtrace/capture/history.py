@@ -13,12 +13,18 @@ from typing import Any, Final, Protocol
 import torch
 
 from modtrace.capture.allocations import Event
+from modtrace.capture.torch_private.lookup import CUDA_HISTORY, missing, places_in_core
+from modtrace.capture.torch_private.names import (
+    cuda_has_history,
+    cuda_memory_stats,
+    cuda_snapshot,
+    record_cuda_history,
+)
+from modtrace.capture.torch_private.spelled import CUDA_HISTORY_STARTS
 from modtrace.capture.unseen import see_through
 
 MOST_ENTRIES: Final = 500_000
 """Entries kept; the allocator writes over the oldest from there on."""
-STARTS: Final = ("_cuda_record_memory_history", "_cuda_record_memory_history_legacy")
-"""What the public function calls, looked up in `torch._C` each time."""
 CHANGES: Final = {"alloc": 1, "free_requested": -1}
 """Entries after which more, or less, is allocated. A block that waits for another stream counts as freed, as it does in
 the allocator's own counters.
@@ -48,36 +54,33 @@ class CudaHistory:
     """That of CUDA, by torch 2.11 to 2.13's `torch.cuda.memory`."""
 
     def __init__(self) -> None:
-        self._core: Any = torch._C
-        self._memory: Any = torch.cuda.memory
-        self._placed: list[tuple[str, Any, Any]] = []
+        self._placed: list[tuple[Any, str, Any, Any]] = []
         self._taken = False
 
     def begin(self) -> list[int] | None:
         cuda: Any = torch.cuda
-        if not cuda.is_initialized() or self._core._cuda_isHistoryEnabled():
+        if not cuda.is_initialized() or cuda_has_history():
             return None
-        self._memory._record_memory_history("all", context=None, stacks="python", max_entries=MOST_ENTRIES)
-        for name in STARTS:
-            original = getattr(self._core, name, None)
-            if original is not None:
-                replacement = self._noticing(original)
-                self._placed.append((name, original, replacement))
-                setattr(self._core, name, replacement)
-        stats = [self._core._cuda_memoryStats(device) for device in range(cuda.device_count())]
+        record_cuda_history("all", context=None, stacks="python", max_entries=MOST_ENTRIES)
+        for owner, name in places_in_core(CUDA_HISTORY_STARTS):
+            original = getattr(owner, name)
+            replacement = self._noticing(original)
+            self._placed.append((owner, name, original, replacement))
+            setattr(owner, name, replacement)
+        stats = [cuda_memory_stats(device) for device in range(cuda.device_count())]
         return [int(one["requested_bytes"]["all"]["current"]) for one in stats]
 
     def end(self) -> list[list[Entry]] | None:
         while self._placed:
-            name, original, replacement = self._placed.pop()
-            if getattr(self._core, name, None) is replacement:
-                setattr(self._core, name, original)
-        if self._taken or not self._core._cuda_isHistoryEnabled():
+            owner, name, original, replacement = self._placed.pop()
+            if getattr(owner, name, None) is replacement:
+                setattr(owner, name, original)
+        if self._taken or not cuda_has_history():
             return None
         try:
-            traces: list[list[Entry]] = self._memory._snapshot()["device_traces"]
+            traces: list[list[Entry]] = cuda_snapshot()["device_traces"]
         finally:
-            self._memory._record_memory_history(None)
+            record_cuda_history(None)
         return traces
 
     def _noticing(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,7 +94,7 @@ class CudaHistory:
 
 def history_of() -> AllocatorHistory | None:
     """The history that there is in this torch."""
-    return CudaHistory() if hasattr(torch._C, "_cuda_isHistoryEnabled") else None
+    return None if missing(CUDA_HISTORY) else CudaHistory()
 
 
 def moment(clock: Callable[[], int]) -> tuple[int, int]:

@@ -20,9 +20,11 @@ from modtrace.capture.facts import raw
 from modtrace.capture.lanes import CODE_SHIFT, MODE_SHIFT, RAISED, RETURNED, Lane
 from modtrace.capture.likeness import is_tensor
 from modtrace.capture.raised import is_early_stop, is_out_of_memory
-from modtrace.capture.seen import CALL_IMPL, Entry, has_grad, remember
+from modtrace.capture.seen import Entry, has_grad, remember
 from modtrace.capture.signature import arguments_key, keywords_key, value_key
 from modtrace.capture.state import State
+from modtrace.capture.torch_private.names import CALL_CODE, HAS_OWN_HOOKS, current_level, graph_task
+from modtrace.capture.torch_private.tracing import is_making_graph
 from modtrace.capture.tracebacks import unlink
 from modtrace.capture.unseen import unseen
 from modtrace.trace.schema import BACKWARD, EVALUATING, IN_BACKWARD, MODULE, NO_GRAD, PHASE
@@ -31,7 +33,7 @@ Hook = Callable[..., None]
 FRAMES: Final = 5
 """What a traced call takes of python's recursion limit, at the least: four frames and the call of a slot."""
 NEAR_LIMIT: Final = 0.6
-RUNNERS: Final = {id(CALL_IMPL): CALL_IMPL}
+RUNNERS: Final = {id(CALL_CODE): CALL_CODE}
 """Code of the frames that run calls and phases, by its id: python hashes the whole content of code, every time."""
 DEEP_CALLS: Final = 50
 """Calls that are deeper than that have their depth looked at when their argument is a new one."""
@@ -54,10 +56,10 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901, PLR0915 - 
     is_dynamo_compiling = torch.compiler.is_dynamo_compiling
     get_frame = sys._getframe
     lanes, clock, next_node = state.lanes, state.clock, state.next_node
-    grad_enabled = torch._C.is_grad_enabled
+    grad_enabled = torch.is_grad_enabled
     entry_of, empty = state.registry.entries.get, state.signatures.empty
     parent_depth = 2 * frame_depth + 2
-    call_impl = CALL_IMPL
+    call_impl, has_own_hooks = CALL_CODE, HAS_OWN_HOOKS
 
     def pre(module: Any, args: Any) -> None:  # noqa: C901, PLR0912
         if is_dynamo_compiling() or state.off:
@@ -92,7 +94,7 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901, PLR0915 - 
                         mode = state.count(lane, entry, given, mode, get_frame(frame_depth))
                 given |= mode
             frame_id = id(get_frame(frame_depth))
-            if module._forward_hooks:
+            if has_own_hooks and module._forward_hooks:
                 own_hooks.expect(state, lane, module, frame_id)
             call = lane.next_call()
             if state.device_times is not None:
@@ -108,7 +110,7 @@ def _post_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901, PLR0915 -
     is_dynamo_compiling = torch.compiler.is_dynamo_compiling
     get_frame = sys._getframe
     lanes, clock, next_node = state.lanes, state.clock, state.next_node
-    grad_enabled = torch._C.is_grad_enabled
+    grad_enabled = torch.is_grad_enabled
     entry_of = state.registry.entries.get
     absent = object()
 
@@ -180,15 +182,13 @@ def _begin(state: State, lane: Lane, module: Any, caller: FrameType | None) -> i
     Returns the bits of schema's `mode` in their place; NOT_LOOKED_AT for a call that must not be recorded: a trace of
     torch's own is being made, or it is of a model that is not asked for.
     """
-    compiler: Any = torch.compiler
-    symbolic: Any = torch.fx._symbolic_trace
-    if compiler._is_compiling_flag or torch._C._get_tracing_state() or symbolic._is_fx_tracing_flag:
+    if is_making_graph():
         return NOT_LOOKED_AT
     if state.unwatched:
         state.watch_again()
     if lane.calls:
         unwind(lane, caller)
-    if not lane.transformed and torch._C._functorch.maybe_current_level() is not None:
+    if not lane.transformed and current_level() is not None:
         lane.transformed = len(lane.calls) + 1
     if lane.calls and lane.calls[-1][2].kind == MODULE:
         return 0
@@ -231,10 +231,10 @@ def is_root(lane: Lane) -> bool:
 
 def _mode(module: Any) -> int:
     """The bits of schema's `mode` for a call that is not made by another module's forward, shifted to their place."""
-    mode = 0 if torch._C.is_grad_enabled() else NO_GRAD
+    mode = 0 if torch.is_grad_enabled() else NO_GRAD
     if not raw(module).get("training", True):
         mode |= EVALUATING
-    if torch._C._current_graph_task_id() != -1:
+    if graph_task() != -1:
         mode |= IN_BACKWARD
     return mode << MODE_SHIFT
 
@@ -268,7 +268,7 @@ def _open_modules(lane: Lane, frame: FrameType | None) -> tuple[Any, Any]:
     modules = [call[0] for call in lane.calls if call[2].kind == MODULE]
     inner, outer = modules[-1], modules[0]
     while frame is not None and root is None:
-        if frame.f_code is CALL_IMPL:
+        if frame.f_code is CALL_CODE:
             if id(frame) == inner:
                 parent = frame.f_locals["self"]
             if id(frame) == outer:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 
 from modtrace.capture.seen import Check, guard_of
+from modtrace.capture.torch_private.contexts import without_functions
 
 _SCALARS: Final = (
     int,
@@ -91,7 +92,7 @@ def is_tensor(value: Any) -> bool:
     kind = type(value)
     if kind is not torch.Tensor and kind is not torch.nn.Parameter:
         return False
-    with torch._C.DisableTorchFunction():
+    with without_functions():
         return not value.is_nested
 
 

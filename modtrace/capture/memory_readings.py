@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from modtrace.capture.clocks import devices_in
-from modtrace.capture.device_memory import Counters, DeviceMemory, memory_of
+from modtrace.capture.device_memory import Counters, CudaMemory, DeviceMemory, memory_of
 from modtrace.capture.lanes import Lane
 from modtrace.capture.signature import Key
 from modtrace.capture.state import State
+from modtrace.capture.torch_private.lookup import CUDA_MEMORY, missing
 from modtrace.capture.unseen import unseen
 from modtrace.trace.schema import AT_END, AT_RECORDING, AT_START, MODULE, THREAD_SHIFT
 
@@ -95,6 +96,8 @@ class MemoryReadings:
         if kind not in self._memories:
             self._memories[kind] = memory_of(kind)
             memory = self._memories[kind]
+            if kind in KINDS and (memory is None or isinstance(memory, CudaMemory)):
+                self.gaps += missing(CUDA_MEMORY)
             if memory is not None:
                 memory.watch(lambda index, moment: self._reset((kind, index), moment))
         memory = self._memories[kind]

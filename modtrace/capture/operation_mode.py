@@ -7,7 +7,17 @@ from typing import Any, Final
 
 import torch
 
-from modtrace.capture.modes import take_out_dispatch_mode
+from modtrace.capture.torch_private.contexts import without_functions
+from modtrace.capture.torch_private.modes import take_out_dispatch_mode
+from modtrace.capture.torch_private.names import (
+    TAKES_APART,
+    count_dispatch_modes,
+    current_level,
+    has_kernel,
+    push_dispatch_mode,
+    run_composite,
+    without_subclasses,
+)
 from modtrace.capture.unseen import see_through
 
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
@@ -63,7 +73,7 @@ class Mode:
         # Called from here an operation would be shown to function modes and to classes of tensors, which it is not when
         # torch calls it. What is written in Python may call functions that they are shown.
         written_in_c = _is_torchs(function) and all(kind in _PLAIN for kind in types)
-        with torch._C.DisableTorchFunction() if written_in_c else torch._C.DisableTorchFunctionSubclass():
+        with without_functions() if written_in_c else without_subclasses():
             if written_in_c and torch.is_inference_mode_enabled() and _is_composite(function, args):
                 return self._in_parts(function, args, kwargs)
             ready = self._clock()
@@ -74,11 +84,9 @@ class Mode:
 
     def _in_parts(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run an operation that is made of others as torch would, and see these."""
-        core: Any = torch._C
-        core._push_on_torch_dispatch_stack(self)
+        push_dispatch_mode(self)
         try:
-            # The kernel itself: torch has others of the same name for its compiler, with other results.
-            return function._op_dk(core.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+            return run_composite(function, args, kwargs)
         finally:
             take_out_dispatch_mode(self)
 
@@ -87,15 +95,14 @@ def _is_composite(function: Any, args: Any) -> bool:
     """Whether an operation is nothing but others, which autograd takes apart before a mode sees them. In inference mode
     there is no autograd.
     """
-    core: Any = torch._C
     name = function.name()
-    if not core._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd"):
+    if not TAKES_APART or not has_kernel(name, "CompositeImplicitAutograd"):
         return False
     values = [item for value in args for item in (value if type(value) in (list, tuple) else (value,))]
     first = next((value for value in values if type(value) in _PLAIN), None)
     if first is None or first.layout is not torch.strided:
         return False
-    return not core._dispatch_has_kernel_for_dispatch_key(name, first.device.type.upper())
+    return not has_kernel(name, first.device.type.upper())
 
 
 def _is_torchs(function: Any) -> bool:
@@ -105,15 +112,14 @@ def _is_torchs(function: Any) -> bool:
 
 def crossing(clock: Any) -> int:
     """Nanoseconds that torch takes to hand an operation to a mode and back."""
-    core: Any = torch._C
-    if core._len_torch_dispatch_stack() or core._functorch.maybe_current_level() is not None:
+    if count_dispatch_modes() or current_level() is not None:
         return 0
-    with core.DisableTorchFunction():
+    with without_functions():
         value = torch.empty(0, device="cpu")  # the first operation on a meta tensor imports for a second
         inside: list[int] = []
         mode = Mode(lambda *seen: inside.append(seen[-2] + clock() - seen[-1]), clock)
         plain_ns = min(_time(value, clock) for _ in range(5))
-        core._push_on_torch_dispatch_stack(mode)
+        push_dispatch_mode(mode)
         try:
             through_ns = min(_time(value, clock) for _ in range(5))
         finally:
@@ -127,7 +133,7 @@ _TIMED: Final = 20
 def _time(value: Any, clock: Any) -> int:
     started: int = clock()
     for _ in range(_TIMED):
-        torch._C._VariableFunctions.neg(value)
+        torch.neg(value)
     done: int = clock()
     return done - started
 

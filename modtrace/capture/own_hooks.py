@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modtrace.capture.lanes import CODE_SHIFT, HOOKS, RAISED, REPLACED, RETURNED, Lane
 from modtrace.capture.raised import is_early_stop
 from modtrace.capture.signature import value_key
+from modtrace.capture.torch_private.names import forward_hooks_of
 from modtrace.capture.unseen import unseen
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Tail:
         self.began = False
         self.output_id = 0
         self.signatures = (0, 0)
-        self.tables = (module._forward_hooks, module._forward_hooks_always_called)
+        self.tables = forward_hooks_of(module)
 
     def install(self) -> None:
         """Put it last. Its key is negative: the ids torch gives to hooks are not."""

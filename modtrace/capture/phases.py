@@ -22,6 +22,15 @@ from modtrace.capture.functions import Functions
 from modtrace.capture.lanes import KIND_SHIFT
 from modtrace.capture.profiling import Profiling
 from modtrace.capture.ranges import NOT_OPENED, Ranges
+from modtrace.capture.torch_private.contexts import without_functions
+from modtrace.capture.torch_private.names import (
+    loader_iterator,
+    optimizer_post_hooks,
+    optimizer_pre_hooks,
+    run_backward,
+)
+from modtrace.capture.torch_private.spelled import NUM_WORKERS
+from modtrace.capture.torch_private.tracing import is_tracing
 from modtrace.capture.unseen import see_through, unseen
 from modtrace.trace.schema import PHASE
 
@@ -76,7 +85,7 @@ class Phases:
                 delattr(owner, name)
             else:
                 setattr(owner, name, held)
-        for table in _optimizer_tables():
+        for table in (optimizer_pre_hooks, optimizer_post_hooks):
             if table is not None:
                 table.pop(_KEY - id(self), None)
 
@@ -95,8 +104,9 @@ class Phases:
             if not is_dynamo_compiling():
                 self._after_step(optimizer)
 
-        for table, hook in zip(_optimizer_tables(), (before, after), strict=True):
-            if table is not None:
+        tables = (optimizer_pre_hooks, optimizer_post_hooks)
+        for table, hook in zip(tables, (before, after), strict=True):
+            if None not in tables:
                 unseen(hook)
                 table[_KEY - id(self)] = hook
 
@@ -109,10 +119,11 @@ class Phases:
         self._hidden = max(self._hidden - 1, 0)
 
     def _replacements(self) -> Iterator[tuple[Any, str, Wrap]]:
-        loader: Any = torch.utils.data.dataloader
-        yield torch.autograd, "_engine_run_backward", self._running_backward
-        yield loader._BaseDataLoaderIter, "__next__", self._in_phase("data", _workers_of)
-        yield loader.DataLoader, "__iter__", self._in_phase("data", _workers_of)
+        if run_backward is not None:
+            yield *run_backward, self._running_backward
+        if loader_iterator is not None:
+            yield loader_iterator, "__next__", self._in_phase("data", _workers_of)
+        yield torch.utils.data.DataLoader, "__iter__", self._in_phase("data", _workers_of)
         yield torch.optim.Optimizer, "zero_grad", self._in_phase("zero_grad", _class_of)
         yield torch.nn.Module, "zero_grad", self._in_phase("zero_grad", _class_of)
         scaler: Any = getattr(getattr(torch, "amp", None), "GradScaler", None)
@@ -124,15 +135,7 @@ class Phases:
 
     def _idle(self) -> bool:
         """Whether nothing is to be recorded now."""
-        compiler: Any = torch.compiler
-        return bool(
-            self._state.off
-            or not self._placed
-            or self._hidden
-            or compiler.is_dynamo_compiling()
-            or compiler._is_compiling_flag
-            or torch._C._get_tracing_state()
-        )
+        return bool(self._state.off or not self._placed or self._hidden or is_tracing())
 
     # what is replaced -------------------------------------------------------------------------------------------
 
@@ -273,13 +276,6 @@ class Phases:
 unseen(Phases._idle, Phases._copied, Phases._before_step, Phases._after_step, Phases._number_of)
 
 
-def _optimizer_tables() -> tuple[Any, Any]:
-    module: Any = sys.modules[torch.optim.Optimizer.__module__]
-    return getattr(module, "_global_optimizer_pre_hooks", None), getattr(
-        module, "_global_optimizer_post_hooks", None
-    )
-
-
 def _class_of(thing: Any) -> str:
     return type(thing).__name__
 
@@ -287,7 +283,7 @@ def _class_of(thing: Any) -> str:
 def _workers_of(loader: Any) -> str:
     """How a DataLoader, or an iterator of one, is shown: its processes matter when it is waited for."""
     held = getattr(loader, "__dict__", {})
-    return f"DataLoader(num_workers={held.get('_num_workers', held.get('num_workers', '?'))})"
+    return f"DataLoader(num_workers={held.get(NUM_WORKERS, held.get('num_workers', '?'))})"
 
 
 def _accelerator() -> str | None:
@@ -301,7 +297,7 @@ def _accelerator() -> str | None:
 
 def _moved(before: Any, after: Any, accelerator: str | None) -> bool:
     """Whether a tensor was copied from the host to the accelerator."""
-    with torch._C.DisableTorchFunction():
+    with without_functions():
         return bool(before.device.type == "cpu" and after.device.type == accelerator)
 
 

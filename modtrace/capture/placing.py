@@ -10,6 +10,9 @@ from typing import Any, Final
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from modtrace.capture.torch_private.contexts import hook_ids_from
+from modtrace.capture.torch_private.names import global_hooks, global_hooks_with_kwargs, global_pre_hooks
+
 _PAIRS = count()
 _COMPILED_WARNING: Final = "Using `torch.compile(module)` when there are global hooks"
 
@@ -28,18 +31,12 @@ class PlacedHooks:
         that holds a user's hooks holds their ids.
         """
         modules = torch.nn.modules.module
-        following = RemovableHandle.next_id
-        try:
-            RemovableHandle.next_id = -2 - 2 * next(_PAIRS)
-            before: Any = modules._global_forward_pre_hooks
-            after: Any = modules._global_forward_hooks
-            self._last = bool(before or after)
+        with hook_ids_from(-2 - 2 * next(_PAIRS)):
+            self._last = bool(global_pre_hooks or global_hooks)
             first = modules.register_module_forward_pre_hook(pre)
             second = modules.register_module_forward_hook(post, with_kwargs=True, always_call=True)
             self._handles += [first, second]
-            self._held = [(first, pre, before), (second, post, after)]
-        finally:
-            RemovableHandle.next_id = following
+            self._held = [(first, pre, global_pre_hooks), (second, post, global_hooks)]
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
         self._silenced = (filters, ("ignore", re.compile(re.escape(_COMPILED_WARNING)), UserWarning, None, 0))
         # Not by filterwarnings(): that would let printed warnings print again.
@@ -48,21 +45,21 @@ class PlacedHooks:
     def hide(self) -> None:
         """Take the hooks out of torch's tables for a while."""
         for handle, _, table in self._held:
-            table.pop(handle.id, None)
+            if table is not None:
+                table.pop(handle.id, None)
 
     def show(self) -> None:
         """Put them back, before those of the user as they were."""
         for handle, hook, table in self._held:
-            if handle in self._handles:
+            if table is not None and handle in self._handles:
                 table[handle.id] = hook
                 table.move_to_end(handle.id, last=self._last)
 
     def remove(self) -> None:
         """Take the hooks away; does nothing the second time."""
-        with_kwargs = torch.nn.modules.module._global_forward_hooks_with_kwargs
         for handle in self._handles:
             handle.remove()
-            with_kwargs.pop(handle.id, None)  # torch 2.13 leaves it there
+            global_hooks_with_kwargs.pop(handle.id, None)  # torch 2.13 leaves it there
         self._handles.clear()
         if self._silenced is not None:
             held, entry = self._silenced

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -32,6 +31,17 @@ from modtrace.capture.history import ANY_THREAD, MOST_ENTRIES, AllocatorHistory,
 from modtrace.capture.operators import kernels_of, operators_of
 from modtrace.capture.saved import Saved
 from modtrace.capture.state import State
+from modtrace.capture.torch_private.contexts import without_functions
+from modtrace.capture.torch_private.lookup import PROFILER, missing
+from modtrace.capture.torch_private.names import (
+    device_type,
+    disable_profiler,
+    fast_range,
+    prepare_trace,
+    profiler_runs,
+    start_trace,
+)
+from modtrace.capture.torch_private.spelled import BUFFERS, PARAMETERS
 from modtrace.text import plain
 from modtrace.trace.schema import BUFFER, GRADIENT, OPTIMIZER_STATE, PARAMETER, TEXT_LIMIT
 
@@ -43,7 +53,6 @@ FROM_HISTORY: Final = (
 TAKEN: Final = "memory was not watched: the program has begun a history of the allocator of its own"
 OVERRUN: Final = "memory was not watched: there were more allocations than the history of the allocator holds"
 LOST: Final = "memory and kernels were not watched: torch's profiler lost some of its events"
-_DEVICE_TYPE: Any = torch._C._autograd.DeviceType
 _QUIET: Final = "KINETO_LOG_LEVEL"
 """torch's profiler writes to stderr when it starts and stops, unless it is told not to when it is first started."""
 
@@ -75,6 +84,10 @@ class Profiling:
         self._state = state
         self._origin_ns = origin_ns
         asked = [steps for steps in (memory, kernels) if steps is not None]
+        lacks = missing(PROFILER) if asked else []
+        if lacks:
+            self.gaps += lacks
+            asked = []
         self._first = min((first for first, _ in asked), default=-1)
         self._last = max((last for _, last in asked), default=-1)
         self._memory, self._kernels = memory is not None, kernels is not None
@@ -164,8 +177,7 @@ class Profiling:
         self.spent_ns += self._state.clock() - started
 
     def _begin(self) -> None:
-        core: Any = torch._C._autograd
-        if core._profiler_enabled():
+        if profiler_runs():
             if not (self._memory and self._begin_history()):
                 self.gaps.append(BUSY)
                 self._last = -1
@@ -175,8 +187,8 @@ class Profiling:
         held = os.environ.get(_QUIET)
         os.environ[_QUIET] = "6"
         try:
-            profiler._prepare_trace()
-            profiler._start_trace()
+            prepare_trace(profiler)
+            start_trace(profiler)
         finally:
             if held is None:
                 os.environ.pop(_QUIET, None)
@@ -237,7 +249,7 @@ class Profiling:
         ours = ranges[0].start_tid
         self._keep(paired(events, beside, self._holders, self._before, self._began_ns), ours)
         if self._kernels:
-            found = operators_of(tree) + kernels_of(results.events(), _DEVICE_TYPE.CUDA)
+            found = operators_of(tree) + kernels_of(results.events(), device_type.CUDA)
             self._operators += [
                 (beside.ours_of(at), own, name, device, kind, self._lane if thread == ours else None)
                 for at, own, name, thread, device, kind in found
@@ -253,10 +265,9 @@ class Profiling:
             self._rows.append((at, freed, size, device, self._lane if thread == ours else None, category))
 
     def _mark(self) -> None:
-        fast: Any = torch._C._profiler
         for _ in range(MOMENTS):
             before = self._state.clock()
-            with fast._RecordFunctionFast(f"{CLOCK_RANGE}{len(self._moments)}"):
+            with fast_range(f"{CLOCK_RANGE}{len(self._moments)}"):
                 pass
             self._moments.append((before, self._state.clock()))
 
@@ -315,14 +326,13 @@ class Profiling:
 
 def _disable() -> Any:
     """Stop torch's profiler; its result."""
-    module: Any = sys.modules["torch.autograd.profiler"]
-    return module._disable_profiler()
+    return disable_profiler()
 
 
 def _address(tensor: Any) -> int:
     """Where the memory of a tensor lies; 0 for one that has none to tell of."""
     try:
-        with torch._C.DisableTorchFunction():
+        with without_functions():
             return int(tensor.untyped_storage().data_ptr())
     except Exception:
         return 0
@@ -335,7 +345,7 @@ def _parameters(optimizer: Any) -> Iterator[Any]:
 
 def _place(tensor: Any) -> tuple[int, str]:
     """How much memory a tensor holds, and where."""
-    with torch._C.DisableTorchFunction():
+    with without_functions():
         return int(tensor.untyped_storage().nbytes()), str(tensor.device)
 
 
@@ -347,7 +357,7 @@ def _of_modules(modules: Iterable[Any]) -> Iterator[tuple[Any, int]]:
 
 def _registered(modules: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     for module in modules:
-        for category, name in ((PARAMETER, "_parameters"), (BUFFER, "_buffers")):
+        for category, name in ((PARAMETER, PARAMETERS), (BUFFER, BUFFERS)):
             table = raw(module).get(name)
             for tensor in dict.values(table) if isinstance(table, dict) else ():
                 if tensor is not None:

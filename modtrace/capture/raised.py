@@ -6,6 +6,7 @@ import builtins
 from typing import Any, Final
 
 from modtrace.capture.classes import class_name
+from modtrace.capture.torch_private.spelled import EARLY_STOP
 from modtrace.text import plain
 from modtrace.trace.schema import MEMORY_MESSAGE_LIMIT, MESSAGE_LIMIT, OUT_OF_MEMORY, TEXT_LIMIT
 
@@ -75,4 +76,4 @@ def _message(error: BaseException) -> str | None:
 def is_early_stop(error: BaseException) -> bool:
     """Whether this is how activation checkpointing ends a recomputation that has come far enough: no fault."""
     kind = type(error)
-    return kind.__name__ == "_StopRecomputationError" and kind.__module__ == "torch.utils.checkpoint"
+    return (kind.__module__, kind.__name__) == EARLY_STOP

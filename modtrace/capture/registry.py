@@ -19,6 +19,7 @@ import torch
 from modtrace.capture.classes import class_name, inherits
 from modtrace.capture.facts import is_lazy, module_row, raw, subtree_totals
 from modtrace.capture.seen import Entry
+from modtrace.capture.torch_private.spelled import CHILDREN
 from modtrace.text import plain
 from modtrace.trace.schema import TEXT_LIMIT
 
@@ -278,7 +279,7 @@ class Registry:
 
 def children(module: Module) -> list[tuple[str, Module]]:
     """The direct children of a module, without running any code of its class."""
-    held = raw(module).get("_modules")
+    held = raw(module).get(CHILDREN)
     if not isinstance(held, dict):
         return []
     return [(str(key), child) for key, child in dict.items(held) if _is_module(child)]

@@ -17,16 +17,16 @@ import torch
 from modtrace.capture.classes import class_name, defined, inherits
 from modtrace.capture.facts import raw
 from modtrace.capture.state import State
+from modtrace.capture.torch_private.contexts import without_functions
+from modtrace.capture.torch_private.lookup import SAVED, missing
+from modtrace.capture.torch_private.names import storage_id
+from modtrace.capture.torch_private.spelled import BUFFERS, COMPILED_SAVED, PARAMETERS, RAW_SAVED
 from modtrace.text import plain
 from modtrace.trace.schema import TEXT_LIMIT
 
-_RAW: Final = "_raw_saved_"
 _HIDDEN: Final = ("CopySlices", "CppFunction")
 """Nodes that keep tensors which nothing gives out: a change of a view in place, and functions made in C++."""
-_COMPILED: Final = "_tensors_no_vc_check"
-"""Where the backward of a compiled region keeps those of its tensors that autograd does not watch."""
 _PLAIN: Final = defined(torch.Tensor, "__torch_dispatch__")
-_TOLD: Final = ("data", "unpack_hook")
 
 
 @dataclass
@@ -53,10 +53,10 @@ class Saved:
         self._first, self._last = steps
         self._rows: list[tuple[int, int, Kept]] = []
         self.watching = self._first == 0
-        kind: Any = getattr(torch._C._autograd, "SavedTensor", None)
-        if not all(hasattr(kind, name) for name in _TOLD):
+        lacks = missing(SAVED)
+        if lacks:
             self.watching, self._last = False, -1
-            self.gaps.append("what is kept for backward is not counted: this torch does not give it out")
+            self.gaps += lacks
 
     def step_ends(self, steps: int) -> None:
         """So many steps have ended."""
@@ -107,7 +107,7 @@ def count(nodes: Sequence[tuple[int, Any]], calls: Sequence[Sequence[int]], own:
     found: dict[int, Kept] = {-1: Kept()}
     seen = set(own)
     names: dict[type, tuple[str, ...]] = {}
-    with torch._C.DisableTorchFunction():
+    with without_functions():
         # In the order of forward: a storage is that of the node that kept it first.
         for (_, node), path in zip(reversed(nodes), reversed(calls), strict=True):
             for call in path:
@@ -119,7 +119,7 @@ def count(nodes: Sequence[tuple[int, Any]], calls: Sequence[Sequence[int]], own:
 def _add(kept: Kept, node: Any, names: dict[type, tuple[str, ...]], seen: set[int]) -> None:
     kind = type(node)
     if kind not in names:
-        names[kind] = tuple(name for name in dir(kind) if name.startswith(_RAW))
+        names[kind] = tuple(name for name in dir(kind) if name.startswith(RAW_SAVED))
     if class_name(kind) in _HIDDEN:
         kept.uncounted[plain(class_name(kind), TEXT_LIMIT)] = None
     try:
@@ -142,7 +142,7 @@ def _saved_by(node: Any, names: Sequence[str]) -> Iterator[tuple[Any, bool]]:
             packed = one.unpack_hook is not None
             yield (None if packed else one.data), packed
     beside = getattr(node, "__dict__", None)
-    more = beside.get(_COMPILED) if type(beside) is dict else None
+    more = beside.get(COMPILED_SAVED) if type(beside) is dict else None
     for one in more if isinstance(more, (tuple, list)) else ():
         if inherits(type(one), torch.Tensor):
             yield one, False
@@ -170,7 +170,7 @@ def _storage(tensor: Any) -> tuple[int, int] | str:
         return plain(class_name(kind), TEXT_LIMIT)
     try:
         storage = tensor.untyped_storage()
-        return storage._cdata, int(storage.nbytes())
+        return storage_id(storage), int(storage.nbytes())
     except (RuntimeError, NotImplementedError, TypeError):
         return f"{tensor.layout} tensor".removeprefix("torch.")
 
@@ -178,10 +178,10 @@ def _storage(tensor: Any) -> tuple[int, int] | str:
 def own_storages(modules: Sequence[torch.nn.Module]) -> set[int]:
     """The storages of the parameters and buffers of modules."""
     found = set()
-    with torch._C.DisableTorchFunction():
+    with without_functions():
         for module in modules:
             held = raw(module)
-            for table in (held.get("_parameters"), held.get("_buffers")):
+            for table in (held.get(PARAMETERS), held.get(BUFFERS)):
                 for tensor in dict.values(table) if isinstance(table, dict) else ():
                     place = _storage(tensor) if inherits(type(tensor), torch.Tensor) else ""
                     if not isinstance(place, str):

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import torch
 
+from modtrace.capture.torch_private.contexts import without_dispatch, without_functions
+from modtrace.capture.torch_private.names import CALL_CODE, current_level, tensor_guards
 from modtrace.trace.schema import MODULE
-
-CALL_IMPL: CodeType = torch.nn.Module._call_impl.__code__
 
 Check = Callable[[Any], bool]
 Memory = tuple[Check, bool, int]
@@ -44,7 +44,7 @@ class Entry:
 
     __slots__ = ("code", "counted", "given", "kind", "number", "returned", "sites")
 
-    def __init__(self, number: int, kind: int = MODULE, code: CodeType | None = CALL_IMPL) -> None:
+    def __init__(self, number: int, kind: int = MODULE, code: CodeType | None = CALL_CODE) -> None:
         self.number = number
         self.kind = kind
         self.code = code
@@ -64,8 +64,7 @@ def remember(last: Memory, value: Any, signature: int) -> Memory:
 
 
 def _tensor_guard(value: Any) -> Check:
-    guards: Any = torch._C._dynamo.guards
-    check: Check = guards.TensorGuards(value, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+    check: Check = tensor_guards(value, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
     return check
 
 
@@ -75,7 +74,7 @@ def _attribute_guard(value: Any) -> Check:
     def check(other: Any) -> bool:
         return (
             type(other) is kind
-            and torch._C._functorch.maybe_current_level() is None
+            and current_level() is None
             and not other.is_nested
             and _attributes(other) == attributes
         )
@@ -84,13 +83,13 @@ def _attribute_guard(value: Any) -> Check:
 
 
 def _attributes(value: Any) -> tuple[Any, ...]:
-    with torch._C.DisableTorchFunction():
+    with without_functions():
         return value.shape, value.dtype, value.device, value.layout
 
 
 def has_grad(value: Any) -> bool:
     """requires_grad of a tensor, read out of sight of subclasses and modes."""
-    with torch._C.DisableTorchFunction():
+    with without_functions():
         return bool(value.requires_grad)
 
 
@@ -98,7 +97,7 @@ def _choose_guard() -> Callable[[Any], Check]:
     """torch's guard where it tells what it should, else one of attributes."""
     try:
         # Out of sight of any mode that the program is in.
-        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+        with without_dispatch(), without_functions():
             made = torch.empty(2, 3, device="meta")
             same = torch.empty(2, 3, device="meta")
             others = (

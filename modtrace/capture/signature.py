@@ -15,6 +15,8 @@ from typing import Any, Final
 import torch
 
 from modtrace.capture.classes import bases, class_name, defined, inherits
+from modtrace.capture.torch_private.contexts import READS_WRAPPERS, without_dispatch, without_functions
+from modtrace.capture.torch_private.names import is_batched
 from modtrace.text import plain
 from modtrace.trace.schema import SHORT_DTYPES, TEXT_LIMIT
 
@@ -33,8 +35,7 @@ UNKNOWN: Final[Key] = ("type", "?")
 
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
 _SCALARS: Final = (bool, int, float, complex)
-_NoDispatch: Any = torch._C.DisableTorchFunction
-"""Attributes are read out of sight of subclasses and of modes: both would be told of every one."""
+_NO_OPERATIONS: Final = defined(torch.Tensor, "__torch_dispatch__")
 
 
 class _Budget:
@@ -49,7 +50,7 @@ class _Budget:
 def arguments_key(args: tuple[Any, ...], *, vmapped: bool = False) -> Key:
     """The key of positional arguments."""
     try:
-        with _NoDispatch():
+        with without_functions():
             return ("args", *_items(args, 0, _Budget(), vmapped))
     except Exception:  # an object that cannot be looked at is unknown; it is no fault of the recorder
         return UNKNOWN
@@ -58,7 +59,7 @@ def arguments_key(args: tuple[Any, ...], *, vmapped: bool = False) -> Key:
 def keywords_key(kwargs: dict[str, Any], *, vmapped: bool = False) -> Key:
     """The key of keyword arguments."""
     try:
-        with _NoDispatch():
+        with without_functions():
             return ("kwargs", *_pairs(kwargs.items(), len(kwargs), 0, _Budget(), vmapped))
     except Exception:
         return ("kwargs", ("?", UNKNOWN))
@@ -67,7 +68,7 @@ def keywords_key(kwargs: dict[str, Any], *, vmapped: bool = False) -> Key:
 def value_key(value: Any, *, vmapped: bool = False) -> Key:
     """The key of one value, such as an output."""
     try:
-        with _NoDispatch():
+        with without_functions():
             return _key(value, 0, _Budget(), vmapped)
     except Exception:
         return UNKNOWN
@@ -182,13 +183,15 @@ def _pairs(
 
 def _tensor_key(value: Any, kind: type, vmapped: bool) -> Key:
     """A tensor whose attributes may be absent, symbolic or guarded: everything becomes text or a plain int."""
-    with torch._C._DisableTorchDispatch():  # a wrapper subclass would be asked for its sizes by an operation
+    if not READS_WRAPPERS and defined(kind, "__torch_dispatch__") != _NO_OPERATIONS:
+        return ("type", _name(kind))
+    with without_dispatch():  # a wrapper subclass would be asked for its sizes by an operation
         return _read_tensor(value, kind, vmapped)
 
 
 def _read_tensor(value: Any, kind: type, vmapped: bool) -> Key:
     mark = "" if kind in _PLAIN else _name(kind)
-    if vmapped and torch._C._functorch.is_batchedtensor(value):
+    if vmapped and is_batched(value):
         mark = f"{mark} vmap".strip()
     placements = _placements(value) if mark == "DTensor" else ""
     return (
@@ -257,7 +260,7 @@ class Signatures:
 
     def of_tensor(self, value: Any) -> int:
         """The number of one plain tensor."""
-        with _NoDispatch():
+        with without_functions():
             key = (value.shape, value.dtype, value.device, value.requires_grad, value.layout)
         number = self.known.get(key)
         return self.number(key) if number is None else number

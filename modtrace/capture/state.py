@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,6 +13,7 @@ from modtrace.capture.raised import Errors
 from modtrace.capture.registry import Registry
 from modtrace.capture.seen import Entry
 from modtrace.capture.signature import Signatures
+from modtrace.capture.torch_private.names import next_node
 
 if TYPE_CHECKING:
     from modtrace.capture.device_times import DeviceTimes
@@ -76,7 +77,7 @@ class State:
         self.device_memory: MemoryReadings | None = None
         self.root_begins: Callable[[], None] | None = None
         self.stands_in: Callable[[], bool] = _never
-        self.next_node = _next_node()
+        self.next_node = next_node
         self.due = 0
         self.deep = False
         self.off = False
@@ -95,9 +96,3 @@ def _never() -> bool:
 
 def _not_counted(_lane: Lane, _entry: Entry, _given: int, mode: int, _frame: FrameType) -> int:
     return mode
-
-
-def _next_node() -> Callable[[], int]:
-    """What tells the number that the next node of autograd's graph will have on this thread."""
-    autograd: Any = torch.autograd
-    return getattr(autograd, "_get_sequence_nr", lambda: -1)

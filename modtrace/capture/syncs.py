@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from modtrace.capture.function_names import DISPATCHING
+from modtrace.capture.torch_private.spelled import CALLING_OPERATIONS, COMPILER
 from modtrace.text import plain
 from modtrace.trace.schema import COPY_TO_DEVICE, COPY_TO_HOST, TEXT_LIMIT
 
@@ -26,10 +27,10 @@ MANY: Final = 10_000
 """Distinct waits of one root call."""
 LOST: Final = "some waits for the device were not noted: too many in one call"
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
-_AROUND: Final = (os.path.dirname(__file__), os.path.join(os.path.dirname(torch.__file__), "_dynamo"))
+_AROUND: Final = (os.path.dirname(__file__), os.path.join(os.path.dirname(torch.__file__), COMPILER))
 """Folders of code that stands around the program's: ours, and what torch puts around modes."""
 _HANDING: Final = DISPATCHING | {
-    str(sys.modules[name].__file__) for name in ("torch._ops", "torch._compile") if name in sys.modules
+    str(sys.modules[name].__file__) for name in CALLING_OPERATIONS if name in sys.modules
 }
 _MODES: Final = ("__torch_dispatch__", "__torch_function__")
 _MASKS: Final = (torch.bool, torch.uint8)

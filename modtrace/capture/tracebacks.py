@@ -14,20 +14,22 @@ from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Final
 
-_TABLES: Final = ("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks")
+from modtrace.capture.torch_private.spelled import (
+    CALL,
+    FORWARD,
+    GLOBAL_HOOKS,
+    MODULE_HOOKS,
+    NESTED_CALL,
+    OPERATIONS,
+)
+
 _STAND_INS: Final = tuple(
     str(Path(__file__).with_name(name))
     for name in ("phases.py", "operation_mode.py", "functions.py", "custom_functions.py")
 )
 """Where what stands in for functions of torch is written."""
-_OPERATIONS: Final = str(Path("torch", "_ops.py"))
+_OPERATIONS: Final = str(Path(*OPERATIONS))
 _RUNPY: Final = "<frozen runpy>"
-_GLOBAL_TABLES: Final = (
-    "_global_backward_hooks",
-    "_global_backward_pre_hooks",
-    "_global_forward_hooks",
-    "_global_forward_pre_hooks",
-)
 
 
 def clean(error: BaseException, traceback: TracebackType | None, own_files: Collection[str]) -> BaseException:
@@ -59,7 +61,7 @@ def _direct(traceback: TracebackType | None) -> TracebackType | None:
     """
     torch: Any = sys.modules.get("torch")
     module: Any = getattr(getattr(torch, "nn", None), "Module", None)
-    code = getattr(getattr(module, "_call_impl", None), "__code__", None)
+    code = getattr(getattr(module, CALL, None), "__code__", None)
     place = _direct_call(code) if isinstance(code, CodeType) else None
     entries = _without_stand_ins(traceback)
     shown: TracebackType | None = None
@@ -120,7 +122,7 @@ def _nested(entry: TracebackType, above: TracebackType) -> bool:
     """Whether a frame is torch's nested function that called the forward of a module without hooks."""
     code = entry.tb_frame.f_code
     return (
-        code.co_name == "inner"
+        code.co_name == NESTED_CALL
         and code.co_filename == above.tb_frame.f_code.co_filename
         and not _hooked(above.tb_frame)
     )
@@ -129,8 +131,8 @@ def _nested(entry: TracebackType, above: TracebackType) -> bool:
 def _hooked(frame: FrameType) -> bool:
     """Whether the module whose call a frame runs has hooks, or there are global ones; ours are gone by now."""
     held = getattr(frame.f_locals.get("self"), "__dict__", {})
-    return any(held.get(name) for name in _TABLES) or any(
-        frame.f_globals.get(name) for name in _GLOBAL_TABLES
+    return any(held.get(name) for name in MODULE_HOOKS) or any(
+        frame.f_globals.get(name) for name in GLOBAL_HOOKS
     )
 
 
@@ -138,7 +140,7 @@ def _direct_call(code: CodeType) -> tuple[int, int] | None:
     """(instruction, line) of the call of forward that torch makes where there are no hooks."""
     ready = False
     for instruction in dis.get_instructions(code):
-        if instruction.argval == "forward_call" and instruction.opname.startswith("LOAD"):
+        if instruction.argval == FORWARD and instruction.opname.startswith("LOAD"):
             ready = True
         elif ready and instruction.opname.startswith("CALL"):
             for start, line in reversed(list(dis.findlinestarts(code))):

@@ -39,6 +39,16 @@ from modtrace.capture.selection import Selection
 from modtrace.capture.signature import Signatures
 from modtrace.capture.state import State
 from modtrace.capture.steps import steps_of
+from modtrace.capture.torch_private.lookup import (
+    CALLS,
+    COMPILING,
+    CUSTOM_FUNCTIONS,
+    FLOPS,
+    FORMULAS,
+    FUNCTIONS,
+    PHASES,
+    missing,
+)
 from modtrace.capture.watch import Watch
 from modtrace.errors import WriteError
 from modtrace.trace.writer import Writer
@@ -138,6 +148,7 @@ class Tracer:
         """Measure the hooks, write `process.json` and begin to record."""
         try:
             depth = frame_depth()
+            self.gaps += missing(CALLS, PHASES)
             self._blocks.costs = cost_of_calls(depth, self._clock)
             if self._selection is not None:
                 self._selection.enter(self._registry)
@@ -182,13 +193,21 @@ class Tracer:
             self.gaps.append(f"{lost}: {type(fault).__name__}")
             self._warn(f"{self.gaps[-1]}; the rest is recorded")
 
+    def _lacks(self, part: str) -> bool:
+        """Whether this torch lacks anything without which a part cannot be recorded; gaps say what."""
+        gaps = missing(part)
+        self.gaps += gaps
+        return bool(gaps)
+
     def _count(self) -> None:
-        if self._counts or self._notes_syncs:
+        if (self._counts or self._notes_syncs) and not self._lacks(FLOPS):
+            self.gaps += missing(FORMULAS)
             self._counting = Counting(self._state, counts=self._counts, syncs=self._notes_syncs)
             self._state.count, self._state.counts = self._counting.begin, True
 
     def _record_functions(self) -> None:
-        if self._records_functions:
+        if self._records_functions and not self._lacks(FUNCTIONS):
+            self.gaps += missing(CUSTOM_FUNCTIONS)
             self._blocks.costs = with_functions(self._blocks.costs, self._clock)
             self._functions = Functions(self._state, self._labels)
 
@@ -209,6 +228,7 @@ class Tracer:
                 if recorder is not None:
                     recorder.stop()
                     self.gaps += recorder.gaps
+            self.gaps += missing(COMPILING)
             abort_left(self._table.all)
             if not self._state.off:
                 self._flusher.flush(wait=True, idle=self._device_times.has_rows or self._memory.has_rows)

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from modtrace.capture.torch_private.names import frame_action, frame_strategy, set_code_strategy
 
 
 def _mark(function: Callable[..., Any], *, below: bool) -> None:
     code = getattr(getattr(function, "__func__", function), "__code__", None)
-    frames: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
-    if code is None or not hasattr(frames, "set_code_exec_strategy"):  # another torch
+    if code is None or None in (set_code_strategy, frame_action, frame_strategy):
         return
-    action, strategy = frames._FrameAction, frames._FrameExecStrategy
-    frames.set_code_exec_strategy(code, strategy(action.SKIP, action.SKIP if below else action.DEFAULT))
+    below_it = frame_action.SKIP if below else frame_action.DEFAULT
+    set_code_strategy(code, frame_strategy(frame_action.SKIP, below_it))
 
 
 def unseen(*functions: Callable[..., Any]) -> None:

@@ -523,6 +523,7 @@ def test_what_torch_calls_the_counters(monkeypatch):
         for at, name in ((10, "allocated_bytes"), (20, "reserved_bytes"))
     }
     monkeypatch.setattr(torch._C, "_cuda_memoryStats", lambda device: counted, raising=False)
+    monkeypatch.setattr(device_memory, "cuda_memory_stats", lambda device: counted)
     monkeypatch.setattr(torch.cuda.memory, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     found = device_memory.CudaMemory().read(0)

@@ -171,6 +171,8 @@ class Core:
             "_cuda_memoryStats": lambda _: {"requested_bytes": {"all": {"current": 77}}},
         }.items():
             monkeypatch.setattr(torch._C, name, stand_in, raising=False)
+        monkeypatch.setattr(history, "cuda_has_history", torch._C._cuda_isHistoryEnabled)
+        monkeypatch.setattr(history, "cuda_memory_stats", torch._C._cuda_memoryStats)
 
     def record(self, enabled, context, stacks, most, *more):
         self.on = enabled is not None
