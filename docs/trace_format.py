@@ -21,6 +21,7 @@ Version {schema.VERSION} of the format. A trace is a directory `NAME{schema.SUFF
 | `rank-0/{schema.PROCESS_FILE}` | process id, rank, torch's version, devices, what one traced call costs on this machine |
 | `rank-0/TABLE{schema.STREAM_SUFFIX}` | one [Arrow IPC stream](https://arrow.apache.org/docs/format/Columnar.html) a table, only ever appended to |
 | `rank-0/{schema.END_FILE}` | exit status, rows a table, what tracing cost; absent when the process was killed |
+| `rank-0/{schema.STOP_FILE}` | only where recording ended before the program did (size limit, full disk, a fault): until when everything is there, when it ended and why, written at once. `{schema.END_FILE}` has it too |
 | `{schema.OUTPUT_FILE}` | only of a run with `--live`: what the script printed, byte for byte ([live.md](live.md)) |
 
 The directory has mode 0700 and its files 0600. Any Arrow tool reads the streams without modtrace:

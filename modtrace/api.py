@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from modtrace.errors import ModtraceError, UsageError
 from modtrace.export.methods import Exports
-from modtrace.trace.folder import copy, create, write_json
+from modtrace.trace.folder import copy, create, free_room, write_json
 from modtrace.trace.schema import END_FILE
 from modtrace.trace.shared_folder import enter
 from modtrace.trace.start import run_facts
@@ -174,7 +174,10 @@ class Trace(Exports):
     def __repr__(self) -> str:
         stored = self._read()
         count = stored.table("calls").num_rows
-        return f"<modtrace.Trace {count:,} calls, {len(stored.processes)} processes>"
+        from modtrace.analysis.cut import headline_of
+
+        parts = [f"{count:,} calls", f"{len(stored.processes)} processes", headline_of(stored)]
+        return f"<modtrace.Trace {', '.join(part for part in parts if part)}>"
 
 
 class Recording(Trace, ContextDecorator):
@@ -253,6 +256,7 @@ class Recording(Trace, ContextDecorator):
         facts |= {"script_start_ns": 0, "torch_imported": True}
         try:
             write_json(self._folder, END_FILE, facts)
+            free_room(self._folder)
         except OSError:
             pass  # the disk is full or gone: the trace opens as one that did not come to its end
 

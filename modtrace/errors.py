@@ -20,4 +20,8 @@ class TraceError(ModtraceError):
 
 
 class WriteError(ModtraceError):
-    """The trace cannot be written any further (disk full, folder gone, limit reached)."""
+    """The trace cannot be written any further (disk full, folder gone, limit reached); `cause` is that in few words."""
+
+    def __init__(self, message: str, cause: str | None = None) -> None:
+        super().__init__(message)
+        self.cause = message if cause is None else cause

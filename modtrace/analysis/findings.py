@@ -16,6 +16,7 @@ import pandas as pd
 
 from modtrace.analysis.calls import calls as calls_frame
 from modtrace.analysis.columns import values_and_known
+from modtrace.analysis.cut import is_cut
 from modtrace.analysis.device_findings import copies, device_idle, full_precision, other_device, syncs
 from modtrace.analysis.memory_findings import activations, growth
 from modtrace.analysis.modules import modules as modules_frame
@@ -107,7 +108,8 @@ def findings(stored: Stored) -> list[Finding]:
     steady = whole.iloc[1:]
     steady = steady[~steady["counted"].astype(bool)] if len(steady) else steady
     facts = Facts(stored, calls_frame(stored), modules_frame(stored), steps, whole, steady)
-    found = [finding for rule in RULES for finding in rule(facts)]
+    silent = FROM_ABSENCE if is_cut(stored) else ()
+    found = [finding for rule in RULES if rule not in silent for finding in rule(facts)]
     return sorted(found, key=lambda one: (not one.wrong, -one.won_ns))
 
 
@@ -345,3 +347,9 @@ RULES: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
     data, first_step, one_module, long_backward, long_optimizer, never_ran, no_gradient, batch_norm, tiny_calls, drift,
     eval_with_grad, recompute, growth, activations, device_idle, copies, syncs, other_device, full_precision,
 )  # fmt: skip
+FROM_ABSENCE: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
+    never_ran,
+    no_gradient,
+    eval_with_grad,
+)
+"""Rules that conclude from calls that are not there. They say nothing of a recording that was cut short."""

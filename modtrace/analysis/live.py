@@ -66,7 +66,7 @@ class LiveProcess:
         alive = is_alive(self.process.pid, self.process.started_unix_ns)
         self._seen_alive |= alive
         if alive:
-            return RUNNING
+            return RUNNING if self.process.torch is not None or self.changed else WAITING
         if self._seen_alive:
             return DIED
         return SILENT if self._quiet > _QUIET else RUNNING
@@ -74,7 +74,9 @@ class LiveProcess:
     @property
     def wall_ns(self) -> int:
         """From the start of recording to its end or to what was last written."""
-        end = self.process.end
+        end, stop = self.process.end, self.process.stop
+        if stop is not None:
+            return stop.recorded_ns
         return end.ended_ns if end is not None else self.follower.last_ns
 
     @property

@@ -11,6 +11,7 @@ import pyarrow as pa
 from modtrace.analysis.around import root_calls
 from modtrace.analysis.calls import commonest
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.cut import is_cut
 from modtrace.analysis.device_times import device_of_steps
 from modtrace.analysis.modules import sums
 from modtrace.analysis.paths import folded
@@ -50,6 +51,7 @@ class Summary:
     flops, counted: of each step, see `work_of_steps`.
     device_busy_ns, device_idle_ns: of each step, see `device_of_steps`.
     interrupted_ns: inside root calls, in or around calls whose time is not known.
+    never_ran: modules; None where the recording was cut short, and calls of them may be missing.
     parallel_ns: counted twice because root calls of several threads ran at once.
     """
 
@@ -73,7 +75,7 @@ class Summary:
     raised_roots: int
     aborted: int
     unfinished: int
-    never_ran: int
+    never_ran: int | None
     own_call: list[str]
     called_directly: list[str]
     devices: list[str]
@@ -148,9 +150,9 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         raised_roots=int((roots & (status == RAISED)).sum()),
         aborted=int((status == ABORTED).sum()),
         unfinished=int(((status == UNFINISHED) & (kind != STEP)).sum()),
-        never_ran=_never_ran(stored),
+        never_ran=None if is_cut(stored) else _never_ran(stored),
         own_call=_own_call(stored),
-        called_directly=_called_directly(stored),
+        called_directly=[] if is_cut(stored) else _called_directly(stored),
         devices=_devices(stored),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from modtrace.capture.raised import Errors
 from modtrace.capture.reach import device_key
 from modtrace.capture.registry import Registry
 from modtrace.capture.signature import Signatures
-from modtrace.errors import WriteError
 from modtrace.trace.folder import write_json
 from modtrace.trace.schema import FUNCTION, MODULE, PROCESS_FILE, THREAD_SHIFT
 from modtrace.trace.writer import Writer
@@ -76,6 +75,8 @@ class Blocks:
         """What the events of one call cost, outside of its measured time."""
         self.calls = 0
         self.functions = 0
+        self.written_ns = 0
+        """All that had happened up to this moment is on disk."""
         self._registry = registry
         self._signatures = signatures
         self._errors = errors
@@ -107,6 +108,7 @@ class Blocks:
                 self.writer.append("open", rows.opened, nulls=rows.opened_nulls, at_ns=at_ns)
             if rows.calls:
                 self.writer.append("calls", rows.calls, nulls=rows.calls_nulls, at_ns=at_ns)
+        self.written_ns = at_ns
 
     def _decode(self, blocks: list[Taken]) -> list[Block]:
         none = Carried()
@@ -134,18 +136,11 @@ class Blocks:
             decoded.append(rows)
         return decoded
 
-    def write_gaps(self, reasons: list[str], at_ns: int) -> None:
-        """Write why something could not be recorded; where that is the disk, the reasons stay with the caller."""
-        if reasons:
-            rows: dict[str, list[Any]] = {
-                "at_ns": [at_ns] * len(reasons),
-                "reason": list(reasons),
-                "lost_calls": [None] * len(reasons),
-            }
-            try:
-                self.writer.append("gaps", rows, at_ns=at_ns)
-            except WriteError:
-                pass
+
+def gap_rows(reasons: Sequence[str], at_ns: int) -> dict[str, list[Any]]:
+    """Columns of `gaps` that say why something could not be recorded."""
+    count = len(reasons)
+    return {"at_ns": [at_ns] * count, "reason": list(reasons), "lost_calls": [None] * count}
 
 
 def write_process(folder: Path, rank: int, costs: Costs, *, recorded_ns: int, start_ns: int) -> None:

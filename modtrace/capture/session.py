@@ -18,7 +18,7 @@ from typing import Any
 
 from modtrace.capture import runner
 from modtrace.capture.imports import AfterImport, without_arrow_thread
-from modtrace.trace.folder import write_json
+from modtrace.trace.folder import free_room, write_json
 from modtrace.trace.schema import END_FILE
 
 
@@ -85,6 +85,16 @@ class Session:
                 self._tracer.stop()
                 facts = self._tracer.end_facts
                 self.troubles += self._tracer.gaps
+            elif self.troubles:
+                stopped = {
+                    "stopped_ns": 0,
+                    "recorded_ns": 0,
+                    "reason": self.troubles[0],
+                    "cause": self.troubles[0],
+                }
+                facts["stopped"] = {
+                    key: value[:200] if isinstance(value, str) else value for key, value in stopped.items()
+                }
             facts |= {
                 "exit_status": self.exit_status,
                 "exception": self.exception,
@@ -92,6 +102,7 @@ class Session:
                 "torch_imported": self._tracer is not None or "torch" in sys.modules,
             }
             write_json(self.folder, END_FILE, facts)
+            free_room(self.folder)
         except Exception as fault:
             self.troubles.append(f"the end of the run could not be written: {type(fault).__name__}")
 

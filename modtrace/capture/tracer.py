@@ -15,7 +15,7 @@ import torch
 
 from modtrace.capture import own_hooks
 from modtrace.capture.backward import Backward
-from modtrace.capture.blocks import Blocks, write_process
+from modtrace.capture.blocks import Blocks, gap_rows, write_process
 from modtrace.capture.calibrate import frame_depth
 from modtrace.capture.compiling import Aside
 from modtrace.capture.costs import cost_of_calls, with_functions
@@ -51,9 +51,15 @@ from modtrace.capture.torch_private.lookup import (
 )
 from modtrace.capture.watch import Watch
 from modtrace.errors import WriteError
+from modtrace.trace.folder import write_json
+from modtrace.trace.schema import STOP_FILE
 from modtrace.trace.writer import Writer
 
 RESUMED: Final = "greenlets took turns inside module calls; {} of these calls stand as aborted, without times"
+
+REASON_LIMIT: Final = 200
+MOST_GAPS: Final = 8
+"""`end.json` and `stopped.json` must fit into the room that is kept for them."""
 
 _RUNNING: weakref.WeakSet[Tracer] = weakref.WeakSet()
 
@@ -82,6 +88,8 @@ class Tracer:
         syncs: bool = False,
     ) -> None:
         self.gaps: list[str] = []
+        self._gaps_written = 0
+        self._stopped: dict[str, Any] | None = None
         self._clock = time.perf_counter_ns
         self._started_ns = self._clock()
         self._origin_ns = self._started_ns if origin_ns is None else origin_ns
@@ -236,11 +244,25 @@ class Tracer:
             resumed = sum(lane.resumed for lane in self._table.all)
             if resumed:
                 self.gaps.append(RESUMED.format(resumed))
-            self._blocks.write_gaps(self.gaps, self._clock() - self._origin_ns)
-            self._blocks.writer.close()
+            self._write_gaps()
         except Exception as fault:
             self._fault(fault)
+        self._blocks.writer.close()
         _RUNNING.discard(self)
+
+    def _write_gaps(self) -> None:
+        """Write the reasons that have come up since the last block; where that fails, `end_facts` has them."""
+        reasons, at_ns = self._new_gaps(), self._clock() - self._origin_ns
+        if reasons["reason"]:
+            try:
+                self._blocks.writer.append("gaps", reasons, at_ns=at_ns)
+            except WriteError:
+                pass
+
+    def _new_gaps(self) -> dict[str, list[Any]]:
+        new = self.gaps[self._gaps_written :]
+        self._gaps_written = len(self.gaps)
+        return gap_rows(new, self._clock() - self._origin_ns)
 
     def flush(self) -> None:
         """Write what has been recorded up to now."""
@@ -285,6 +307,8 @@ class Tracer:
             "ended_ns": self._clock() - self._origin_ns if self._ended_ns is None else self._ended_ns,
             "rows": dict(self._blocks.writer.rows),
             "devices": device_keys(),
+            "gaps": self.gaps[:MOST_GAPS],
+            "stopped": self._stopped,
             "cost": {
                 "calls_ns": self._blocks.calls * (costs.inside_ns + costs.outside_ns),
                 "flush_ns": self._flusher.spent_ns,
@@ -319,6 +343,7 @@ class Tracer:
     def _more_rows(self) -> list[tuple[str, dict[str, list[Any]]]]:
         """Tables, and columns of their rows that are new."""
         rows = [("device_times", self._device_times.rows()), ("device_memory", self._memory.rows())]
+        rows.append(("gaps", self._new_gaps()))
         rows += self._counting.tables() if self._counting is not None else []
         if self._profiling is not None:
             rows += self._profiling.tables()
@@ -370,13 +395,28 @@ class Tracer:
         for lane in self._table.all:
             lane.calls.clear()
         if isinstance(fault, WriteError):
-            reason = str(fault)
+            reason, cause = str(fault), fault.cause
         else:
-            reason = f"recording was switched off by a fault of modtrace: {type(fault).__name__}"
+            cause = f"a fault of modtrace: {type(fault).__name__}"
+            reason = f"recording was switched off by {cause}"
         self.gaps.append(reason)
+        self._note_stop(reason, cause)
         if os.environ.get("MODTRACE_DEBUG"):
             traceback.print_exception(fault)
         self._warn(f"{reason}; the program goes on unrecorded")
+
+    def _note_stop(self, reason: str, cause: str) -> None:
+        """Say on disk that recording has ended, at once: the program may be killed before it comes to its end."""
+        self._stopped = {
+            "stopped_ns": self._clock() - self._origin_ns,
+            "recorded_ns": self._blocks.written_ns,
+            "reason": reason[:REASON_LIMIT],
+            "cause": cause[:REASON_LIMIT],
+        }
+        try:
+            write_json(self._folder, STOP_FILE, self._stopped)
+        except Exception:  # the folder is gone; end.json has it too, where there is one
+            pass
 
     def _warn(self, message: str) -> None:
         try:

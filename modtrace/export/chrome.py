@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modtrace._version import __version__
+from modtrace.analysis.cut import headline_of
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.memory import curve, memory
 from modtrace.analysis.spans import Spans, spans
@@ -65,6 +66,7 @@ def chrome(stored: Stored, tick: Tick = silent) -> Iterator[bytes]:
         "modtrace": __version__,
         "script": plain(stored.run.script or "?"),
         "notes": "; ".join(stored.notes),
+        "recorded": headline_of(stored),
     }
     head = {"displayTimeUnit": "ns", "otherData": about}
     yield json.dumps(head)[:-1].encode() + b', "traceEvents": [\n'

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from modtrace._version import __version__
+from modtrace.analysis.cut import headline_of
 from modtrace.analysis.kernels import kernels
 from modtrace.analysis.modules import modules
 from modtrace.analysis.roofline import device_keys
@@ -38,6 +39,7 @@ def json_tables(stored: Stored, tick: Tick = silent) -> Iterator[bytes]:
         "run": asdict(stored.run),
         "processes": [asdict(process) for process in stored.processes],
         "notes": stored.notes,
+        "recorded": headline_of(stored),
         "gaps": gaps,
     }
     yield json.dumps(about)[:-1].encode() + b',\n"tables": {\n'

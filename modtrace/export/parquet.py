@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from modtrace._version import __version__
 from modtrace.analysis.calls import CallRows
+from modtrace.analysis.cut import headline_of
 from modtrace.export.lines import ranges
 from modtrace.export.target import Tick, silent
 from modtrace.trace.frames import CALLS, Shown
@@ -40,6 +41,7 @@ def parquet(stored: Stored, tick: Tick = silent) -> Iterator[bytes]:
     """The calls of a trace as a Parquet file, compressed with Snappy."""
     rows, sink = CallRows(stored), _Pieces()
     about = {"format": VERSION, "modtrace": __version__, "script": stored.run.script, "notes": stored.notes}
+    about |= {"gaps": stored.table("gaps").column("reason").to_pylist(), "recorded": headline_of(stored)}
     kinds = rows.frame(0, 0)
     kinds.index = pd.Index([], dtype="int64", name="call")
     for_pandas = pa.Schema.from_pandas(kinds).metadata[b"pandas"]  # its nullable types and its index

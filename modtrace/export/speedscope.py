@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from modtrace._version import __version__
 from modtrace.analysis.columns import column
+from modtrace.analysis.cut import headline_of
 from modtrace.analysis.spans import spans
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.titles import titles
@@ -31,7 +32,8 @@ def speedscope(stored: Stored, tick: Tick = silent) -> Iterator[bytes]:
     table, times, shift = timeline(stored).calls, spans(stored), offsets(stored)
     title, texts = titles(stored)
     last, rows = column(table, "last_call"), len(table)
-    name = plain(stored.run.script or "modtrace")
+    cut = headline_of(stored)
+    name = plain((stored.run.script or "modtrace") + (f", {cut}" if cut else ""))
     about = {"$schema": _SCHEMA, "name": name, "exporter": f"modtrace {__version__}", "activeProfileIndex": 0}
     yield json.dumps(about)[:-1].encode() + b', "profiles": ['
     for number, track in enumerate(tracks(stored)):

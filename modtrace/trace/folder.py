@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +15,11 @@ from typing import Any, Final
 from modtrace.errors import UsageError
 from modtrace.text import plain
 from modtrace.trace.alive import is_alive
-from modtrace.trace.schema import END_FILE, FORMAT, PROCESS_FILE, RUN_FILE, SUFFIX
+from modtrace.trace.schema import END_FILE, FORMAT, PROCESS_FILE, RUN_FILE, STOP_FILE, SUFFIX
 
 _MAX_JSON_BYTES: Final = 1 << 20
+_ROOM_BYTES: Final = {STOP_FILE: 1_024, END_FILE: 4_096}
+"""At most so large are these files."""
 
 
 def create(path: Path, run: Mapping[str, Any], *, process: str, force: bool = False) -> Path:
@@ -75,19 +78,12 @@ def _replace(path: Path, *, force: bool) -> None:
 
 def _living_writer(path: Path) -> int | None:
     """Process id of a process on this machine that has not ended its part of a trace; None where none is seen."""
-    begun: list[Any] = []
-    ended: list[Any] = []
     for folder in path.iterdir():
-        if folder.is_dir() and not folder.is_symlink():
+        if folder.is_dir() and not folder.is_symlink() and not (folder / END_FILE).exists():
             process = read_json(folder / PROCESS_FILE) or {}
-            (ended if (folder / END_FILE).exists() else begun).append(process.get("pid"))
-    run = read_run(path) or {}
-    if run.get("pid") not in ended:
-        begun.append(run.get("pid"))
-    started = run.get("started_unix_ns")
-    for pid in begun:
-        if type(pid) is int and is_alive(pid, started if type(started) is int else None):
-            return pid
+            pid, started = process.get("pid"), process.get("started_unix_ns")
+            if type(pid) is int and is_alive(pid, started if type(started) is int else None):
+                return pid
     return None
 
 
@@ -144,18 +140,57 @@ def make_process_folder(path: Path, process: str) -> Path:
     for again in range(1000):
         folder = path / (process if not again else f"{process}.{again}")
         if _make(folder):
+            keep_room(folder)
+            # Who writes here; the tracer puts more in its place.
+            write_json(folder, PROCESS_FILE, {"pid": os.getpid(), "started_unix_ns": time.time_ns()})
             return folder
     raise UsageError(f"too many folders for {process} in {plain(str(path))}")
 
 
 def write_json(folder: Path, name: str, data: Any) -> None:
-    """Put a JSON file in place at once; a link planted under its name is replaced, not followed."""
-    part = folder / f".{name}.{os.getpid()}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(part, flags, 0o600)
+    """Put a JSON file in place at once; a link planted under its name is replaced, not followed.
+
+    Where the disk is full, it is written into the room that `create` has kept for it.
+    """
+    content = json.dumps(data, ensure_ascii=True).encode()
+    part, room = folder / f".{name}.{os.getpid()}", _room(folder, name)
+    try:
+        _put(part, os.O_CREAT | os.O_TRUNC, content)
+        os.replace(part, folder / name)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        if not room.exists():
+            raise
+        _put(room, 0, content)
+        os.replace(room, folder / name)
+    with contextlib.suppress(OSError):
+        os.unlink(room)
+
+
+def _room(folder: Path, name: str) -> Path:
+    return folder / f".{name}.room"
+
+
+def _put(path: Path, flags: int, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(json.dumps(data, ensure_ascii=True).encode())
-    os.replace(part, folder / name)
+        file.write(content)
+        file.truncate()
+
+
+def keep_room(folder: Path) -> None:
+    """Take what `stopped.json` and `end.json` will need on the disk, before it is full."""
+    for name, size_bytes in _ROOM_BYTES.items():
+        with contextlib.suppress(OSError):
+            _put(_room(folder, name), os.O_CREAT | os.O_EXCL, b" " * size_bytes)
+
+
+def free_room(folder: Path) -> None:
+    """Give back what was kept and is not needed."""
+    for name in _ROOM_BYTES:
+        with contextlib.suppress(OSError):
+            os.unlink(_room(folder, name))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from modtrace.text import plain
 from modtrace.trace.columns import codes, integers, joined
 from modtrace.trace.framing import Batch, Cut, Damage, ForeignSchema, messages, open_stream
 from modtrace.trace.reader import Process, process_of
-from modtrace.trace.schema import END_FILE, KINDS, STREAM_SUFFIX, UNFINISHED
+from modtrace.trace.schema import END_FILE, KINDS, PROCESS_FILE, STOP_FILE, STREAM_SUFFIX, UNFINISHED
 
 Columns = dict[str, Any]
 
@@ -156,7 +156,18 @@ class Follower:
             for table in ("calls", "open", "labels", "signatures", "names", "modules", "gaps")
         }
         self.process: Process = process_of(folder, 0)
-        self._ended = self.process.end is not None
+        self._marks = self._look()
+
+    def _look(self) -> list[tuple[int, int] | None]:
+        """What tells each of its JSON files from another that took its place."""
+        marks: list[tuple[int, int] | None] = []
+        for name in (PROCESS_FILE, STOP_FILE, END_FILE):
+            try:
+                status = os.lstat(self.folder / name)
+                marks.append((status.st_ino, status.st_mtime_ns))
+            except OSError:
+                marks.append(None)
+        return marks
 
     @property
     def notes(self) -> list[str]:
@@ -203,10 +214,10 @@ class Follower:
         return added if something else None
 
     def _look_at_process(self) -> None:
-        ended = (self.folder / END_FILE).exists()
-        if self.process.pid is None or ended != self._ended or (self.process.end is None and ended):
+        marks = self._look()
+        if marks != self._marks or (self.process.end is None and marks[-1] is not None):
             self.process = process_of(self.folder, self.last_ns)
-            self._ended = self.process.end is not None
+            self._marks = marks
 
 
 def _modules(rows: pa.RecordBatch) -> dict[int, tuple[str, int | None]]:

@@ -17,11 +17,12 @@ import pyarrow as pa
 from modtrace.errors import TraceError
 from modtrace.text import plain
 from modtrace.trace import merge
+from modtrace.trace.alive import is_alive
 from modtrace.trace.arrow import arrow_schema
 from modtrace.trace.folder import read_json, read_run
 from modtrace.trace.framing import Damage, ForeignSchema, read_batches
 from modtrace.trace.redaction import blanked
-from modtrace.trace.schema import END_FILE, PROCESS_FILE, RUN_FILE, STREAM_SUFFIX, TABLES, VERSION
+from modtrace.trace.schema import END_FILE, PROCESS_FILE, RUN_FILE, STOP_FILE, STREAM_SUFFIX, TABLES, VERSION
 
 MAX_PROCESSES: Final = 65_536
 _NS_LIMIT: Final = 1 << 62
@@ -57,6 +58,21 @@ class End:
     device_cost_ns: int | None
     rows: dict[str, int]
     devices: dict[str, str]
+    gaps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why recording ended before the program did: `cause` in a few words, `reason` in a sentence.
+
+    stopped_ns: when it ended.
+    recorded_ns: all that had happened up to this moment is in the trace, and nothing of what came later.
+    """
+
+    stopped_ns: int
+    recorded_ns: int
+    cause: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -75,12 +91,20 @@ class Process:
     outside_cost_ns: int | None
     start_cost_ns: int | None
     end: End | None
+    stop: Stop | None
     last_written_ns: int
 
     @property
     def wall_ns(self) -> int:
-        """From the start of recording to its end, or to the last thing known of a process that did not end."""
+        """From the start of recording to its end: of the program, or of what is known where that is earlier."""
+        if self.stop is not None:
+            return self.stop.recorded_ns
         return self.end.ended_ns if self.end is not None else self.last_written_ns
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be seen to run on this machine, its recording not at its end."""
+        return self.end is None and self.pid is not None and is_alive(self.pid, self.started_unix_ns)
 
 
 class Stored:
@@ -104,12 +128,18 @@ class Stored:
         found = tuple(process_of(folder, self._last_ns[i]) for i, folder in enumerate(self._folders))
         for index, process in enumerate(found):
             if process.end is None:
-                self._note(f"{process.folder} did not come to its end; what was written by then is shown")
-            elif "calls" in process.end.rows and index not in self._damaged:
+                self._note(_no_end(process, len(self._read("calls")[index])))
+            elif process.stop is None and "calls" in process.end.rows and index not in self._damaged:
                 short = process.end.rows["calls"] - len(self._read("calls")[index])
                 if short > 0:
+                    self._damaged.add(index)
                     self._note(f"{process.folder}: {short:,} calls that were written are missing")
         return found
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether parts of a file are known to be lost."""
+        return bool(self._damaged) or len(self.processes) == 0
 
     def table(self, name: str) -> pa.Table:
         """A table of schema.TABLES over all processes, keys renumbered to be one numbering.
@@ -131,6 +161,7 @@ class Stored:
 
     def _load(self) -> None:
         raw = {table: self._read(table) for table in TABLES}
+        raw["gaps"] = [_with_gaps(rows, one) for rows, one in zip(raw["gaps"], self.processes, strict=True)]
         ranks = [process.rank for process in self.processes]
         merged, notes = merge.merge(raw, ranks, damaged=bool(self._damaged))
         for note in notes:
@@ -163,6 +194,28 @@ class Stored:
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
+
+
+def _no_end(process: Process, calls: int) -> str:
+    """A note on a process that left no `end.json`."""
+    if process.is_alive:
+        return f"{process.folder} is still running; what has been written by now is shown"
+    if not calls and process.stop is None:
+        return f"{process.folder} ended before anything was written"
+    return f"{process.folder} did not come to its end; what was written by then is shown"
+
+
+def _with_gaps(rows: pa.Table, process: Process) -> pa.Table:
+    """The gaps of a process, those too that could not be written among them: the disk was full."""
+    known = set(rows.column("reason").to_pylist())
+    end, stop = process.end, process.stop
+    reasons = [*(end.gaps if end is not None else ()), *([stop.reason] if stop is not None else [])]
+    new = [reason for reason in dict.fromkeys(reasons) if reason not in known]
+    if not new:
+        return rows
+    at_ns = stop.stopped_ns if stop is not None else process.wall_ns
+    columns = {"at_ns": [at_ns] * len(new), "reason": new, "lost_calls": [None] * len(new)}
+    return pa.concat_tables([rows, pa.table(columns, schema=rows.schema)])
 
 
 def open_trace(path: Path | str) -> Stored:
@@ -252,8 +305,24 @@ def process_of(folder: Path, last_ns: int) -> Process:
         outside_cost_ns=_count(cost, "outside_ns"),
         start_cost_ns=_count(cost, "start_ns"),
         end=_end(folder),
+        stop=_stop(folder),
         last_written_ns=last_ns,
     )
+
+
+def _stop(folder: Path) -> Stop | None:
+    """Why the recording of a process ended early, from `stopped.json` or else `end.json`; None where it did not."""
+    data = read_json(folder / STOP_FILE)
+    if data is None:
+        data = (read_json(folder / END_FILE) or {}).get("stopped")
+    if not isinstance(data, dict):
+        return None
+    stopped, recorded = _count(data, "stopped_ns"), _count(data, "recorded_ns")
+    reason = _text(data, "reason") or "recording ended early"
+    cause = plain(_text(data, "cause") or reason, 80)
+    if stopped is None or recorded is None or recorded > stopped:
+        return None
+    return Stop(stopped, recorded, cause, plain(reason, 400))
 
 
 def _end(folder: Path) -> End | None:
@@ -263,7 +332,7 @@ def _end(folder: Path) -> End | None:
         return None
     cost = data.get("cost")
     cost = cost if isinstance(cost, dict) else {}
-    rows, devices = data.get("rows"), data.get("devices")
+    rows, devices, gaps = data.get("rows"), data.get("devices"), data.get("gaps")
     imported = data.get("torch_imported")
     status = data.get("exit_status")
     return End(
@@ -285,6 +354,9 @@ def _end(folder: Path) -> End | None:
         devices={plain(k, 40): plain(v, 200) for k, v in list(devices.items())[:64] if isinstance(v, str)}
         if isinstance(devices, dict)
         else {},
+        gaps=tuple(plain(gap, 400) for gap in gaps[:64] if isinstance(gap, str))
+        if isinstance(gaps, list)
+        else (),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
@@ -32,5 +31,4 @@ def run_facts(
         "python": platform.python_version(),
         "platform": sys.platform,
         "launch": launch,
-        "pid": os.getpid(),
     }

@@ -6,6 +6,7 @@ carries a control total of its content and the time of its writing.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ class Writer:
         self.bytes_written = 0
         self._max_bytes = max_bytes
         self._streams: dict[str, _Stream] = {}
-        self._broken: str | None = None
+        self._broken: WriteError | None = None
         try:
             for table in TABLES:
                 self._streams[table] = _Stream(folder / f"{table}{STREAM_SUFFIX}", table)
@@ -79,15 +80,15 @@ class Writer:
             WriteError: the batch is not on disk, and no later one will be.
         """
         if self._broken is not None:
-            raise WriteError(self._broken)
+            raise self._broken
         try:
             stream = self._streams[table]
             batch = _batch(stream.schema, table, columns, nulls or {})
             message = _message(stream, batch, at_ns)
             self._put(stream, message if stream.length else stream.header + message)
         except OSError as error:
-            self._break(_no_further(error))
-            raise
+            self._broken = _no_further(error)
+            raise self._broken from None
         stream.rows += batch.num_rows
         self.rows[table] = stream.rows
 
@@ -95,7 +96,7 @@ class Writer:
         """End every stream and close it; does nothing the second time."""
         streams, self._streams = self._streams, {}
         if self._broken is None:
-            self._broken = "the trace is closed"
+            self._broken = WriteError("the trace is closed")
         for stream in streams.values():
             try:
                 os.write(stream.descriptor, (b"" if stream.length else stream.header) + _END)
@@ -106,10 +107,13 @@ class Writer:
 
     def _put(self, stream: _Stream, data: bytes) -> None:
         if self._max_bytes is not None and self.bytes_written + len(data) > self._max_bytes:
-            self._break(f"the trace has reached its limit of {self._max_bytes:,} bytes")
+            reason = f"the trace has reached its limit of {self._max_bytes:,} bytes"
+            self._break(WriteError(reason, f"limit of {_round_size(self._max_bytes)}"))
         status = os.fstat(stream.descriptor)
         if status.st_nlink == 0 or status.st_size != stream.length:
-            self._break("the trace was removed or changed by another program")
+            self._break(
+                WriteError("the trace was removed or changed by another program", "the trace was removed")
+            )
         written = 0
         try:
             while written < len(
@@ -122,13 +126,26 @@ class Writer:
         stream.length += written
         self.bytes_written += written
 
-    def _break(self, reason: str) -> None:
+    def _break(self, reason: WriteError) -> None:
         self._broken = reason
-        raise WriteError(reason)
+        raise reason
 
 
-def _no_further(error: OSError) -> str:
-    return f"the trace cannot be written any further: {error.strerror or error}"
+def _no_further(error: OSError) -> WriteError:
+    reason = str(error.strerror or error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return WriteError(
+        f"the trace cannot be written any further: {reason}", "the disk is full" if full else reason
+    )
+
+
+def _round_size(size_bytes: int) -> str:
+    """A limit as it is given: `200 KB`, `4 GB`, powers of ten."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if size_bytes < 1000 or size_bytes % 1000:
+            return f"{size_bytes:,} {unit}"
+        size_bytes //= 1000
+    return f"{size_bytes:,} TB"
 
 
 def _cut_back(stream: _Stream) -> None:

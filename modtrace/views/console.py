@@ -12,6 +12,7 @@ from typing import Any, TextIO, TypedDict
 
 import numpy as np
 
+from modtrace.analysis.cut import headline_of, why_nothing
 from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.findings import findings
 from modtrace.analysis.held import held
@@ -103,7 +104,8 @@ def tree(
     found = summarise(stored)
     wall = found.wall_ns if found is not None else 0
     shown = filtered_tree(stored, where) if where else merged(stored)
-    return _finished(tree_lines(shown, width=max(width, 20), wall_ns=wall, depth=depth), color, ascii)
+    lines = tree_lines(shown, width=max(width, 20), wall_ns=wall, depth=depth)
+    return _finished(_headed(stored, lines, width), color, ascii)
 
 
 def steps_table(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
@@ -123,19 +125,22 @@ def steps_table(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
             width=max(width, 20),
             timed=launch_timed(stored) is None,
         )
-    return _finished([fit(line, max(width, 20)) for line in lines], False, ascii)
+    return _finished(_headed(stored, [fit(line, max(width, 20)) for line in lines], width), False, ascii)
 
 
 def findings_text(stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False) -> str:
     """Everything that is worth a look; nothing at all when there is nothing."""
     lines = findings_lines(findings(stored), width=max(width, 20))
-    return _finished([fit(line, max(width, 20)) for line in lines], color, ascii) if lines else ""
+    lines = _headed(stored, [fit(line, max(width, 20)) for line in lines], width)
+    return _finished(lines, color, ascii) if lines else ""
 
 
 def operations_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     """What each module does: its operations and their FLOPs."""
     lines = operations_lines(operations(stored), width=max(width, 20))
-    return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
+    return _finished(
+        _headed(stored, [fit(line.rstrip(), max(width, 20)) for line in lines], width), False, ascii
+    )
 
 
 def roofline_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
@@ -150,7 +155,9 @@ def roofline_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> st
         known = known[~np.isnan(known)]
         utilised = float(known[len(known) // 2]) if len(known) else None
     lines = roofline_lines(roofline(stored, reached), reached, utilised, width=max(width, 20))
-    return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
+    return _finished(
+        _headed(stored, [fit(line.rstrip(), max(width, 20)) for line in lines], width), False, ascii
+    )
 
 
 def reach_text(found: Sequence[Reach], *, width: int = 80, ascii: bool = False) -> str:
@@ -166,13 +173,17 @@ def reach_text(found: Sequence[Reach], *, width: int = 80, ascii: bool = False) 
 def kernels_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     """Operators and kernels by module, where they were watched."""
     lines = kernels_lines(*ran(stored), width=max(width, 20))
-    return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
+    return _finished(
+        _headed(stored, [fit(line.rstrip(), max(width, 20)) for line in lines], width), False, ascii
+    )
 
 
 def syncs_text(stored: Stored, *, every: bool = False, width: int = 80, ascii: bool = False) -> str:
     """Where module calls waited for a device; with `every` also where they would have, on the CPU."""
     lines = syncs_lines(places(stored), every=every, width=max(width, 20))
-    return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
+    return _finished(
+        _headed(stored, [fit(line.rstrip(), max(width, 20)) for line in lines], width), False, ascii
+    )
 
 
 def memory_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
@@ -185,7 +196,9 @@ def memory_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     if not kept:
         parts.append(["  what is kept for backward was not counted: modtrace run --saved 0:3 script.py"])
     lines = [line for part in parts for line in ("", *part)][1:]
-    return _finished([fit(line.rstrip(), max(width, 20)) for line in lines], False, ascii)
+    return _finished(
+        _headed(stored, [fit(line.rstrip(), max(width, 20)) for line in lines], width), False, ascii
+    )
 
 
 def modules_table(
@@ -219,7 +232,7 @@ def modules_table(
         flops, returned = scaled(_int(row["flops"]), "FLOP"), size(_int(row["output_bytes"]))
         computed = returned if sort == "output" else flops
         lines.append(f"  {times[0]:>8} {times[1]:>8} {count(int(row['calls'])):>7} {computed:>10}  {label}")
-    return _finished([fit(line, max(width, 20)) for line in lines], False, ascii)
+    return _finished(_headed(stored, [fit(line, max(width, 20)) for line in lines], width), False, ascii)
 
 
 def _int(value: Any) -> int | None:
@@ -246,9 +259,12 @@ def info_json(stored: Stored) -> str:
                 "ended": process.end is not None,
                 "exit_status": process.end.exit_status if process.end is not None else None,
                 "torch": process.torch,
+                "recorded_until_ns": process.wall_ns,
+                "stopped": None if process.stop is None else asdict(process.stop),
             }
             for process in stored.processes
         ],
+        "recorded": headline_of(stored) or None,
         "notes": [*stored.table("gaps").column("reason").to_pylist(), *stored.notes],
     }
     if found is not None:
@@ -295,7 +311,16 @@ def ls_table(paths: Sequence[Path], *, width: int = 80, ascii: bool = False) -> 
         began = stored.run.started_unix_ns
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(began / 1e9)) if began else "?"
         end = found.process.end if found is not None else None
-        status = "no end" if end is None else "?" if end.exit_status is None else str(end.exit_status)
+        alive = found is not None and found.process.is_alive
+        status = (
+            "runs"
+            if alive
+            else "no end"
+            if end is None
+            else "?"
+            if end.exit_status is None
+            else str(end.exit_status)
+        )
         wall, steps, calls = (
             (found.wall_ns, len(found.steps), found.calls) if found is not None else (None, 0, 0)
         )
@@ -303,7 +328,18 @@ def ls_table(paths: Sequence[Path], *, width: int = 80, ascii: bool = False) -> 
             f"  {when:16}  {duration(wall):>8} {count(steps):>6} {count(calls):>8} {status:>8} {size(held):>9}  "
             f"{plain(path.name)}"
         )
+        cut = headline_of(stored)
+        lines += [f"    {plain(cut)}"] if cut else []
     return _finished([fit(line, max(width, 40)) for line in lines], False, ascii)
+
+
+def _headed(stored: Stored, lines: Sequence[str], width: int) -> list[str]:
+    """Lines of a view, above them that the recording was cut short, where it was."""
+    cut = headline_of(stored)
+    found = stored.processes
+    if not cut and found and not len(stored.table("calls")):
+        cut = why_nothing(found[0])
+    return [*([fit(f"  ! {plain(cut)}", max(width, 20))] if cut else []), *lines]
 
 
 def _finished(lines: Sequence[str], color: bool, ascii: bool) -> str:

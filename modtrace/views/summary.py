@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modtrace.analysis.cut import headline_of, when_it_ended, why_nothing
 from modtrace.analysis.device_memory import wholes
 from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.failure import Failure, last_failure
@@ -37,8 +38,11 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
             *_notes(stored),
         ]
     head = [_title(stored, found, width)]
+    cut = headline_of(stored)
+    if cut:
+        head.append(f"  ! {plain(cut)}")
     if not found.calls:
-        head.append("  " + _why_nothing(found))
+        head.append("  " + plain(why_nothing(found.process)))
         return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
     head += _facts(found)
     head += device_summary(found.steps, found.counted, found.device_busy_ns, found.device_idle_ns)
@@ -83,7 +87,8 @@ def _title(stored: Stored, found: Summary | None, width: int) -> str:
     if found is None:
         right = ""
     elif end is None:
-        right = f"{duration(found.wall_ns)}   did not end"
+        state = "still running" if found.process.is_alive else "did not end"
+        right = f"{duration(found.wall_ns)}   {state}"
     else:
         status = "" if end.exit_status is None else f"   exit {end.exit_status}"
         right = f"{duration(end.ended_ns)}{status}"
@@ -229,7 +234,10 @@ def _failure(failure: Failure, width: int) -> list[str]:
 
 def _warnings(found: Summary) -> list[str]:
     lines = []
-    broken = [(found.aborted, "interrupted"), (found.unfinished, "still running at the end")]
+    broken = [
+        (found.aborted, "interrupted"),
+        (found.unfinished, f"still running {when_it_ended(found.process)}"),
+    ]
     told = ", ".join(f"{plural(number, 'call')} {what}" for number, what in broken if number)
     if told:
         lines.append(f"  ! {told}: their times are not known")
@@ -255,13 +263,6 @@ def _notes(stored: Stored) -> list[str]:
     if others > 0:
         notes.append(f"  rank 0 of {others + 1} is shown; the others are in the trace")
     return notes
-
-
-def _why_nothing(found: Summary) -> str:
-    end = found.process.end
-    if end is not None and end.torch_imported is False:
-        return "no module was called: the program did not import torch"
-    return "no module was called while recording (compiled or scripted parts are not seen inside)"
 
 
 def _tail(shown_path: str | None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modtrace.trace.folder import create, write_json
+from modtrace.trace.folder import create, make_process_folder, write_json
 from modtrace.trace.schema import BACKWARD, END_FILE, MODULE, PHASE, PROCESS_FILE
 from modtrace.trace.start import run_facts
 from modtrace.trace.writer import Writer
@@ -22,7 +22,8 @@ class Made:
 
     def __init__(self, path: Path, *, rank: int = 0) -> None:
         facts = run_facts(script="train.py", launch="one", started_unix_ns=1_000)
-        self.folder = create(path, facts, process=f"rank-{rank}", join=True)
+        name = f"rank-{rank}"
+        self.folder = make_process_folder(path, name) if path.exists() else create(path, facts, process=name)
         write_json(
             self.folder,
             PROCESS_FILE,

@@ -70,8 +70,8 @@ def test_a_number_that_was_given_to_another_process_is_none(tmp_path):
     with modtrace.trace(path=path):
         pass
     (path / "rank-0" / "end.json").unlink()
-    run = json.loads((path / "run.json").read_text())
-    (path / "run.json").write_text(json.dumps(run | {"started_unix_ns": 10**18}))
+    process = json.loads((path / "rank-0" / "process.json").read_text())
+    (path / "rank-0" / "process.json").write_text(json.dumps(process | {"started_unix_ns": 10**18}))
     with modtrace.trace(path=path, force=True):
         pass
 

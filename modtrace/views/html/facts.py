@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modtrace._version import __version__
+from modtrace.analysis.cut import headline_of, when_it_ended, why_nothing
 from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.findings import Finding, findings
@@ -64,7 +65,7 @@ def facts(stored: Stored) -> Facts:
     return Facts(
         title=script.replace("\\", "/").rpartition("/")[2] or script,
         command=f"{shown_path(script)} {words}".strip(),
-        status=_status(first),
+        status=_status(stored, first),
         figures=_figures(stored, found),
         findings=[
             Finding(one.rule, plain(one.text, 600), plain(one.remedy, 600), one.won_ns, one.wrong)
@@ -78,15 +79,18 @@ def facts(stored: Stored) -> Facts:
     )
 
 
-def _status(first: Summary | None) -> str:
+def _status(stored: Stored, first: Summary | None) -> str:
     if first is None:
         return "nothing was recorded: the trace holds no process"
     end = first.process.end
     if end is None:
-        return "did not end"
-    if end.exception is not None:
-        return f"ended with {plain(end.exception, 100)}"
-    return "ended" if end.exit_status is None else f"exit {end.exit_status}"
+        status = "still running" if first.process.is_alive else "did not end"
+    elif end.exception is not None:
+        status = f"ended with {plain(end.exception, 100)}"
+    else:
+        status = "ended" if end.exit_status is None else f"exit {end.exit_status}"
+    nothing = "" if first.calls else why_nothing(first.process)
+    return ", ".join(plain(part, 300) for part in (status, headline_of(stored), nothing) if part)
 
 
 def _figures(stored: Stored, found: list[Summary]) -> list[tuple[str, str]]:
@@ -150,7 +154,10 @@ def _gaps(stored: Stored, found: list[Summary]) -> list[str]:
         lines.append(f"{plain(reason, 600)}{known}")
     lines += [plain(note, 600) for note in stored.notes]
     for one in found:
-        broken = [(one.aborted, "interrupted"), (one.unfinished, "still running at the end")]
+        broken = [
+            (one.aborted, "interrupted"),
+            (one.unfinished, f"still running {when_it_ended(one.process)}"),
+        ]
         told = ", ".join(f"{plural(number, 'call')} {what}" for number, what in broken if number)
         lines += [f"{told}: their times are not known"] if told else []
     if found:

@@ -62,7 +62,7 @@ def table(stored: Stored) -> str:
         )
         missing = "".join(f"<li>{markup(gap, 2 * limit)}</li>" for gap in words.gaps[:_FINDINGS])
         parts = [
-            f"<p><b>{markup(words.title, limit)}</b> {markup(words.status, limit)}<br>{figures}</p>",
+            f"<p><b>{markup(words.title, limit)}</b> {markup(words.status, 3 * limit)}<br>{figures}</p>",
             static.rows(at, words, most=most, limit=limit, indent="em") if most else "",
             f"<p>Worth a look</p><ul>{found}</ul>" if found else "",
             f"<p>What is missing</p><ul>{missing}</ul>" if missing else "",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from modtrace import units
 from modtrace.analysis import live
+from modtrace.analysis.cut import headline, why_nothing
 from modtrace.analysis.live import LiveTrace
 from modtrace.analysis.live_tree import LiveTree, mark
 from modtrace.text import fit, pad, plain
@@ -28,6 +29,9 @@ def title(trace: LiveTrace, name: str | None, tree: LiveTree, state: str) -> str
         )
     elif processes and processes[0].process.pid is not None:
         parts[0] += f" pid {processes[0].process.pid}"
+    cut = headline((one.process for one in trace.processes), processes[0].process.rank if processes else None)
+    if cut:
+        parts.append(plain(cut))
     if processes:
         ended = min(process.steps.ended for process in processes)
         parts.append(f"step {ended:,}")
@@ -136,7 +140,8 @@ def step_lines(tree: LiveTree, width: int, *, ascii: bool) -> list[str]:
     shown = max(processes, key=lambda process: sum(step.duration_ns for step in process.steps.last(20)))
     steps = shown.steps.last(100)
     if not steps:
-        return ["no step has ended yet"]
+        ended = processes[0].state in (live.FINISHED, live.DIED, live.SILENT) and not len(processes[0].nodes)
+        return [plain(why_nothing(processes[0].process)) if ended else "no step has ended yet"]
     durations, data = [step.duration_ns for step in steps], [step.data_ns for step in steps]
     lines = [
         f"{'ms/step':8}{bars(durations, width - 19, ascii=ascii)} {units.duration(durations[-1])}",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from modtrace.analysis.around import root_calls
+from modtrace.analysis.cut import headline_of, why_nothing
 from modtrace.analysis.memory import Curve, Memory, curve, memory
 from modtrace.analysis.phases import Steps
 from modtrace.analysis.timeline import timeline
@@ -61,7 +62,8 @@ class Opened:
     def title(self, process: int) -> str:
         """Name of the trace, model, steps, wall time and peak, as for the head of a screen."""
         rank = self.rank(process)
-        parts = [plain(self.path.name).removesuffix(SUFFIX), rank.model, plural(len(rank.steps), "step")]
+        name = plain(self.path.name).removesuffix(SUFFIX)
+        parts = [name, plain(headline_of(self.stored, process)), rank.model, plural(len(rank.steps), "step")]
         parts.append(duration(rank.part.wall_ns))
         if rank.peak_bytes is not None:
             parts.append(f"peak {size(rank.peak_bytes)}")
@@ -76,6 +78,11 @@ class Rank:
         self.process = process
         self.part = Part.of(stored, process)
         self._trees: dict[str, Placed] = {}
+
+    @property
+    def why_nothing(self) -> str:
+        """What is to be said where there are no calls."""
+        return plain(why_nothing(self.stored.processes[self.part.process]))
 
     @property
     def steps(self) -> Steps:

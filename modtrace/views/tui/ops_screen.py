@@ -153,7 +153,7 @@ class OpsScreen(View):
             if len(self.lines):
                 self.listed.show(self.lines)
             else:
-                self.listed.show(Texts([[("  no module was called", "")]]))
+                self.listed.show(Texts([[(f"  {self.rank.why_nothing}", "")]]))
             functions = "" if self.rank.has_functions else "   modtrace run --functions records functions too"
             self.listed.border_title = f"Ops  {len(self.lines.ops):,} rows{functions}"
         elif event.state is WorkerState.ERROR:

@@ -53,7 +53,7 @@ class StepsScreen(View):
         if len(self.lines):
             self.listed.show(self.lines, cursor=self.viewer.step)
         else:
-            self.listed.show(Texts([[("  there are no steps: no module was called", "")]]))
+            self.listed.show(Texts([[(f"  there are no steps: {self.rank.why_nothing}", "")]]))
         self._preview()
         self.head()
 
