@@ -228,6 +228,8 @@ def _write_facts(writer: Writer, model: Gpt) -> None:
             "source_file": ["model.py" if kind in where else None for kind in model.type],
             "source_line": [where.get(kind) for kind in model.type],
             "overrides_call": [False] * count,
+            "variable": [None] * count,
+            "instances": [1] * count,
         },
         at_ns=1,
     )

@@ -88,7 +88,7 @@ class Trace(Exports):
 
         return self._frame("syncs", syncs)
 
-    def series(self, name: str | None = None) -> pd.DataFrame:
+    def series(self, name: str | int | torch.nn.Module | None = None) -> pd.DataFrame:
         """A curve: of one module over the steps, or without a name of memory over time. Columns are in trace/frames.py.
 
         With a name, one row a step in which the module ran, indexed by `step`: its forward, backward and recompute
@@ -96,14 +96,26 @@ class Trace(Exports):
         device, by what it is held for; empty where memory was not watched (`memory="0:3"`).
 
         Args:
-            name: a FQN (`encoder.layers.0`), or the class name of a root module.
+            name: a FQN (`encoder.layers.0`), alone or behind the name of its root (`G.encoder.layers.0`); the name or
+                the class of a root module; a `module_id`; or the module itself, where this process has recorded it.
 
         Raises:
-            UsageError: no module of that name ran.
+            UsageError: no such module ran, or modules of several roots have that name.
         """
         from modtrace.analysis.series import memory_series, module_series
 
-        return memory_series(self._read()) if name is None else module_series(self._read(), name)
+        if name is None:
+            return memory_series(self._read())
+        if not isinstance(name, str | int):
+            number = self.module_id_of(name)
+            if number is None:
+                raise UsageError("this trace has not seen that module; give its name or its module_id")
+            name = number
+        return module_series(self._read(), name)
+
+    def module_id_of(self, module: torch.nn.Module) -> int | None:  # noqa: ARG002 - a loaded trace knows none
+        """The `module_id` of a living module; None for one that was not seen, or where the trace was loaded."""
+        return None
 
     def summary(self, *, width: int = 80, ascii: bool = False) -> str:
         """What `modtrace run` prints at the end, without colors; at most `width` columns."""

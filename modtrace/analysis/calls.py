@@ -21,6 +21,7 @@ from modtrace.analysis.device_memory import of_rows
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.memory import of_calls
 from modtrace.analysis.phases import NAMES as PHASE_NAMES
+from modtrace.analysis.roots import roots
 from modtrace.analysis.saved import of_calls as of_saved
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import work
@@ -52,7 +53,7 @@ class CallRows:
         self._names = Names(stored)
         self._name = DistinctTexts(self._names.texts + [name for name, _ in line.labels])
         self._type = DistinctTexts(self._types + [kind for _, kind in line.labels])
-        self._root = DistinctTexts(self._types)
+        self._root = DistinctTexts(roots(stored).name)
         self._file = DistinctTexts([place[0] if place is not None else "" for place in line.places])
         self._device_ns = device_times(stored).device_ns
         held, read = of_calls(stored), of_rows(stored)
@@ -114,12 +115,14 @@ def _known(values: Ints) -> pd.arrays.IntegerArray:
 
 
 class Names:
-    """Names of modules below their roots; a pair without a name has an empty one."""
+    """Names of modules below their roots; a pair without a name has an empty one, as a root has."""
 
     def __init__(self, stored: Stored) -> None:
         table = stored.table("names")
         pair = column(table, "root") << 32 | column(table, "module")
-        self.texts: list[str] = [*table.column("name").to_pylist(), ""]
+        named = roots(stored)
+        self.tops: list[int] = table.column("root").to_pylist()
+        self.texts: list[str] = [*map(named.full, self.tops, table.column("name").to_pylist()), ""]
         self._order = np.argsort(pair)
         self._pair = pair[self._order]
 

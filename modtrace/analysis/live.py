@@ -111,6 +111,7 @@ class LiveProcess:
     def _take(self, added: Added) -> None:
         self._waited = 0
         self.nodes.modules.update(added.modules)
+        self.nodes.variables.update(added.variables)
         self.nodes.names.update(added.names)
         self.nodes.labels.update(added.labels)
         self.signatures.update(added.signatures)

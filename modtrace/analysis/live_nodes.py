@@ -62,6 +62,7 @@ class Nodes:
         self.opened: dict[int, Open] = {}
         self.names: dict[tuple[int, int], str] = {}
         self.modules: dict[int, tuple[str, int | None]] = {}
+        self.variables: dict[int, str] = {}
         self.labels: dict[int, tuple[str, str, str]] = {}
         self.output: dict[int, int] = {}
         """The signature of the first output of each module."""
@@ -70,6 +71,10 @@ class Nodes:
 
     def __len__(self) -> int:
         return len(self.parent)
+
+    def root_name(self, root: int) -> str:
+        """The name of a root: the variable or attribute that holds it, else its class."""
+        return self.variables.get(root) or self.modules.get(root, ("?", None))[0]
 
     def knows(self, calls: Columns) -> bool:
         """Whether all that calls and open calls point at is there."""

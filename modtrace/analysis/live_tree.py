@@ -14,7 +14,7 @@ import numpy.typing as npt
 from modtrace.analysis.live import LiveProcess, LiveTrace
 from modtrace.analysis.live_nodes import AGAIN, BACK, Nodes
 from modtrace.analysis.live_steps import Step, Sums, window
-from modtrace.analysis.naming import below, fold
+from modtrace.analysis.naming import below, fold, fold_root
 
 Ints = npt.NDArray[np.int64]
 Key = tuple[Any, ...]
@@ -179,10 +179,10 @@ class LiveTree:
                 row = place.get((over, key))
                 if row is None:
                     row = place[over, key] = len(rows)
-                    top = nodes.modules.get(root, ("?", None))[0] if root >= 0 else ""
+                    top = nodes.root_name(root) if root >= 0 else ""
                     same = over >= 0 and names[over][1] == top and root >= 0
                     label = below(name, names[over][0]) if same else name
-                    label = label or (f"({kind})" if over >= 0 and names[over][1] else kind)
+                    label = label or (f"({top})" if over >= 0 and names[over][1] else top)
                     wholes.append(nodes.names.get((root, what), "") if root >= 0 else "")
                     place_above = (rows[over].path if over >= 0 else -1, key)
                     path = self._paths.setdefault(place_above, len(self._paths))
@@ -256,7 +256,7 @@ def _group(process: LiveProcess, nodes: Nodes, root: int, what: int) -> tuple[st
         return name, kind or place, (name, kind, place)
     name = nodes.names.get((root, what), "")
     kind, parameters = nodes.modules.get(what, ("?", None))
-    top = nodes.modules.get(root, ("?", None))[0]
+    top = fold_root(nodes.root_name(root))
     output = process.signatures.get(nodes.output.get(what, -1), "")
     return fold(name), kind, (fold(name), kind, top, parameters, output)
 

@@ -14,6 +14,7 @@ from modtrace.analysis.columns import column, distinct_texts, nullable_codes, va
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.held import copies_kept, of_keys, output_bytes
 from modtrace.analysis.phases import RECOMPUTE
+from modtrace.analysis.roots import roots
 from modtrace.analysis.saved import of_modules as kept_by
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import Work, work
@@ -25,7 +26,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def modules(stored: Stored) -> pd.DataFrame:
-    """One row a module instance, indexed by `module_id`.
+    """One row a module instance, indexed by `module_id`; short-lived ones that cannot be told apart share one.
 
     `total_ns` and `self_ns` are of all of it, with what checkpointing made again. Of its forward and of its backward
     the `total_ns` and `self_ns` are sums over the calls whose times are known; `mean_ns`, `p50_ns`, `p95_ns` and
@@ -61,7 +62,8 @@ def modules(stored: Stored) -> pd.DataFrame:
     data: dict[str, Any] = {
         "name": name,
         "type": types,
-        "root": [types[r] for r in root],
+        "root": root,
+        "instances": instances(table),
         "calls": np.bincount(module, minlength=count),
         "total_ns": _total(line, "duration_ns", count),
         "self_ns": _total(line, "self_ns", count),
@@ -96,6 +98,12 @@ def modules(stored: Stored) -> pd.DataFrame:
     frame = pd.DataFrame(data)
     frame.index = pd.Index(np.arange(count), name="module_id")
     return frame
+
+
+def instances(table: pa.Table) -> Ints:
+    """How many modules each row of the table `modules` is of."""
+    values, known = values_and_known(table, "instances")
+    return np.where(known, values.astype(np.int64), 1)
 
 
 def _sizes(stored: Stored, table: pa.Table, some: Bools, count: int) -> dict[str, Any]:
@@ -231,10 +239,10 @@ def _masked(values: Ints, known: npt.NDArray[np.bool_]) -> pd.arrays.IntegerArra
     return pd.arrays.IntegerArray(values.astype(np.int64), ~known)
 
 
-def _names(stored: Stored, count: int) -> tuple[list[str], list[list[str]], list[int]]:
-    """Name, aliases and top module of each module; of several trees the one that it is a part of."""
-    table = stored.table("names")
-    name, root = [""] * count, list(range(count))
+def _names(stored: Stored, count: int) -> tuple[list[str], list[list[str]], list[str]]:
+    """Name, aliases and root of each module; of several trees the one that it is a part of."""
+    table, named = stored.table("names"), roots(stored)
+    name, root = list(named.prefix), list(range(count))
     aliases: list[list[str]] = [[] for _ in range(count)]
     rows = zip(
         table.column("root").to_pylist(),
@@ -244,6 +252,7 @@ def _names(stored: Stored, count: int) -> tuple[list[str], list[list[str]], list
         strict=False,
     )
     for top, module, text, others in rows:
-        if not name[module] and text:
-            name[module], aliases[module], root[module] = text, others or [], top
-    return name, aliases, root
+        if text and (not name[module] or module == root[module]):
+            name[module], root[module] = named.full(top, text), top
+            aliases[module] = [named.full(top, other) for other in others or []]
+    return name, aliases, [named.name[top] for top in root]

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from modtrace.analysis.calls import commonest, names
 from modtrace.analysis.columns import nullable_codes
-from modtrace.analysis.naming import fold
+from modtrace.analysis.naming import fold, fold_root
+from modtrace.analysis.roots import roots
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
 
@@ -20,8 +21,8 @@ Ints = npt.NDArray[np.int64]
 class Folded:
     """A group for each call. The backward of a call is in the group of the call.
 
-    `group` is a key into `name` (`h.*.mlp.c_fc`; "" for a root; `optimizer`), `type` and `root` (class names; "" for
-    what is no module's; for a function `type` is where it is called, `norm.py:12`) and `of_module`.
+    `group` is a key into `name` (`h.*.mlp.c_fc`; "" for a root; `optimizer`), `type` (class; for a function where it is
+    called, `norm.py:12`), `root` (name of the root, "" for what is no module's) and `of_module`.
     """
 
     group: Ints
@@ -29,6 +30,12 @@ class Folded:
     type: list[str]
     root: list[str]
     of_module: list[bool]
+
+    def title(self, group: int) -> str:
+        """The name of a group where nothing around it is shown: behind that of its root, where there are several."""
+        name, root = self.name[group], self.root[group]
+        several = len(set(self.root) - {""}) > 1
+        return name if name and not (root and several) else ".".join(filter(None, (root, name)))
 
 
 def place_text(place: tuple[str, int, int] | None) -> str:
@@ -53,16 +60,23 @@ def folded(stored: Stored, *, repeats: bool = True) -> Folded:
     outputs = commonest(module, all_outputs, len(modules)).tolist()
     pair, which = np.unique(root << 32 | module, return_inverse=True)
     at, texts = names(stored, pair >> 32, pair & 0xFFFFFFFF)
-    groups: dict[tuple[str, str, str, int | None, int], list[str]] = {}
+    tops = roots(stored).name
+    groups: dict[tuple[str, str, str, int | None, int], list[tuple[str, str]]] = {}
     place: dict[tuple[str, str, str, int | None, int], int] = {}
     keys = []
     for code, one in zip(at.tolist(), pair.tolist(), strict=True):
         number = one & 0xFFFFFFFF
-        name = fold(texts[code]) if repeats else texts[code]
-        key = (name, types[number], types[one >> 32], sizes[number], outputs[number])
-        groups.setdefault(key, []).append(texts[code])
+        name, top = texts[code], tops[one >> 32]
+        key = (
+            fold(name) if repeats else name,
+            types[number],
+            fold_root(top) if repeats else top,
+            sizes[number],
+            outputs[number],
+        )
+        groups.setdefault(key, []).append((name, top))
         keys.append(place.setdefault(key, len(place)))
-    shown = [members[0] if len(members) == 1 else key[0] for key, members in groups.items()]
+    shown = [_shown(key, members) for key, members in groups.items()]
     labels = list(zip(line.labels, line.places, strict=True))
     distinct = {label: at for at, label in enumerate(dict.fromkeys(labels))}
     of_label = np.array([len(shown) + distinct[label] for label in labels], np.int64)
@@ -71,8 +85,14 @@ def folded(stored: Stored, *, repeats: bool = True) -> Folded:
     group[~is_module] = of_label[nullable_codes(table, "label")[~is_module]]
     return Folded(
         group,
-        shown + [name for (name, _), _ in distinct],
+        [name for name, _ in shown] + [name for (name, _), _ in distinct],
         [key[1] for key in groups] + [kind or place_text(place) for (_, kind), place in distinct],
-        [key[2] for key in groups] + [""] * len(distinct),
+        [top for _, top in shown] + [""] * len(distinct),
         [True] * len(shown) + [False] * len(distinct),
     )
+
+
+def _shown(key: tuple[str, str, str, int | None, int], members: list[tuple[str, str]]) -> tuple[str, str]:
+    """The name and the root of a group: what all members have is not folded."""
+    names, tops = {name for name, _ in members}, {top for _, top in members}
+    return names.pop() if len(names) == 1 else key[0], tops.pop() if len(tops) == 1 else key[2]

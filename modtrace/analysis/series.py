@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from modtrace.analysis.columns import categorical, column, nullable_codes, value
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.memory import NEVER, Memory, memory, of_calls
 from modtrace.analysis.phases import RECOMPUTE, Steps
+from modtrace.analysis.roots import roots
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import work
 from modtrace.errors import UsageError
@@ -26,15 +28,16 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 
-def module_series(stored: Stored, name: str) -> pd.DataFrame:
+def module_series(stored: Stored, name: str | int) -> pd.DataFrame:
     """A module in each step in which it ran, indexed by `step`; columns as in frames.MODULE_SERIES.
 
     Args:
         stored: the trace.
-        name: its FQN; "" or the class name for a root module. Modules of that name under several roots count together.
+        name: its FQN, alone or behind the name of its root (`G.layers.0`); "", the name or the class of a root module;
+            or its number.
 
     Raises:
-        UsageError: no module has that name.
+        UsageError: no module has that name, or modules of several roots have.
     """
     table = timeline(stored).calls
     step = nullable_codes(table, "step")
@@ -66,19 +69,41 @@ def module_series(stored: Stored, name: str) -> pd.DataFrame:
     return pd.DataFrame({shown.name: data[shown.name] for shown in MODULE_SERIES}, index=index)
 
 
-def _named(stored: Stored, name: str) -> Bools:
+def _named(stored: Stored, name: str | int) -> Bools:
     """Which rows of the timeline are of modules of that name."""
     table = timeline(stored).calls
     module, root = nullable_codes(table, "module"), nullable_codes(table, "root")
+    of_module = module >= 0
+    if isinstance(name, int):
+        chosen: Bools = module == name
+        if not chosen.any():
+            raise UsageError(f"no module with the number {name} ran")
+        return chosen
     codes, texts = names(stored, np.maximum(root, 0), np.maximum(module, 0))
-    types = stored.table("modules").column("type").to_pylist()
-    wanted = np.array([text == name for text in texts], np.bool_)
-    chosen: Bools = wanted[codes] & (module >= 0)
+    tops = roots(stored).name
+    pairs, which = np.unique(np.maximum(root, 0) << 32 | codes, return_inverse=True)
+    of_pair = [(tops[pair >> 32], texts[pair & 0xFFFFFFFF]) for pair in pairs.tolist()]
+
+    def chosen_by(test: Callable[[str, str], bool]) -> Bools:
+        passed = np.array([test(*pair) for pair in of_pair] or [False], np.bool_)
+        some: Bools = passed[which] & of_module if len(which) else of_module
+        return some
+
+    chosen = chosen_by(lambda _, text: text == name)
     if not name or not chosen.any():
-        same = np.array([not name or kind == name for kind in types] or [False], np.bool_)
-        chosen = (module == root) & (module >= 0) & same[np.maximum(module, 0)]
+        chosen = chosen_by(lambda top, text: name == (f"{top}.{text}" if text else top))
+    if not name or not chosen.any():
+        kinds = stored.table("modules").column("type").to_pylist()
+        same = np.array([not name or kind == name for kind in kinds] or [False], np.bool_)
+        chosen = (module == root) & of_module & same[np.maximum(module, 0)]
     if not chosen.any():
         raise UsageError(f"no module named {plain(name)!r} ran")
+    models = list(dict.fromkeys(tops[number] for number in root[chosen].tolist()))
+    if len(models) > 1:
+        listed = ", ".join(
+            plain(f"{top}.{name}" if name not in (top, "") and top != name else top) for top in models
+        )
+        raise UsageError(f"{plain(name)!r} is a module of several roots; which one: {listed}")
     return chosen
 
 

@@ -13,9 +13,10 @@ from modtrace.analysis.calls import commonest
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.cut import is_cut
 from modtrace.analysis.device_times import device_of_steps
-from modtrace.analysis.modules import sums
+from modtrace.analysis.modules import instances, sums
 from modtrace.analysis.paths import folded
 from modtrace.analysis.phases import Steps
+from modtrace.analysis.roots import qualified, roots
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import work_of_steps
 from modtrace.trace.reader import Process, Stored
@@ -106,18 +107,19 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
     tracer_ns = int(tracer[counted].sum())
     module = nullable_codes(table, "module")
     first = int(column(table, "call")[0]) if len(table) else 0
-    roots = root_calls(kind, column(table, "last_call"), first)
-    pairs = np.unique(group << 32 | np.maximum(module, 0)) >> 32
-    instances = np.bincount(pairs, minlength=count)
+    tops_called = root_calls(kind, column(table, "last_call"), first)
+    pairs = np.unique(group << 32 | (module + 1))
+    alike = np.append(1, instances(stored.table("modules")))[pairs & 0xFFFFFFFF]
+    modules = np.bincount(pairs >> 32, alike, minlength=count)
     # Of a module its calls count, of anything else its rows; a backward is no call.
     calls = np.bincount(group[kind != BACKWARD], minlength=count)
     outputs = commonest(group, nullable_codes(table, "outputs"), count).tolist()
     texts = stored.table("signatures").column("text").to_pylist()
     rows = [
         Row(
-            groups.name[g] or groups.type[g],
+            groups.title(g) if groups.of_module[g] else groups.name[g] or groups.type[g],
             groups.type[g],
-            int(instances[g]),
+            int(modules[g]),
             int(calls[g]),
             int(total_self[g]),
             texts[outputs[g]] if outputs[g] >= 0 else "",
@@ -138,16 +140,16 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         parallel_ns=inside - busy,
         cost_ns=_cost(about, int(is_call.sum())),
         rows=rows,
-        models=_models(stored, module[roots]),
+        models=_models(stored, module[tops_called], nullable_codes(table, "root")[kind == BACKWARD]),
         steps=line.steps[process],
         flops=flops,
         counted=counted,
         device_busy_ns=device[0],
         device_idle_ns=device[1],
-        roots=int(roots.sum()),
+        roots=int(tops_called.sum()),
         calls=int(is_call.sum()),
         backwards=int((kind == BACKWARD).sum()),
-        raised_roots=int((roots & (status == RAISED)).sum()),
+        raised_roots=int((tops_called & (status == RAISED)).sum()),
         aborted=int((status == ABORTED).sum()),
         unfinished=int(((status == UNFINISHED) & (kind != STEP)).sum()),
         never_ran=None if is_cut(stored) else _never_ran(stored),
@@ -191,13 +193,24 @@ def _cost(about: Process, calls: int) -> int | None:
     return None if about.call_cost_ns is None else about.call_cost_ns * calls + (about.start_cost_ns or 0)
 
 
-def _models(stored: Stored, roots: Ints) -> list[tuple[str, int | None]]:
-    """(class, parameters) of the root modules, the most often called first."""
-    table = stored.table("modules")
+def _models(stored: Stored, called: Ints, trained: Ints) -> list[tuple[str, int | None]]:
+    """(name and class, parameters) of the root modules: first the one that is trained, which has a backward and the
+    most parameters.
+    """
+    table, names = stored.table("modules"), roots(stored).name
     types = table.column("type").to_pylist()
     parameters = table.column("parameter_count").to_pylist()
-    numbers, times = np.unique(roots, return_counts=True)
-    return [(types[n], parameters[n]) for n in numbers[np.argsort(-times, kind="stable")].tolist()]
+    numbers, times = np.unique(called, return_counts=True)
+    through = set(trained.tolist())
+    order = sorted(
+        zip(numbers.tolist(), times.tolist(), strict=True),
+        key=lambda pair: (pair[0] in through, parameters[pair[0]] or 0, pair[1]),
+        reverse=True,
+    )
+    return [
+        (" ".join(filter(None, qualified(names[number], "", types[number]))), parameters[number])
+        for number, _ in order
+    ]
 
 
 def _ran(stored: Stored) -> npt.NDArray[np.bool_]:

@@ -1,4 +1,7 @@
-"""What a call is called where one line must do: `layers.0.mlp Linear`, `optimizer SGD`, `ResNet backward`."""
+"""What a call is called where one line must do: `layers.0.mlp Linear`, `optimizer SGD`, `ResNet backward`.
+
+Where there are several roots the name of the root stands before: `G.layers.0.mlp Linear`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import numpy.typing as npt
 
 from modtrace.analysis.calls import Names
 from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.roots import qualified, roots
 from modtrace.analysis.timeline import timeline
 from modtrace.text import plain
 from modtrace.trace.reader import Stored
@@ -25,6 +29,8 @@ def titles(stored: Stored) -> tuple[npt.NDArray[np.int32], list[str]]:
     of_label = module < 0
     backward = column(table, "kind") == BACKWARD
     kinds = stored.table("modules").column("type").to_pylist()
+    tops = roots(stored)
+    top_names, several = tops.name, len(tops.called) > 1
     one = np.where(of_label, nullable_codes(table, "label") << 1 | 1, name << 1)
     other = np.where(of_label, 0, module) << 1 | backward
     pairs, which = np.unique(one << 32 | other, return_inverse=True)
@@ -33,6 +39,8 @@ def titles(stored: Stored) -> tuple[npt.NDArray[np.int32], list[str]]:
     for pair in pairs.tolist():
         key, rest = pair >> 32, pair & 0xFFFFFFFF
         words = line.labels[key >> 1] if key & 1 else (named.texts[key >> 1], kinds[rest >> 1])
+        if several and not key & 1 and key >> 1 < len(named.tops):
+            words = qualified(top_names[named.tops[key >> 1]], *words)
         title = " ".join(filter(None, [*map(plain, words), "backward" if rest & 1 else ""]))
         found.append(place.setdefault(title, len(place)))
     return np.array(found, np.int32)[which] if len(which) else np.zeros(0, np.int32), list(place)

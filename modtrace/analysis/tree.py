@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from modtrace.analysis.calls import commonest
 from modtrace.analysis.columns import column, distinct_pairs, nullable_codes, values_and_known
-from modtrace.analysis.modules import sums
+from modtrace.analysis.modules import instances, sums
 from modtrace.analysis.naming import below
 from modtrace.analysis.paths import Folded, folded
 from modtrace.analysis.phases import RECOMPUTE
@@ -27,8 +27,8 @@ Bools = npt.NDArray[np.bool_]
 class Tree:
     """Nodes in pre-order, parents before children; an array or list element a node.
 
-    `label` is the name below the parent (`attn`, `h.*`), `(Class)` for a module that is in no tree above it; `name` is
-    the whole name (`h.*.attn`), "" for a root.
+    `label` is the name below the parent (`attn`, `h.*`), that of the root for a root (`G`); `name` is the whole name
+    (`h.*.attn`), "" for a root.
     `unknown` counts calls whose duration is not known; `total_ns` and `self_ns` leave them out.
     """
 
@@ -87,7 +87,8 @@ def placed(stored: Stored, process: int | None = None, *, repeats: bool = True) 
     duration, known = values_and_known(table, "duration_ns")
     own, own_known = values_and_known(table, "self_ns")
     signatures = stored.table("signatures").column("text").to_pylist()
-    of_modules = distinct_pairs(node, np.maximum(nullable_codes(table, "module"), 0))[0]
+    of_modules, module, _ = distinct_pairs(node, nullable_codes(table, "module") + 1)
+    alike = np.append(1, instances(stored.table("modules")))[module]
     order = _preorder(parent, _first(node, count))
 
     def texts(name: str) -> list[str]:
@@ -105,7 +106,7 @@ def placed(stored: Stored, process: int | None = None, *, repeats: bool = True) 
         recompute=(key[order] & 1) == 1,
         backward=(key[order] & 2) == 2,
         type=[groups.type[of_group[at]] for at in order],
-        instances=np.bincount(of_modules, minlength=count)[order],
+        instances=np.bincount(of_modules, alike, minlength=count).astype(np.int64)[order],
         calls=np.bincount(node, minlength=count)[order],
         total_ns=sums(node[known], duration[known], count)[order],
         self_ns=sums(node[own_known], own[own_known], count)[order],
@@ -197,10 +198,10 @@ def _label(names: list[str], groups: Folded, of_group: Ints, parent: Ints, at: i
     """The name of a node below its parent's."""
     name, up = names[at], int(parent[at])
     if up < 0 or not groups.of_module[of_group[up]]:
-        return name or groups.type[of_group[at]]
+        return name or groups.root[of_group[at]] or groups.type[of_group[at]]
     if not groups.of_module[of_group[at]]:
         return name
     if not name:
-        return f"({groups.type[of_group[at]]})"
+        return f"({groups.root[of_group[at]]})"
     same_tree = groups.root[of_group[at]] == groups.root[of_group[up]]
     return below(name, names[up]) if same_tree else name

@@ -117,7 +117,7 @@ class Blocks:
                 block.nodes.module[block.nodes.root == np.arange(len(block.nodes.root))]
             ).tolist():
                 self._registry.ensure_tree(module)
-        naming = Naming(labels=self._registry.labels, joined=self._signatures.joined)
+        naming = Naming(tops=self._registry.tops, joined=self._signatures.joined)
         costs = self.costs._replace(outside_ns=self.costs.outside_ns + self.device_call_ns())
         decoded = []
         for block in blocks:

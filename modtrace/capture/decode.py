@@ -60,11 +60,11 @@ class Carried:
 class Naming:
     """How numbers of the records become numbers of rows.
 
-    labels: module of a root call -> array, module -> the module that its name is relative to below that root.
+    tops: (modules of root calls, modules called below them) -> the modules that the latter's names are relative to.
     joined: (signature of positional, of keyword arguments) -> signature of both.
     """
 
-    labels: Callable[[int], Ints]
+    tops: Callable[[Sequence[int], Sequence[int]], Sequence[int]]
     joined: Callable[[int, int], int]
 
 
@@ -255,7 +255,7 @@ def _inside(nodes: Nodes) -> Bools:
 def _tops(nodes: Nodes, of_module: Bools, naming: Naming) -> Ints:
     tops = np.zeros(len(nodes.call), np.int64)
     here = np.flatnonzero(of_module)
-    tops[here] = _labels(nodes.module[nodes.root[here]], nodes.module[here], naming)
+    tops[here] = _named_below(nodes.module[nodes.root[here]], nodes.module[here], naming)
     return tops
 
 
@@ -290,13 +290,15 @@ def _last_calls(records: Ints, nodes: Nodes, high: int) -> Ints:
     return np.maximum(np.maximum(latest, nodes.call), np.where(nodes.call <= high, high, -1))
 
 
-def _labels(roots: Ints, modules: Ints, naming: Naming) -> Ints:
-    labels = modules.copy()
-    inner = roots != modules
-    for root in distinct(roots[inner]).tolist():
-        here = inner & (roots == root)
-        labels[here] = naming.labels(root)[modules[here]]
-    return labels
+def _named_below(roots: Ints, modules: Ints, naming: Naming) -> Ints:
+    """The module that the name of each of some modules is relative to, where it is called below a root module."""
+    tops = modules.copy()
+    inner = np.flatnonzero(roots != modules)
+    keys = roots[inner] << 32 | modules[inner]
+    pairs = distinct(keys)
+    of_pair = naming.tops((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist())
+    tops[inner] = np.array(of_pair, np.int64)[np.searchsorted(pairs, keys)]
+    return tops
 
 
 def _summed(family: Ints, values: npt.NDArray[Any], calls: Ints, held: dict[int, int]) -> Ints:

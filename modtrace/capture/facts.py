@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -168,44 +168,111 @@ def _transparent(module: Module) -> bool:
     return all(isinstance(held.get(table), dict) for table in (PARAMETERS, BUFFERS, CHILDREN))
 
 
-def module_row(number: int, module: Module, totals: Totals | None) -> dict[str, Any]:
-    """One row of the `modules` table."""
-    kind = type(module)
+class ClassFacts(NamedTuple):
+    """What is known of a class."""
+
+    type: str
+    type_module: str
+    source_file: str | None
+    source_line: int | None
+    overrides_call: bool
+
+
+class Facts(NamedTuple):
+    """What is known of one module without those below it. Equal for modules that cannot be told apart.
+
+    parameters, buffers: (name, shape, dtype, device, layout, requires_grad) of each; the shape is null where it is
+    not known.
+    """
+
+    of_class: ClassFacts
+    training: bool | None
+    extra_repr: str | None
+    parameters: tuple[tuple[Any, ...], ...]
+    buffers: tuple[tuple[Any, ...], ...]
+
+
+def class_facts(kind: type) -> ClassFacts:
+    """The facts of a class."""
     source_file, source_line = _source(kind)
+    return ClassFacts(
+        plain(class_name(kind), TEXT_LIMIT),
+        plain(module_of(kind), TEXT_LIMIT),
+        source_file,
+        source_line,
+        _overrides_call(kind),
+    )
+
+
+def module_facts(module: Module, of_class: ClassFacts) -> Facts:
+    """The facts of a module."""
+    return Facts(
+        of_class,
+        _training(module),
+        _extra_repr(module, type(module)),
+        _tensor_facts(_tensors(module, PARAMETERS)),
+        _tensor_facts(_tensors(module, BUFFERS)),
+    )
+
+
+def module_row(
+    number: int, facts: Facts, totals: Totals | None, variable: str | None, *, instances: int
+) -> dict[str, Any]:
+    """One row of the `modules` table."""
     counted = totals if totals is not None and totals.known else None
     return {
         "module": number,
-        "type": plain(class_name(kind), TEXT_LIMIT),
-        "type_module": plain(module_of(kind), TEXT_LIMIT),
+        **{name: getattr(facts.of_class, name) for name in ClassFacts._fields},
         "parameter_count": counted and counted.parameter_count,
         "parameter_bytes": counted and counted.parameter_bytes,
         "trainable_count": counted and counted.trainable_count,
         "trainable_bytes": counted and counted.trainable_bytes,
         "buffer_count": counted and counted.buffer_count,
         "buffer_bytes": counted and counted.buffer_bytes,
-        "parameters": [_parameter(name, tensor) for name, tensor in _tensors(module, PARAMETERS)],
-        "training": _training(module),
-        "extra_repr": _extra_repr(module, kind),
-        "source_file": source_file,
-        "source_line": source_line,
-        "overrides_call": _overrides_call(kind),
+        "parameters": [_described(*values) for values in facts.parameters],
+        "training": facts.training,
+        "extra_repr": facts.extra_repr,
+        "variable": variable,
+        "instances": instances,
     }
 
 
-def _parameter(name: str, tensor: Any) -> dict[str, Any]:
+def tensors_of(module: Module) -> list[Any]:
+    """The module's own parameters and buffers."""
+    return [tensor for table in (PARAMETERS, BUFFERS) for _, tensor in _tensors(module, table)]
+
+
+def _tensor_facts(tensors: list[tuple[str, Any]]) -> tuple[tuple[Any, ...], ...]:
+    if not tensors:
+        return ()
     with without_functions():
-        try:
-            shape = [size if type(size) is int else None for size in tensor.shape]
-        except Exception:
-            shape = None
-        return {
-            "path": plain(name, TEXT_LIMIT),
-            "shape": shape,
-            "dtype": str(tensor.dtype).removeprefix("torch."),
-            "device": str(tensor.device),
-            "layout": str(tensor.layout).removeprefix("torch."),
-            "requires_grad": bool(tensor.requires_grad),
-        }
+        return tuple(
+            [
+                (name, _shape(tensor), tensor.dtype, tensor.device, tensor.layout, bool(tensor.requires_grad))
+                for name, tensor in tensors
+            ]
+        )
+
+
+def _shape(tensor: Any) -> tuple[int | None, ...] | None:
+    try:
+        return tuple([size if type(size) is int else None for size in tensor.shape])
+    except Exception:
+        return None
+
+
+def _described(
+    name: str, shape: tuple[int | None, ...] | None, dtype: Any, device: Any, layout: Any, requires_grad: bool
+) -> dict[str, Any]:
+    """An element of a `tensors` column."""
+    return {
+        "path": plain(name, TEXT_LIMIT),
+        "shape": shape,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": str(device),
+        "layout": str(layout).removeprefix("torch."),
+        "requires_grad": requires_grad,
+    }
 
 
 def _training(module: Module) -> bool | None:

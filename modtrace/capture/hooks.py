@@ -20,6 +20,7 @@ from modtrace.capture.facts import raw
 from modtrace.capture.lanes import CODE_SHIFT, MODE_SHIFT, RAISED, RETURNED, Lane
 from modtrace.capture.likeness import is_tensor
 from modtrace.capture.raised import is_early_stop, is_out_of_memory
+from modtrace.capture.registry import NOWHERE, Place
 from modtrace.capture.seen import Entry, has_grad, remember
 from modtrace.capture.signature import arguments_key, keywords_key, value_key
 from modtrace.capture.state import State
@@ -193,6 +194,8 @@ def _begin(state: State, lane: Lane, module: Any, caller: FrameType | None) -> i
     if lane.calls and lane.calls[-1][2].kind == MODULE:
         return 0
     root = not lane.calls or is_root(lane)
+    if root:
+        state.registry.root_calls += 1
     if root and state.admits is not None and not state.admits(module):
         return NOT_LOOKED_AT
     if root and state.root_begins is not None:
@@ -242,13 +245,25 @@ def _mode(module: Any) -> int:
 def _enter(state: State, lane: Lane, module: Any, frame: FrameType) -> Entry:
     """The entry of a module not seen before; the time this takes belongs to no module."""
     started = state.clock()
+    place = _place(frame)
     if is_root(lane):
-        entry = state.registry.root_entry(module)
+        entry = state.registry.root_entry(module, place, lambda: state.variables.of(module, frame, place))
     else:
         parent, root = _open_modules(lane, frame.f_back)
-        entry = state.registry.inner_entry(module, parent, root)
-    lane.cost(len(lane.calls) - 1, state.clock() - started)
+        entry = state.registry.inner_entry(module, parent, root, place)
+    spent_ns = state.clock() - started
+    state.registry.spent_ns += spent_ns
+    lane.cost(len(lane.calls) - 1, spent_ns)
     return entry
+
+
+def _place(frame: FrameType | None) -> Place:
+    """Where a module is called that a frame of torch's runs."""
+    while frame is not None and frame.f_code.co_filename == CALL_CODE.co_filename:
+        frame = frame.f_back
+    return (
+        NOWHERE if frame is None else (frame.f_code.co_filename, frame.f_code.co_firstlineno, frame.f_lasti)
+    )
 
 
 def _warn_of_depth(state: State, depth: int) -> None:

@@ -9,24 +9,32 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from modtrace.capture.classes import class_name, inherits
-from modtrace.capture.facts import is_lazy, module_row, raw, subtree_totals
+from modtrace.capture.facts import (
+    ClassFacts,
+    class_facts,
+    is_lazy,
+    module_facts,
+    module_row,
+    raw,
+    subtree_totals,
+    tensors_of,
+)
 from modtrace.capture.seen import Entry
+from modtrace.capture.successors import MANY_MODULES, Successors
 from modtrace.capture.torch_private.spelled import CHILDREN
 from modtrace.text import plain
 from modtrace.trace.schema import TEXT_LIMIT
 
 Module = torch.nn.Module
-Ints = npt.NDArray[np.int64]
 
 MAX_ALIASES: Final = 64
+MANY_CLASSES: Final = 10_000
 MAX_REFRESHES: Final = 32
 """A tree that grows for ever (a new module every step) is not read again for ever."""
 
@@ -43,22 +51,36 @@ class _Tree:
         self.wait = 0
 
 
+Place = tuple[str, int, int]
+"""Where a module is called: file and first line of the code, and the instruction in it."""
+NOWHERE: Final[Place] = ("", 0, 0)
+
+Walk = Sequence[tuple[Module, list[str]]]
+"""Modules of a subtree with their names, see `named_modules`."""
+
+
 class Registry:
-    """Modules seen by one trace. Everything but `entries` is off the hot path."""
+    """Modules seen by one trace. Everything but `entries` and `root_calls` is off the hot path."""
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
         """id of a living module -> its entry: the hooks look modules up here."""
+        self.root_calls = 0
+        """Root calls so far: the time by which it is told how long a module has lived."""
+        self.spent_ns = 0
+        """What entering modules has cost so far."""
         self._modules: dict[int, weakref.ref[Module]] = {}
         self._trees: dict[int, _Tree] = {}
         self._home: dict[int, int] = {}
+        self._variables: dict[int, str] = {}
         self._lazy: set[int] = set()
         self._grown: set[int] = set()
         self._refreshes: dict[int, int] = {}
         self._written: dict[int, tuple[Any, ...]] = {}
-        self._dead: list[int] = []
-        self._version = 0
-        self._labels: dict[int, tuple[int, Ints]] = {}
+        self._classes: dict[int, tuple[weakref.ref[type], ClassFacts]] = {}
+        self._successors = Successors()
+        self._died: list[tuple[int, int]] = []
+        self._dead: dict[int, int] = {}
         self._count = 0
         self._module_rows: list[dict[str, Any]] = []
         self._name_rows: list[dict[str, Any]] = []
@@ -69,15 +91,25 @@ class Registry:
         entry = self.entries.get(id(module))
         return entry.number if entry is not None else None
 
-    def root_entry(self, module: Module) -> Entry:
-        """The entry of a module called with nothing around it; its whole tree is entered first."""
+    def root_entry(
+        self, module: Module, place: Place = NOWHERE, variable: Callable[[], str | None] | None = None
+    ) -> Entry:
+        """The entry of a module called with nothing around it; its whole tree is entered first.
+
+        Args:
+            module: the module.
+            place: where it is called.
+            variable: looks up what holds it, if that has to be known.
+        """
         with self._lock:
             number = self.number_of(module)
             if number is None or number not in self._trees:
-                self._enter_tree(module)
+                self._enter_tree(module, (-1, place), variable)
             return self.entries[id(module)]
 
-    def inner_entry(self, module: Module, parent: Module | None, root: Module | None) -> Entry:
+    def inner_entry(
+        self, module: Module, parent: Module | None, root: Module | None, place: Place = NOWHERE
+    ) -> Entry:
         """The entry of a module not seen before that is called inside another.
 
         Its name is looked for among the caller's children, then in the whole tree of the root call; a module that
@@ -96,7 +128,8 @@ class Registry:
                         return self.entries[id(module)]
             if root is not None and self._walk_again(root) and id(module) in self.entries:
                 return self.entries[id(module)]
-            self._enter_tree(module)
+            above = self.number_of(parent) if parent is not None else None
+            self._enter_tree(module, (-1 if above is None else above, place))
             return self.entries[id(module)]
 
     def ensure_tree(self, number: int) -> None:
@@ -106,24 +139,20 @@ class Registry:
         with self._lock:
             module = self._living(number)
             if module is not None:
-                self._enter_tree(module)
+                self._enter_tree(module, (-1, NOWHERE))
             else:  # it has died since: only its own name in its own tree is certain
                 self._name_rows.append({"root": number, "module": number, "name": "", "aliases": []})
 
-    def labels(self, root: int) -> Ints:
-        """For each module number the top of the tree it is named in when it is called below root module `root`."""
+    def tops(self, roots: Sequence[int], modules: Sequence[int]) -> list[int]:
+        """For each pair of a root module and one called below it the top of the tree that names the latter."""
         with self._lock:
-            known = self._labels.get(root)
-            if known is not None and known[0] == self._version:
-                return known[1]
-            labels = np.arange(self._count, dtype=np.int64)
-            homes = np.array(list(self._home.items()), np.int64).reshape(-1, 2)
-            labels[homes[:, 0]] = homes[:, 1]
-            tree = self._trees.get(root)
-            if tree is not None:
-                labels[np.fromiter(tree.names, np.int64, len(tree.names))] = root
-            self._labels[root] = (self._version, labels)
-            return labels
+            tops = []
+            for root, module in zip(roots, modules, strict=True):
+                tree = self._trees.get(root)
+                tops.append(
+                    root if tree is not None and module in tree.names else self._home.get(module, module)
+                )
+            return tops
 
     def look_again(self, numbers: list[int]) -> None:
         """Note modules among those called whose class has changed meanwhile, as that of a lazy module does."""
@@ -145,29 +174,46 @@ class Registry:
             for top in grown:
                 module = self._living(top)
                 if module is not None and self._refreshes.get(top, 0) <= MAX_REFRESHES:
-                    self._facts(module)
+                    self._facts(list(named_modules(module, "")))
 
     def living(self) -> list[Module]:
         """The modules seen that still live."""
         found = [reference() for reference in list(self._modules.values())]
         return [module for module in found if module is not None]
 
-    def take_dead(self) -> list[int]:
-        """Numbers of modules that have died since the last time; for `purge`, once their calls are written."""
-        dead, self._dead = self._dead, []
-        return dead
-
-    def purge(self, dead: list[int]) -> None:
-        """Drop what is held about modules that are gone, so that memory does not grow with modules made and dropped."""
+    def take_dead(self) -> dict[int, int]:
+        """Modules that have died since the last time; for `purge`, once their calls are written."""
         with self._lock:
-            for number in dead:
+            self._bury()
+            dead, self._dead = self._dead, {}
+            return dead
+
+    def purge(self, dead: dict[int, int]) -> None:
+        """Drop what is held about modules that are gone, so that memory does not grow with modules made and dropped.
+
+        Not of those whose number has been taken over since: number -> instances there had been when it died.
+        """
+        with self._lock:
+            for number, instances in dead.items():
+                if self._instances(number) != instances or number in self._modules:
+                    continue
                 home = self._trees.get(self._home.pop(number, -1))
                 if home is not None:
                     home.names.pop(number, None)
-                self._trees.pop(number, None)
-                self._labels.pop(number, None)
-                self._written.pop(number, None)
+                for table in (self._trees, self._written, self._refreshes, self._variables):
+                    table.pop(number, None)
                 self._lazy.discard(number)
+
+    def _bury(self) -> None:
+        """Let go of the numbers of modules that have died."""
+        died, self._died = self._died, []
+        for number, root_calls in died:
+            self._dead[number] = self._instances(number)
+            self._successors.died(number, root_calls)
+
+    def _instances(self, number: int) -> int:
+        batch = self._successors.batch_of(number)
+        return batch.instances if batch is not None else 0
 
     def _living(self, number: int) -> Module | None:
         reference = self._modules.get(number)
@@ -176,7 +222,7 @@ class Registry:
     def rows(self) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
         """New rows of `modules` and of `names`, as columns."""
         with self._lock:
-            modules, self._module_rows = self._module_rows, []
+            modules, self._module_rows = self._module_rows + self._successors.rows(), []
             names, self._name_rows = self._name_rows, []
         return _columns(modules), _columns(names)
 
@@ -194,28 +240,100 @@ class Registry:
         if tree.walks <= tree.wait:
             return False
         before = self._count
-        self._enter(tree, root, "")
+        for module, names in named_modules(root, ""):
+            if id(module) not in self.entries:
+                self._enter(tree, module, names[0])
+        self._name(tree, list(named_modules(root, "")))
         tree.wait = 0 if self._count > before else max(8, tree.walks * 2)
         return True
 
-    def _enter_tree(self, module: Module) -> int:
-        number = self._number(module)
-        tree = self._trees[number] = _Tree(number)
-        self._enter(tree, module, "")
-        return number
+    def _enter_tree(
+        self, module: Module, place: tuple[int, Place], variable: Callable[[], str | None] | None = None
+    ) -> None:
+        """Enter a module and all below it as a tree of its own.
 
-    def _enter(self, tree: _Tree, top: Module, name: str) -> None:
-        """Enter a module and everything below it under a name of `tree`."""
-        fresh = False
-        for module, names in named_modules(top, name):
-            new = id(module) not in self.entries
-            number = self._number(module)
-            fresh = fresh or new
+        Args:
+            module: the top.
+            place: number of the module that calls it, -1 for none, and where.
+            variable: looks up what holds it.
+        """
+        walk = list(named_modules(module, ""))
+        found = variable() if variable is not None else None
+        again = self._number_all(walk, (*place, found))
+        top = self.entries[id(module)].number
+        tree = self._trees[top] = _Tree(top)
+        self._name(tree, walk, again=again)
+        if not again:
+            if found is not None:
+                self._variables[top] = found
+            self._facts(walk)
+
+    def _enter(self, tree: _Tree, module: Module, name: str) -> None:
+        """Enter a new module and all below it under a name of `tree`."""
+        walk = list(named_modules(module, name))
+        again = self._number_all(walk, (tree.top, NOWHERE, None))
+        self._name(tree, walk, again=again)
+        if not again:
+            self._facts(walk)
+            self._refreshes[tree.top] = self._refreshes.get(tree.top, 0) + 1
+            self._grown.add(tree.top)
+
+    def _number_all(self, walk: Walk, place: Hashable) -> bool:
+        """Give every module of a subtree an entry. True if modules that died had this structure in this place: the new
+        ones have their numbers, and all rows are written.
+        """
+        self._bury()
+        new = [module for module, _ in walk if id(module) not in self.entries]
+        structure = self._structure(walk, place) if new and len(walk) <= MANY_MODULES else None
+        batch = self._successors.take(structure, self.root_calls) if structure is not None else None
+        if batch is not None:
+            for module, entry in zip(new, batch.entries, strict=True):
+                self._remember(module, entry)
+                row = batch.rows.get(entry.number)
+                if row is not None:
+                    self._written[entry.number] = _state(module, row)
+                    if row["variable"] is not None:
+                        self._variables[entry.number] = row["variable"]
+            return True
+        entries = [Entry(self._count + at) for at in range(len(new))]
+        self._count += len(new)
+        for module, entry in zip(new, entries, strict=True):
+            self._remember(module, entry)
+        if structure is not None:
+            self._successors.enter(structure, entries, self.root_calls)
+        return False
+
+    def _structure(self, walk: Walk, place: Hashable) -> Hashable:
+        """Equal for subtrees that cannot be told apart and are called in one place."""
+        parts: list[Hashable] = [place]
+        tensors: dict[int, int] = {}
+        for module, names in walk:
+            entry = self.entries.get(id(module))
+            facts = module_facts(module, self._class_facts(type(module)))
+            shared = tuple([tensors.setdefault(id(tensor), len(tensors)) for tensor in tensors_of(module)])
+            parts.append((None if entry is None else entry.number, facts, tuple(names), shared))
+        return tuple(parts)
+
+    def _class_facts(self, kind: type) -> ClassFacts:
+        known = self._classes.get(id(kind))
+        if known is not None and known[0]() is kind:
+            return known[1]
+        if len(self._classes) >= MANY_CLASSES:
+            self._classes.clear()
+        facts = class_facts(kind)
+        self._classes[id(kind)] = (weakref.ref(kind), facts)
+        return facts
+
+    def _name(self, tree: _Tree, walk: Walk, *, again: bool = False) -> None:
+        """Note the names of modules in a tree; `again` when their rows are written already."""
+        for module, names in walk:
+            number = self.entries[id(module)].number
             self._home.setdefault(number, tree.top)
             if tree.names.get(number) == names[0]:
                 continue
-            self._version += 1
             tree.names[number] = names[0]
+            if again:
+                continue
             self._name_rows.append(
                 {
                     "root": tree.top,
@@ -224,43 +342,35 @@ class Registry:
                     "aliases": [plain(name, TEXT_LIMIT) for name in names[1:]],
                 }
             )
-        if fresh or not name:
-            self._facts(top)
-        if name:
-            self._refreshes[tree.top] = self._refreshes.get(tree.top, 0) + 1
-            self._grown.add(tree.top)
 
-    def _facts(self, top: Module) -> None:
-        modules = [module for module, _ in named_modules(top, "")]
-        totals = subtree_totals(top, modules)
+    def _facts(self, walk: Walk) -> None:
+        """Write what is known of the modules of a subtree, where that is not written already."""
+        modules = [module for module, _ in walk]
+        totals = subtree_totals(modules[0], modules)
         for module in modules:
             number = self.number_of(module)
             if number is None:
                 continue
             if is_lazy(module):
                 self._lazy.add(number)
-            row = module_row(number, module, totals.get(id(module)))
-            state = (
-                class_name(type(module)),
-                row["parameter_count"],
-                row["trainable_count"],
-                row["buffer_count"],
+            batch = self._successors.batch_of(number)
+            instances = batch.instances if batch is not None else 1
+            facts = module_facts(module, self._class_facts(type(module)))
+            row = module_row(
+                number, facts, totals.get(id(module)), self._variables.get(number), instances=instances
             )
-            if self._written.get(number) != state:
-                self._written[number] = state
-                self._module_rows.append(row)
+            state = _state(module, row)
+            if self._written.get(number) == state:
+                continue
+            self._written[number] = state
+            self._module_rows.append(row)
+            if batch is not None and batch.rows.setdefault(number, row) is not row:
+                self._successors.changed(number)
 
-    def _number(self, module: Module) -> int:
-        key = id(module)
-        known = self.entries.get(key)
-        if known is not None:
-            return known.number
-        number = self._count
-        self._count = number + 1
-        self._version += 1
+    def _remember(self, module: Module, entry: Entry) -> None:
+        key, number = id(module), entry.number
         self._modules[number] = weakref.ref(module, self._forget(key, number))
-        self.entries[key] = Entry(number)
-        return number
+        self.entries[key] = entry
 
     def _forget(self, key: int, number: int) -> Callable[[Any], None]:
         entries, modules, dead = self.entries, self._modules, weakref.ref(self)
@@ -272,7 +382,7 @@ class Registry:
             modules.pop(number, None)
             registry = dead()
             if registry is not None:
-                registry._dead.append(number)
+                registry._died.append((number, registry.root_calls))
 
         return forget
 
@@ -307,6 +417,11 @@ def named_modules(top: Module, name: str) -> Iterator[tuple[Module, list[str]]]:
         pending.extend((child, prefix + key) for key, child in reversed(children(module)))
     for module in order:
         yield module, names[id(module)]
+
+
+def _state(module: Module, row: dict[str, Any]) -> tuple[Any, ...]:
+    """What of a row may change while a module lives."""
+    return class_name(type(module)), row["parameter_count"], row["trainable_count"], row["buffer_count"]
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

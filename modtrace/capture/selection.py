@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Container
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from modtrace.capture.registry import Registry
+from modtrace.capture.variables import Variables
 
 MANY_REFUSED: Final = 10_000
 
@@ -31,7 +33,8 @@ class Selection:
         """Give the modules of the model, while it lives, their numbers."""
         model = self._model()
         if model is not None:
-            registry.root_entry(model)
+            frame = sys._getframe(1)
+            registry.root_entry(model, variable=lambda: Variables().of(model, frame))
 
     def __call__(self, module: torch.nn.Module) -> bool:
         if id(module) in self._selected and id(module) in self._known:

@@ -14,6 +14,7 @@ from modtrace.capture.registry import Registry
 from modtrace.capture.seen import Entry
 from modtrace.capture.signature import Signatures
 from modtrace.capture.torch_private.names import next_node
+from modtrace.capture.variables import Variables
 
 if TYPE_CHECKING:
     from modtrace.capture.device_times import DeviceTimes
@@ -44,6 +45,7 @@ class State:
         "signatures",
         "stands_in",
         "unwatched",
+        "variables",
         "warn",
         "watch_again",
     )
@@ -81,6 +83,7 @@ class State:
         self.due = 0
         self.deep = False
         self.off = False
+        self.variables = Variables()
         self.unwatched = False
         """The thread that looks after the recording has ended before a fork; `watch_again` begins it anew."""
         self.watch_again: Callable[[], None] = _nothing

@@ -310,7 +310,8 @@ class Tracer:
             "gaps": self.gaps[:MOST_GAPS],
             "stopped": self._stopped,
             "cost": {
-                "calls_ns": self._blocks.calls * (costs.inside_ns + costs.outside_ns),
+                "calls_ns": self._blocks.calls * (costs.inside_ns + costs.outside_ns)
+                + self._registry.spent_ns,
                 "flush_ns": self._flusher.spent_ns,
                 "backward_ns": backward_ns,
                 "counting_ns": self._counting.spent_ns if self._counting is not None else 0,

@@ -46,6 +46,7 @@ class Added:
     """
 
     modules: dict[int, tuple[str, int | None]] = field(default_factory=dict)
+    variables: dict[int, str] = field(default_factory=dict)
     names: dict[tuple[int, int], str] = field(default_factory=dict)
     signatures: dict[int, str] = field(default_factory=dict)
     labels: dict[int, tuple[str, str, str]] = field(default_factory=dict)
@@ -197,6 +198,7 @@ class Follower:
         opened = [_opened(batch.rows) for batch in self._streams["open"].read()]
         for batch in self._streams["modules"].read():
             added.modules.update(_modules(batch.rows))
+            added.variables.update(_variables(batch.rows))
         for batch in self._streams["names"].read():
             added.names.update(_names(batch.rows))
         for batch in self._streams["signatures"].read():
@@ -225,6 +227,12 @@ def _modules(rows: pa.RecordBatch) -> dict[int, tuple[str, int | None]]:
     counts = rows.column("parameter_count").to_pylist()
     types = rows.column("type").to_pylist()
     return {key: (kind, count) for key, kind, count in zip(keys, types, counts, strict=True)}
+
+
+def _variables(rows: pa.RecordBatch) -> dict[int, str]:
+    """What held each root module when it was first called, where that is known."""
+    pairs = zip(codes(rows.column("module")).tolist(), rows.column("variable").to_pylist(), strict=True)
+    return {key: plain(text) for key, text in pairs if text is not None}
 
 
 def _names(rows: pa.RecordBatch) -> dict[tuple[int, int], str]:

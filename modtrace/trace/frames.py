@@ -47,10 +47,10 @@ _NEVER = "it never ran, or no time is known"
 CALLS: Final = (
     Shown("parent", "int64", "the call around it, -1 for none"),
     Shown("kind", "category", "module, function, backward, phase, span or step"),
-    Shown("name", "category", 'FQN of the module (`encoder.layers.0`), "" for a root module; name of a phase, span or function'),
+    Shown("name", "category", 'FQN of the module (`encoder.layers.0`), "" for a root module, `layers.0.(ReLU)` for one that is in no tree; name of a phase, span or function'),
     Shown("type", "category", 'class of the module, of the optimizer or loader of a phase; "" where there is none'),
-    Shown("root", "category", "class of the module at the top of the tree that `name` is in", "of no module"),
-    Shown("module_id", "Int64", "row in `modules`: one number a module instance", "of no module"),
+    Shown("root", "category", "the root that `name` is in: the variable or attribute that held it when it was first called (`G`, `Lit.encoder`), else its class; `#2` behind the second of a name", "of no module"),
+    Shown("module_id", "Int64", "row in `modules`: one number a module instance, or several short-lived ones that cannot be told apart", "of no module"),
     Shown("step", "Int64", "the training step it started in", "outside of steps"),
     Shown("phase", "category", "data, h2d, forward, eval, loss, backward, optimizer, zero_grad, or recompute (made again by checkpointing)", "outside of phases"),
     Shown("rank", "int64", "process of a distributed job, 0 otherwise"),
@@ -80,7 +80,8 @@ CALLS: Final = (
 MODULES: Final = (
     Shown("name", "str", 'FQN, the first in `named_modules` order; "" for a root module'),
     Shown("type", "str", "class"),
-    Shown("root", "str", "class of the module at the top of its tree"),
+    Shown("root", "str", "name of the root that it is in, as in `calls`"),
+    Shown("instances", "int64", "how many modules, one after another: short-lived ones that cannot be told apart share a row"),
     Shown("calls", "int64", "how often it ran; calls made again by checkpointing are not in it"),
     Shown("total_ns", "Int64", "all its forward, backward and recompute time with everything inside", _NEVER),
     Shown("self_ns", "Int64", "the same without the calls inside", _NEVER),

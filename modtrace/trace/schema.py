@@ -149,9 +149,12 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("start_ns", "int64", "as in calls"),
         Column("inputs", "int32", "as in calls (positional arguments only)", True),
     ),
-    # One row a module instance; a later row with the same key replaces the earlier (lazy modules change).
+    # One row a module instance; a later row with the same key replaces the earlier (lazy modules change). Short-lived modules
+    # that cannot be told apart and never lived at the same time, such as those made in a loop or in forward, share a row.
     "modules": (
         Column("module", "int32", "key, one a module instance"),
+        Column("variable", "string", "variable or attribute by which the code around its first call reached it (`G`, `Lit.encoder`, `nets[0]`); null where it was not called as a root, or nothing holds it", True),
+        Column("instances", "int64", "how many modules, one after another, the row is of"),
         Column("type", "string", "class name"),
         Column("type_module", "string", "Python module of the class"),
         Column("parameter_count", "int64", "elements of all parameters in the subtree, shared ones once", True),

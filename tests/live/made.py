@@ -44,6 +44,7 @@ class Made:
                 "parameter_bytes": 40, "trainable_count": 10, "trainable_bytes": 40,
                 "buffer_count": 0, "buffer_bytes": 0, "parameters": [],
                 "training": True, "extra_repr": None, "source_file": None, "source_line": None, "overrides_call": False,
+                "variable": None, "instances": 1,
             }
             for at, (kind, _) in enumerate(MODULES)
         ])  # fmt: skip

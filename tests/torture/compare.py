@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pandas as pd
 
@@ -58,6 +59,27 @@ def one_to_one(left: Sequence[object], right: Sequence[object]) -> dict[object, 
         assert forward.setdefault(a, b) == b, f"{a} is both {forward[a]} and {b}"
     assert len(set(forward.values())) == len(forward), "two modules have one number"
     return forward
+
+
+def one_after_another(oracle: Oracle, numbers: Sequence[object]) -> dict[int, object]:
+    """The number that the trace gives to each of the oracle's modules, from the number of each call; fails where one
+    module has two, or where two modules have one although they are of two classes or lived at the same time.
+    """
+    number_of: dict[int, object] = {}
+    type_of: dict[int, str] = {}
+    for call, number in zip(oracle.calls, numbers, strict=True):
+        given = number_of.setdefault(call.module, number)
+        assert given == number, f"module {call.module} is both {given} and {number}"
+        type_of[call.module] = call.type
+    sharing: dict[object, list[int]] = {}
+    for module, number in number_of.items():
+        sharing.setdefault(number, []).append(module)
+    for number, modules in sharing.items():
+        assert len({type_of[module] for module in modules}) == 1, f"{number} is of two classes"
+        lives = sorted(oracle.lives[module] for module in modules)
+        for (_, died), (born, _) in pairwise(lives):
+            assert died <= born, f"two modules with the number {number} lived at the same time"
+    return number_of
 
 
 def assert_well_formed(calls: pd.DataFrame) -> None:

@@ -41,6 +41,8 @@ class Oracle:
     def __init__(self) -> None:
         self.calls: list[OracleCall] = []
         self.modules: list[weakref.ref[nn.Module]] = []
+        self.lives: list[tuple[int, int]] = []
+        """Of each module how many calls there had been when it was first called, and when it died."""
         self._numbers: dict[int, int] = {}
         self._threads = threading.local()
         self._thread_count = 0
@@ -91,8 +93,12 @@ class Oracle:
         if number is None or self.modules[number]() is not module:
             number = len(self.modules)
             self._numbers[id(module)] = number
-            self.modules.append(weakref.ref(module))
+            self.modules.append(weakref.ref(module, lambda _: self._died(number)))
+            self.lives.append((len(self.calls), 1 << 62))
         return number
+
+    def _died(self, number: int) -> None:
+        self.lives[number] = (self.lives[number][0], len(self.calls))
 
     def by_thread(self) -> list[list[OracleCall]]:
         """The calls of each thread, threads in order of their first call."""
