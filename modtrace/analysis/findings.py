@@ -337,7 +337,9 @@ def recompute(facts: Facts) -> Iterator[Finding]:
 def _recomputed(facts: Facts) -> int:
     calls = facts.calls
     again = (
-        (calls["kind"] == "module") & (calls["phase"] == "recompute") & calls["step"].isin(facts.steady.index)
+        calls["kind"].isin(["module", "phase"])
+        & (calls["phase"] == "recompute")
+        & calls["step"].isin(facts.steady.index)
     )
     above = calls["parent"].map(again).fillna(False).astype(bool)
     return int(calls[again & ~above]["duration_ns"].sum())

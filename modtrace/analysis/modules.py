@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from modtrace.analysis import recompute
 from modtrace.analysis.calls import commonest
 from modtrace.analysis.columns import column, distinct_texts, nullable_codes, values_and_known
 from modtrace.analysis.device_times import device_times
@@ -38,9 +39,9 @@ def modules(stored: Stored) -> pd.DataFrame:
     returned and `output_max_bytes` the largest of one call, from shapes, null where one does not tell; `gradient_bytes`
     is what gradients of its trainable parameters take, and `optimizer_state_bytes` an estimate, null where the
     optimizer's class does not tell; `saved_bytes` is what its calls kept for one backward, the most of those that were
-    counted. Calls made again by checkpointing are apart:
-    `recompute_calls`, `recompute_ns`. `inputs` and `outputs` are the signatures seen most often. A module that never
-    ran has 0 calls and null times.
+    counted. What checkpointing computes again, in its calls and below its backward, is apart: `recompute_calls`,
+    `recompute_ns`; it is in no number of its backward. `inputs` and `outputs` are the signatures seen most often. A
+    module that never ran has 0 calls and null times.
     """
     table, line = stored.table("modules"), timeline(stored).calls
     count = len(table)
@@ -53,7 +54,7 @@ def modules(stored: Stored) -> pd.DataFrame:
     signatures = stored.table("signatures").column("text").to_pylist()
     types = table.column("type").to_pylist()
     ran_again = np.bincount(column(again, "module"), minlength=count)
-    again_ns, again_known = values_and_known(again, "duration_ns")
+    again_ns = _recomputed(line, recomputed, count)
     computed = work(stored)
     backward = kind == BACKWARD
     counted = _counted_steps(line, computed)
@@ -68,16 +69,18 @@ def modules(stored: Stored) -> pd.DataFrame:
         "total_ns": _total(line, "duration_ns", count),
         "self_ns": _total(line, "self_ns", count),
         **_times(calls, counted[(kind == MODULE) & ~recomputed], "forward", count),
-        **_times(line.filter(pa.array(backward)), counted[backward], "backward", count),
+        **_times(_backwards(line), counted[backward], "backward", count),
         "recompute_calls": ran_again,
-        "recompute_ns": _masked(
-            sums(column(again, "module")[again_known], again_ns[again_known], count), ran_again > 0
-        ),
+        "recompute_ns": again_ns,
         "forward_flops": _flops(module, computed.flops[(kind == MODULE) & ~recomputed], count),
-        "backward_flops": _flops(of_module[backward], computed.flops[backward], count),
+        "backward_flops": _flops(
+            of_module[backward], _without_recompute(line, computed.flops)[backward], count
+        ),
         "device_total_ns": _on_device(of_module, on_device, count),
         "forward_device_ns": _on_device(module, on_device[(kind == MODULE) & ~recomputed], count),
-        "backward_device_ns": _on_device(of_module[backward], on_device[backward], count),
+        "backward_device_ns": _on_device(
+            of_module[backward], _without_recompute(line, on_device)[backward], count
+        ),
         "operations": lists[0],
         "uncounted": lists[1],
         "inputs": distinct_texts(commonest(module, nullable_codes(calls, "inputs"), count), signatures),
@@ -104,6 +107,32 @@ def instances(table: pa.Table) -> Ints:
     """How many modules each row of the table `modules` is of."""
     values, known = values_and_known(table, "instances")
     return np.where(known, values.astype(np.int64), 1)
+
+
+def _backwards(line: pa.Table) -> pa.Table:
+    """The rows of backwards, their durations without what checkpoints computed again in them."""
+    duration, known = values_and_known(line, "duration_ns")
+    again, each = recompute.inside_of(line, duration, known)
+    place = line.schema.get_field_index("duration_ns")
+    line = line.set_column(place, "duration_ns", pa.array(duration - again, pa.int64(), mask=~(known & each)))
+    return line.filter(pa.array(column(line, "kind") == BACKWARD))
+
+
+def _without_recompute(line: pa.Table, values: Ints) -> Ints:
+    """Values of rows without those of checkpoints that computed again inside, -1 where they are not known."""
+    again, known = recompute.inside_of(line, values, values >= 0)
+    return np.where(known & (values >= 0), np.maximum(values - again, 0), -1)
+
+
+def _recomputed(line: pa.Table, again: Bools, count: int) -> pd.arrays.IntegerArray:
+    """Time of calls of each module made `again`, and of checkpoints that computed again below its backward."""
+    duration, known = values_and_known(line, "duration_ns")
+    below, _ = recompute.inside_of(line, duration, known)
+    kind, module = column(line, "kind"), nullable_codes(line, "module")
+    in_backward = (kind == BACKWARD) & (below > 0)
+    some = (again & known) | in_backward
+    total = sums(module[some], np.where(in_backward, below, duration)[some], count)
+    return _masked(total, np.bincount(module[again | in_backward], minlength=count) > 0)
 
 
 def _sizes(stored: Stored, table: pa.Table, some: Bools, count: int) -> dict[str, Any]:

@@ -233,8 +233,10 @@ def _recompute_tops(calls: Calls) -> Ints:
 
 
 def _recomputed(calls: Calls) -> Bools:
-    """Calls made again during backward, with what is inside them."""
-    tops = _recompute_tops(calls)
+    """What checkpoints computed again during backward: their rows, module calls, and what is inside them."""
+    tops = np.union1d(
+        _recompute_tops(calls), np.flatnonzero((calls.kind == PHASE) & (calls.label == RECOMPUTE))
+    )
     edges = np.zeros(len(calls) + 1, np.int64)
     np.add.at(edges, tops, 1)
     np.add.at(edges, calls.last[tops] + 1, -1)

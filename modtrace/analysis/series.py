@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from modtrace.analysis import recompute
 from modtrace.analysis.calls import names
 from modtrace.analysis.columns import categorical, column, nullable_codes, values_and_known
 from modtrace.analysis.device_times import device_times
@@ -44,9 +45,12 @@ def module_series(stored: Stored, name: str | int) -> pd.DataFrame:
     rows = np.flatnonzero(_named(stored, name) & (step >= 0))
     part = table.take(pa.array(rows))
     duration, timed = values_and_known(part, "duration_ns")
+    again_ns, again_known = recompute.inside_of(table, *values_and_known(table, "duration_ns"))
+    below, timed = again_ns[rows], timed & again_known[rows]
     own, own_timed = values_and_known(part, "self_ns")
     kind, again = column(part, "kind"), nullable_codes(part, "phase") == RECOMPUTE
     forward, backward = (kind == MODULE) & ~again, kind == BACKWARD
+    again = ((kind == MODULE) & again) | (backward & (below > 0))
     pairs, group = np.unique(column(part, "rank") << 40 | step[rows], return_inverse=True)
     sums = _Sums(group, len(pairs))
     on_device, computed = device_times(stored).device_ns[rows], work(stored).flops[rows]
@@ -58,8 +62,8 @@ def module_series(stored: Stored, name: str | int) -> pd.DataFrame:
         "rank": pairs >> 40,
         "calls": np.bincount(group[forward], minlength=len(pairs)),
         "forward_ns": sums.of(duration, timed, forward),
-        "backward_ns": sums.of(duration, timed, backward),
-        "recompute_ns": sums.of(duration, timed, again),
+        "backward_ns": sums.of(duration - below, timed, backward),
+        "recompute_ns": sums.of(np.where(backward, below, duration), timed, again),
         "self_ns": sums.of(own, own_timed, every),
         "device_ns": sums.of(on_device, on_device >= 0, every),
         "flops": sums.of(computed, computed >= 0, every),

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from modtrace.analysis import recompute
 from modtrace.analysis.around import inside
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.timeline import timeline
@@ -69,7 +70,7 @@ def _work(stored: Stored) -> Work:
     row[at] = np.arange(len(found))
     known = counted & (status == OK)
     own_row, own_known = _looked_up(_keys(stored, table), row, known)
-    is_work = (kind == MODULE) | (kind == BACKWARD)
+    is_work = (kind == MODULE) | (kind == BACKWARD) | recompute.below_backward(table)
     uncounted = np.append(_lengths(found, "uncounted") > 0, False)
     flops = np.append(column(found, "flops").astype(np.int64), 0)
     own = np.where(is_work, flops[own_row], 0)
@@ -93,7 +94,8 @@ def work_of_steps(stored: Stored, low: int, high: int, count: int) -> tuple[Ints
     computed, table = work(stored), timeline(stored).calls.slice(low, high - low)
     kind, step = column(table, "kind"), nullable_codes(table, "step")
     inside = (step >= 0) & (step < count)
-    some = inside & ((kind == MODULE) | (kind == BACKWARD))
+    again = recompute.below_backward(timeline(stored).calls)[low:high]
+    some = inside & ((kind == MODULE) | (kind == BACKWARD) | again)
     own = computed.own[low:high]
     total = np.zeros(count, np.int64)
     np.add.at(total, step[some], np.maximum(own[some], 0))
@@ -106,10 +108,12 @@ def _keys(stored: Stored, table: pa.Table) -> Ints:
     """What decides what a call computes: module, inputs, mode; for a backward those of its call; -1 for other rows."""
     kind, module = column(table, "kind"), nullable_codes(table, "module")
     inputs = nullable_codes(table, "inputs")
-    forward = nullable_codes(table, "forward")
+    forward, parent = nullable_codes(table, "forward"), column(table, "parent")
     backward = (kind == BACKWARD) & (forward >= 0)
+    again, part = recompute.below_backward(table), recompute.parts(table)
     of = np.where(backward, forward, np.arange(len(table)))
-    some = (backward | (kind == MODULE)) & (inputs[of] >= 0)
+    of[again] = np.maximum(forward[parent[again]], 0)
+    some = (backward | (kind == MODULE) | again) & (inputs[of] >= 0) & (part >= 0)
     signatures = stored.table("signatures").num_rows + 1
     mode, _ = values_and_known(table, "mode")
     of_module = kind == MODULE
@@ -119,8 +123,9 @@ def _keys(stored: Stored, table: pa.Table) -> Ints:
     root = roots[np.maximum(np.searchsorted(roots, of, side="right") - 1, 0)]
     # Checkpointing stops a call that it makes again as soon as it has what it needs, so that is another computation.
     bits = mode[root].astype(np.int64) & (NO_GRAD | EVALUATING | IN_BACKWARD)
-    alike = _alike(stored)[module]
-    return np.where(some, ((alike * signatures + inputs[of]) * 8 + bits) * 2 + backward, -1)
+    alike = _alike(stored)[np.where(again, module[of], module)]
+    whole = ((alike * signatures + inputs[of]) * 8 + bits) * 2 + (backward | again)
+    return np.where(some, whole * 2 * recompute.PARTS + np.maximum(part, 0), -1)
 
 
 def _alike(stored: Stored) -> Ints:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import count
 from types import CodeType, FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -28,7 +28,9 @@ from modtrace.capture.functions import Functions
 from modtrace.capture.hooks import error_number
 from modtrace.capture.lanes import CODE_SHIFT, GROWN, KIND_SHIFT, RAISED, Lane, Lanes
 from modtrace.capture.own_hooks import UNKNOWN_OUTPUT
+from modtrace.capture.raised import is_early_stop
 from modtrace.capture.ranges import Ranges, find
+from modtrace.capture.recomputing import Place
 from modtrace.capture.saved import Saved
 from modtrace.capture.seen import Entry
 from modtrace.capture.state import State
@@ -39,6 +41,7 @@ from modtrace.capture.torch_private.names import (
     current_level,
     number_of_node,
     numbers_nodes,
+    running_node,
 )
 from modtrace.capture.unseen import unseen
 from modtrace.trace.schema import BACKWARD, FUNCTION, THREAD_SHIFT
@@ -166,11 +169,15 @@ class Backward:
 
     def begin(self, outputs: Any, frame: FrameType) -> Watch | None:
         """Open the phase and put the hooks in place; None when it is not recorded."""
+        outer = self.state.lanes.lane.watch
+        if outer is not None:
+            outer.recompute_ends(reentrant=True)
         phase = self.ranges.phase("backward", "", frame.f_code)
         call = self.ranges.begin(phase, frame, again=True)
         if call < 0:
             return None
         watch = Watch(self, call, frame)
+        watch.lane.watch = watch
         state = self.state
         try:
             started = state.clock()
@@ -204,9 +211,9 @@ class Backward:
         # Not from torch's own counter: a checkpoint may hold the ids of the user's hooks.
         with hook_ids_from(-_ID_STRIDE * (2 + next(_BACKWARDS))):
             before: Path = ()
-            for (_, node), path in zip(nodes, paths, strict=True):
+            for (number, node), path in zip(nodes, paths, strict=True):
                 if path is not before:
-                    watch.handles.append(node.register_prehook(watch.switch(path)))
+                    watch.handles.append(node.register_prehook(watch.switch(path, number)))
                     before = path
 
     def entry(self, module: int, code: CodeType) -> Entry:
@@ -240,8 +247,12 @@ class Watch:
         self._depth = find(self.lane, call)
         self._counting: Counting | None = None
         self._classes: list[Entry] = []
+        self._outer = self.lane.watch
+        self._opened = (0, -1)
+        """From which place in the path on rows were opened last, and the number of the node that then ran."""
+        self._recomputes: list[Recompute] = []
 
-    def switch(self, path: Path) -> Callable[[Any], None]:
+    def switch(self, path: Path, number: int) -> Callable[[Any], None]:
         """The pre-hook of the first of some nodes that belong to one call."""
 
         def enter(_: Any) -> None:
@@ -250,7 +261,7 @@ class Watch:
                 return
             try:
                 if self._on_right_thread():
-                    self._move(path, now)
+                    self._move(path, now, number)
             except Exception as fault:
                 self._state.fault(fault)
 
@@ -270,10 +281,11 @@ class Watch:
             if self._counting is not None:
                 self._counting.end_backward(self.lane, self._call, whole=error is None)
             if not self._state.off:
-                self._move((), now, error)
+                self._move((), now, error=error)
         except Exception as fault:
             self._state.fault(fault)
         self.lane.lent = False
+        self.lane.watch = self._outer
         self.lane.grew = self.lane.grown.extend
         self._backward.ranges.end(self._call, error)
 
@@ -320,11 +332,17 @@ class Watch:
         self.lane.grew = lanes.own.grown.extend
         return True
 
-    def _move(self, path: Path, now: int, error: BaseException | None = None) -> None:
-        """Close and open rows until those of `path` are open; `error` is what has left those that are closed."""
-        lane, owners = self.lane, self.owners
-        if owners is None or self._depth < 0:
+    def _move(self, path: Path, now: int, number: int = -1, error: BaseException | None = None) -> None:
+        """Close and open rows until those of `path` are open, as node `number` asks; `error` is what has left those
+        that are closed.
+        """
+        lane = self.lane
+        if self.owners is None or self._depth < 0:
             return
+        while self._recomputes:
+            again = self._recomputes.pop()
+            self._backward.ranges.end(again.call, error)
+            self._path = self._path[: again.level]
         before = self._path
         lane.abort(self._depth + 1 + len(before))
         keep = 0
@@ -332,7 +350,13 @@ class Watch:
             if old != new:
                 break
             keep += 1
-        calls, times = lane.calls, self._state.device_times
+        self._close(keep, now, error)
+        self._open(path, keep, now, number)
+
+    def _close(self, keep: int, now: int, error: BaseException | None = None) -> None:
+        """Close the rows of the path but for the first few."""
+        lane, times = self.lane, self._state.device_times
+        calls = lane.calls
         while len(calls) > self._depth + 1 + keep:
             depth = len(calls) - 1
             _, call, entry, given, start, _ = calls[-1]
@@ -345,6 +369,14 @@ class Watch:
                 times.end_backward(lane, call)
             lane.extend((call, entry.number, given, word, start, 0, result, now))
             calls.pop()
+
+    def _open(self, path: Path, keep: int, now: int, number: int) -> None:
+        """Open the rows of a path of which the first few are open."""
+        lane, owners, times = self.lane, self.owners, self._state.device_times
+        self._path, self._opened = path, (keep, number)
+        if owners is None:
+            return
+        calls = lane.calls
         growths, thread = owners.growths, owners.lane.number << THREAD_SHIFT
         fresh = [(at, lane.next_call()) for at in path[keep:]]
         for at, call in fresh if times is not None else ():
@@ -362,7 +394,102 @@ class Watch:
             entry = self._backward.entry(growths[at + 3], self._code)
             forward = thread | growths[at + 2]
             calls.append((self._frame_id, call, entry, forward, opened, -1))
-        self._path = path
+
+    # checkpoints ------------------------------------------------------------------------------------------------
+
+    def recompute_begins(self, place: Place | None, *, reentrant: bool = False) -> None:
+        """A checkpoint made at a place computes again, inside of the node that runs: a row of its own, below the
+        backward of the call that the checkpoint stands in. Rows further in are closed and opened again behind it.
+        """
+        state, lane = self._state, self.lane
+        now = state.clock()
+        if state.off or self._depth < 0 or (self.owners is not None and not self._on_right_thread()):
+            return
+        try:
+            lane.abort(self._inner_depth())
+            level = len(self._path) if self._recomputes or reentrant else self._level(place)
+            self._drop(level)
+            if not self._recomputes:
+                self._close(level, now)
+            if state.device_memory is not None:
+                state.device_memory.begin(lane)
+            call = lane.next_call()
+            if state.device_times is not None:
+                state.device_times.begin_phase(lane, call)
+            self._recomputes.append(Recompute(call, level, reentrant))
+            entry = self._backward.ranges.phase("recompute", "", self._code)
+            lane.calls.append((self._frame_id, call, entry, 0, state.clock(), -1))
+        except Exception as fault:
+            state.fault(fault)
+
+    def recompute_ends(self, error: BaseException | None = None, *, reentrant: bool = False) -> None:
+        """It has ended, by `error` if there is one. Of those with reentry there may be none."""
+        if not self._recomputes or self._recomputes[-1].reentrant != reentrant or self._state.off:
+            return
+        again = self._recomputes.pop()
+        self._backward.ranges.end(again.call, error if error is None or not is_early_stop(error) else None)
+        try:
+            if again.level < len(self._path):
+                self._open(self._path, again.level, self._state.clock(), _running_node())
+        except Exception as fault:
+            self._state.fault(fault)
+
+    def _inner_depth(self) -> int:
+        """How deep a row is that is opened next: inside the path, or a checkpoint that computes again."""
+        if self._recomputes:
+            return find(self.lane, self._recomputes[-1].call) + 1
+        return self._depth + 1 + len(self._path)
+
+    def _level(self, place: Place | None) -> int:
+        """How many rows of the path are around a checkpoint.
+
+        Those are calls that had begun when it was made, and the one call that it is of, if that has calls inside it.
+        """
+        owners, path = self.owners, self._path
+        if owners is None or place is None or place.lane != owners.lane.number:
+            return len(path)
+        growths, level = owners.growths, 0
+        while level < len(path) and path[level] >= 0 and growths[path[level] + 2] <= place.call:
+            level += 1
+        if level < len(path) and path[level] >= 0:
+            first = growths[path[level] + 2]
+            before = path[level] - GROWN
+            while before >= 0 and growths[before + 2] > first:
+                before -= GROWN
+            composite = before < path[level] - GROWN
+            if composite and (before < 0 or growths[before] <= place.node):
+                level += 1
+        return level
+
+    def _drop(self, level: int) -> None:
+        """Take back rows of the path behind the first few that have only been opened: nothing has run in them."""
+        lane, calls = self.lane, self.lane.calls
+        keep, number = self._opened
+        first = self._depth + 1 + max(level, keep)
+        if self._recomputes or first >= len(calls) or number < 0 or _running_node() != number:
+            return
+        following = lane.next_call()
+        if following == calls[-1][1] + 1:
+            following = calls[first][1]
+            if self._state.device_times is not None:
+                self._state.device_times.drop(lane, following)
+            del calls[first:]
+        lane.next_call = count(following).__next__
 
 
+class Recompute(NamedTuple):
+    """A checkpoint that computes again: its row, and how many rows of the path are around it."""
+
+    call: int
+    level: int
+    reentrant: bool
+
+
+def _running_node() -> int:
+    """The number of the node that autograd runs on this thread; -1 where that is not known."""
+    node = running_node()
+    return number_of_node(node) if node is not None else -1
+
+
+unseen(Watch.recompute_begins, Watch.recompute_ends)
 unseen(Backward.begin, Watch.end)

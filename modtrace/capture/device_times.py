@@ -191,6 +191,15 @@ class DeviceTimes:
         except Exception as fault:
             self.fail(fault)
 
+    def drop(self, lane: Lane, call: int) -> None:
+        """A call is taken back, with those inside it: it has not begun."""
+        try:
+            mark = self._closed(lane, call)
+            if mark is not None:
+                self._give_back(mark[2], mark[1])
+        except Exception as fault:
+            self.fail(fault)
+
     # events ---------------------------------------------------------------------------------------------------------
 
     def _stream(self, device: int) -> int | None:

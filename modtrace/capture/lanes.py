@@ -24,9 +24,11 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from modtrace.capture.backward import Watch
     from modtrace.capture.counting import Unit
     from modtrace.capture.device_times import Marks
     from modtrace.capture.memory_readings import Taken
@@ -57,7 +59,7 @@ class Lane:
     counted. `error` is the exception that last left a call. `left` are
     calls closed because their frame was not on the stack, by that frame; `resumed` counts those of them that ended all
     the same: greenlets had taken turns on this thread. `marks` are events on a device, where calls are on one, and
-    `readings` what its memory was when open calls began, by their depth.
+    `readings` what its memory was when open calls began, by their depth. `watch` is the backward that runs.
     """
 
     __slots__ = (
@@ -80,6 +82,7 @@ class Lane:
         "tails",
         "transformed",
         "unit",
+        "watch",
     )
 
     def __init__(self, number: int) -> None:
@@ -89,7 +92,7 @@ class Lane:
         self.grown: list[int] = []
         self.grew = self.grown.extend
         self.calls: list[OpenCall] = []
-        self.next_call = itertools.count().__next__
+        self.next_call: Callable[[], int] = itertools.count().__next__
         self.error: tuple[int, int, int] | None = None
         self.tails: list[Tail] = []
         self.transformed = 0
@@ -101,6 +104,7 @@ class Lane:
         self.marks: Marks | None = None
         self.readings: list[tuple[int, Taken]] = []
         self.placed = 0
+        self.watch: Watch | None = None
         self.stepping: list[tuple[int, int]] = []
 
     def find(self, frame_id: int) -> int:

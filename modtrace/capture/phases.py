@@ -22,6 +22,7 @@ from modtrace.capture.functions import Functions
 from modtrace.capture.lanes import KIND_SHIFT
 from modtrace.capture.profiling import Profiling
 from modtrace.capture.ranges import NOT_OPENED, Ranges
+from modtrace.capture.recomputing import Recomputing
 from modtrace.capture.torch_private.contexts import without_functions
 from modtrace.capture.torch_private.names import (
     loader_iterator,
@@ -58,6 +59,7 @@ class Phases:
         self._backward = backward
         self._functions = functions
         self._profiling = profiling
+        self._recomputing = Recomputing(self._state, self._idle)
         self._placed: list[tuple[Any, str, Any, Any]] = []
         self._hidden = 0
         self._optimizers: dict[int, tuple[weakref.ref[Any], int]] = {}
@@ -121,6 +123,7 @@ class Phases:
     def _replacements(self) -> Iterator[tuple[Any, str, Wrap]]:
         if run_backward is not None:
             yield *run_backward, self._running_backward
+        yield from self._recomputing.replacements()
         if loader_iterator is not None:
             yield loader_iterator, "__next__", self._in_phase("data", _workers_of)
         yield torch.utils.data.DataLoader, "__iter__", self._in_phase("data", _workers_of)

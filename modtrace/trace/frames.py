@@ -89,7 +89,7 @@ MODULES: Final = (
         Shown(f"{way}_{name}_ns", "Int64", doc.format(way=way), _NEVER)
         for way in ("forward", "backward")
         for name, doc in (
-            ("total", "{way} time of all calls"),
+            ("total", "{way} time of all calls, without what checkpointing computes again"),
             ("self", "the same without the calls inside"),
             ("mean", "{way} time a step: mean; the first step and counted ones are left out where there are more"),
             ("p50", "median of these"),
@@ -98,9 +98,9 @@ MODULES: Final = (
         )
     ),
     Shown("recompute_calls", "int64", "calls made again by checkpointing"),
-    Shown("recompute_ns", "Int64", "their time", "there are none"),
+    Shown("recompute_ns", "Int64", "their time, and that of checkpoints that computed again below its backward", "there are none"),
     Shown("forward_flops", "Int64", "of all its calls", _UNCOUNTED),
-    Shown("backward_flops", "Int64", "of all its backwards", _UNCOUNTED),
+    Shown("backward_flops", "Int64", "of all its backwards, without what checkpointing computes again in them", _UNCOUNTED),
     Shown("device_total_ns", "Int64", "time on the device, where known", _NO_DEVICE),
     Shown("forward_device_ns", "Int64", "of forward", _NO_DEVICE),
     Shown("backward_device_ns", "Int64", "of backward", _NO_DEVICE),
@@ -197,8 +197,8 @@ MODULE_SERIES: Final = (
     Shown("rank", "int64", "as in `calls`"),
     Shown("calls", "int64", "forward calls in the step"),
     Shown("forward_ns", "Int64", "their time", "none ran, or a time is unknown"),
-    Shown("backward_ns", "Int64", "time of their backwards", "none ran, or a time is unknown"),
-    Shown("recompute_ns", "Int64", "time of calls made again by checkpointing", "none were, or a time is unknown"),
+    Shown("backward_ns", "Int64", "time of their backwards, without what checkpointing computes again in them", "none ran, or a time is unknown"),
+    Shown("recompute_ns", "Int64", "time of what checkpointing computes again, in its calls and below its backward", "none was, or a time is unknown"),
     Shown("self_ns", "Int64", "all of it without the calls inside", "a time is unknown"),
     Shown("device_ns", "Int64", "all of it on the device", "not known for each call"),
     Shown("flops", "Int64", "of all of it", _UNCOUNTED),

@@ -123,6 +123,22 @@ number_of_node: Final[Callable[[Any], int]] = methodcaller(_NUMBER)
 run_backward: Final = place(
     "torch.autograd._engine_run_backward", lost="backward is not recorded", part=PHASES
 )
+checkpoint_hook: Final = place(
+    "torch.utils.checkpoint._checkpoint_hook",
+    lost="what checkpointing computes again stands below the backward of the module in which it does",
+    part=PHASES,
+)
+recomputation_hook: Final = place(
+    "torch.utils.checkpoint._recomputation_hook",
+    lost="what checkpointing computes again counts as backward of the module in which it does",
+    part=PHASES,
+)
+running_node: Final[Callable[[], Any]] = ask(
+    "torch._C._current_autograd_node",
+    lost="the backward of a module that a checkpoint interrupts is always in two parts",
+    part=PHASES,
+    instead=None,
+)
 loader_iterator: Final[Any] = take(
     "torch.utils.data.dataloader._BaseDataLoaderIter",
     lost="the wait for each batch of a DataLoader is not recorded",
