@@ -393,12 +393,16 @@ def _running() -> list[Tracer]:
     return module.running() if module is not None else []
 
 
-def load(path: str | os.PathLike[str]) -> Trace:
+def load(path: str | os.PathLike[str], *, max_memory_bytes: int | None = None) -> Trace:
     """Open a trace directory.
+
+    Args:
+        path: the directory.
+        max_memory_bytes: what its tables may take in memory when they are unpacked; 2 GB where nothing is said.
 
     Raises:
         TraceError: there is none, or it cannot be read.
     """
     from modtrace.trace.reader import open_trace
 
-    return Trace(open_trace(Path(path)))
+    return Trace(open_trace(Path(path), max_memory_bytes=max_memory_bytes))

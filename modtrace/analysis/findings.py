@@ -265,9 +265,9 @@ def batch_norm(facts: Facts) -> Iterator[Finding]:
         yield Finding("batch_norm", text, "use larger batches, or GroupNorm, or eval() it", wrong=True)
 
 
-def _batch_of(signature: str) -> int:
+def _batch_of(signature: object) -> int:
     """The first dimension of a text such as f32[1,3,8,8]; 0 for another text."""
-    kind, _, rest = signature.partition("[")
+    kind, _, rest = signature.partition("[") if isinstance(signature, str) else ("", "", "")
     first = rest.partition(",")[0]
     return int(first) if kind in SHORT_DTYPES.values() and "," in rest and first.isdigit() else 0
 

@@ -133,8 +133,10 @@ def innermost(calls: pa.Table, at_ns: Ints, thread: Ints) -> Ints:
     duration, known = values_and_known(calls, "duration_ns")
     end = np.where(known, start + duration, start)
     threads = column(calls, "thread")
-    first = int(column(calls, "call")[0]) if len(calls) else 0
     found = np.full(len(at_ns), -1, np.int64)
+    if not len(calls):
+        return found
+    first = int(column(calls, "call")[0])
     for number in np.unique(thread[thread >= 0]).tolist():
         here = np.flatnonzero(thread == number)
         low, high = np.searchsorted(threads, [number, number + 1])

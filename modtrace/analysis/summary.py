@@ -129,6 +129,7 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         if calls[g] or total_self[g]
     ]
     wall = max(about.wall_ns, 0)
+    interrupted = inside - int(total_self.sum()) - tracer_ns
     flops, counted = work_of_steps(stored, first, first + len(table), len(line.steps[process]))
     device = device_of_steps(stored, first, first + len(table), len(line.steps[process]))
     return Summary(
@@ -136,8 +137,8 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         wall_ns=wall,
         outside_ns=wall - busy,
         tracer_ns=tracer_ns,
-        interrupted_ns=inside - int(total_self.sum()) - tracer_ns,
-        parallel_ns=inside - busy,
+        interrupted_ns=max(interrupted, 0),
+        parallel_ns=inside - busy - min(interrupted, 0),
         cost_ns=_cost(about, int(is_call.sum())),
         rows=rows,
         models=_models(stored, module[tops_called], nullable_codes(table, "root")[kind == BACKWARD]),

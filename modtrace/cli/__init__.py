@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final, NoReturn
 
-from modtrace.errors import ModtraceError
+from modtrace.errors import ModtraceError, TraceError
 
 _VERBS: Final = {
     "run": "run a script and record its module calls",
@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except ModtraceError as error:
         _fail(str(error), error.exit_code)
+    except MemoryError:
+        _fail("the trace does not fit into memory", TraceError.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(1) from None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from modtrace.cli.chosen import chosen
+from modtrace.cli.chosen import MAX_MEMORY, opened
 from modtrace.cli.options import Option, Parsed, parse, usage
 from modtrace.errors import UsageError
 from modtrace.export.methods import TYPES
@@ -18,6 +18,7 @@ OPTIONS: Final = (
     Option(("-o", "--to"), "PATH", "where to; - is stdout (default: the trace's name with .csv and so on, here)"),
     Option(("-f", "--force"), None, "replace a file that is there"),
     Option(("--raw",), None, "csv: leave cells that a spreadsheet takes for formulas as they are"),
+    MAX_MEMORY,
     Option(("-h", "--help"), None, "this text"),
 )  # fmt: skip
 
@@ -47,16 +48,14 @@ def execute(parsed: Parsed) -> None:
     from modtrace.cli.progress import Progress
     from modtrace.export.target import write
     from modtrace.text import plain
-    from modtrace.trace.reader import open_trace
     from modtrace.units import size
 
-    path = chosen(parsed.rest)
+    stored = opened(parsed)
     name = parsed.values["type"]
     kind = TYPES[name]
-    target = parsed.values.get("to") or f"{path.stem}{kind.suffix}"
+    target = parsed.values.get("to") or f"{stored.path.stem}{kind.suffix}"
     progress = Progress(sys.stderr, f"modtrace: {name}")
     options = {"raw": True} if parsed.on("raw") else {}
-    stored = open_trace(path)
     try:
         if target == "-":
             if kind.binary and sys.stdout.isatty():

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from modtrace.cli.chosen import chosen
+from modtrace.cli.chosen import MAX_MEMORY, opened
 from modtrace.cli.options import Option, Parsed, parse, usage
 from modtrace.errors import UsageError
 from modtrace.text import plain
@@ -37,6 +37,7 @@ OPTIONS: Final = (
     Option(("--top",), "N", "only the first N modules"),
     Option(("--where",), "EXPR", "only what a filter lets through: 'type:Linear self>5ms -lm_head'"),
     Option(("--plain",), None, "ASCII, no color, 80 columns"),
+    MAX_MEMORY,
     Option(("--json",), None, "for programs: times in ns, unknown is null"),
     Option(("-h", "--help"), None, "this text"),
 )
@@ -53,7 +54,6 @@ def prepare(words: Sequence[str]) -> Parsed:
 
 def execute(parsed: Parsed) -> None:
     """Print to stdout."""
-    from modtrace.trace.reader import open_trace
     from modtrace.views import console
 
     style = console.style_of(sys.stdout)
@@ -61,8 +61,7 @@ def execute(parsed: Parsed) -> None:
         found = _measured(parsed.rest)
         _print(console.reach_text(found, width=style["width"], ascii=style["ascii"]))
         return
-    path = chosen(parsed.rest)
-    stored = open_trace(path)
+    stored = opened(parsed)
     if parsed.on("plain"):
         style = console.Style(width=80, color=False, ascii=True)
     where = parsed.values.get("where", "")
@@ -92,7 +91,7 @@ def execute(parsed: Parsed) -> None:
         )
         _print(shown)
     else:
-        _print(console.summary(stored, shown_path=str(path), **style))
+        _print(console.summary(stored, shown_path=str(stored.path), **style))
 
 
 def _measured(names: Sequence[str]) -> list[Any]:

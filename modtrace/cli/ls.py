@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from modtrace.cli.chosen import memory_limit
 from modtrace.cli.options import Option, Parsed, parse, usage
 from modtrace.errors import UsageError
 from modtrace.text import plain
@@ -36,4 +37,7 @@ def execute(parsed: Parsed) -> None:
     if not found:
         print("no traces here")
         return
-    print(console.ls_table(found, width=style["width"], ascii=style["ascii"]), end="")
+    print(
+        console.ls_table(found, max_memory_bytes=memory_limit(), width=style["width"], ascii=style["ascii"]),
+        end="",
+    )

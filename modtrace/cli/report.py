@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from modtrace.cli.chosen import chosen
+from modtrace.cli.chosen import MAX_MEMORY, opened
 from modtrace.cli.options import Option, Parsed, parse, size, usage
 from modtrace.text import plain
 from modtrace.units import count
@@ -20,6 +20,7 @@ OPTIONS: Final = (
     Option(("--full",), None, "with every call, however large the file gets"),
     Option(("--max-size",), "SIZE", "how large the file may get (default 1MB)"),
     Option(("--open",), None, "show it in a browser"),
+    MAX_MEMORY,
     Option(("-h", "--help"), None, "this text"),
 )
 
@@ -39,11 +40,8 @@ def prepare(words: Sequence[str]) -> Parsed:
 
 def execute(parsed: Parsed) -> None:
     """Write the file and say where it is, to stderr."""
-    from modtrace.trace.reader import open_trace
-
-    path = chosen(parsed.rest)
-    stored = open_trace(path)
-    target = Path(parsed.values.get("output") or f"{path.resolve().stem}.html")
+    stored = opened(parsed)
+    target = Path(parsed.values.get("output") or f"{stored.path.resolve().stem}.html")
     limit = size(parsed.values["max-size"]) if "max-size" in parsed.values else None
     text = written(stored, target, full=parsed.on("full"), max_bytes=limit, show=parsed.on("open"))
     print(text.encode("ascii", "backslashreplace").decode(), end="", file=sys.stderr)

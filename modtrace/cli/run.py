@@ -16,6 +16,7 @@ from modtrace.capture.runner import Target
 from modtrace.capture.session import Session
 from modtrace.capture.steps import steps_of
 from modtrace.cli import live_run
+from modtrace.cli.chosen import memory_limit
 from modtrace.cli.options import Option, Parsed, parse, size, usage
 from modtrace.errors import UsageError
 from modtrace.text import plain
@@ -185,7 +186,8 @@ def _write_html(prepared: Prepared, path: Path) -> str:
     from modtrace.cli.report import written
     from modtrace.trace.reader import open_trace
 
-    return written(open_trace(prepared.folder.parent), path, show=prepared.open)
+    stored = open_trace(prepared.folder.parent, max_memory_bytes=memory_limit())
+    return written(stored, path, show=prepared.open)
 
 
 def _prepare(prepared: Prepared) -> None:
@@ -211,7 +213,7 @@ def _text(prepared: Prepared, ended: Session) -> str:
     from modtrace.trace.reader import open_trace
     from modtrace.views import console
 
-    stored = open_trace(trace)
+    stored = open_trace(trace, max_memory_bytes=memory_limit())
     style = console.style_of(sys.stderr)
     if prepared.show == "tree":
         return f"{troubles}{console.tree(stored, **style)}\nsaved {plain(shown)}\n"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
-from modtrace.cli.chosen import chosen
+from modtrace.cli.chosen import MAX_MEMORY, chosen, memory_limit_of, opened
 from modtrace.cli.options import Option, Parsed, parse, usage
 from modtrace.cli.terminal import has_terminal
 from modtrace.errors import TraceError, UsageError
 
 OPTIONS: Final = (
     Option(("--plain",), None, "the tree as text: ASCII, no color, 80 columns"),
+    MAX_MEMORY,
     Option(("-h", "--help"), None, "this text"),
 )
 _TEXT: Final = (
@@ -37,25 +37,23 @@ def execute(parsed: Parsed) -> None:
     Raises:
         UsageError: there is no trace, or none that can be read.
     """
-    path = chosen(parsed.rest)
     try:
         if parsed.on("plain") or not has_terminal():
-            _print(parsed, os.fspath(path))
+            _print(parsed)
             return
         from modtrace.views.tui.app import run
 
-        run(path)
+        run(chosen(parsed.rest), max_memory_bytes=memory_limit_of(parsed))
     except TraceError as error:
         raise UsageError(str(error)) from None
 
 
-def _print(parsed: Parsed, path: str) -> None:
-    from modtrace.trace.reader import open_trace
+def _print(parsed: Parsed) -> None:
     from modtrace.views import console
 
     style = console.style_of(sys.stdout)
     if parsed.on("plain"):
         style = console.Style(width=80, color=False, ascii=True)
-    text = console.tree(open_trace(path), **style)
+    text = console.tree(opened(parsed), **style)
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     print(text.encode(encoding, "backslashreplace").decode(encoding), end="")

@@ -17,9 +17,10 @@ import pyarrow as pa
 from modtrace.errors import TraceError
 from modtrace.text import plain
 from modtrace.trace.columns import codes, integers, joined
-from modtrace.trace.framing import Batch, Cut, Damage, ForeignSchema, messages, open_stream
-from modtrace.trace.reader import Process, process_of
+from modtrace.trace.framing import Batch, Budget, Cut, Damage, ForeignSchema, messages, open_stream
+from modtrace.trace.reader import MAX_MEMORY_BYTES, Process, process_of
 from modtrace.trace.schema import END_FILE, KINDS, PROCESS_FILE, STOP_FILE, STREAM_SUFFIX, UNFINISHED
+from modtrace.trace.validate import check
 
 Columns = dict[str, Any]
 
@@ -68,6 +69,8 @@ class Stream:
         self._number = 0
         self._identity: tuple[int, int] | None = None
         self._tries = 0
+        # Of calls nothing is kept but sums.
+        self._budget = None if table in ("calls", "open") else Budget(MAX_MEMORY_BYTES)
 
     def size(self) -> int:
         """Bytes of the file now, 0 where there is none.
@@ -125,7 +128,10 @@ class Stream:
     def _read(self, descriptor: int, end: int, rows: int | None, found: list[Batch]) -> bool:
         """Whether it stopped because there are so many rows."""
         count = 0
-        for batch, behind in messages(descriptor, end, self.table, self._position, self._number):
+        for batch, behind in messages(
+            descriptor, end, self.table, self._position, self._number, budget=self._budget
+        ):
+            check(self.table, batch.rows, f"{plain(self.path.parent.name, 200)}/{self.path.name}")
             found.append(batch)
             self._position = behind
             self._number += 1

@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 import pyarrow as pa
 
+from modtrace.errors import TraceError
 from modtrace.trace.arrow import CONTROL, WRITTEN, arrow_schema, control_total
 
 T = TypeVar("T")
@@ -29,6 +30,26 @@ MAX_ROWS: Final = 1 << 23
 _CONTINUATION: Final = 0xFFFFFFFF
 _RECORD_BATCH: Final = 3
 _SCHEMA: Final = 1
+
+
+class Budget:
+    """How many bytes the batches of a trace may take in memory, all together; counted before they are unpacked.
+
+    Raises:
+        TraceError: from `take`, when there are more.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.taken_bytes = 0
+
+    def take(self, size_bytes: int) -> None:
+        self.taken_bytes += size_bytes
+        if self.taken_bytes > self.most_bytes:
+            raise TraceError(
+                f"the trace takes more than {self.most_bytes:,} bytes of memory; where it is meant to be so large, "
+                "allow more: --max-memory 8GB, MODTRACE_MAX_MEMORY=8GB, load(path, max_memory_bytes=...)"
+            )
 
 
 @dataclass(frozen=True)
@@ -51,10 +72,11 @@ class ForeignSchema(Exception):
     """The file's columns are not those of this version."""
 
 
-def read_batches(path: Path, table: str) -> Iterator[Batch]:
+def read_batches(path: Path, table: str, budget: Budget | None = None) -> Iterator[Batch]:
     """The batches of a stream, in order; nothing for a file that is missing or empty.
 
     Raises:
+        TraceError: they take more than the budget allows.
         Damage: after the last whole batch, when something follows that is cut or not as it was written.
         ForeignSchema: before the first batch, when the columns are others.
     """
@@ -63,7 +85,7 @@ def read_batches(path: Path, table: str) -> Iterator[Batch]:
         return
     descriptor, status = opened
     try:
-        for batch, _ in messages(descriptor, status.st_size, table):
+        for batch, _ in messages(descriptor, status.st_size, table, budget=budget):
             yield batch
     finally:
         os.close(descriptor)
@@ -89,7 +111,13 @@ def open_stream(path: Path) -> tuple[int, os.stat_result] | None:
 
 
 def messages(
-    descriptor: int, size: int, table: str, position: int = 0, number: int = 0
+    descriptor: int,
+    size: int,
+    table: str,
+    position: int = 0,
+    number: int = 0,
+    *,
+    budget: Budget | None = None,
 ) -> Iterator[tuple[Batch, int]]:
     """The batches from a position on, each with the position behind it.
 
@@ -99,6 +127,7 @@ def messages(
         table: whose columns it has.
         position: where to begin: 0, or behind a batch.
         number: how many batches come before that.
+        budget: what they may take in memory.
 
     Raises:
         Damage, Cut, ForeignSchema: as `read_batches` does.
@@ -120,7 +149,9 @@ def messages(
             _check_schema(whole, message, schema)
         else:
             body = memoryview(whole)[body_at - position :]
-            _checked(partial(message.check_buffers, body))
+            plain_bytes = _checked(partial(message.check_buffers, body))
+            if budget is not None:
+                budget.take(plain_bytes)
             yield _batch(header, whole, number), end
             number += 1
         position = end
@@ -184,7 +215,9 @@ def _batch(header: bytes, message: bytes, number: int) -> Batch:
         rows.validate(full=True)
         control = int(metadata[CONTROL], 16)
         at_ns = int(metadata[WRITTEN])
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, StopIteration, MemoryError):
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        if isinstance(error, MemoryError):
+            raise
         raise Damage(f"batch {number} cannot be read") from None
     if control_total(rows) != control:
         raise Damage(f"batch {number} is not as it was written (its control total differs)")
@@ -201,8 +234,8 @@ class _Message:
         self.body_bytes = self._i64(self._field(self._root, 3)) if self._has(self._root, 3) else 0
         self._header = self._follow(self._field(self._root, 2))
 
-    def check_buffers(self, body: memoryview) -> None:
-        """Raise ValueError for a batch whose sizes cannot be true."""
+    def check_buffers(self, body: memoryview) -> int:
+        """Bytes that the buffers of a batch take when they are unpacked; ValueError for sizes that cannot be true."""
         if self.kind != _RECORD_BATCH:
             raise ValueError("not a record batch")
         rows = self._i64(self._field(self._header, 0)) if self._has(self._header, 0) else 0
@@ -210,6 +243,7 @@ class _Message:
             raise ValueError("row count")
         compressed = self._has(self._header, 3)
         vector = self._follow(self._field(self._header, 2))
+        total = 0
         for index in range(self._u32(vector)):
             offset, length = struct.unpack_from("<qq", self._data, vector + 4 + 16 * index)
             if offset < 0 or length < 0 or offset + length > len(body) or length > MAX_BUFFER_BYTES:
@@ -218,6 +252,10 @@ class _Message:
                 (plain_bytes,) = struct.unpack_from("<q", body, offset)
                 if plain_bytes != -1 and not 0 <= plain_bytes <= MAX_BUFFER_BYTES:
                     raise ValueError("declared size")
+                total += plain_bytes if plain_bytes != -1 else length
+            else:
+                total += length
+        return total
 
     def _u8(self, at: int) -> int:
         return int(struct.unpack_from("<B", self._data, at)[0])

@@ -34,6 +34,7 @@ _REFERENCES: Final = {
 }  # fmt: skip
 _TIMES: Final = ("duration_ns", "self_ns", "tracer_ns", "hooks_ns")
 _LIMIT: Final = 1 << 62
+_CLOCK_NS: Final = 100_000
 
 
 def merge(
@@ -276,9 +277,23 @@ def _check(columns: Mapping[str, Any], nulls: Mapping[str, Bools]) -> None:
     }
     for name in _TIMES:
         rules[f"{name} is impossible"] = ~nulls[name] & ((columns[name] < 0) | (columns[name] > _LIMIT))
+    rules["a call takes less time than what is inside it"] = _too_short(columns, nulls)
     for reason, broken in rules.items():
         if bool(np.any(broken)):
             raise TraceError(f"the trace contradicts itself: {reason} (call {int(np.argmax(broken))})")
+
+
+def _too_short(columns: Mapping[str, Any], nulls: Mapping[str, Bools]) -> Bools:
+    """Calls whose duration is less than their own time and that of the calls inside, by more than clocks explain."""
+    known = ~nulls["duration_ns"]
+    took = np.where(known, columns["duration_ns"], 0).astype(np.float64)
+    inside = np.where(nulls["self_ns"], 0, columns["self_ns"]) + np.where(
+        nulls["tracer_ns"], 0, columns["tracer_ns"]
+    )
+    below = columns["parent"] >= 0
+    inside = inside + np.bincount(columns["parent"][below], weights=took[below], minlength=len(took))
+    broken: Bools = known & (inside > took * 1.01 + _CLOCK_NS)
+    return broken
 
 
 def _calls_table(parts: Sequence[dict[str, Any]]) -> pa.Table:

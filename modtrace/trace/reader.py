@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from modtrace.errors import TraceError
 from modtrace.text import plain
@@ -20,12 +21,15 @@ from modtrace.trace import merge
 from modtrace.trace.alive import is_alive
 from modtrace.trace.arrow import arrow_schema
 from modtrace.trace.folder import read_json, read_run
-from modtrace.trace.framing import Damage, ForeignSchema, read_batches
+from modtrace.trace.framing import Budget, Damage, ForeignSchema, read_batches
 from modtrace.trace.redaction import blanked
 from modtrace.trace.schema import END_FILE, PROCESS_FILE, RUN_FILE, STOP_FILE, STREAM_SUFFIX, TABLES, VERSION
+from modtrace.trace.validate import check
 
 MAX_PROCESSES: Final = 65_536
-_NS_LIMIT: Final = 1 << 62
+MAX_MEMORY_BYTES: Final = 2_000_000_000
+_NS_LIMIT: Final = 1 << 56
+_UNIX_LIMIT: Final = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,15 @@ class Process:
     end: End | None
     stop: Stop | None
     last_written_ns: int
+    last_call_ns: int
 
     @property
     def wall_ns(self) -> int:
         """From the start of recording to its end: of the program, or of what is known where that is earlier."""
         if self.stop is not None:
-            return self.stop.recorded_ns
-        return self.end.ended_ns if self.end is not None else self.last_written_ns
+            return max(self.stop.recorded_ns, self.last_call_ns)
+        ended_ns = self.end.ended_ns if self.end is not None else self.last_written_ns
+        return max(ended_ns, self.last_call_ns)
 
     @property
     def is_alive(self) -> bool:
@@ -110,11 +116,14 @@ class Process:
 class Stored:
     """A trace on disk. Tables are loaded and checked when they are asked for, and kept."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_memory_bytes: int | None = None) -> None:
         self.path = path
         self.notes: list[str] = []
         self.run = run_of(path)
         self._folders = folders_of(path)
+        if not self._folders:
+            raise TraceError(f"{plain(os.fspath(path))} holds no process: its folder rank-0 is not there")
+        self._budget = Budget(MAX_MEMORY_BYTES if max_memory_bytes is None else max_memory_bytes)
         self._raw: dict[str, list[pa.Table]] = {}
         self._last_ns = [0] * len(self._folders)
         self._tables: dict[str, pa.Table] = {}
@@ -125,7 +134,9 @@ class Stored:
         """The processes of the trace, by rank."""
         self._read("calls")
         self._read("open")
-        found = tuple(process_of(folder, self._last_ns[i]) for i, folder in enumerate(self._folders))
+        found = tuple(
+            process_of(folder, self._last_ns[i], self._latest_ns(i)) for i, folder in enumerate(self._folders)
+        )
         for index, process in enumerate(found):
             if process.end is None:
                 self._note(_no_end(process, len(self._read("calls")[index])))
@@ -136,10 +147,22 @@ class Stored:
                     self._note(f"{process.folder}: {short:,} calls that were written are missing")
         return found
 
+    def _latest_ns(self, index: int) -> int:
+        """When the last call of a process ended, or began where its end is not known."""
+        latest = 0
+        for rows in (self._read("calls")[index], self._read("open")[index]):
+            if len(rows):
+                start = rows.column("start_ns")
+                took = (
+                    pc.fill_null(rows.column("duration_ns"), 0) if "duration_ns" in rows.schema.names else 0
+                )
+                latest = max(latest, pc.max(pc.add(start, took)).as_py())
+        return latest
+
     @property
     def is_damaged(self) -> bool:
         """Whether parts of a file are known to be lost."""
-        return bool(self._damaged) or len(self.processes) == 0
+        return bool(self.processes) and bool(self._damaged)
 
     def table(self, name: str) -> pa.Table:
         """A table of schema.TABLES over all processes, keys renumbered to be one numbering.
@@ -163,7 +186,10 @@ class Stored:
         raw = {table: self._read(table) for table in TABLES}
         raw["gaps"] = [_with_gaps(rows, one) for rows, one in zip(raw["gaps"], self.processes, strict=True)]
         ranks = [process.rank for process in self.processes]
-        merged, notes = merge.merge(raw, ranks, damaged=bool(self._damaged))
+        try:
+            merged, notes = merge.merge(raw, ranks, damaged=bool(self._damaged))
+        except MemoryError:
+            raise TraceError("the trace does not fit into memory") from None
         for note in notes:
             self._note(note)
         self._tables.update(merged)
@@ -179,7 +205,7 @@ class Stored:
         batches = []
         name = f"{folder.name}/{table}{STREAM_SUFFIX}"
         try:
-            for batch in read_batches(folder / f"{table}{STREAM_SUFFIX}", table):
+            for batch in read_batches(folder / f"{table}{STREAM_SUFFIX}", table, self._budget):
                 batches.append(batch.rows)
                 if 0 <= batch.at_ns < _NS_LIMIT:
                     self._last_ns[index] = max(self._last_ns[index], batch.at_ns)
@@ -189,7 +215,11 @@ class Stored:
             self._note(f"{plain(name)} {damage}; its first {kept:,} rows are used")
         except ForeignSchema:
             raise TraceError(f"{plain(name)} has columns of another version of modtrace") from None
-        return pa.Table.from_batches(batches, schema=arrow_schema(table))
+        except MemoryError:
+            raise TraceError(f"{plain(name)} does not fit into memory") from None
+        rows = pa.Table.from_batches(batches, schema=arrow_schema(table))
+        check(table, rows, plain(name))
+        return rows
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
@@ -218,13 +248,17 @@ def _with_gaps(rows: pa.Table, process: Process) -> pa.Table:
     return pa.concat_tables([rows, pa.table(columns, schema=rows.schema)])
 
 
-def open_trace(path: Path | str) -> Stored:
+def open_trace(path: Path | str, *, max_memory_bytes: int | None = None) -> Stored:
     """Open a trace directory.
+
+    Args:
+        path: the directory.
+        max_memory_bytes: what its tables may take when they are unpacked, MAX_MEMORY_BYTES where nothing is said.
 
     Raises:
         TraceError: there is no trace, or none that this version can read.
     """
-    return Stored(Path(path))
+    return Stored(Path(path), max_memory_bytes=max_memory_bytes)
 
 
 def run_of(path: Path) -> Run:
@@ -248,7 +282,7 @@ def run_of(path: Path) -> Run:
     argv = data.get("argv")
     return Run(
         modtrace=_text(data, "modtrace") or "?",
-        started_unix_ns=_count(data, "started_unix_ns"),
+        started_unix_ns=_count(data, "started_unix_ns", _UNIX_LIMIT),
         script=_text(data, "script"),
         argv=tuple(plain(a, 2000) for a in blanked([a for a in argv[:1000] if isinstance(a, str)]))
         if isinstance(argv, list)
@@ -282,8 +316,14 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def process_of(folder: Path, last_ns: int) -> Process:
-    """What a process folder says of its process, `last_ns` being when it was last written to."""
+def process_of(folder: Path, last_ns: int, last_call_ns: int = 0) -> Process:
+    """What a process folder says of its process.
+
+    Args:
+        folder: the folder.
+        last_ns: when it was last written to.
+        last_call_ns: when the last call in it ended.
+    """
     data = read_json(folder / PROCESS_FILE) or {}
     name = folder.name.removeprefix("rank-").split(".")[0]
     rank = _count(data, "rank")
@@ -295,7 +335,7 @@ def process_of(folder: Path, last_ns: int) -> Process:
         rank=rank if rank is not None and rank < 1 << 31 else _number(name, 0),
         world_size=_count(data, "world_size"),
         pid=_count(data, "pid"),
-        started_unix_ns=_count(data, "started_unix_ns"),
+        started_unix_ns=_count(data, "started_unix_ns", _UNIX_LIMIT),
         torch=_text(data, "torch"),
         devices=tuple(plain(d, 200) for d in devices[:64] if isinstance(d, str))
         if isinstance(devices, list)
@@ -307,6 +347,7 @@ def process_of(folder: Path, last_ns: int) -> Process:
         end=_end(folder),
         stop=_stop(folder),
         last_written_ns=last_ns,
+        last_call_ns=last_call_ns,
     )
 
 
@@ -348,7 +389,7 @@ def _end(folder: Path) -> End | None:
         functions_cost_ns=_count(cost, "functions_ns"),
         profiling_cost_ns=_count(cost, "profiling_ns"),
         device_cost_ns=_count(cost, "device_ns"),
-        rows={k: v for k, v in rows.items() if type(v) is int and k in TABLES}
+        rows={k: v for k, v in rows.items() if type(v) is int and 0 <= v < _NS_LIMIT and k in TABLES}
         if isinstance(rows, dict)
         else {},
         devices={plain(k, 40): plain(v, 200) for k, v in list(devices.items())[:64] if isinstance(v, str)}
@@ -365,6 +406,6 @@ def _text(data: dict[str, Any], key: str) -> str | None:
     return plain(value, 2000) if isinstance(value, str) else None
 
 
-def _count(data: dict[str, Any], key: str) -> int | None:
+def _count(data: dict[str, Any], key: str, limit: int = _NS_LIMIT) -> int | None:
     value = data.get(key)
-    return value if type(value) is int and 0 <= value < _NS_LIMIT else None
+    return value if type(value) is int and 0 <= value < limit else None

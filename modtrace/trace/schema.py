@@ -279,6 +279,36 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
     ),
 }
 
+_CODES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
+    ("calls", "kind"): KINDS, ("open", "kind"): KINDS, ("calls", "status"): STATUSES, ("operators", "kind"): OPERATOR_KINDS,
+    ("allocations", "category"): CATEGORIES, ("device_memory", "moment"): MOMENTS,
+}  # fmt: skip
+"""Columns that are an index into these."""
+_MOMENTS: Final = ("start_ns", "at_ns", "freed_ns", "from_ns", "to_ns")
+_YEARS_NS: Final = 1 << 56
+"""Two years."""
+
+
+def bounds(table: str, column: Column) -> tuple[int, int]:
+    """The least and the greatest value that a column of integers can have."""
+    codes = _CODES.get((table, column.name))
+    if codes is not None:
+        return 0, len(codes) - 1
+    if column.name.endswith("_ns"):
+        return -_YEARS_NS if column.name in _MOMENTS else 0, _YEARS_NS
+    width = {"int8": 7, "int32": 31, "int64": 62}[column.type]
+    if column.name.endswith(("_bytes", "count", "storages", "packed")):
+        width = min(width, 56)
+    return -1 if column.name == "parent" else 0, (1 << width) - 1
+
+
+def adds_up(column: Column) -> bool:
+    """Whether a column is one of amounts, which are added up."""
+    return column.type == "int64" and column.name not in _MOMENTS and (
+        column.name.endswith(("_ns", "_bytes", "count", "storages", "packed")) or column.name == "flops"
+    )
+
+
 CALL_COLUMNS: Final = (
     "parent", "kind", "name", "type", "root", "module_id", "step", "phase", "rank", "thread", "depth",
     "start_ns", "duration_ns", "self_ns", "device_ns", "inputs", "outputs",

@@ -112,10 +112,12 @@ def steps_table(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     """A line a step, for each process."""
     frame = steps(stored)
     lines: list[str] = []
+    first = 0
     for found, process in zip(timeline(stored).steps, stored.processes, strict=True):
         if len(stored.processes) > 1:
             lines.append(f"  rank {process.rank}")
-        rows = frame[frame["rank"] == process.rank]
+        rows = frame.iloc[first : first + len(found)]  # a restarted rank has several processes
+        first += len(found)
         samples, flops = (rows[name].fillna(-1).to_numpy(int) for name in ("samples", "flops"))
         lines += steps_lines(
             found,
@@ -150,7 +152,7 @@ def roofline_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> st
     utilised = None
     if found is not None and len(found.steps):
         frame = steps(stored, reached)
-        shares = frame[frame["rank"] == found.process.rank]["mfu"].to_numpy(float, na_value=np.nan)
+        shares = frame["mfu"].iloc[: len(found.steps)].to_numpy(float, na_value=np.nan)
         known = np.sort(shares[usual(found.steps, found.counted)])
         known = known[~np.isnan(known)]
         utilised = float(known[len(known) // 2]) if len(known) else None
@@ -297,13 +299,15 @@ def info_json(stored: Stored) -> str:
     return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False)
 
 
-def ls_table(paths: Sequence[Path], *, width: int = 80, ascii: bool = False) -> str:
+def ls_table(
+    paths: Sequence[Path], *, max_memory_bytes: int | None = None, width: int = 80, ascii: bool = False
+) -> str:
     """A line a trace: when, script, wall time, steps, calls, exit status, size."""
     lines = [f"  {'when':16}  {'wall':>8} {'steps':>6} {'calls':>8} {'exit':>8} {'size':>9}  trace"]
     for path in paths:
         held = sum(file.lstat().st_size for file in path.rglob("*"))
         try:
-            stored = open_trace(path)
+            stored = open_trace(path, max_memory_bytes=max_memory_bytes)
             found = summarise(stored)
         except TraceError as error:
             lines.append(f"  {plain(path.name)}: {error}")

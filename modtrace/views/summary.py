@@ -104,7 +104,7 @@ def _facts(found: Summary) -> list[str]:
         plural(len(found.steps), "step"),
         plural(found.calls, "call"),
         "fwd+bwd" if found.backwards else "fwd",
-        ",".join(found.devices[:3]),
+        ",".join(plain(device, 40) for device in found.devices[:3]),
     ]
     busy = found.wall_ns - found.outside_ns
     what = "modules ran" if found.steps.by == "root" else "recorded"
@@ -124,7 +124,7 @@ def _table(found: Summary, width: int, limit: int, heading: str) -> list[str]:
     lines = [_cells(heading, "", "self", "%", "calls", "per call", "output", name_width, width)]
     rows = [row for row in found.rows if row.self_ns > 0]
     for row in rows[:limit]:
-        each = duration(row.self_ns // row.calls)
+        each = duration(row.self_ns // row.calls) if row.calls else ""
         cells = (
             _folded(row),
             row.type,

@@ -99,7 +99,7 @@ def ranks(tmp_path, monkeypatch):
     """Two ranks; the first has three threads, the second two, and started a second later."""
     record_rank(tmp_path / "all.mtrace", 0, 2, monkeypatch)
     record_rank(tmp_path / "one.mtrace", 1, 1, monkeypatch)
-    shutil.copytree(tmp_path / "one.mtrace" / "rank-0", tmp_path / "all.mtrace" / "rank-1")
+    shutil.copytree(tmp_path / "one.mtrace" / "rank-1", tmp_path / "all.mtrace" / "rank-1")
     return modtrace.load(tmp_path / "all.mtrace")
 
 

@@ -145,7 +145,7 @@ class Viewer(App[None]):
         from modtrace.errors import ModtraceError
 
         try:
-            opened = Opened(self.opened.path)
+            opened = Opened(self.opened.path, max_memory_bytes=self.opened.max_memory_bytes)
             opened.rank(0).tree("merged")
         except (ModtraceError, OSError) as error:
             self.notify(f"not read again: {plain(str(error), 200)}", severity="warning", markup=False)
@@ -202,16 +202,12 @@ def _fingerprint(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def run(path: Path) -> None:
+def run(path: Path, *, max_memory_bytes: int | None = None) -> None:
     """Open a trace and show it until the user leaves.
 
     Raises:
-        TraceError: it cannot be read, or nothing is in it.
+        TraceError: it cannot be read.
     """
-    from modtrace.errors import TraceError
-
-    opened = Opened(path)
-    if not opened.processes:
-        raise TraceError(f"{plain(str(path))} holds no process: nothing was recorded")
+    opened = Opened(path, max_memory_bytes=max_memory_bytes)
     opened.rank(0).tree("merged")
     Viewer(opened).run()

@@ -35,9 +35,10 @@ class StepRows:
 class Opened:
     """A trace and what has been worked out of it. Everything stays in memory, so that the files may go."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_memory_bytes: int | None = None) -> None:
         self.path = path
-        self.stored: Stored = open_trace(path)
+        self.max_memory_bytes = max_memory_bytes
+        self.stored: Stored = open_trace(path, max_memory_bytes=max_memory_bytes)
         timeline(self.stored)
         # The calls stay in the timeline. Without this a large trace takes twice the memory.
         self.stored.release()

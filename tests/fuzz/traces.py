@@ -1,0 +1,134 @@
+"""Small valid traces of every sort, to be damaged."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import modtrace
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+        self.tied = self.layers[0]
+        self.never = torch.nn.Linear(2, 2)
+
+    def forward(self, x, mask=None):
+        x.sum().item()
+        return {"x": self.layers(self.norm(x)), "mask": mask}
+
+
+class Fails(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.inner(x[:, :2])
+
+
+def _step(model, optimizer):
+    with modtrace.span("a span"):
+        loss = torch.nn.functional.mse_loss(
+            model(torch.randn(3, 4), mask=torch.ones(3))["x"], torch.zeros(3, 4)
+        )
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _train(path: Path, steps: int = 7, **options):
+    torch.manual_seed(0)
+    model = Block()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with modtrace.trace(path=path, **options) as t:
+        for _ in range(steps):
+            _step(model, optimizer)
+            t._tracer.flush()
+
+
+def forward(path: Path) -> None:
+    model = Block().eval()
+    with torch.no_grad(), modtrace.trace(path=path) as t:
+        t._tracer.gaps.append("something was not recorded")
+        for size in (2, 3, 2):
+            model(torch.randn(size, 4))
+            t._tracer.flush()
+
+
+def watched(path: Path) -> None:
+    _train(path, 4, memory="0:3", saved="0:3", kernels="1:3", syncs=True)
+
+
+def functions(path: Path) -> None:
+    _train(path, 3, functions=True)
+
+
+def failed(path: Path) -> None:
+    model, fails = Block(), Fails()
+    with modtrace.trace(path=path) as t:
+        model(torch.randn(2, 4))
+        for _ in range(2):
+            try:
+                fails(torch.randn(2, 4))
+            except RuntimeError:
+                t._tracer.flush()
+
+
+def killed(path: Path) -> None:
+    """As it stood on disk in the middle of a forward."""
+    source = path.with_name(f"{path.name}-whole")
+
+    class Copies(torch.nn.ReLU):
+        def forward(self, x):
+            t._tracer.flush()
+            shutil.copytree(source, path, dirs_exist_ok=True)
+            return super().forward(x)
+
+    with modtrace.trace(path=source) as t:
+        model = torch.nn.Sequential(Block(), torch.nn.Identity())
+        model[0].layers.append(Copies())
+        for _ in range(2):
+            model(torch.randn(2, 4))
+
+
+def ranks(path: Path) -> None:
+    """Two processes, one of which was recorded with threads and a limit."""
+    _train(path, 3)
+    other = path.with_name(f"{path.name}-other")
+    with warnings.catch_warnings(), modtrace.trace(path=other, max_bytes=14_000) as t:
+        warnings.simplefilter("ignore")
+        model = Block()
+
+        def work():
+            for _ in range(5):
+                model(torch.randn(2, 4))
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        while not t._tracer._state.off:
+            model(torch.randn(2, 4))
+            t._tracer.flush()
+    shutil.copytree(other / "rank-0", path / "rank-1")
+
+
+TRACES: dict[str, Callable[[Path], None]] = {
+    "forward": forward,
+    "training": _train,
+    "watched": watched,
+    "functions": functions,
+    "failed": failed,
+    "killed": killed,
+    "ranks": ranks,
+}

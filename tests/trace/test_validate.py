@@ -1,0 +1,152 @@
+# ruff: noqa: E501
+"""Cells that cannot be true, traces that are too large, folders with odd names: one clear error on opening."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+
+import modtrace
+from modtrace.errors import TraceError
+from modtrace.trace import merge
+from modtrace.trace.reader import open_trace
+from modtrace.trace.schema import TABLES, bounds
+from tests.fuzz.mutate import Image
+from tests.fuzz.traces import TRACES
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    for name in ("watched", "failed", "killed", "forward"):
+        TRACES[name](folder / f"{name}.mtrace")
+    return [Image(folder / f"{name}.mtrace") for name in ("watched", "failed", "killed", "forward")]
+
+
+def with_cell(images, path, table, column, value):
+    """A trace with rows in a table, one cell of which is another; None where no trace here has any."""
+    for image in images:
+        for folder, content in image.folders.items():
+            rows = content.get(f"{table}.arrows")
+            if not isinstance(rows, pa.Table) or not len(rows):
+                continue
+            damaged = image.copy()
+            values = rows.column(column).to_pylist()
+            values[len(values) // 2] = value
+            at = rows.schema.get_field_index(column)
+            field = rows.schema.field(column)
+            damaged.folders[folder][f"{table}.arrows"] = rows.set_column(
+                at, field, pa.array(values, field.type)
+            )
+            damaged.write(path)
+            return path
+    return None
+
+
+COLUMNS = [(table, column) for table, columns in TABLES.items() for column in columns]
+WITHOUT_ROWS = {"device_times", "device_memory"}
+"""Of tables that are empty where there is no such device."""
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), COLUMNS, ids=lambda one: one if isinstance(one, str) else one.name
+)
+def test_a_null_where_none_is_and_numbers_out_of_range(images, tmp_path, table, column):
+    values = [] if column.nullable else [None]
+    if column.type in ("int8", "int32", "int64"):
+        least, most = bounds(table, column)
+        width = int(column.type[3:]) - 1
+        values += [value for value in (least - 1, most + 1) if -(1 << width) <= value < 1 << width]
+    for value in values:
+        path = with_cell(images, tmp_path / "t.mtrace", table, column.name, value)
+        if path is None:
+            assert table in WITHOUT_ROWS
+            return
+        with pytest.raises(TraceError, match="contradicts itself") as caught:
+            open_trace(path).table("calls")
+        assert column.name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [[None], [{"path": None, "shape": [1], "dtype": "x", "device": "cpu", "layout": "s", "requires_grad": True}],
+              [{"path": "0", "shape": [-5], "dtype": "x", "device": "cpu", "layout": "s", "requires_grad": True}]],
+)  # fmt: skip
+def test_nulls_and_sizes_inside_of_signatures(images, tmp_path, value):
+    path = with_cell(images, tmp_path / "t.mtrace", "signatures", "tensors", value)
+    with pytest.raises(TraceError, match="contradicts itself"):
+        open_trace(path).table("calls")
+
+
+@pytest.mark.parametrize(
+    "name", ["rank-\u00b2", "rank-\u0663", "rank-", "rank--1", "rank-99999999999999999999", "rank-1e3"]
+)
+def test_folders_whose_names_are_no_ranks(images, tmp_path, name):
+    image = images[1].copy()
+    image.folders = {name: image.folders["rank-0"]}
+    image.folders[name].pop("process.json")
+    image.write(tmp_path / "t.mtrace")
+    assert open_trace(tmp_path / "t.mtrace").processes[0].rank == 0
+    assert len(modtrace.load(tmp_path / "t.mtrace").calls) > 3
+
+
+def test_a_budget_of_memory(images, tmp_path):
+    images[0].write(tmp_path / "t.mtrace")
+    with pytest.raises(TraceError, match="more than 2,000 bytes of memory"):
+        open_trace(tmp_path / "t.mtrace", max_memory_bytes=2_000).table("calls")
+    assert len(modtrace.load(tmp_path / "t.mtrace", max_memory_bytes=10_000_000).calls)
+
+
+@pytest.mark.parametrize("verb", ["info", "view", "report", "export -t csv -o -"])
+def test_the_budget_on_the_command_line(images, tmp_path, verb):
+    images[1].write(tmp_path / "t.mtrace")
+    words = [sys.executable, "-m", "modtrace", *verb.split(), "t.mtrace"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MODTRACE_")}
+    small = subprocess.run(
+        [*words, "--max-memory", "1KB"], cwd=tmp_path, capture_output=True, text=True, env=env, check=False
+    )
+    assert small.returncode in (2, 4)
+    assert small.stdout == ""
+    assert "more than 1,000 bytes of memory" in small.stderr
+    assert small.stderr.count("\n") == 1
+    env["MODTRACE_MAX_MEMORY"] = "1GB"
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True, env=env, check=False).returncode == 0
+
+
+def test_no_memory_left(images, tmp_path, monkeypatch):
+    images[0].write(tmp_path / "t.mtrace")
+
+    def fails(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(merge, "merge", fails)
+    with pytest.raises(TraceError, match="does not fit into memory"):
+        open_trace(tmp_path / "t.mtrace").table("calls")
+
+
+def test_no_process_folder(images, tmp_path):
+    images[0].write(tmp_path / "t.mtrace")
+    shutil.rmtree(tmp_path / "t.mtrace" / "rank-0")
+    with pytest.raises(TraceError, match="holds no process"):
+        modtrace.load(tmp_path / "t.mtrace")
+
+
+def test_two_processes_of_one_rank(images, tmp_path):
+    """A rank that was restarted: its steps are those of both."""
+    image = images[0].copy()
+    image.folders["rank-0.1"] = dict(image.folders["rank-0"])
+    image.write(tmp_path / "t.mtrace")
+    text = subprocess.run(
+        [sys.executable, "-m", "modtrace", "info", "--steps", "t.mtrace"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert text.returncode == 0, text.stderr
+    assert text.stdout.count("rank 0") == 2
