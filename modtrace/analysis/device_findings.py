@@ -149,7 +149,7 @@ def _crossing_calls(facts: Facts) -> str:
     mine = np.flatnonzero(group == at)
     given, returned = (int(some[mine].sum()) // steps for some in (found.given_bytes, found.returned_bytes))
     first = int(mine[0])
-    name = groups.name[at] or groups.type[at]
+    name = groups.title(at)
     kind = f" ({groups.type[at]})" if groups.name[at] else ""
     return (
         f"{name}{kind} is given {size(given)} a step on {found.before[first]} and returns {size(returned)} on "
@@ -279,7 +279,7 @@ def full_precision(facts: Facts) -> Iterator[Finding]:
     sums = np.zeros(len(groups.name), np.int64)
     np.add.at(sums, groups.group[rows[wide]], weight[wide])
     largest = [at for at in np.argsort(-sums, kind="stable").tolist() if sums[at]]
-    shown = ", ".join(f"{groups.name[at] or groups.type[at]} ({groups.type[at]})" for at in largest[:3])
+    shown = ", ".join(f"{groups.title(at)} ({groups.type[at]})" for at in largest[:3])
     more = f" and {len(largest) - 3} more" if len(largest) > 3 else ""
     of = "FLOPs" if weight is own else "calls"
     text = f"{percent(part, whole)}% of the {of} of layers inside autocast are in float32: {shown}{more}"

@@ -159,7 +159,7 @@ def one_module(facts: Facts) -> Iterator[Finding]:
     at = int(spent.argmax())
     if spent[at] < MODULE_SHARE * total:
         return
-    name = groups.name[at] or groups.type[at]
+    name = groups.title(at)
     times = int(((groups.group == at) & (calls["kind"] == "module")).sum())
     text = (
         f"{name} ({groups.type[at]}) is {percent(int(spent[at]), total)}% of the time of all modules: "

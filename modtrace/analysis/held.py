@@ -17,6 +17,7 @@ from modtrace.analysis.columns import column, nullable_codes
 from modtrace.analysis.holders import UNKNOWN, signature_bytes
 from modtrace.analysis.paths import folded
 from modtrace.analysis.phases import RECOMPUTE
+from modtrace.analysis.roots import qualified, roots
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import MODULE, OK, PHASE
@@ -34,10 +35,11 @@ NOTHING: Final = -2
 class Model:
     """What a model holds that was called with nothing around it; None where a size is not known.
 
+    name: that of the root, and its class.
     gradient_bytes: of gradients of all its trainable parameters, if there are any.
     """
 
-    type: str
+    name: str
     parameter_bytes: int | None
     gradient_bytes: int | None
     buffer_bytes: int | None
@@ -149,9 +151,14 @@ def _models(stored: Stored, table: pa.Table) -> list[Model]:
     parts = column(found, "module")[np.array(found.column("name").to_pylist(), object) != ""]
     tops = np.setdiff1d(nullable_codes(table, "module")[first], parts)
     rows = stored.table("modules").take(pa.array(tops)).to_pylist()
+    names = roots(stored).name
+
+    def named(top: int, kind: str) -> str:
+        return " ".join(filter(None, qualified(names[top], "", kind)))
+
     models = [
-        Model(row["type"], row["parameter_bytes"], row["trainable_bytes"], row["buffer_bytes"])
-        for row in rows
+        Model(named(top, row["type"]), row["parameter_bytes"], row["trainable_bytes"], row["buffer_bytes"])
+        for top, row in zip(tops.tolist(), rows, strict=True)
     ]
     return [one for one in models if one.parameter_bytes != 0 or one.buffer_bytes != 0]
 
@@ -163,7 +170,7 @@ def _returned(stored: Stored, sizes: Ints) -> list[Returned]:
     calls = np.bincount(groups.group[sizes != NOTHING], minlength=count)
     found = [
         Returned(
-            groups.name[at] or groups.type[at],
+            groups.title(at),
             groups.type[at],
             int(calls[at]),
             int(total[at]) if total[at] >= 0 else None,

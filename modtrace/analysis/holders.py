@@ -71,7 +71,7 @@ def holders_at(stored: Stored, held: Memory, moment_ns: int) -> list[Holder]:
     holders = [
         Holder(
             CATEGORIES[category],
-            (groups.name[code] or groups.type[code]) if code >= 0 else "",
+            groups.title(code) if code >= 0 else "",
             groups.type[code] if code >= 0 else "",
             behind,
             int(held.size_bytes[rows].sum()),
@@ -91,11 +91,7 @@ def _peak(stored: Stored, held: Memory) -> Peak:
     call = int(held.call[last])
     group = np.where(held.call >= 0, groups.group[held.call], -1)
     totals = np.bincount(held.category[alive], weights=held.size_bytes[alive], minlength=len(CATEGORIES))
-    where = (
-        (groups.name[group[last]] or groups.type[group[last]], groups.type[group[last]])
-        if call >= 0
-        else None
-    )
+    where = (groups.title(int(group[last])), groups.type[group[last]]) if call >= 0 else None
     return Peak(
         held.device,
         moment,

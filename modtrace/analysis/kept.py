@@ -83,7 +83,7 @@ def _keepers(stored: Stored, rows: Rows, here: slice, backward: int) -> list[Kee
         names[at].update(dict.fromkeys(uncounted))
     found = [
         Keeper(
-            name=(groups.name[code] or groups.type[code]) if code >= 0 else "",
+            name=groups.title(code) if code >= 0 else "",
             type=groups.type[code] if code >= 0 else "",
             saved_bytes=int(sums[0, at]),
             storages=int(sums[1, at]),

@@ -110,7 +110,7 @@ def ran(stored: Stored) -> tuple[str, list[Ran]]:
         )
         found.append(
             Ran(
-                (groups.name[code] or groups.type[code]) if code >= 0 else "",
+                groups.title(code) if code >= 0 else "",
                 groups.type[code] if code >= 0 else "",
                 int(own[mine & ~backward].sum()),
                 int(own[mine & backward].sum()),

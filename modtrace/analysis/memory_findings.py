@@ -100,7 +100,7 @@ def _still_held(stored: Stored, held: Memory, ends: list[int]) -> str:
 
 def _named(groups: Folded, at: int) -> str:
     """A group as a finding names it: `3 (Tanh)`, a root by its class."""
-    name, kind = groups.name[at] or groups.type[at], groups.type[at]
+    name, kind = groups.title(at), groups.type[at]
     if not groups.of_module[at]:
         return _OUTSIDE if name == "step" else name
     return f"{name} ({kind})" if name != kind else name

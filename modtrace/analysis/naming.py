@@ -22,3 +22,8 @@ def below(name: str, above: str) -> str:
 def fold_root(name: str) -> str:
     """The name of a root without numbers that tell it from others: `nets[3]` -> `nets[*]`, `model#2` -> `model`."""
     return _NUMBERED.sub(lambda number: "[*]" if number[0].startswith("[") else "", name)
+
+
+def dotted(*parts: str) -> str:
+    """Parts of a name put together, empty ones left out."""
+    return ".".join(filter(None, parts))

@@ -51,7 +51,7 @@ def operations(stored: Stored) -> list[Does]:
         flops = int(computed.flops[one]) if one is not None else -1
         rows.append(
             Does(
-                groups.name[code] or groups.type[code],
+                groups.title(code),
                 groups.type[code],
                 len(np.unique(module[group == code])),
                 len(mine),

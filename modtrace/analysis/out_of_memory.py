@@ -145,10 +145,7 @@ def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
     totals = np.bincount(groups.group[now], weights=sizes[now], minlength=len(groups.name)).astype(np.int64)
     calls = np.bincount(groups.group[now], minlength=len(groups.name))
     largest = [at for at in np.argsort(-totals, kind="stable").tolist() if totals[at] > 0]
-    made = [
-        Made(groups.name[at] or groups.type[at], groups.type[at], int(calls[at]), int(totals[at]))
-        for at in largest
-    ]
+    made = [Made(groups.title(at), groups.type[at], int(calls[at]), int(totals[at])) for at in largest]
     root = stored.table("modules").slice(int(nullable_codes(table, "module")[failure.root]), 1).to_pylist()[0]
     trainable = root["trainable_bytes"]
     before = (column(table, "process") == process) & (start < start[failure.call])

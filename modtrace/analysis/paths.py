@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.calls import commonest, names
 from modtrace.analysis.columns import nullable_codes
-from modtrace.analysis.naming import fold, fold_root
+from modtrace.analysis.naming import dotted, fold, fold_root
 from modtrace.analysis.roots import roots
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
@@ -34,8 +35,11 @@ class Folded:
     def title(self, group: int) -> str:
         """The name of a group where nothing around it is shown: behind that of its root, where there are several."""
         name, root = self.name[group], self.root[group]
-        several = len(set(self.root) - {""}) > 1
-        return name if name and not (root and several) else ".".join(filter(None, (root, name)))
+        return dotted(root, name) if root and (self._several or not name) else name or self.type[group]
+
+    @cached_property
+    def _several(self) -> bool:
+        return len(set(self.root) - {""}) > 1
 
 
 def place_text(place: tuple[str, int, int] | None) -> str:

@@ -102,7 +102,7 @@ def roofline(stored: Stored, reached: Mapping[str, Reach]) -> list[Point]:
         took = int(took_ns[rows].sum()) if (took_ns[rows] >= 0).all() else None
         found.append(
             Point(
-                groups.name[code] or groups.type[code],
+                groups.title(code),
                 groups.type[code],
                 bool(behind),
                 len(rows),

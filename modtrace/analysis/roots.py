@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from modtrace.analysis.around import root_calls
 from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.naming import dotted
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import MODULE
@@ -36,7 +37,7 @@ class Roots:
 
     def full(self, root: int, name: str) -> str:
         """A name in the tree of `root` as it is shown."""
-        return _joined(self.prefix[root], name)
+        return dotted(self.prefix[root], name)
 
 
 def roots(stored: Stored) -> Roots:
@@ -49,7 +50,7 @@ def roots(stored: Stored) -> Roots:
 
 def qualified(root: str, name: str, kind: str) -> tuple[str, str]:
     """Name, with that of the root, and class of a module, the class only where it is not the name already."""
-    name = _joined(root, name)
+    name = dotted(root, name)
     return name, kind if kind != name else ""
 
 
@@ -76,9 +77,9 @@ class _Naming:
             above = -1 if self._alone[number] else self._module_above(int(self._first[number]))
             if above >= 0:
                 top, inner = int(self._root[above]), int(self._module[above])
-                place = _joined(self._prefix[top], self._names.get((top, inner), ""))
+                place = dotted(self._prefix[top], self._names.get((top, inner), ""))
                 self._name[number] = self._name[top]
-                self._prefix[number] = self._unique(top, _joined(place, f"({self._types[number]})"))
+                self._prefix[number] = self._unique(top, dotted(place, f"({self._types[number]})"))
             else:
                 process = int(self._process[self._first[number]])
                 self._name[number] = self._unique(-1 - process, self._own_name(number))
@@ -92,7 +93,7 @@ class _Naming:
         if home is None:
             return self._types[number]
         top, name = home
-        return _joined(self._variables[top] or self._types[top], name)
+        return dotted(self._variables[top] or self._types[top], name)
 
     def _module_above(self, row: int) -> int:
         """The row of the innermost module call around one, -1 for none."""
@@ -128,7 +129,3 @@ def _named(
         if is_top[module] and top != module and name:
             homes.setdefault(module, (top, name))
     return names, homes
-
-
-def _joined(*parts: str) -> str:
-    return ".".join(filter(None, parts))

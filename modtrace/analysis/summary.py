@@ -117,7 +117,7 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
     texts = stored.table("signatures").column("text").to_pylist()
     rows = [
         Row(
-            groups.title(g) if groups.of_module[g] else groups.name[g] or groups.type[g],
+            groups.title(g),
             groups.type[g],
             int(modules[g]),
             int(calls[g]),

@@ -88,7 +88,7 @@ def places(stored: Stored, steps: list[int] | None = None, rank: int = 0) -> lis
         unknown = bool(rows["size_bytes"].isna().any())
         found.append(
             Place(
-                groups.name[group] or groups.type[group],
+                groups.title(group),
                 groups.type[group],
                 str(first["what"]),
                 str(first["device"]),

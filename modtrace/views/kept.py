@@ -69,7 +69,7 @@ def held_lines(found: Held, *, width: int) -> list[str]:
     lines = [
         "  FROM SHAPES",
         *(
-            f"  {plain(model.type)}: parameters {size(model.parameter_bytes)}   "
+            f"  {plain(model.name)}: parameters {size(model.parameter_bytes)}   "
             f"gradients up to {size(model.gradient_bytes)}   buffers {size(model.buffer_bytes)}"
             for model in found.models[:MANY]
         ),

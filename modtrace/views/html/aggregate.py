@@ -113,7 +113,9 @@ def _tree(stored: Stored, found: Aggregate) -> None:
     found.tree = {
         "depth": tree.depth,
         "label": text.numbers([_text(label) for label in tree.label]),
-        "name": text.numbers([_text(name) for name in found.at.tree.name]),
+        "name": text.numbers(
+            [_text(name or label) for name, label in zip(tree.name, tree.label, strict=True)]
+        ),
         "type": text.numbers([_text(kind) for kind in tree.type]),
         "flags": FUNCTION * tree.function
         + BACKWARD * tree.backward

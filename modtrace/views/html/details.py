@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from modtrace.analysis.calls import names
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.naming import dotted
+from modtrace.analysis.roots import roots
 from modtrace.analysis.timeline import timeline
 from modtrace.text import plain
 from modtrace.trace.reader import Stored
@@ -211,10 +213,13 @@ def _described(stored: Stored, found: Aggregate, places: Ints) -> list[str]:
     """The full name of each place: of a module its own, where the tree has one for all its repeats."""
     node, module, root = places.T
     code, texts = names(stored, np.maximum(root, 0), np.maximum(module, 0))
-    of_module = (module >= 0).tolist()
+    tops = roots(stored)
+    several = len(tops.called) > 1
     named = [
-        texts[at] if mine else found.at.tree.name[here]
-        for at, mine, here in zip(code.tolist(), of_module, node.tolist(), strict=True)
+        dotted(tops.name[top] if several or not texts[at] else "", texts[at])
+        if top >= 0
+        else found.at.tree.name[here]
+        for at, top, here in zip(code.tolist(), root.tolist(), node.tolist(), strict=True)
     ]
     return [plain(name, NAME_LIMIT) for name in named]
 

@@ -91,7 +91,7 @@ def _holders(stored: Stored, held: Memory, line: Curve, peak: int, texts: Texts)
         rows += [(moment, -1, -1, -1, -1, -1)] if not largest else []
         for at in largest:
             category, code = at // 2 // count, at // 2 % count
-            name = groups.name[code] or groups.type[code] if code < count - 1 else ""
+            name = groups.title(code) if code < count - 1 else ""
             kind_of = groups.type[code] if code < count - 1 else ""
             numbers = (texts.number(plain(name, 200)), texts.number(plain(kind_of, 200)))
             rows.append((moment, category, *numbers, at % 2, int(total[at])))

@@ -11,6 +11,7 @@ from modtrace.analysis.calls import names
 from modtrace.analysis.columns import codes_at, column, nullable_codes, values_and_known, values_at
 from modtrace.analysis.filters import Rows
 from modtrace.analysis.memory import of_calls
+from modtrace.analysis.roots import roots
 from modtrace.analysis.summary import covered
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.tree import Tree, placed
@@ -204,6 +205,7 @@ def _calls(part: Part) -> Placed:
     of_module = module >= 0
     paths: list[str] = [*texts, *(name for name, _ in line.labels)]
     kinds: list[str] = [*types, *(kind for _, kind in line.labels)]
+    tops = roots(part.stored).name
     what = part.column("kind")
     step = part.codes("step").astype(np.int32)
     backward = what != MODULE
@@ -213,7 +215,7 @@ def _calls(part: Part) -> Placed:
         if what[at] == STEP:
             return f"step {step[at]}" if step[at] >= 0 else name
         if not name:
-            return kinds[int(kind_code[at])]
+            return tops[kind_code[at]] if of_module[at] else kinds[int(kind_code[at])]
         above = paths[int(path[up])] if up >= 0 and of_module[at] and of_module[up] else ""
         # The backward of a module is inside those of others, so a name is cut where the one above is its beginning.
         return name[len(above) + 1 :] if above and name.startswith(f"{above}.") else name
