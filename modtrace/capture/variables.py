@@ -35,6 +35,8 @@ from modtrace.trace.schema import TEXT_LIMIT
 MANY_FRAMES: Final = 12
 MANY_MISSES: Final = 4
 """Modules that nothing holds, after which a place is not searched any more."""
+MANY_SEARCHES: Final = 256
+"""Modules first called in one place, after which it is only looked for variables that are the module."""
 MANY_PLACES: Final = 1_000
 MANY_VARIABLES: Final = 20_000
 MANY_ITEMS: Final = 1_000
@@ -46,6 +48,25 @@ MANY_HOLDERS: Final = 200
 DEEP: Final = 3
 """Attributes of attributes: `self.agent.policy.net`."""
 
+_ATOMS: Final = frozenset(
+    map(
+        id,
+        (
+            str,
+            bytes,
+            int,
+            float,
+            bool,
+            complex,
+            type(None),
+            torch.Tensor,
+            torch.nn.Parameter,
+            FunctionType,
+            type(len),
+        ),
+    )
+)
+"""Ids of types without attributes worth a look: a metaclass may answer for equality and hash."""
 _TORCH: Final = os.path.dirname(torch.__file__) + os.sep
 _HERE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _PROXIES: Final = sys.version_info >= (3, 13)
@@ -56,7 +77,8 @@ class Variables:
     """Looks up what holds modules, for one trace. Places where nothing does are not searched for ever."""
 
     def __init__(self) -> None:
-        self._without: dict[Hashable, int] = {}
+        self._searches: dict[Hashable, tuple[int, int]] = {}
+        """Place -> how often it was searched, and how often in vain."""
         self._general: dict[Hashable, frozenset[str]] = {}
 
     def of(self, module: Any, frame: FrameType | None, place: Hashable = None) -> str | None:
@@ -70,30 +92,28 @@ class Variables:
             frame: the innermost one around the call.
             place: where that is.
         """
-        missed = self._without.get(place, 0)
+        if len(self._searches) >= MANY_PLACES:
+            self._searches.clear()
+        searches, missed = self._searches.get(place, (0, 0))
         if missed >= MANY_MISSES:
             return None
-        name = self._search(module, frame)
-        if name is not None:
-            return plain(name, TEXT_LIMIT)
-        if len(self._without) >= MANY_PLACES:
-            self._without.clear()
-        self._without[place] = missed + 1
-        return None
+        name = self._search(module, frame, deep=searches < MANY_SEARCHES)
+        self._searches[place] = searches + 1, missed + (name is None)
+        return None if name is None else plain(name, TEXT_LIMIT)
 
-    def _search(self, module: Any, frame: FrameType | None) -> str | None:
+    def _search(self, module: Any, frame: FrameType | None, *, deep: bool) -> str | None:
         fallback = None
         for code, variables, local in _scopes(frame):
             name, general = None, False
             with contextlib.suppress(Exception):  # an odd namespace costs the name
-                name, general = self._in_scope(module, code, variables, local)
+                name, general = self._in_scope(module, code, variables, local=local, deep=deep)
             if name is not None and not general:
                 return name
             fallback = fallback or name
         return fallback
 
     def _in_scope(
-        self, module: Any, code: CodeType, variables: dict[str, Any], local: bool
+        self, module: Any, code: CodeType, variables: dict[str, Any], *, local: bool, deep: bool
     ) -> tuple[str | None, bool]:
         """The name of a module among some variables, and whether it is one that other modules have too."""
         direct = [name for name, value in list(variables.items()) if type(name) is str and _is(value, module)]
@@ -102,6 +122,8 @@ class Variables:
         for name in direct:
             if name not in general:
                 return name, False
+        if not deep:
+            return (direct[0], True) if direct else (None, False)
         mentioned = {*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars}
         first = code.co_varnames[0] if local and code.co_argcount else None
         holders = [(name, variables[name]) for name in mentioned & variables.keys()]
@@ -170,7 +192,7 @@ def _below(module: Any, holders: list[tuple[str, Any]], mentioned: set[str]) -> 
     for _ in range(DEEP):
         following: list[tuple[str, Any]] = []
         for path, holder in holders:
-            if id(holder) in seen or len(seen) > MANY_HOLDERS:
+            if id(type(holder)) in _ATOMS or id(holder) in seen or len(seen) > MANY_HOLDERS:
                 continue
             seen.add(id(holder))
             for step, value, leads_on in _parts(holder, mentioned):
