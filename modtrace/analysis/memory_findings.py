@@ -99,7 +99,7 @@ def _still_held(stored: Stored, held: Memory, ends: list[int]) -> str:
 
 
 def _named(groups: Folded, at: int) -> str:
-    """A group as a finding names it: `3 (Tanh)`, a root by its class."""
+    """A group as a finding names it: `3 (Tanh)`, a root by its name."""
     name, kind = groups.title(at), groups.type[at]
     if not groups.of_module[at]:
         return _OUTSIDE if name == "step" else name

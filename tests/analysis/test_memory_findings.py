@@ -57,7 +57,7 @@ def test_growth_names_the_module_whose_output_is_kept():
     """A part of the model is called by itself, and its graph is kept: the second Tanh keeps nothing."""
     text = growth_of(tanh_net(), lambda net: net[:2](torch.randn(256, 64)).mean())
     assert "576 KiB a step" in text  # the output of the Tanh and the input: 256 x (512 + 64) x 4
-    assert text.endswith("allocated in 1 (Tanh)")
+    assert text.endswith("allocated in Sequential.1 (Tanh)")
 
 
 def test_growth_names_repeats_together():
@@ -66,7 +66,7 @@ def test_growth_names_repeats_together():
         return x.mean() + net[3](net[2](x)).mean()
 
     text = growth_of(tanh_net(), both)
-    assert text.partition("allocated in ")[2] == "Tanh", text  # each is a root of its own here
+    assert text.partition("allocated in ")[2] == "net.1 (Tanh), net.3 (Tanh)", text  # each is a root here
 
     class Net(nn.Module):
         def __init__(self):
