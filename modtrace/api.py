@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import ContextDecorator
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from modtrace.errors import ModtraceError, UsageError
@@ -258,10 +259,14 @@ class Recording(Trace, ContextDecorator):
         self._tracer.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if not self._running or self._tracer is None or self._folder is None:
             return
         self._running = False
+        if error is not None:
+            self._tracer.note_failure(error)
         self._tracer.stop()
         facts = self._tracer.end_facts
         facts |= {"exit_status": None, "exception": kind.__name__ if kind is not None else None}

@@ -1,19 +1,20 @@
-"""The path of an exception through a root call, and what certainly disagrees about the sizes it stumbled over."""
+"""The exception that a run ended with, or the last that left a call: its path through the modules, and why."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from modtrace.analysis.around import inside
 from modtrace.analysis.calls import error_texts, names
-from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.failure_reasons import Circumstances, reason
 from modtrace.analysis.phases import BACK, NAMES, OPTIMIZER
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import BACKWARD, MODULE, OK, PHASE, RAISED, SHORT_DTYPES
+from modtrace.trace.schema import BACKWARD, MODULE, NO_GRAD, OK, PHASE, RAISED, SHORT_DTYPES
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Failure:
-    """The last root call, backward or optimizer's step that raised.
+    """The last root call, backward or optimizer's step that raised, or what ended the recording outside of these.
 
     `parameters` are the failing module's own; `sibling` is the last call before it, under the same parent, that
-    returned: (name, class, what it returned). `disagree` is None where nothing is certain.
+    returned: (name, class, what it returned). `reason` is None where nothing is certain. `line` is the last line of the
+    program's own code that it was raised below, as `file:line`; `source` where the failing module's forward begins, if
+    its class is not torch's own. `called` is the function of torch (`F.name`) that was called there, outside of
+    modules, and what it was given.
     `root` and `call` are the rows of the timeline of the root call (of a backward and a step: of the forward before)
-    and of the failing one, `left` that of the outermost which the exception left, `error_row` the exception's in
-    `errors`. `phase` is the name of the phase that failed, and "" for a root call.
+    and of the failing one, `left` that of the outermost which the exception left (-1 where it left none),
+    `error_row` the exception's in `errors`. `phase` is the name of the phase that failed, and "" for a root call.
     """
 
     step: int | None
@@ -43,17 +47,29 @@ class Failure:
     path: list[Place]
     parameters: list[str]
     sibling: tuple[str, str, str] | None
-    disagree: str | None
+    reason: str | None
+    line: str | None
     source: str | None
     root: int | None
     call: int
     left: int
     error_row: int
     phase: str = ""
+    called: tuple[str, str] | None = None
+
+    @property
+    def outside(self) -> bool:
+        """Whether it left no call, backward or optimizer's step."""
+        return self.left < 0
 
 
 def last_failure(stored: Stored) -> Failure | None:
-    """What is known of the last root call, backward or optimizer's step that an exception left."""
+    """What is known of the exception that ended the recording outside of calls, else of the last root call, backward or
+    optimizer's step that an exception left.
+    """
+    ended = _outside(stored)
+    if ended is not None:
+        return ended
     table = timeline(stored).calls
     status = column(table, "status")
     kind, last, phase = column(table, "kind"), column(table, "last_call"), nullable_codes(table, "phase")
@@ -84,6 +100,34 @@ def last_failure(stored: Stored) -> Failure | None:
     return _of_phase(stored, table, path, int(error[at]), root, NAMES[int(phase[at])])
 
 
+def _outside(stored: Stored) -> Failure | None:
+    """What ended the recording without leaving a call."""
+    errors = stored.table("errors")
+    rows = np.flatnonzero(~np.asarray(errors.column("left_calls").to_numpy(zero_copy_only=False), np.bool_))
+    if not len(rows):
+        return None
+    row = int(rows[-1])
+    raised = errors.slice(row, 1).to_pylist()[0]
+    given = raised["arguments"] or []
+    named = ", ".join(f"{one['path']} {_shown(one)}" for one in given)
+    facts = Circumstances(raised["type"], raised["message"] or "", raised["function"] or "", [], given)
+    return Failure(
+        step=None,
+        error=error_texts(stored)[row],
+        path=[],
+        parameters=[],
+        sibling=None,
+        reason=reason(facts),
+        line=_line(raised),
+        source=None,
+        root=None,
+        call=-1,
+        left=-1,
+        error_row=row,
+        called=(raised["function"], named) if raised["function"] else None,
+    )
+
+
 def _of_phase(
     stored: Stored, table: Any, path: list[int], error: int, root: int | None, phase: str
 ) -> Failure:
@@ -91,23 +135,76 @@ def _of_phase(
     modules = stored.table("modules")
     forward = nullable_codes(table, "forward")[path[1:]]
     rows = forward[forward >= 0].tolist()
-    own = modules.slice(int(nullable_codes(table, "module")[rows[-1]]), 1).to_pylist()[0] if rows else None
-    file, line = (own["source_file"], own["source_line"]) if own is not None else (None, None)
+    module = modules.slice(int(nullable_codes(table, "module")[rows[-1]]), 1).to_pylist()[0] if rows else None
+    raised = stored.table("errors").slice(error, 1).to_pylist()[0]
     step = int(nullable_codes(table, "step")[path[0]])
+    facts = Circumstances(
+        raised["type"],
+        raised["message"] or "",
+        module["type"] if module is not None else "",
+        module["parameters"] if module is not None else [],
+        backward=True,
+        **_before(stored, table, rows[-1] if rows else None, path[0], root),
+    )
     return Failure(
         step=step if step >= 0 else None,
         error=error_texts(stored)[error],
         path=_places(stored, table, rows, "outputs"),
-        parameters=[f"{p['path']} {_shown(p)}" for p in own["parameters"]] if own is not None else [],
+        parameters=[f"{p['path']} {_shown(p)}" for p in module["parameters"]] if module is not None else [],
         sibling=None,
-        disagree=None,
-        source=f"{file}:{line}" if file and line else None,
+        reason=reason(facts),
+        line=_line(raised),
+        source=_source(module),
         root=root,
         call=path[-1],
         left=path[0],
         error_row=error,
         phase=phase,
     )
+
+
+def _before(stored: Stored, table: Any, forward: int | None, failed: int, root: int | None) -> dict[str, Any]:
+    """What happened before a backward that failed, for `Circumstances`.
+
+    Args:
+        forward: the call whose backward failed, None where not known.
+        failed: the row of the backward's phase.
+        root: the last root call before it.
+    """
+    kind, phase = column(table, "kind"), nullable_codes(table, "phase")
+    process, step = column(table, "process"), nullable_codes(table, "step")
+    facts: dict[str, Any] = {}
+    if forward is not None:
+        later = (np.arange(len(table)) > forward) & (np.arange(len(table)) < failed)
+        later &= process == process[failed]
+        facts["stepped"] = bool((later & (kind == PHASE) & (phase == OPTIMIZER)).any())
+        targets = nullable_codes(table, "forward")
+        facts["gone_through"] = bool((later & (kind == BACKWARD) & (targets == forward)).any())
+        if 0 <= step[forward] < step[failed]:
+            facts["earlier_step"] = int(step[forward])
+    if root is not None:
+        outputs = int(nullable_codes(table, "outputs")[root])
+        signatures, modules = stored.table("signatures"), stored.table("modules")
+        facts["root_outputs"] = signatures.column("tensors")[outputs].as_py() if outputs >= 0 else []
+        facts["no_grad"] = bool(values_and_known(table, "mode")[0][root] & NO_GRAD)
+        module = int(nullable_codes(table, "module")[root])
+        facts["trainable"] = modules.column("trainable_count")[module].as_py()
+    return facts
+
+
+def _line(raised: dict[str, Any]) -> str | None:
+    """`file:line` of an exception."""
+    file, line = raised["source_file"], raised["source_line"]
+    return f"{file}:{line}" if file and line else None
+
+
+def _source(module: dict[str, Any] | None) -> str | None:
+    """Where the forward of a module begins; None for a class of torch's own, which nobody needs to look at."""
+    if module is None or not module["source_file"] or not module["source_line"]:
+        return None
+    if is_torchs(module):
+        return None
+    return f"{module['source_file']}:{module['source_line']}"
 
 
 def _places(stored: Stored, table: Any, rows: list[int], which: str) -> list[Place]:
@@ -130,25 +227,41 @@ def _describe(stored: Stored, table: Any, path: list[int], error: int) -> Failur
     """A root call that raised, and the calls in it."""
     modules, signatures = stored.table("modules"), stored.table("signatures")
     step = int(nullable_codes(table, "step")[path[-1]])
-    given = nullable_codes(table, "inputs")
+    inputs = nullable_codes(table, "inputs")
     failing = path[-1]
-    record = modules.slice(int(nullable_codes(table, "module")[failing]), 1).to_pylist()[0]
-    tensors = signatures.column("tensors")[int(given[failing])].as_py() if given[failing] >= 0 else []
-    kind = str(stored.table("errors").column("type")[error])
-    file, line = record["source_file"], record["source_line"]
+    module = modules.slice(int(nullable_codes(table, "module")[failing]), 1).to_pylist()[0]
+    raised = stored.table("errors").slice(error, 1).to_pylist()[0]
+    facts = Circumstances(
+        raised["type"],
+        raised["message"] or "",
+        module["type"],
+        module["parameters"],
+        signatures.column("tensors")[int(inputs[failing])].as_py() if inputs[failing] >= 0 else [],
+    )
+    if not is_torchs(module):
+        # In a forward of the program's own the function that it called is what failed.
+        facts = replace(
+            facts, called=raised["function"] or "", parameters=[], given=raised["arguments"] or []
+        )
     return Failure(
         step=step if step >= 0 else None,
         error=error_texts(stored)[error],
         path=_places(stored, table, path, "inputs"),
-        parameters=[f"{p['path']} {_shown(p)}" for p in record["parameters"]],
+        parameters=[f"{p['path']} {_shown(p)}" for p in module["parameters"]],
         sibling=_sibling(stored, table, path),
-        disagree=disagreement(kind, record["type"], record["parameters"], tensors),
-        source=f"{file}:{line}" if file and line else None,
+        reason=reason(facts),
+        line=_line(raised),
+        source=_source(module),
         root=path[0],
         call=failing,
         left=path[0],
         error_row=error,
     )
+
+
+def is_torchs(module: dict[str, Any]) -> bool:
+    """Whether the class of a module is one of torch's own."""
+    return str(module["type_module"] or "").partition(".")[0] == "torch"
 
 
 def _sibling(stored: Stored, table: Any, path: list[int]) -> tuple[str, str, str] | None:
@@ -172,77 +285,3 @@ def _shown(tensor: dict[str, Any]) -> str:
     )
     where = "" if tensor["device"] == "cpu" else f" {tensor['device']}"
     return f"{SHORT_DTYPES.get(tensor['dtype'], tensor['dtype'])}[{sizes}]{where}"
-
-
-def disagreement(
-    error: str, kind: str, parameters: list[dict[str, Any]], given: list[dict[str, Any]]
-) -> str | None:
-    """What disagrees between a module's parameters and the tensors it was given; None where no rule is certain.
-
-    Args:
-        error: class name of the exception: only those that torch raises for such things are judged.
-        kind: class name of the module.
-        parameters, given: tensors as in the trace.
-    """
-    if error not in ("RuntimeError", "ValueError", "IndexError", "TypeError") or not given:
-        return None
-    weight = next((p for p in parameters if p["path"] in ("weight", "weight_ih_l0", "in_proj_weight")), None)
-    first = given[0]
-    devices = sorted({t["device"] for t in [*given, *parameters]})
-    if len(devices) > 1 and "meta" not in devices:
-        return f"devices differ: the input is on {first['device']}, {_others(parameters, given, first)}"
-    if kind in {"Embedding", "EmbeddingBag"}:
-        if not first["dtype"].startswith(("int", "uint")):
-            return f"the input is {first['dtype']}; {kind} takes integers"
-        return None
-    if weight is None:
-        return None
-    if first["shape"] is not None and weight["shape"] is not None:
-        sizes = _sizes(kind, weight["shape"], first["shape"])
-        if sizes is not None:
-            return sizes
-    if first["dtype"] != weight["dtype"] and kind in _SAME_DTYPE:
-        return f"dtypes differ: the input is {first['dtype']}, {weight['path']} is {weight['dtype']}"
-    return None
-
-
-_SAME_DTYPE = frozenset(
-    {"Linear", "Bilinear", "LSTM", "GRU", "RNN", "MultiheadAttention"}
-    | {f"Conv{n}d" for n in (1, 2, 3)}
-    | {f"ConvTranspose{n}d" for n in (1, 2, 3)}
-)
-
-
-def _others(parameters: list[dict[str, Any]], given: list[dict[str, Any]], first: dict[str, Any]) -> str:
-    other = next(t for t in [*parameters, *given] if t["device"] != first["device"])
-    what = other["path"] if other in parameters else f"argument {other['path'] or '0'}"
-    return f"{what} on {other['device']}"
-
-
-def _sizes(kind: str, weight: list[int | None], given: list[int | None]) -> str | None:
-    """Rules that hold for torch's own layers with one group (a weight tells nothing certain of more)."""
-    if kind in ("Linear", "LSTM", "GRU", "RNN", "MultiheadAttention") and len(weight) == 2:
-        if not given or given[-1] != weight[1]:
-            last = given[-1] if given else "none"
-            return f"the input's last size is {last}; the weight {weight} takes {weight[1]}"
-        return None
-    if kind.startswith(("Conv", "ConvTranspose")) and kind.endswith("d"):
-        dimensions = len(weight) - 2
-        if len(given) not in (dimensions + 1, dimensions + 2):
-            return (
-                f"the input has {len(given)} dimensions; {kind} takes {dimensions + 2} (or {dimensions + 1})"
-            )
-        channels = given[-dimensions - 1]
-        expected = weight[0] if kind.startswith("ConvTranspose") else weight[1]
-        if channels is not None and expected is not None and channels % expected:
-            return f"the input has {channels} channels; the weight {weight} takes {expected}"
-        return None
-    if kind.startswith("BatchNorm") and len(weight) == 1:
-        if len(given) > 1 and given[1] != weight[0]:
-            return f"the input has {given[1]} channels; the weight {weight} takes {weight[0]}"
-        return None
-    if kind == "LayerNorm" and given[-len(weight) :] != weight:
-        return f"the input ends in {given[-len(weight) :]}; the weight takes {weight}"
-    if kind == "GroupNorm" and len(given) > 1 and given[1] != weight[0]:
-        return f"the input has {given[1]} channels; the weight {weight} takes {weight[0]}"
-    return None

@@ -6,6 +6,7 @@ import builtins
 from typing import Any, Final
 
 from modtrace.capture.classes import class_name
+from modtrace.capture.raised_at import RaisedAt, raised_at
 from modtrace.capture.torch_private.spelled import EARLY_STOP
 from modtrace.text import plain
 from modtrace.trace.schema import MEMORY_MESSAGE_LIMIT, MESSAGE_LIMIT, OUT_OF_MEMORY, TEXT_LIMIT
@@ -23,24 +24,38 @@ class Errors:
 
     def __init__(self, *, messages: bool) -> None:
         self._messages = messages
-        self._rows: list[tuple[int, str, str | None]] = []
+        self._rows: list[tuple[int, str, str | None, RaisedAt, bool]] = []
         self._count = 0
 
-    def number(self, error: BaseException) -> int:
-        """A new number for an exception just seen for the first time. No reference to it is kept."""
+    def number(self, error: BaseException, *, left_calls: bool = True) -> int:
+        """A new number for an exception just seen for the first time. No reference to it is kept.
+
+        `left_calls` is whether it left a call, a backward or an optimizer's step; else it ended the recording without.
+        """
         number = self._count
         self._count = number + 1
         name = plain(class_name(type(error)), TEXT_LIMIT)
-        self._rows.append((number, name, first_line(error) if self._messages else None))
+        message = first_line(error) if self._messages else None
+        self._rows.append((number, name, message, raised_at(error), left_calls))
         return number
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there are rows not handed out before."""
+        return bool(self._rows)
 
     def rows(self) -> dict[str, list[Any]]:
         """Rows of the `errors` table not handed out before."""
         rows, self._rows = self._rows, []
         return {
-            "error": [number for number, _, _ in rows],
-            "type": [name for _, name, _ in rows],
-            "message": [message for _, _, message in rows],
+            "error": [number for number, *_ in rows],
+            "type": [name for _, name, *_ in rows],
+            "message": [message for _, _, message, *_ in rows],
+            "source_file": [place.file for *_, place, _ in rows],
+            "source_line": [place.line for *_, place, _ in rows],
+            "function": [place.function for *_, place, _ in rows],
+            "arguments": [place.arguments for *_, place, _ in rows],
+            "left_calls": [left_calls for *_, left_calls in rows],
         }
 
 

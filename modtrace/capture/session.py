@@ -129,6 +129,8 @@ class Session:
             code = error.code
             self.exit_status = 0 if code is None else code & 0xFF if isinstance(code, int) else 1
         else:
+            if self._tracer is not None:
+                self._tracer.note_failure(error)
             self.exception = type(error).__name__
             self.exit_status = None if isinstance(error, KeyboardInterrupt) else 1
 

@@ -293,6 +293,13 @@ class Signatures:
             return "?", []
 
 
+def described(key: Any) -> list[dict[str, Any]]:
+    """The tensors of a key, as rows of the schema's `tensors`."""
+    tensors: list[dict[str, Any]] = []
+    _text(key, "", tensors)
+    return tensors
+
+
 def _text(key: Any, path: str, tensors: list[dict[str, Any]]) -> str:
     tag = key[0]
     if tag == "args":

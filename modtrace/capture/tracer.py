@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import traceback
 import warnings
@@ -23,7 +24,7 @@ from modtrace.capture.counting import Counting
 from modtrace.capture.device_times import DeviceTimes
 from modtrace.capture.flushing import Flusher
 from modtrace.capture.functions import STOPPED, Functions
-from modtrace.capture.hooks import build
+from modtrace.capture.hooks import RUNNERS, build
 from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import Lanes, LaneTable
 from modtrace.capture.left_open import abort_left
@@ -60,6 +61,12 @@ RESUMED: Final = "greenlets took turns inside module calls; {} of these calls st
 REASON_LIMIT: Final = 200
 MOST_GAPS: Final = 8
 """`end.json` and `stopped.json` must fit into the room that is kept for them."""
+
+_RUN_CALLS: Final = frozenset(
+    str(sys.modules[name].__file__)
+    for name in ("torch.autograd", "torch.autograd.graph", torch.optim.Optimizer.__module__)
+)
+"""Files of torch with the functions that run a backward or an optimizer's step."""
 
 _RUNNING: weakref.WeakSet[Tracer] = weakref.WeakSet()
 
@@ -224,6 +231,26 @@ class Tracer:
         if reason is not None:
             self.gaps.append(reason)
 
+    def note_failure(self, error: BaseException) -> None:
+        """Note the exception that ends the program, or the traced block, where it has left no call."""
+        try:
+            if isinstance(error, Exception) and not self._state.off and not self._has_left_a_call(error):
+                self._errors.number(error, left_calls=False)
+        except Exception as fault:
+            self._fault(fault)
+
+    def _has_left_a_call(self, error: BaseException) -> bool:
+        last = self._lanes.lane.error
+        if last is None or last[0] != id(error):
+            return False
+        # Numbers of objects are used again: an exception that left a call has passed a frame of torch that runs one.
+        entry = error.__traceback__
+        while entry is not None:
+            if id(entry.tb_frame.f_code) in RUNNERS or entry.tb_frame.f_code.co_filename in _RUN_CALLS:
+                return True
+            entry = entry.tb_next
+        return False
+
     def stop(self) -> None:
         """Take the hooks away and write everything. What is still running is left as unfinished."""
         if os.getpid() != self._pid or self._ended_ns is not None:
@@ -239,7 +266,7 @@ class Tracer:
             self.gaps += missing(COMPILING)
             abort_left(self._table.all)
             if not self._state.off:
-                self._flusher.flush(wait=True, idle=self._device_times.has_rows or self._memory.has_rows)
+                self._flusher.flush(wait=True, idle=self._has_rows)
             self._state.off = True
             resumed = sum(lane.resumed for lane in self._table.all)
             if resumed:
@@ -263,6 +290,11 @@ class Tracer:
         new = self.gaps[self._gaps_written :]
         self._gaps_written = len(self.gaps)
         return gap_rows(new, self._clock() - self._origin_ns)
+
+    @property
+    def _has_rows(self) -> bool:
+        """Whether there are rows to write that stand beside the calls."""
+        return self._device_times.has_rows or self._memory.has_rows or self._errors.has_rows
 
     def flush(self) -> None:
         """Write what has been recorded up to now."""

@@ -270,6 +270,11 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("error", "int32", "key, one an exception object"),
         Column("type", "string", "class name"),
         Column("message", "string", "first line, at most MESSAGE_LIMIT characters (MEMORY_MESSAGE_LIMIT of one about memory); null with --no-messages", True),
+        Column("source_file", "string", "file of the last line of the program's own code that it was raised below", True),
+        Column("source_line", "int32", "that line", True),
+        Column("function", "string", "function of torch.nn.functional that this line called, as F.name; null for anything else", True),
+        Column("arguments", "tensors", "the tensors that function was given"),
+        Column("left_calls", "bool", "it left a module call, a backward or an optimizer's step; else it ended the recording without"),
     ),
     # What could not be recorded. Every view shows it.
     "gaps": (

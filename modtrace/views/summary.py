@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from modtrace.analysis.cut import headline_of, when_it_ended, why_nothing
 from modtrace.analysis.device_memory import wholes
 from modtrace.analysis.device_times import launch_timed
@@ -43,6 +45,8 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
         head.append(f"  ! {plain(cut)}")
     if not found.calls:
         head.append("  " + plain(why_nothing(found.process)))
+        failure = last_failure(stored)
+        head += ["", *_failure(failure, width), ""] if failure is not None else []
         return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
     head += _facts(found)
     head += device_summary(found.steps, found.counted, found.device_busy_ns, found.device_idle_ns)
@@ -205,8 +209,11 @@ def _caught(found: Summary, failure: Failure) -> list[str]:
 
 def _failure(failure: Failure, width: int) -> list[str]:
     step = "" if failure.step is None else f"step {failure.step}   "
-    phase = f"{failure.phase}   " if failure.phase else ""
+    phase = f"{failure.phase}   " if failure.phase else "outside modules   " if failure.outside else ""
     lines = [f"  WHERE IT FAILED   {step}{phase}{plain(failure.error, 300)}"]
+    if failure.called is not None:
+        function, given = failure.called
+        lines.append(f"    {plain(function)} got {plain(given)}")
     verb = "returned" if failure.phase else "got"
     column = max(min(width // 2, 40), 12)
     path = failure.path
@@ -215,7 +222,7 @@ def _failure(failure: Failure, width: int) -> list[str]:
         if place is None:
             lines.append(f"    ... {len(path) - 7} more modules")
             continue
-        name = plain(place.name.rpartition(".")[2]) if depth else ""
+        name = plain(place.name) if depth else ""
         label = f"{name} {plain(place.type)}".strip()
         lines.append(f"    {pad('  ' * min(depth, 6) + label, column)} {verb} {plain(place.tensors)}")
     if failure.parameters:
@@ -225,9 +232,13 @@ def _failure(failure: Failure, width: int) -> list[str]:
         lines.append(
             f"    last that worked before it: {plain(name)} {plain(kind)} returned {plain(returned)}"
         )
-    if failure.disagree is not None:
-        lines.append(f"    -> {plain(failure.disagree)}")
-    if failure.source is not None:
+    if failure.reason is not None:
+        text = f"-> {plain(failure.reason)}"
+        lines += textwrap.wrap(text, max(width, 30), initial_indent=" " * 4, subsequent_indent=" " * 7)
+    if failure.line is not None:
+        lines.append(f"    at {fit(plain(failure.line), max(width - 7, 20), keep_end=True)}")
+    file = (failure.line or "").rpartition(":")[0]
+    if failure.source is not None and failure.source.rpartition(":")[0] != file:
         lines.append(f"    forward in {fit(plain(failure.source), max(width - 15, 20), keep_end=True)}")
     return lines
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modtrace.analysis.failure import disagreement
+from modtrace.analysis.failure_reasons import Circumstances, disagreement, reason
 
 
 def tensor(*shape, path="", dtype="float32", device="cpu"):
@@ -51,9 +51,9 @@ NOTHING = [
 
 @pytest.mark.parametrize(("kind", "parameters", "given", "told"), MISMATCHES)
 def test_a_mismatch_is_named(kind, parameters, given, told):
-    assert told in (disagreement("RuntimeError", kind, parameters, given) or "nothing")
+    assert told in (disagreement(Circumstances("RuntimeError", "", kind, parameters, given)) or "nothing")
 
 
 @pytest.mark.parametrize(("error", "kind", "parameters", "given"), NOTHING)
 def test_nothing_is_claimed_without_certainty(error, kind, parameters, given):
-    assert disagreement(error, kind, parameters, given) is None
+    assert reason(Circumstances(error, "", kind, parameters, given)) is None

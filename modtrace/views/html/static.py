@@ -50,7 +50,7 @@ def findings(facts: Facts) -> str:
 def failure(found: Failure) -> str:
     """The path to the module that failed."""
     step = "" if found.step is None else f" in step {found.step}"
-    phase = f", {found.phase}" if found.phase else ""
+    phase = f", {found.phase}" if found.phase else " outside modules" if found.outside else ""
     verb = "returned" if found.phase else "got"
     above = len(found.path) - FAILURE_ROWS
     more = f"<li>{plural(above, 'module')} around these</li>" if above > 0 else ""
@@ -59,10 +59,12 @@ def failure(found: Failure) -> str:
         f" <span>{verb} {markup(place.tensors, 200)}</span></li>"
         for place in found.path[-FAILURE_ROWS:]
     )
-    told = [f"its parameters: {', '.join(found.parameters)}"] if found.parameters else []
+    told = ["{} got {}".format(*found.called)] if found.called is not None else []
+    told += [f"its parameters: {', '.join(found.parameters)}"] if found.parameters else []
     if found.sibling is not None:
         told.append("last that worked before it: {} {} returned {}".format(*found.sibling))
-    told += [found.disagree] if found.disagree is not None else []
+    told += [found.reason] if found.reason is not None else []
+    told += [f"at {found.line}"] if found.line is not None else []
     rest = "".join(f"<p>{markup(line, 600)}</p>" for line in told)
     what = f"Failed{step}{markup(phase)}: {markup(found.error, 400)}"
     return f'<div class="failure"><p>{what}</p><ol>{more}{items}</ol>{rest}</div>'
