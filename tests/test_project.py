@@ -48,7 +48,7 @@ def test_metadata(project):
 def test_dependencies(project):
     floors = dict(re.match(r"([a-z]+)(.*)", line).groups() for line in project["dependencies"])
     assert set(floors) == {"torch", "rich", "textual", "pandas", "pyarrow"}
-    assert floors["torch"] == ">=2.4"
+    assert floors["torch"] == ">=2.6"
     # Older ones run code from a file they read: CVE-2023-47248.
     assert floors["pyarrow"] == ">=14.0.1"
 

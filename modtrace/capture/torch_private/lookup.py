@@ -34,7 +34,7 @@ class Name:
     paths: from `torch` on; any of them will do, the first that there is is used. A part that ends in `()` is called.
     lost: what a trace lacks without it.
     part: what it is for.
-    loads: the module that must be loaded before it can be looked up; None for one that always is.
+    loads: the module that must be loaded for it to matter; None for one that always is.
     present: whether this torch has it.
     """
 
@@ -75,15 +75,15 @@ def find(path: str) -> tuple[Any, str] | None:
         return None
 
 
-def _first(paths: tuple[str, ...], lost: str, part: str) -> tuple[Any, str] | None:
+def _first(paths: tuple[str, ...], lost: str, part: str, loads: str | None = None) -> tuple[Any, str] | None:
     found = next(filter(None, map(find, paths)), None)
-    TABLE.append(Name(paths, lost, part, present=found is not None))
+    TABLE.append(Name(paths, lost, part, loads, present=found is not None or loads is not None))
     return found
 
 
-def take(*paths: str, lost: str, part: str = CALLS, instead: Any = None) -> Any:
+def take(*paths: str, lost: str, part: str = CALLS, instead: Any = None, loads: str | None = None) -> Any:
     """The value of a name; `instead` where this torch has none."""
-    found = _first(paths, lost, part)
+    found = _first(paths, lost, part, loads)
     return getattr(*found) if found is not None else instead
 
 

@@ -35,7 +35,7 @@ from modtrace.capture.torch_private.lookup import (
 def _runs_hooks() -> Any:
     """The method of `Module` that runs hooks, told by its code speaking of their tables."""
     for value in vars(torch.nn.Module).values():
-        if type(value) is FunctionType and any(n.startswith(spelled.GLOBAL) for n in value.__code__.co_names):
+        if type(value) is FunctionType and spelled.HOOKS in value.__code__.co_names:
             return value
     return None
 
@@ -102,6 +102,7 @@ graph_task: Final[Callable[[], int]] = ask(
 take(
     ".".join(spelled.EARLY_STOP),
     lost="calls that checkpointing ends early when it computes them again count as failed",
+    loads=spelled.EARLY_STOP[0],
 )
 
 # what runs around the forward of a training step ------------------------------------------------------------------
@@ -155,13 +156,13 @@ optimizer_post_hooks: Final[Any] = take(
 # torch's compiler -------------------------------------------------------------------------------------------------
 
 _SEEN: Final = "torch.compile may look at functions of modtrace"
+_FRAMES: Final = "torch._C._dynamo.eval_frame."
+_LOADED: Final = "torch._dynamo.eval_frame"
 set_code_strategy: Final[Any] = take(
-    "torch._C._dynamo.eval_frame.set_code_exec_strategy", lost=_SEEN, part=COMPILING
+    f"{_FRAMES}set_code_exec_strategy", lost=_SEEN, part=COMPILING, loads=_LOADED
 )
-frame_action: Final[Any] = take("torch._C._dynamo.eval_frame._FrameAction", lost=_SEEN, part=COMPILING)
-frame_strategy: Final[Any] = take(
-    "torch._C._dynamo.eval_frame._FrameExecStrategy", lost=_SEEN, part=COMPILING
-)
+frame_action: Final[Any] = take(f"{_FRAMES}_FrameAction", lost=_SEEN, part=COMPILING, loads=_LOADED)
+frame_strategy: Final[Any] = take(f"{_FRAMES}_FrameExecStrategy", lost=_SEEN, part=COMPILING, loads=_LOADED)
 COMPILATIONS: Final = "torch._dynamo.callback"
 """The module that tells of compilations."""
 compilations: Final[Callable[[], Any]] = later(
