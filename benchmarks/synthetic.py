@@ -251,6 +251,7 @@ def _write_facts(writer: Writer, model: Gpt) -> None:
             "signature": list(range(len(texts))),
             "text": texts,
             "tensors": [[_tensor(shape)] for shape in shapes],
+            "opaque": [False] * len(shapes),
         },
         at_ns=1,
     )

@@ -338,7 +338,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         force: replace a trace that stands at `path`.
         functions: record torch's functions too, as rows below the module that called them, on the thread that starts
             the trace.
-        flops: count FLOPs and operations of each module, in the first call and backward with inputs of a kind.
+        flops: count FLOPs and operations of each module, in a few calls and backwards with inputs of a kind.
         memory: steps in which memory is watched, such as "0:3".
         kernels: steps in which operators and kernels are watched.
         saved: steps in which what autograd keeps for backward is counted.

@@ -76,3 +76,10 @@ def percent(part: int, whole: int) -> str:
 def plural(number: int, noun: str) -> str:
     """`1 call`, `2 calls`."""
     return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def bounded(number: int | None, least: int | None, unit: str) -> str:
+    """A number with a unit; where it is not known the least that it can be, as `>38.7 GFLOP`, if that says anything."""
+    if number is not None or not least:
+        return scaled(number, unit)
+    return f">{scaled(least, unit)}"

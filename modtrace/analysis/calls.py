@@ -61,7 +61,7 @@ class CallRows:
         self._delta_bytes = np.where(held.known, held.delta_bytes, read.delta_bytes)
         self._peak_bytes = np.where(held.known, held.peak_bytes, read.peak_bytes)
         self._saved_bytes = of_saved(stored)
-        self._flops = work(stored).flops
+        self._work = work(stored)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -95,7 +95,8 @@ class CallRows:
             "memory_delta_bytes": pd.arrays.IntegerArray(self._delta_bytes[rows], ~self._memory_known[rows]),
             "memory_peak_bytes": _known(self._peak_bytes[rows]),
             "saved_bytes": _known(self._saved_bytes[rows]),
-            "flops": _known(self._flops[rows]),
+            "flops": _known(self._work.flops[rows]),
+            "flops_at_least": _known(self._work.least[rows]),
             "source_file": file,
             "source_line": line,
         }
@@ -140,6 +141,15 @@ def names(stored: Stored, root: Ints, module: Ints) -> tuple[Ints, list[str]]:
     """Names of modules below their roots, as keys into a list of names; a pair without a name has an empty one."""
     found = Names(stored)
     return found.codes(root, module), found.texts
+
+
+def same_text(stored: Stored) -> Ints:
+    """For each signature the first that is written the same; -1 behind them for none. Those of inputs are told apart by
+    values that no text shows.
+    """
+    first: dict[str, int] = {}
+    texts = stored.table("signatures").column("text").to_pylist()
+    return np.array([*(first.setdefault(text, at) for at, text in enumerate(texts)), -1], np.int64)
 
 
 def commonest(keys: Ints, codes: Ints, count: int) -> Ints:

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from modtrace.analysis import recompute
-from modtrace.analysis.calls import commonest
+from modtrace.analysis.calls import commonest, same_text
 from modtrace.analysis.columns import column, distinct_texts, nullable_codes, values_and_known
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.held import copies_kept, of_keys, output_bytes
@@ -33,7 +33,8 @@ def modules(stored: Stored) -> pd.DataFrame:
     the `total_ns` and `self_ns` are sums over the calls whose times are known; `mean_ns`, `p50_ns`, `p95_ns` and
     `max_ns` are of the time that it took in each step, the first step in which it ran and steps in which operations
     were counted left out where there are more. `forward_flops` and `backward_flops` are sums over all calls with
-    everything inside them, null where they are not known for each; `device_total_ns`, `forward_device_ns` and
+    everything inside them, null where they are not known for each; the same with `_at_least` leave
+    out what is not known; `device_total_ns`, `forward_device_ns` and
     `backward_device_ns` are times on the device, summed over the calls for which they are known; `operations` are its
     own in one call, in order, and `uncounted` those that have no formula. `output_bytes` is the sum over what its calls
     returned and `output_max_bytes` the largest of one call, from shapes, null where one does not tell; `gradient_bytes`
@@ -76,6 +77,10 @@ def modules(stored: Stored) -> pd.DataFrame:
         "backward_flops": _flops(
             of_module[backward], _without_recompute(line, computed.flops)[backward], count
         ),
+        "forward_flops_at_least": _flops(module, computed.least[(kind == MODULE) & ~recomputed], count),
+        "backward_flops_at_least": _flops(
+            of_module[backward], _without_recompute(line, computed.least)[backward], count
+        ),
         "device_total_ns": _on_device(of_module, on_device, count),
         "forward_device_ns": _on_device(module, on_device[(kind == MODULE) & ~recomputed], count),
         "backward_device_ns": _on_device(
@@ -83,7 +88,9 @@ def modules(stored: Stored) -> pd.DataFrame:
         ),
         "operations": lists[0],
         "uncounted": lists[1],
-        "inputs": distinct_texts(commonest(module, nullable_codes(calls, "inputs"), count), signatures),
+        "inputs": distinct_texts(
+            commonest(module, same_text(stored)[nullable_codes(calls, "inputs")], count), signatures
+        ),
         "outputs": distinct_texts(commonest(module, nullable_codes(calls, "outputs"), count), signatures),
     }
     for field in ("parameter_count", "parameter_bytes", "trainable_count", "buffer_count", "buffer_bytes"):

@@ -19,6 +19,7 @@ class Does:
     """One group of modules, in its first call of which it is known.
 
     flops: of the call with everything inside it; None where a part is not known.
+    least: the same without that part; None where nothing was counted.
     operations: its own, runs of equal ones as `add x3`; None where they were not counted.
     uncounted: those that may multiply matrices and have no formula.
     """
@@ -28,6 +29,7 @@ class Does:
     instances: int
     calls: int
     flops: int | None
+    least: int | None
     operations: list[str] | None
     uncounted: list[str]
 
@@ -48,7 +50,9 @@ def operations(stored: Stored) -> list[Does]:
         listed = mine[computed.row[mine] >= 0]
         one = int(known[0]) if len(known) else int(listed[0]) if len(listed) else None
         row = int(computed.row[one]) if one is not None else -1
-        flops = int(computed.flops[one]) if one is not None else -1
+        flops, least = (
+            int(values[mine[0] if one is None else one]) for values in (computed.flops, computed.least)
+        )
         rows.append(
             Does(
                 groups.title(code),
@@ -56,6 +60,7 @@ def operations(stored: Stored) -> list[Does]:
                 len(np.unique(module[group == code])),
                 len(mine),
                 flops if flops >= 0 else None,
+                least if least >= 0 else None,
                 None if one is None else runs(lists["operations"][row] or []) if row >= 0 else [],
                 list(lists["uncounted"][row] or []) if row >= 0 else [],
             )

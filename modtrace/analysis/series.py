@@ -54,6 +54,7 @@ def module_series(stored: Stored, name: str | int) -> pd.DataFrame:
     pairs, group = np.unique(column(part, "rank") << 40 | step[rows], return_inverse=True)
     sums = _Sums(group, len(pairs))
     on_device, computed = device_times(stored).device_ns[rows], work(stored).flops[rows]
+    least = work(stored).least[rows]
     held = of_calls(stored)
     peak = np.zeros(len(pairs), np.int64)
     np.maximum.at(peak, group, held.peak_bytes[rows])
@@ -67,6 +68,7 @@ def module_series(stored: Stored, name: str | int) -> pd.DataFrame:
         "self_ns": sums.of(own, own_timed, every),
         "device_ns": sums.of(on_device, on_device >= 0, every),
         "flops": sums.of(computed, computed >= 0, every),
+        "flops_at_least": sums.of(least, least >= 0, every),
         "memory_peak_bytes": pd.arrays.IntegerArray(peak, ~sums.known(held.known[rows], every)),
     }
     index = pd.Index(pairs & ((1 << 40) - 1), name="step")

@@ -39,7 +39,8 @@ def steps(stored: Stored, reached: Mapping[str, Reach] | None = None) -> pd.Data
     says what ended the step, `whole` whether it came to its end; `call` is its row in `calls`, null where a span lies
     across its border; `calls` counts module calls, `recomputed` those made again in backward. `samples` adds up the
     first dimension of what its training forwards were given, `tokens` the first two where that is integers. `flops`
-    adds up module calls and backwards, null where a part is not known, and `flops_per_s` is that over the duration.
+    adds up module calls and backwards, null where a part is not known; `flops_at_least` leaves that part out, and
+    `uncounted` names it. `flops_per_s` is `flops` over the duration.
     `mfu` is the share of what the devices reach in that time, as `mfu_of_steps` has it; null without `reached`,
     which is what has been measured of each device.
     `device_ns` is for how long the device had work of something recorded, the busiest of several, and `device_idle_ns`
@@ -79,7 +80,8 @@ def _of_process(
     duration = np.maximum(found.end - found.start, 0)
     timed = launch_timed(stored) is None
     samples, tokens = _amounts(stored, table, roots, phase, step, count)
-    flops, counted = work_of_steps(stored, low, high, count)
+    computed = work_of_steps(stored, low, high, count)
+    flops = computed.flops
     busy_ns, idle_ns = device_of_steps(stored, low, high, count)
     read = of_steps(stored, process, found)
     watched = peak_of_steps(stored, low, high, found.start, found.end)
@@ -99,6 +101,8 @@ def _of_process(
         "samples": _masked(samples),
         "tokens": _masked(tokens),
         "flops": _masked(flops),
+        "flops_at_least": _masked(computed.least),
+        "uncounted": computed.uncounted,
         "flops_per_s": _masked(np.where((duration > 0) & timed, flops * 1e9 // np.maximum(duration, 1), -1)),
         "mfu": pd.array(mfu_of_steps(stored, low, high, flops, duration, reached), dtype="Float64"),
         "device_ns": _masked(busy_ns),
@@ -106,7 +110,7 @@ def _of_process(
         "memory_allocated_bytes": _masked(read.allocated_bytes),
         "memory_reserved_bytes": _masked(read.reserved_bytes),
         "memory_peak_bytes": _masked(np.where(watched >= 0, watched, read.peak_bytes)),
-        "counted": counted,
+        "counted": computed.counted,
         "status": categorical(status, list(STATUSES)),
         "error": distinct_texts(error, error_texts(stored)),
     }

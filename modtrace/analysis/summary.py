@@ -18,7 +18,7 @@ from modtrace.analysis.paths import folded
 from modtrace.analysis.phases import Steps
 from modtrace.analysis.roots import qualified, roots
 from modtrace.analysis.timeline import timeline
-from modtrace.analysis.work import work_of_steps
+from modtrace.analysis.work import StepWork, work_of_steps
 from modtrace.trace.reader import Process, Stored
 from modtrace.trace.schema import ABORTED, BACKWARD, MODULE, RAISED, STEP, UNFINISHED
 
@@ -49,7 +49,7 @@ class Summary:
     minus `parallel_ns` add up to `wall_ns`.
 
     outside_ns: nothing recorded was running; holds calls that were interrupted or never ended, whose times are unknown.
-    flops, counted: of each step, see `work_of_steps`.
+    work: of each step.
     device_busy_ns, device_idle_ns: of each step, see `device_of_steps`.
     interrupted_ns: inside root calls, in or around calls whose time is not known.
     never_ran: modules; None where the recording was cut short, and calls of them may be missing.
@@ -66,8 +66,7 @@ class Summary:
     rows: list[Row]
     models: list[tuple[str, int | None]]
     steps: Steps
-    flops: Ints
-    counted: npt.NDArray[np.bool_]
+    work: StepWork
     device_busy_ns: Ints
     device_idle_ns: Ints
     roots: int
@@ -80,6 +79,16 @@ class Summary:
     own_call: list[str]
     called_directly: list[str]
     devices: list[str]
+
+    @property
+    def flops(self) -> Ints:
+        """Of each step, -1 where a part is not known."""
+        return self.work.flops
+
+    @property
+    def counted(self) -> npt.NDArray[np.bool_]:
+        """The steps in which operations were counted."""
+        return self.work.counted
 
 
 def summarise(stored: Stored, process: int = 0) -> Summary | None:
@@ -130,7 +139,7 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
     ]
     wall = max(about.wall_ns, 0)
     interrupted = inside - int(total_self.sum()) - tracer_ns
-    flops, counted = work_of_steps(stored, first, first + len(table), len(line.steps[process]))
+    computed = work_of_steps(stored, first, first + len(table), len(line.steps[process]))
     device = device_of_steps(stored, first, first + len(table), len(line.steps[process]))
     return Summary(
         process=about,
@@ -143,8 +152,7 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         rows=rows,
         models=_models(stored, module[tops_called], nullable_codes(table, "root")[kind == BACKWARD]),
         steps=line.steps[process],
-        flops=flops,
-        counted=counted,
+        work=computed,
         device_busy_ns=device[0],
         device_idle_ns=device[1],
         roots=int(tops_called.sum()),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from modtrace.analysis.calls import commonest
+from modtrace.analysis.calls import commonest, same_text
 from modtrace.analysis.columns import column, distinct_pairs, nullable_codes, values_and_known
 from modtrace.analysis.modules import instances, sums
 from modtrace.analysis.naming import below
@@ -86,13 +86,13 @@ def placed(stored: Stored, process: int | None = None, *, repeats: bool = True) 
     count = len(parent)
     duration, known = values_and_known(table, "duration_ns")
     own, own_known = values_and_known(table, "self_ns")
-    signatures = stored.table("signatures").column("text").to_pylist()
+    signatures, same = stored.table("signatures").column("text").to_pylist(), same_text(stored)
     of_modules, module, _ = distinct_pairs(node, nullable_codes(table, "module") + 1)
     alike = np.append(1, instances(stored.table("modules")))[module]
     order = _preorder(parent, _first(node, count))
 
     def texts(name: str) -> list[str]:
-        codes = commonest(node, nullable_codes(table, name), count)[order].tolist()
+        codes = commonest(node, same[nullable_codes(table, name)], count)[order].tolist()
         return [signatures[code] if code >= 0 else "" for code in codes]
 
     names = [groups.name[g] for g in of_group.tolist()]

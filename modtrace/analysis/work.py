@@ -1,8 +1,9 @@
 """What each call computes: FLOPs and operations, from the few calls in which they were counted.
 
-A module computes the same whenever it is given the same sizes in the same mode (training or not, gradients or not, made
-again in backward or not), so a call is worth what another such call of it was counted to be, and a backward what that
-of such a call was.
+A module computes the same whenever it is given the same in the same mode (training or not, gradients or not, made again
+in backward or not), so a call is worth what other such calls of it were counted to be, and a backward what that of such
+a call was. Where the counted ones differ, the work depends on something else: state of the module, chance, values. Then
+those that were counted are known and the others are not.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ class Work:
     flops: of the call with everything inside it; UNKNOWN where a part of it is not known. FLOPs of what is neither in a
         module nor in the backward of one count as none.
     own: without what is inside it.
+    least: of the call with everything inside it, without what is not known: a lower bound, `flops` where that is known.
+    own_least: the same of `own`.
     row: row of `work` that tells of the call's own operations; -1 where they are not known or there are none.
     counted: operations were counted inside the call or around it, so its times include that.
     """
 
     flops: Ints
     own: Ints
+    least: Ints
+    own_least: Ints
     row: Ints
     counted: Bools
 
@@ -69,7 +74,7 @@ def _work(stored: Stored) -> Work:
     row = np.full(count, -1, np.int64)
     row[at] = np.arange(len(found))
     known = counted & (status == OK)
-    own_row, own_known = _looked_up(_keys(stored, table), row, known)
+    own_row, own_known = _looked_up(*_keys(stored, table), row, known, found)
     is_work = (kind == MODULE) | (kind == BACKWARD) | recompute.below_backward(table)
     uncounted = np.append(_lengths(found, "uncounted") > 0, False)
     flops = np.append(column(found, "flops").astype(np.int64), 0)
@@ -78,13 +83,33 @@ def _work(stored: Stored) -> Work:
     total = np.concatenate([[0], np.cumsum(own)])
     lacking = np.concatenate([[0], np.cumsum(unknown)])
     here = np.arange(count)
-    inclusive = total[last + 1] - total[here]
-    inclusive[lacking[last + 1] > lacking[here]] = UNKNOWN
-    return Work(inclusive, np.where(unknown, UNKNOWN, own), own_row, counted)
+    least = total[last + 1] - total[here]
+    inclusive = np.where(lacking[last + 1] > lacking[here], UNKNOWN, least)
+    if not len(found):  # nothing was counted at all: that is no lower bound
+        least, own_least = np.full(count, UNKNOWN, np.int64), np.full(count, UNKNOWN, np.int64)
+    else:
+        own_least = own
+    return Work(inclusive, np.where(unknown, UNKNOWN, own), least, own_least, own_row, counted)
 
 
-def work_of_steps(stored: Stored, low: int, high: int, count: int) -> tuple[Ints, Bools]:
-    """FLOPs of each step of one process (UNKNOWN where a part is not known), and whether operations were counted in it.
+@dataclass(frozen=True)
+class StepWork:
+    """What the steps of one process compute, an element a step.
+
+    flops: UNKNOWN where a part is not known.
+    least: without what is not known; UNKNOWN where nothing was counted.
+    counted: operations were counted in it.
+    uncounted: what is not known: operations without a formula, else classes of modules.
+    """
+
+    flops: Ints
+    least: Ints
+    counted: Bools
+    uncounted: list[list[str]]
+
+
+def work_of_steps(stored: Stored, low: int, high: int, count: int) -> StepWork:
+    """What each step of one process computes.
 
     Args:
         stored: the trace.
@@ -97,16 +122,41 @@ def work_of_steps(stored: Stored, low: int, high: int, count: int) -> tuple[Ints
     again = recompute.below_backward(timeline(stored).calls)[low:high]
     some = inside & ((kind == MODULE) | (kind == BACKWARD) | again)
     own = computed.own[low:high]
-    total = np.zeros(count, np.int64)
-    np.add.at(total, step[some], np.maximum(own[some], 0))
-    lacking = np.bincount(step[some & (own < 0)], minlength=count)
+    least = np.zeros(count, np.int64)
+    np.add.at(least, step[some], np.maximum(computed.own_least[low:high][some], 0))
+    unknown = some & (own < 0)
+    lacking = np.bincount(step[unknown], minlength=count) > 0
     counted = np.bincount(step[inside & computed.counted[low:high]], minlength=count) > 0
-    return np.where(lacking > 0, UNKNOWN, total), counted
+    anything = bool((computed.least >= 0).any())
+    names: list[list[str]] = [[] for _ in range(count)]
+    for at, name in _missing(stored, np.flatnonzero(unknown) + low, step[unknown]) if anything else ():
+        names[at].append(name)
+    flops = np.where(lacking, UNKNOWN, least)
+    return StepWork(flops, least if anything else np.full(count, UNKNOWN, np.int64), counted, names)
 
 
-def _keys(stored: Stored, table: pa.Table) -> Ints:
-    """What decides what a call computes: module, inputs, mode; for a backward those of its call; -1 for other rows."""
-    kind, module = column(table, "kind"), nullable_codes(table, "module")
+def _missing(stored: Stored, rows: Ints, keys: Ints) -> list[tuple[int, str]]:
+    """What is not known of some rows, for each key once: (key, name) with the operations that have no formula, or the
+    class of a module whose work is not known.
+    """
+    table, computed = timeline(stored).calls, work(stored)
+    types = stored.table("modules").column("type").to_pylist()
+    lists = stored.table("work").column("uncounted").to_pylist()
+    module, of_work = nullable_codes(table, "module")[rows], computed.row[rows]
+    named = np.append(np.array([bool(names) for names in lists], np.bool_), False)[of_work]
+    codes = np.where(named, of_work, len(lists) + np.maximum(module, 0))
+    found: dict[tuple[int, str], None] = {}
+    for key, code in np.unique(np.stack([keys, codes]), axis=1).T.tolist():
+        for name in lists[code] if code < len(lists) else [types[code - len(lists)]]:
+            found[key, name] = None
+    return list(found)
+
+
+def _keys(stored: Stored, table: pa.Table) -> tuple[Ints, Bools]:
+    """What decides what a call computes: module, inputs, mode; for a backward those of its call; -1 for other rows. And
+    where that may not be all, because the inputs hold something that was not looked into.
+    """
+    kind = column(table, "kind")
     inputs = nullable_codes(table, "inputs")
     forward, parent = nullable_codes(table, "forward"), column(table, "parent")
     backward = (kind == BACKWARD) & (forward >= 0)
@@ -115,51 +165,109 @@ def _keys(stored: Stored, table: pa.Table) -> Ints:
     of[again] = np.maximum(forward[parent[again]], 0)
     some = (backward | (kind == MODULE) | again) & (inputs[of] >= 0) & (part >= 0)
     signatures = stored.table("signatures").num_rows + 1
+    flags = stored.table("signatures").column("opaque").to_numpy(zero_copy_only=False)
+    opaque = np.append(np.asarray(flags, np.bool_), False)[inputs[of]]
     mode, _ = values_and_known(table, "mode")
     of_module = kind == MODULE
     roots = np.flatnonzero(of_module & ~inside(of_module, column(table, "last_call")))
     if not len(roots):
-        return np.full(len(table), -1, np.int64)
+        return np.full(len(table), -1, np.int64), opaque
     root = roots[np.maximum(np.searchsorted(roots, of, side="right") - 1, 0)]
     # Checkpointing stops a call that it makes again as soon as it has what it needs, so that is another computation.
     bits = mode[root].astype(np.int64) & (NO_GRAD | EVALUATING | IN_BACKWARD)
-    alike = _alike(stored)[np.where(again, module[of], module)]
-    whole = ((alike * signatures + inputs[of]) * 8 + bits) * 2 + (backward | again)
-    return np.where(some, whole * 2 * recompute.PARTS + np.maximum(part, 0), -1)
+    # Modules that are made where they are called have a number by place, which is that of the forward call.
+    whole = ((_alike(stored, table)[of] * signatures + inputs[of]) * 8 + bits) * 2 + (backward | again)
+    return np.where(some, whole * 2 * recompute.PARTS + np.maximum(part, 0), -1), opaque
 
 
-def _alike(stored: Stored) -> Ints:
-    """For each module one that computes the same: itself, or of torch's own classes the first with the same description
-    and parameters. A criterion made anew in every forward is known by the first.
+def _alike(stored: Stored, table: pa.Table) -> Ints:
+    """For each call a number that is the same for modules that compute the same.
+
+    That is the same module; of torch's own classes those with the same description and parameters; of modules made in
+    a forward those of the same class, description and parameters that are made in the same place, that is, by the same
+    module as the same one in order of their calls.
     """
+    module, kind = nullable_codes(table, "module"), column(table, "kind")
+    names: dict[Any, int] = {}
+    described = _descriptions(stored)
+    first = [
+        names.setdefault(text, number) if shared else number
+        for number, (text, shared) in enumerate(described)
+    ]
+    alike = np.array([*first, 0], np.int64)[module]
+    parent, root = column(table, "parent"), nullable_codes(table, "root")
+    # Only a module that is in no tree but its own, and is called by another, was made there.
+    made = (kind == MODULE) & (parent >= 0) & (root == module)
+    several = np.append(values_and_known(stored.table("modules"), "instances")[0] > 1, False)[module]
+    made &= (kind[parent] == MODULE) & (several | _in_one_call(module, parent, kind == MODULE))
+    rows = np.flatnonzero(made)
+    if not len(rows):
+        return alike
+    order = np.argsort(parent[rows], kind="stable")
+    of = parent[rows][order]
+    starts = np.flatnonzero(np.append(True, of[1:] != of[:-1]))
+    place = np.arange(len(of)) - np.repeat(starts, np.diff(np.append(starts, len(of))))
+    alike = alike.copy()
+    for row, nth in zip(rows[order].tolist(), place.tolist(), strict=True):
+        text, shared = described[module[row]]
+        if not shared:
+            key = (text, int(alike[parent[row]]), nth)
+            alike[row] = names.setdefault(key, len(described) + len(names))
+    return alike
+
+
+def _in_one_call(module: Ints, parent: Ints, some: Bools) -> Bools:
+    """Whether all calls of the module of each call are made by one call of another module."""
+    count = int(module.max(initial=-1)) + 1
+    low, high = np.full(count + 1, len(module)), np.full(count + 1, -2)
+    np.minimum.at(low, module[some], parent[some])
+    np.maximum.at(high, module[some], parent[some])
+    alone: Bools = (low == high)[module]
+    return alone
+
+
+def _descriptions(stored: Stored) -> list[tuple[Any, bool]]:
+    """For each module what it is described by, and whether all that are described so compute the same."""
     table = stored.table("modules")
-    kinds: dict[Any, int] = {}
     names = ("type", "type_module", "extra_repr", "parameters")
-    columns = [table.column(name).to_pylist() for name in names]
     found = []
-    for number, (kind, holder, described, parameters) in enumerate(zip(*columns, strict=True)):
-        if described is None or not holder.startswith("torch.nn.modules."):
-            found.append(number)
-            continue
-        tensors = [
+    for kind, holder, described, parameters in zip(
+        *[table.column(one).to_pylist() for one in names], strict=True
+    ):
+        tensors = tuple(
             (one["path"], tuple(one["shape"] or ()), one["dtype"], one["requires_grad"]) for one in parameters
-        ]
-        found.append(kinds.setdefault((kind, holder, described, tuple(tensors)), number))
-    return np.array([*found, 0], np.int64)
+        )
+        shared = described is not None and holder.startswith("torch.nn.modules.")
+        found.append(((kind, holder, described, tensors), shared))
+    return found
 
 
-def _looked_up(keys: Ints, row: Ints, known: Bools) -> tuple[Ints, Bools]:
-    """Row of `work` of each call (-1 for none) and whether what it computes is known: counted, or the first of its key
-    that was.
+def _looked_up(keys: Ints, opaque: Bools, row: Ints, known: Bools, found: pa.Table) -> tuple[Ints, Bools]:
+    """Row of `work` of each call (-1 for none) and whether what it computes is known: it was counted, or those of its
+    key that were agree, and nothing but the key decides.
     """
-    first = known & (keys >= 0)
-    some, at = np.unique(keys[first], return_index=True)
+    counted = np.flatnonzero(known & (keys >= 0))
+    some, at, which = np.unique(keys[counted], return_index=True, return_inverse=True)
     if not len(some):
         return np.where(known, row, -1), known
-    of = np.flatnonzero(first)[at]
+    result = _results(found)[row[counted]]
+    chance = np.append(np.asarray(found.column("unsteady").to_numpy(zero_copy_only=False), np.bool_), False)
+    # Where something else may decide and nothing was computed, it most likely decides which modules are called.
+    doubtful = (opaque[counted] | chance[row[counted]]) & (result > 0)
+    agree = np.ones(len(some), np.bool_)
+    agree[which[(result != result[at][which]) | doubtful]] = False
     place = np.minimum(np.searchsorted(some, keys), len(some) - 1)
-    same = (keys >= 0) & (some[place] == keys)
-    return np.where(known, row, np.where(same, row[of[place]], -1)), known | same
+    same = (keys >= 0) & (some[place] == keys) & agree[place]
+    return np.where(known, row, np.where(same, row[counted][at][place], -1)), known | same
+
+
+def _results(found: pa.Table) -> Ints:
+    """A number for each row of `work`, the same for those with the same FLOPs and uncounted operations; that of no row,
+    which is nothing, at the end.
+    """
+    numbers: dict[Any, int] = {(0, ()): 0}
+    pairs = zip(column(found, "flops").tolist(), found.column("uncounted").to_pylist(), strict=True)
+    return np.array([*(numbers.setdefault((f, tuple(u)), len(numbers)) for f, u in pairs), 0], np.int64)
 
 
 def _lengths(table: pa.Table, name: str) -> Ints:

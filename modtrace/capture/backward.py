@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from modtrace.capture.counting import Counting
+from modtrace.capture.counting import Counting, Graph
 from modtrace.capture.functions import Functions
 from modtrace.capture.hooks import error_number
 from modtrace.capture.lanes import CODE_SHIFT, GROWN, KIND_SHIFT, RAISED, Lane, Lanes
@@ -101,8 +101,10 @@ class Owners:
         return [known[path] for path in paths]
 
 
-def graph_of(outputs: Any) -> list[tuple[int, Any]]:
-    """(number, node) of the nodes that a backward from `outputs` can run, in descending order, leaves left out."""
+def graph_of(outputs: Any) -> tuple[list[tuple[int, Any]], int]:
+    """(number, node) of the nodes that a backward from `outputs` can run, in descending order, leaves left out; and how
+    many leaves there are.
+    """
     some = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
     with without_functions():
         pending = [one.grad_fn if isinstance(one, torch.Tensor) else one.node for one in some]
@@ -116,7 +118,7 @@ def graph_of(outputs: Any) -> list[tuple[int, Any]]:
             pending += [edge[0] for edge in node.next_functions]
     nodes = [(number, node) for node, number in known.items() if number < _LEAF]
     nodes.sort(key=_number, reverse=True)
-    return nodes
+    return nodes, len(known) - len(nodes)
 
 
 def _number(numbered: tuple[int, Any]) -> int:
@@ -192,7 +194,7 @@ class Backward:
         return watch
 
     def _watch(self, watch: Watch, outputs: Any) -> None:
-        nodes = graph_of(outputs) if numbers_nodes else []
+        nodes, leaves = graph_of(outputs) if numbers_nodes else ([], 0)
         lanes: Lanes = self.state.lanes
         owners = owners_of(self._lanes(), lanes.own, nodes) if nodes else None
         if owners is None:
@@ -207,7 +209,8 @@ class Backward:
             thread = owners.lane.number << THREAD_SHIFT
             tops = {path[0] for path in paths if path and path[0] >= 0}
             roots = {thread | owners.growths[at + 2] for at in tops}
-            watch.count(self.counting, roots)
+            modules = frozenset(owners.growths[at + 3] for at in tops)
+            watch.count(self.counting, roots, (modules, len(nodes), leaves))
         # Not from torch's own counter: a checkpoint may hold the ids of the user's hooks.
         with hook_ids_from(-_ID_STRIDE * (2 + next(_BACKWARDS))):
             before: Path = ()
@@ -303,9 +306,9 @@ class Watch:
                 found.append((*path, -len(self._classes)))
         return found
 
-    def count(self, counting: Counting, roots: set[int]) -> None:
-        """Count the operations of this backward, if it is the first of one of these root calls."""
-        if self._depth >= 0 and counting.begin_backward(self.lane, self._depth, roots):
+    def count(self, counting: Counting, roots: set[int], graph: Graph) -> None:
+        """Count the operations of this backward, if it is the first of one of these root calls, or of its graph."""
+        if self._depth >= 0 and counting.begin_backward(self.lane, self._depth, roots, graph):
             self._counting = counting
 
     def remove(self) -> None:

@@ -1,8 +1,9 @@
-"""What each module computes: its operations and their FLOPs, counted once and looked up from then on.
+"""What each module computes: its operations and their FLOPs, counted in a few calls and looked up from then on.
 
-The first root call with inputs of a kind, and the first backward of it, run under a dispatch mode that sees every
-operation. What each computes belongs to the innermost open call. A module computes the same whenever it is given the
-same sizes, so later calls cost nothing: analysis looks them up by module and signature of the inputs.
+The first, second, fourth, eighth ... root call with inputs of a kind, and their backwards, run under a dispatch mode
+that sees every operation. What each computes belongs to the innermost open call. A module that is given the same
+computes the same, as long as nothing else decides; analysis looks other calls up by module and inputs, where those that
+were counted agree.
 
 Counted is only on the thread that started the recording, outside of any dispatch mode of the program, and never while
 torch compiles. The mode changes no operation: each is run as it was asked for, once.
@@ -10,15 +11,18 @@ torch compiles. The mode changes no operation: each is run as it was asked for, 
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from types import FrameType
 from typing import Any, Final
 
+import torch
+
 from modtrace.capture.formulas import Operation, flops, operation
 from modtrace.capture.lanes import MODE_SHIFT, Lane, Lanes
 from modtrace.capture.operation_mode import Mode, crossing
-from modtrace.capture.seen import Entry
+from modtrace.capture.seen import Entry, Plan
 from modtrace.capture.signature import keywords_key
 from modtrace.capture.syncs import LOST, Syncs, Waits
 from modtrace.capture.torch_private.modes import take_out_dispatch_mode
@@ -39,18 +43,24 @@ SHARE: Final = 0.02
 MANY_KINDS: Final = 10_000
 MANY_OPERATIONS: Final = 200
 """Kept of the list of one call."""
+FEW_NUMBERS: Final = 64
 COMPILED: Final = "compiled code"
 
 Kind = tuple[int, int, int, int]
+Graph = tuple[frozenset[int], int, int]
+"""Numbers of the root modules that a backward goes through, and how many nodes and leaves its graph has."""
 
 
 class Found:
-    """What was seen in one call: FLOPs, operations without a formula, all operations in order."""
+    """What was seen in one call: FLOPs, operations without a formula, all operations in order. `unsteady` says that a
+    value was read after a few random numbers were drawn, so that chance may decide what is computed.
+    """
 
-    __slots__ = ("flops", "operations", "uncounted")
+    __slots__ = ("drew", "flops", "operations", "uncounted", "unsteady")
 
     def __init__(self) -> None:
         self.flops = 0
+        self.drew = self.unsteady = False
         self.operations: list[str] = []
         self.uncounted: dict[str, None] = {}
 
@@ -101,7 +111,8 @@ class Counting:
         self._syncs = Syncs() if syncs else None
         self._lanes: Lanes = state.lanes
         self._thread = threading.get_ident()
-        self._kinds: set[Kind] = set()
+        self._plans: dict[Kind, Plan] = {}
+        self._graphs: set[Graph] = set()
         self._of_module: dict[int, int] = {}
         self._awaiting: set[int] = set()
         self._known: dict[Any, Operation] = {}
@@ -142,28 +153,37 @@ class Counting:
         bits = mode >> MODE_SHIFT
         if self._unit is not None or bits & IN_BACKWARD or not self._may():
             return mode
-        counts = self._counts and self._is_new(entry, given, mode, frame)
+        counts = self._counts and self._is_due(entry, given, mode, frame)
         if counts or self._syncs is not None:
             self._open(lane, training=not bits & NO_GRAD, counts=counts)
         return mode | COUNTED << MODE_SHIFT if counts else mode
 
-    def _is_new(self, entry: Entry, given: int, mode: int, frame: FrameType) -> bool:
-        """Whether a root call is one of a kind that has not been counted and shall be."""
+    def _is_due(self, entry: Entry, given: int, mode: int, frame: FrameType) -> bool:
+        """Whether a root call is to be counted: the first of its kind, the second, the fourth ..."""
         bits = mode >> MODE_SHIFT
         named = frame.f_locals.get("kwargs")
-        key = self._state.signatures.number(keywords_key(named)) if named else 0
+        key = self._state.signatures.number(keywords_key(named, valued=True)) if named else 0
         number = entry.number
         kind = (number, given, key, bits)
-        known = kind in self._kinds
-        if not known and (len(self._kinds) >= MANY_KINDS or not self._affordable(number)):
-            return False
+        if entry.counted != given | mode:
+            entry.plan.skips += 1  # the hook took the call for one of the kind before
+            plan = self._plans.get(kind)
+            if plan is not None:
+                plan.skips -= 1
+        else:
+            plan = entry.plan
+        if plan is None:
+            if len(self._plans) >= MANY_KINDS or not self._affordable(number):
+                return False
+            plan = self._plans[kind] = Plan()
+            self._of_module[number] = self._of_module.get(number, 0) + 1
         if not named and self._syncs is None:
-            entry.counted = given | mode
-        if known:
+            entry.counted, entry.plan = given | mode, plan
+        if plan.skips >= 0:
             return False
-        self._kinds.add(kind)
-        self._of_module[number] = self._of_module.get(number, 0) + 1
-        return True
+        again = plan.gap > 1
+        plan.counted()
+        return not again or self._of_module[number] <= FIRST or self._affordable(number)
 
     def end(self, lane: Lane, call: int) -> None:
         """A root call that is counted has returned."""
@@ -204,24 +224,44 @@ class Counting:
 
     # backward ---------------------------------------------------------------------------------------------------
 
-    def begin_backward(self, lane: Lane, depth: int, roots: set[int]) -> bool:
-        """Decide whether a backward is counted: it goes through a root call that was, for the first time.
+    def begin_backward(self, lane: Lane, depth: int, roots: set[int], graph: Graph) -> bool:
+        """Decide whether a backward is counted: it goes through a root call that was, for the first time, or through a
+        graph unlike those that were: other parameters are trained, or other operations have run.
 
         Args:
             lane: that of the calling thread.
             depth: that of the phase among the open calls.
             roots: ids of the root calls whose backward it is.
+            graph: what it goes through.
         """
-        if self._unit is not None or self._awaiting.isdisjoint(roots):
+        if not self._counts:
             return False
+        if self._unit is not None:
+            if self._unit.counts and len(self._graphs) < MANY_KINDS:
+                self._graphs.add(graph)  # a backward inside of one: a checkpoint that makes a call again
+            return False
+        if self._awaiting.isdisjoint(roots):
+            if not self._is_unlike(graph):
+                return False
+            for kind, plan in self._plans.items():  # their forward may compute something else now
+                if kind[0] in graph[0]:
+                    plan.skips = -1
         self._awaiting -= roots
         if not self._may():
             return False
+        if len(self._graphs) < MANY_KINDS:
+            self._graphs.add(graph)
         frame, call, entry, given, start, node = lane.calls[depth]
         lane.calls[depth] = (frame, call, entry, given | COUNTED << MODE_SHIFT, start, node)
         unit = self._open(lane, training=False, counts=True)
         unit.depth, unit.notes = depth, False
         return True
+
+    def _is_unlike(self, graph: Graph) -> bool:
+        """Whether a backward is of a kind that has not been counted, and may be."""
+        if graph in self._graphs or not graph[0] or len(self._graphs) >= MANY_KINDS:
+            return False
+        return len(self._graphs) < FIRST or self._spends_little()
 
     def end_backward(self, lane: Lane, call: int, *, whole: bool) -> None:
         """The engine has returned (`whole`), or raised."""
@@ -280,6 +320,8 @@ class Counting:
             known = self._known[function] = operation(function)
         if len(found.operations) <= MANY_OPERATIONS:
             found.operations.append(known.name)
+        found.drew = found.drew or (known.draws and _is_small(result))
+        found.unsteady = found.unsteady or (found.drew and known.reads)
         if known.formula is not None:
             number = flops(known.formula, args, kwargs, result)
             if number is None:
@@ -316,6 +358,7 @@ class Counting:
             "call": [call for call, _, _ in rows],
             "whole": [whole for _, whole, _ in rows],
             "flops": [found.flops for _, _, found in rows],
+            "unsteady": [found.unsteady for _, _, found in rows],
             "uncounted": [[plain(name, TEXT_LIMIT) for name in found.uncounted] for _, _, found in rows],
             "operations": [_kept(found.operations) for _, _, found in rows],
         }
@@ -357,6 +400,9 @@ class Counting:
     def _affordable(self, number: int) -> bool:
         if self._of_module.get(number, 0) < FIRST:
             return True
+        return self._spends_little()
+
+    def _spends_little(self) -> bool:
         return bool(self.spent_ns < SHARE * (self._state.clock() - self._started_ns))
 
 
@@ -375,6 +421,11 @@ def _found(unit: Unit, call: int) -> Found:
     if known is None:
         known = unit.found[call] = Found()
     return known
+
+
+def _is_small(result: Any) -> bool:
+    """Whether so few numbers were drawn that they may be there to choose by: a dropout draws many."""
+    return isinstance(result, torch.Tensor) and math.prod(result.shape) <= FEW_NUMBERS
 
 
 def _kept(names: list[str]) -> list[str]:

@@ -33,6 +33,7 @@ _LIGHT: Final = frozenset(
     {"_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "_cudnn_rnn_flatten_weight", "_fused_sdp_choice"}
 )
 _OWN_NAMESPACES: Final = frozenset({"aten", "prim", "prims"})
+_READING: Final = frozenset({"_local_scalar_dense", "item", "is_nonzero", "equal"})
 _MOVING: Final = frozenset({"c10d", "_c10d_functional", "profiler", "debugprims", "streams"})
 """Namespaces of operations that compute nothing: they communicate or mark."""
 
@@ -44,11 +45,15 @@ _PAIRS: Final = getattr(torch, "float4_e2m1fn_x2", None)
 
 
 class Operation(NamedTuple):
-    """One operation of torch: its name in lists, and its formula; `uncounted` where it needs one and has none."""
+    """One operation of torch: its name in lists, and its formula; `uncounted` where it needs one and has none. `draws`
+    says that it draws random numbers, `reads` that it tells the program the value of a tensor.
+    """
 
     name: str
     formula: Formula | None
     uncounted: bool
+    draws: bool = False
+    reads: bool = False
 
 
 def operation(function: Any) -> Operation:
@@ -59,11 +64,14 @@ def operation(function: Any) -> Operation:
     name = short if namespace in _OWN_NAMESPACES else f"{namespace}.{short}"
     formula = _FORMULAS.get(name) or _registered(packet)
     if formula is not None:
-        return Operation(name, formula, uncounted=False)
-    if namespace not in _OWN_NAMESPACES:
-        return Operation(name, None, uncounted=namespace not in _MOVING)
-    light = short.removesuffix("_backward") in _LIGHT
-    return Operation(name, None, uncounted=not light and not _HEAVY.isdisjoint(short.split("_")))
+        uncounted = False
+    elif namespace not in _OWN_NAMESPACES:
+        uncounted = namespace not in _MOVING
+    else:
+        light = short.removesuffix("_backward") in _LIGHT
+        uncounted = not light and not _HEAVY.isdisjoint(short.split("_"))
+    draws = torch.Tag.nondeterministic_seeded in getattr(function, "tags", ())
+    return Operation(name, formula, uncounted, draws=draws, reads=name in _READING)
 
 
 def _registered(packet: Any) -> Formula | None:

@@ -91,7 +91,9 @@ def _pre_hook(state: State, frame_depth: int) -> Hook:  # noqa: C901, PLR0915 - 
             if mode:
                 if mode & OUTERMOST:
                     mode ^= OUTERMOST
-                    if entry.counted != given | mode:
+                    plan = entry.plan
+                    plan.skips -= 1
+                    if plan.skips < 0 or entry.counted != given | mode:
                         mode = state.count(lane, entry, given, mode, get_frame(frame_depth))
                 given |= mode
             frame_id = id(get_frame(frame_depth))
@@ -365,7 +367,11 @@ def _arguments(state: State, lane: Lane, args: tuple[Any, ...]) -> int:
     started = state.clock()
     vmapped = lane.transformed > 0
     alone = len(args) == 1
-    key = value_key(args[0], vmapped=vmapped) if alone else arguments_key(args, vmapped=vmapped)
+    key = (
+        value_key(args[0], vmapped=vmapped, valued=True)
+        if alone
+        else arguments_key(args, vmapped=vmapped, valued=True)
+    )
     number = state.signatures.number(key)
     lane.cost(len(lane.calls) - 1, state.clock() - started)
     return number
@@ -373,6 +379,7 @@ def _arguments(state: State, lane: Lane, args: tuple[Any, ...]) -> int:
 
 def _keywords(state: State, lane: Lane, kwargs: dict[str, Any]) -> int:
     started = state.clock()
-    number = state.signatures.number(keywords_key(kwargs, vmapped=lane.transformed > 0))
+    key = keywords_key(kwargs, vmapped=lane.transformed > 0, valued=True)
+    number = state.signatures.number(key)
     lane.cost(len(lane.calls) - 2, state.clock() - started)
     return number

@@ -30,6 +30,27 @@ def _never(_: Any) -> bool:
 NOTHING: Final[Memory] = (_never, False, -1)
 
 
+class Plan:
+    """When root calls of one sort are counted: the first, second, fourth, eighth ...
+
+    skips: calls until the next that is counted; below zero it is due.
+    gap: how many calls have been let by between the last two counted ones, and 1.
+    """
+
+    __slots__ = ("gap", "skips")
+
+    def __init__(self) -> None:
+        self.skips = -1
+        self.gap = 1
+
+    def counted(self) -> None:
+        """The call that is about to begin is counted, or would have been."""
+        self.skips, self.gap = self.gap - 1, 2 * self.gap
+
+
+_NO_PLAN: Final = Plan()
+
+
 class Entry:
     """What a row is an execution of: a module with its last signatures, or a phase, a span, a function.
 
@@ -39,10 +60,11 @@ class Entry:
     kind: index into schema.KINDS.
     code: of the frame that runs an execution; None where no frame says whether it still runs.
     counted: signature and mode of a root call of it, without keyword arguments, whose operations have been counted.
+    plan: when calls of that sort are counted again.
     sites: places in it that call functions, while functions are recorded.
     """
 
-    __slots__ = ("code", "counted", "given", "kind", "number", "returned", "sites")
+    __slots__ = ("code", "counted", "given", "kind", "number", "plan", "returned", "sites")
 
     def __init__(self, number: int, kind: int = MODULE, code: CodeType | None = CALL_CODE) -> None:
         self.number = number
@@ -51,6 +73,7 @@ class Entry:
         self.given: Memory = NOTHING
         self.returned: Memory = NOTHING
         self.counted = -1
+        self.plan = _NO_PLAN
         self.sites: dict[Any, Any] = {}
 
 

@@ -1,12 +1,17 @@
 """Structures of inputs and outputs -> small hashable keys -> interned numbers, texts and tensor rows.
 
-A key holds no tensor and no value: sizes, types and names only. It is made in the traced program's time, so it never
-calls a tensor operation, never runs code of the values it looks at, and walks a bounded part of them. Text and rows
-are made from the key alone, once a key, when a block is written.
+A key holds no tensor: sizes, types and names only. It is made in the traced program's time, so it never calls a tensor
+operation, never runs code of the values it looks at, and walks a bounded part of them. Text and rows are made from the
+key alone, once a key, when a block is written.
+
+The key of arguments is `valued`: a call computes the same where it is given the same, so numbers, truth values and the
+hashes of texts are in it, and sizes and numbers in objects that are data alone, such as a cache. They are in no text
+and in no row. What cannot be looked into makes a key `opaque`.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import groupby
 from types import MemberDescriptorType
@@ -14,7 +19,7 @@ from typing import Any, Final
 
 import torch
 
-from modtrace.capture.classes import bases, class_name, defined, inherits
+from modtrace.capture.classes import bases, class_name, defined, inherits, namespace
 from modtrace.capture.torch_private.contexts import READS_WRAPPERS, without_dispatch, without_functions
 from modtrace.capture.torch_private.names import is_batched
 from modtrace.text import plain
@@ -25,6 +30,10 @@ Key = Hashable
 MAX_DEPTH: Final = 4
 MAX_LEAVES: Final = 64
 """Of a longer structure the first leaves are recorded and the number of the others."""
+MAX_OBJECT_LEAVES: Final = 1_000
+"""Values in an object that is looked into; one that holds more is opaque."""
+MAX_VALUED: Final = 10_000
+"""New keys with values in them. Beyond it values that never repeat (a count of steps) are left out, as opaque."""
 MAX_KEYS: Final = 20_000
 """Interned keys held in memory. Beyond it the table starts again: shapes that never repeat cannot fill memory."""
 
@@ -39,37 +48,38 @@ _NO_OPERATIONS: Final = defined(torch.Tensor, "__torch_dispatch__")
 
 
 class _Budget:
-    """Leaves still to be looked at in one structure."""
+    """Leaves still to be looked at in one structure, and whether values are a part of its key."""
 
-    __slots__ = ("left",)
+    __slots__ = ("left", "valued")
 
-    def __init__(self) -> None:
+    def __init__(self, valued: bool) -> None:
         self.left = MAX_LEAVES
+        self.valued = valued
 
 
-def arguments_key(args: tuple[Any, ...], *, vmapped: bool = False) -> Key:
+def arguments_key(args: tuple[Any, ...], *, vmapped: bool = False, valued: bool = False) -> Key:
     """The key of positional arguments."""
     try:
         with without_functions():
-            return ("args", *_items(args, 0, _Budget(), vmapped))
+            return ("args", *_items(args, 0, _Budget(valued), vmapped))
     except Exception:  # an object that cannot be looked at is unknown; it is no fault of the recorder
         return UNKNOWN
 
 
-def keywords_key(kwargs: dict[str, Any], *, vmapped: bool = False) -> Key:
+def keywords_key(kwargs: dict[str, Any], *, vmapped: bool = False, valued: bool = False) -> Key:
     """The key of keyword arguments."""
     try:
         with without_functions():
-            return ("kwargs", *_pairs(kwargs.items(), len(kwargs), 0, _Budget(), vmapped))
+            return ("kwargs", *_pairs(kwargs.items(), len(kwargs), 0, _Budget(valued), vmapped))
     except Exception:
         return ("kwargs", ("?", UNKNOWN))
 
 
-def value_key(value: Any, *, vmapped: bool = False) -> Key:
+def value_key(value: Any, *, vmapped: bool = False, valued: bool = False) -> Key:
     """The key of one value, such as an output."""
     try:
         with without_functions():
-            return _key(value, 0, _Budget(), vmapped)
+            return _key(value, 0, _Budget(valued), vmapped)
     except Exception:
         return UNKNOWN
 
@@ -87,14 +97,15 @@ def _key(value: Any, depth: int, budget: _Budget, vmapped: bool) -> Key:
     if value is None:
         return ("type", "None")
     if kind in _SCALARS:
-        return ("type", kind.__name__)
+        return _scalar_key(value, kind) if budget.valued else ("type", kind.__name__)
     if kind is str:
-        return ("type", f"str({len(value)})")
+        text = f"str({len(value)})"
+        return ("value", text, hash(value)) if budget.valued else ("type", text)
     mro = bases(kind)
     if inherits(kind, torch.Tensor):
         return _tensor_key(value, kind, vmapped)
     if depth >= MAX_DEPTH:
-        return ("type", _name(kind))
+        return ("opaque" if budget.valued else "type", _name(kind))
     return _container_key(value, kind, mro, depth, budget, vmapped)
 
 
@@ -105,7 +116,7 @@ def _container_key(
     if fields is not None:
         return ("fields", _name(kind), *_pairs(fields, len(fields), depth + 1, budget, vmapped))
     if kind is torch.Size:
-        return ("type", "Size")
+        return ("value", "Size", tuple(map(_dimension, value))) if budget.valued else ("type", "Size")
     for base in (tuple, list):
         if _has(mro, base):
             label = base.__name__ if kind is base else _name(kind)
@@ -117,7 +128,92 @@ def _container_key(
             label,
             *_pairs(dict.items(value), dict.__len__(value), depth + 1, budget, vmapped),
         )
-    return ("type", _name(kind))
+    if not budget.valued:
+        return ("type", _name(kind))
+    if kind in _CONSTANTS:
+        return ("value", _name(kind), value)
+    contents: list[Any] = []
+    if _contents(value, kind, mro, 0, contents):
+        return ("value", _name(kind), tuple(contents))
+    return ("opaque", _name(kind))
+
+
+def _scalar_key(value: Any, kind: type) -> Key:
+    return (
+        "value",
+        kind.__name__,
+        repr(value),
+    )  # a nan is not equal to itself: it would be a new key every time
+
+
+_CONSTANTS: Final = (torch.dtype, torch.device, torch.memory_format, torch.layout, type(...))
+
+
+def _contents(value: Any, kind: type, mro: Sequence[type], depth: int, contents: list[Any]) -> bool:
+    """Append what an object holds, its numbers and the sizes of its tensors; False for one that cannot be looked into:
+    it is written in C, a module, holds too much, or something of that sort.
+    """
+    if depth > MAX_DEPTH or not all(_is_data(base) for base in mro):
+        return False
+    try:
+        held = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return False
+    contents.append(_name(kind))
+    return type(held) is dict and _entries(held, depth, contents)
+
+
+def _entries(held: dict[Any, Any], depth: int, contents: list[Any]) -> bool:
+    for name, item in dict.items(held):
+        if type(name) is not str and type(name) is not int:
+            return False
+        contents.append(name)
+        if not _entry(item, depth, contents):
+            return False
+    return len(contents) < MAX_OBJECT_LEAVES
+
+
+def _entry(item: Any, depth: int, contents: list[Any]) -> bool:
+    kind = type(item)
+    if kind is torch.Tensor or kind is torch.nn.Parameter:
+        sizes = item.shape
+        contents.append(sizes)
+        return not item.is_nested and all(type(size) is int for size in sizes)
+    if item is None or kind is bool or kind is int or kind in _CONSTANTS:
+        contents.append(item)
+        return True
+    if kind is str:
+        contents.append(hash(item))
+        return True
+    if kind is float:
+        contents.append(repr(item))
+        return True
+    if kind is list or kind is tuple:
+        contents.append(len(item))
+        small = depth < MAX_DEPTH and len(contents) < MAX_OBJECT_LEAVES
+        return small and all(_entry(one, depth + 1, contents) for one in item)
+    mro = bases(kind)
+    if _has(mro, dict):
+        return _entries(item, depth + 1, contents) if depth < MAX_DEPTH else False
+    if kind is weakref.ReferenceType or _has(mro, type):
+        return True
+    return _contents(item, kind, mro, depth + 1, contents)
+
+
+_HEAP_TYPE: Final = 1 << 9
+_FLAGS: Final = type.__dict__["__flags__"]
+
+
+def _is_data(base: type) -> bool:
+    """Whether what a class holds is in the `__dict__` of its instances."""
+    if base is object:
+        return True
+    slots = namespace(base).get("__slots__", ())
+    return bool(_FLAGS.__get__(base) & _HEAP_TYPE) and slots == () and base is not torch.nn.Module
+
+
+def _dimension(size: Any) -> Any:
+    return size if type(size) is int else str(size)
 
 
 def _fields(value: Any, kind: type, mro: Sequence[type]) -> list[tuple[str, Any]] | None:
@@ -238,6 +334,7 @@ class Signatures:
         """Are told of each new key."""
         self._fresh: list[tuple[int, Key]] = []
         self._count = 0
+        self._valued = 0
         self._keys: dict[int, Key] = {}
         self._older_keys: dict[int, Key] = {}
         self.empty = self.number(EMPTY)
@@ -247,6 +344,10 @@ class Signatures:
         known = self.known.get(key)
         if known is not None:
             return known
+        if _has_values(key):
+            self._valued += 1
+            if self._valued > MAX_VALUED:
+                return self.number(_without_values(key))
         if len(self.known) >= MAX_KEYS:
             self.known.clear()
             self._older_keys, self._keys = self._keys, {}
@@ -274,12 +375,20 @@ class Signatures:
         fresh, self._fresh = self._fresh, []
         for number, key in fresh:
             self._keys[number] = key
+        opaque = [self._is_opaque(key) for _, key in fresh]
         described = [self._describe(key) for _, key in fresh]
         return {
             "signature": [number for number, _ in fresh],
             "text": [text for text, _ in described],
             "tensors": [tensors for _, tensors in described],
+            "opaque": opaque,
         }
+
+    def _is_opaque(self, key: Any) -> bool:
+        if key[0] != "call":
+            return _opaque(key)
+        parts = [self._keys.get(part) or self._older_keys.get(part) for part in key[1:]]
+        return any(part is None or _opaque(part) for part in parts)
 
     def _describe(self, key: Any) -> tuple[str, list[dict[str, Any]]]:
         try:
@@ -300,13 +409,54 @@ def described(key: Any) -> list[dict[str, Any]]:
     return tensors
 
 
+def _parts(key: Any) -> Iterable[Any]:
+    """The keys that a key is made of; none for that of a leaf."""
+    tag = key[0]
+    if tag == "args":
+        return tuple(key[1:])
+    if tag == "sequence":
+        return tuple(key[2:])
+    named = key[1:] if tag == "kwargs" else key[2:] if tag in ("mapping", "fields") else ()
+    return [part for _, part in named]
+
+
+def _has_values(key: Any) -> bool:
+    return key[0] == "value" or any(_has_values(part) for part in _parts(key))
+
+
+def _without_values(key: Any) -> Any:
+    """A key with its values left out."""
+    tag = key[0]
+    if tag == "value":
+        return ("opaque", key[1])
+    if tag == "args":
+        return ("args", *map(_without_values, key[1:]))
+    if tag == "sequence":
+        return (*key[:2], *map(_without_values, key[2:]))
+    if tag == "kwargs":
+        return ("kwargs", *((name, _without_values(part)) for name, part in key[1:]))
+    if tag in ("mapping", "fields"):
+        return (*key[:2], *((name, _without_values(part)) for name, part in key[2:]))
+    return key
+
+
+def _opaque(key: Any) -> bool:
+    """Whether something of a structure was not looked into: work may depend on it."""
+    tag = key[0]
+    if tag in ("opaque", "more") or key == UNKNOWN:
+        return True
+    if tag == "tensor":
+        return key[2] is None or any(type(size) is not int for size in key[2])
+    return any(_opaque(part) for part in _parts(key))
+
+
 def _text(key: Any, path: str, tensors: list[dict[str, Any]]) -> str:
     tag = key[0]
     if tag == "args":
         return _joined([_text(k, str(i), tensors) for i, k in enumerate(key[1:])])
     if tag == "kwargs":
         return ", ".join(f"{name}={_text(k, name, tensors)}" for name, k in key[1:])
-    if tag == "type":
+    if tag in ("type", "value", "opaque"):
         return str(key[1])
     if tag == "more":
         return f"... {key[1]} more"

@@ -32,7 +32,7 @@ OPTIONS: Final = (
     Option(
         ("--functions",), None, "record torch's functions too, below the module that calls them (main thread)"
     ),
-    Option(("--no-flops",), None, "do not count FLOPs and operations in first calls"),
+    Option(("--no-flops",), None, "do not count FLOPs and operations"),
     Option(("--memory",), "STEPS", "watch allocations in these steps, such as 0:3"),
     Option(("--kernels",), "STEPS", "watch operators and kernels in these steps, such as 2:5"),
     Option(("--saved",), "STEPS", "count what is kept for backward in these steps, by module"),

@@ -35,7 +35,7 @@ Ints = npt.NDArray[np.int64]
 _ARGUMENTS: Final = (
     ("path", "name"), ("type", "type"), ("root", "root"), ("inputs", "inputs"), ("outputs", "outputs"),
     ("status", "status"), ("error", "error"), ("phase", "phase"), ("step", "step"), ("module_id", "module_id"),
-    ("self_ns", "self_ns"), ("device_ns", "device_ns"), ("flops", "flops"),
+    ("self_ns", "self_ns"), ("device_ns", "device_ns"), ("flops", "flops"), ("flops_at_least", "flops_at_least"),
     ("memory_delta_bytes", "memory_delta_bytes"), ("memory_peak_bytes", "memory_peak_bytes"),
 )  # fmt: skip
 """Arguments of an event, and the column of `calls` that each is."""

@@ -26,7 +26,7 @@ class Shown:
     @property
     def unit(self) -> str:
         """`ns`, `bytes`, `FLOP`, `FLOP/s`; "" for what has none."""
-        if self.name.endswith("flops"):
+        if self.name.endswith(("flops", "flops_at_least")):
             return "FLOP"
         if self.name == "flops_per_s":
             return "FLOP/s"
@@ -41,7 +41,8 @@ _UNKEPT = "not counted (`--saved`), or not all of it could be"
 _SHAPELESS = "a shape is not known, or it never returned"
 _NO_END = "its end was not seen"
 _NO_DEVICE = "no device worked on it, or its time is not known"
-_UNCOUNTED = "not counted, or a part has no formula"
+_UNCOUNTED = "a part was not counted, has no formula or depends on more than the inputs"
+_NOTHING_COUNTED = "nothing was counted in the trace"
 _NEVER = "it never ran, or no time is known"
 
 CALLS: Final = (
@@ -66,6 +67,7 @@ CALLS: Final = (
     Shown("memory_peak_bytes", "Int64", "most that was held while it ran", _UNREAD),
     Shown("saved_bytes", "Int64", "what it kept for the backward with everything inside it, the most of several backwards", _UNKEPT),
     Shown("flops", "Int64", "of everything inside; a multiply-accumulate is two", _UNCOUNTED),
+    Shown("flops_at_least", "Int64", "the same without the parts that are not known: a lower bound, `flops` where that is known", _NOTHING_COUNTED),
     Shown("status", "category", "ok; raised; aborted by a BaseException; unfinished when recording ended"),
     Shown("error", "category", "`Type: first line` of the exception that went through", "none did"),
     Shown("last_call", "int64", "its last descendant: what is inside are the rows up to it"),
@@ -101,6 +103,8 @@ MODULES: Final = (
     Shown("recompute_ns", "Int64", "their time, and that of checkpoints that computed again below its backward", "there are none"),
     Shown("forward_flops", "Int64", "of all its calls", _UNCOUNTED),
     Shown("backward_flops", "Int64", "of all its backwards, without what checkpointing computes again in them", _UNCOUNTED),
+    Shown("forward_flops_at_least", "Int64", "`forward_flops` without the parts that are not known", f"{_NOTHING_COUNTED}, or it never ran"),
+    Shown("backward_flops_at_least", "Int64", "`backward_flops` without the parts that are not known", f"{_NOTHING_COUNTED}, or it had no backward"),
     Shown("device_total_ns", "Int64", "time on the device, where known", _NO_DEVICE),
     Shown("forward_device_ns", "Int64", "of forward", _NO_DEVICE),
     Shown("backward_device_ns", "Int64", "of backward", _NO_DEVICE),
@@ -155,6 +159,8 @@ STEPS: Final = (
     Shown("samples", "Int64", "first dimension of what its training forwards were given, added up", "unknown"),
     Shown("tokens", "Int64", "the first two dimensions, where that is integers", "unknown"),
     Shown("flops", "Int64", "of module calls and backwards", _UNCOUNTED),
+    Shown("flops_at_least", "Int64", "the same without the parts that are not known", _NOTHING_COUNTED),
+    Shown("uncounted", "list", "what is not known: operations without a formula, classes of modules; empty where nothing is missing"),
     Shown("flops_per_s", "Int64", "that over the duration", "`flops` is"),
     Shown("mfu", "Float64", "share of what the devices reach, 0 to 1", "not measured with `modtrace info --device`"),
     Shown("device_ns", "Int64", "for how long the busiest device worked", _NO_DEVICE),
@@ -202,6 +208,7 @@ MODULE_SERIES: Final = (
     Shown("self_ns", "Int64", "all of it without the calls inside", "a time is unknown"),
     Shown("device_ns", "Int64", "all of it on the device", "not known for each call"),
     Shown("flops", "Int64", "of all of it", _UNCOUNTED),
+    Shown("flops_at_least", "Int64", "the same without the parts that are not known", _NOTHING_COUNTED),
     Shown("memory_peak_bytes", "Int64", "most that was held while it ran, forward or backward", _UNWATCHED),
 )  # fmt: skip
 

@@ -182,6 +182,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("signature", "int32", "key"),
         Column("text", "string", "as shown: f32[2,225,15,15], (f32[2,3], mask=bool[2,3])"),
         Column("tensors", "tensors", "its tensors in order"),
+        Column("opaque", "bool", "it holds something that was not looked into, on which work may depend"),
     ),
     # The name of what is no module; one row a distinct one, one an optimizer, one a place in the code that calls a function.
     "labels": (
@@ -192,12 +193,14 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("source_line", "int32", "its line", True),
         Column("source_offset", "int32", "the instruction there, which tells calls on one line apart", True),
     ),
-    # What calls compute, counted in a few of them: those of the same module with the same inputs compute the same. Where
-    # a `whole` row stands, every call inside has been counted, and one without a row of its own ran no operation itself.
+    # What calls compute, counted in a few of them: those of the same module with the same inputs compute the same, where
+    # those that were counted did and nothing else decides. Where a `whole` row stands, every call inside has been counted,
+    # and one without a row of its own ran no operation itself.
     "work": (
         Column("call", "int64", "row key in `calls`: a module call, a backward or a phase that operations were counted in"),
         Column("whole", "bool", "all that happened inside the call was counted, not only its own operations"),
         Column("flops", "int64", "of its own operations, those of calls inside left out; a multiply-accumulate is two"),
+        Column("unsteady", "bool", "it read a value after it had drawn a few random numbers: chance may decide what it computes"),
         Column("uncounted", "list<string>", "its operations that may multiply matrices and have no formula"),
         Column("operations", "list<string>", "its own operations in order, as torch's dispatcher names them"),
     ),
@@ -317,7 +320,7 @@ def adds_up(column: Column) -> bool:
 CALL_COLUMNS: Final = (
     "parent", "kind", "name", "type", "root", "module_id", "step", "phase", "rank", "thread", "depth",
     "start_ns", "duration_ns", "self_ns", "device_ns", "inputs", "outputs",
-    "memory_delta_bytes", "memory_peak_bytes", "saved_bytes", "flops", "status", "error",
+    "memory_delta_bytes", "memory_peak_bytes", "saved_bytes", "flops", "flops_at_least", "status", "error",
     "last_call", "forward", "tracer_ns", "hooks_ns", "output_replaced", "source_file", "source_line",
 )  # fmt: skip
 """Columns of the public `calls` DataFrame, indexed by `call`. Null where not known."""

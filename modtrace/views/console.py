@@ -27,13 +27,14 @@ from modtrace.analysis.summary import summarise
 from modtrace.analysis.syncs import places
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.tree import merged
+from modtrace.analysis.work import StepWork
 from modtrace.errors import TraceError, UsageError
 from modtrace.text import fit, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reach import Reach, cache_folder, cache_name, cached_of
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
-from modtrace.units import count, duration, scaled, size
+from modtrace.units import bounded, count, duration, size
 from modtrace.views.filtered import filtered_modules, filtered_tree
 from modtrace.views.findings import findings_lines
 from modtrace.views.kept import held_lines, kept_lines
@@ -118,15 +119,12 @@ def steps_table(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
             lines.append(f"  rank {process.rank}")
         rows = frame.iloc[first : first + len(found)]  # a restarted rank has several processes
         first += len(found)
-        samples, flops = (rows[name].fillna(-1).to_numpy(int) for name in ("samples", "flops"))
-        lines += steps_lines(
-            found,
-            samples,
-            flops,
-            rows["counted"].to_numpy(bool),
-            width=max(width, 20),
-            timed=launch_timed(stored) is None,
+        samples, flops, least = (
+            rows[name].fillna(-1).to_numpy(int) for name in ("samples", "flops", "flops_at_least")
         )
+        work = StepWork(flops, least, rows["counted"].to_numpy(bool), rows["uncounted"].tolist())
+        timed = launch_timed(stored) is None
+        lines += steps_lines(found, samples, work, width=max(width, 20), timed=timed)
     return _finished(_headed(stored, [fit(line, max(width, 20)) for line in lines], width), False, ascii)
 
 
@@ -218,9 +216,12 @@ def modules_table(
     frame = modules(stored)
     backward = frame["backward_flops"].where(frame["backward_total_ns"].notna(), 0)  # none where none ran
     frame["flops"] = frame["forward_flops"] + backward
+    least = frame["backward_flops_at_least"].where(frame["backward_total_ns"].notna(), 0)
+    frame["flops_at_least"] = frame["forward_flops_at_least"] + least
     if where:
         frame = frame[filtered_modules(frame, where)]
-    key = {"self": "self_ns", "total": "total_ns", "output": "output_bytes"}.get(sort, sort)
+    names = {"self": "self_ns", "total": "total_ns", "output": "output_bytes", "flops": "flops_at_least"}
+    key = names.get(sort, sort)
     frame = frame.sort_values(key, ascending=sort == "name", kind="stable", na_position="last")
     if top is not None:
         frame = frame.head(top)
@@ -231,7 +232,8 @@ def modules_table(
         times = [duration(_int(row[key])) for key in ("self_ns", "total_ns")]
         output = plain(str(row["outputs"])) if isinstance(row["outputs"], str) else ""
         label = f"{name}  {plain(row['type'])}  {output}".rstrip()
-        flops, returned = scaled(_int(row["flops"]), "FLOP"), size(_int(row["output_bytes"]))
+        flops = bounded(_int(row["flops"]), _int(row["flops_at_least"]), "FLOP")
+        returned = size(_int(row["output_bytes"]))
         computed = returned if sort == "output" else flops
         lines.append(f"  {times[0]:>8} {times[1]:>8} {count(int(row['calls'])):>7} {computed:>10}  {label}")
     return _finished(_headed(stored, [fit(line, max(width, 20)) for line in lines], width), False, ascii)
@@ -274,6 +276,7 @@ def info_json(stored: Stored) -> str:
             "steps": len(found.steps),
             "steps_end_by": found.steps.by,
             "flops": int(found.flops.sum()) if len(found.flops) and (found.flops >= 0).all() else None,
+            "flops_at_least": int(found.work.least.sum()) if (found.work.least >= 0).all() else None,
             "steps_counted": int(found.counted.sum()),
             "phases_ns": {name: int(found.steps.spent[at].sum()) for at, name in enumerate(PHASES)},
             "findings": [asdict(one) for one in findings(stored)],

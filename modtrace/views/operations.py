@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from modtrace.analysis.operations import Does
 from modtrace.text import fit, pad, plain
-from modtrace.units import count, plural, scaled
+from modtrace.units import bounded, count, plural
 
 
 def operations_lines(rows: Sequence[Does], *, width: int) -> list[str]:
     """A line a group of modules: name, class, calls, FLOPs of a call, its own operations; long lists go on below.
 
-    A list with `?` is not known: the module was not called while operations were counted.
+    `>` stands before the least that a call computes, where a part of it is not known. A list with `?` is not known: the
+    module was not called while operations were counted.
     """
     name_width = max(min(34, width - 46), 12)
     lines = [f"  {pad('MODULE', name_width)} {'calls':>7} {'a call':>11}  its own operations"]
@@ -21,7 +22,7 @@ def operations_lines(rows: Sequence[Does], *, width: int) -> list[str]:
         folded = f"{row.name} x{row.instances}" if row.instances > 1 else row.name
         kind = f"  {plain(row.type)}" if row.type != row.name else ""
         name = pad(f"{fit(plain(folded), name_width, keep_end=True)}{kind}", name_width)
-        flops = "?" if row.flops is None else scaled(row.flops, "FLOP")
+        flops = bounded(row.flops, row.least, "FLOP")
         head = f"  {name} {count(row.calls):>7} {flops:>11}  "
         words = ["?"] if row.operations is None else [plain(word) for word in row.operations]
         lines += _broken(head, words, left, width)

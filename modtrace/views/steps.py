@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.phases import Steps
+from modtrace.analysis.work import StepWork
+from modtrace.text import plain
 from modtrace.trace.schema import PHASES
 from modtrace.units import count, duration, percent, plural, scaled
 
@@ -25,15 +27,15 @@ MANY: Final = 40
 """More steps than that are not all shown: the first, the slowest and the last are."""
 
 
-def steps_summary(found: Steps, flops: Ints, counted: Bools, width: int, *, timed: bool = True) -> list[str]:
+def steps_summary(found: Steps, work: StepWork, width: int, *, timed: bool = True) -> list[str]:
     """How long steps take, what they are made of, and what they compute; the first step, and those in which operations
     were counted, are left out of the first line and the last.
     """
     if not len(found):
         return []
     took = found.end - found.start
-    chosen = usual(found, counted)
-    computed = _computed(took[chosen], flops[chosen], timed=timed)
+    chosen = usual(found, work.counted)
+    computed = _computed(took, work, chosen, timed=timed)
     if found.by == "root":
         return computed
     ranked = np.sort(took[chosen])
@@ -65,26 +67,40 @@ def usual(found: Steps, counted: Bools) -> Bools:
     return np.ones(len(whole), np.bool_)
 
 
-def _computed(took: Ints, flops: Ints, *, timed: bool) -> list[str]:
-    """FLOPs of a step, where they are known for all steps and there are any, and how fast they were, where times are
-    those of the work (`timed`) and not of its launch.
+def _computed(took: Ints, work: StepWork, chosen: Bools, *, timed: bool) -> list[str]:
+    """FLOPs of a step and how fast they were; of steps of which a part is not known the least that they can be, and
+    what that leaves out. No line where nothing is computed, or nothing was counted. No speed where times are not those
+    of the work (`timed`) but of its launch.
     """
-    if not len(flops) or (flops < 0).any() or not flops.sum():
+    flops, least = work.flops[chosen], work.least[chosen]
+    if not len(flops) or (least < 0).any():
         return []
-    rate = int(flops.sum()) * 10**9 // max(int(took.sum()), 1)
-    speed = f"   {scaled(rate, 'FLOP/s')}" if timed else ""
-    return [f"  computes  {scaled(int(np.median(flops)), 'FLOP')} a step{speed}"]
+    if (flops >= 0).all():
+        if not flops.sum():
+            return []
+        rate = int(flops.sum()) * 10**9 // max(int(took[chosen].sum()), 1)
+        speed = f"   {scaled(rate, 'FLOP/s')}" if timed else ""
+        return [f"  computes  {scaled(int(np.median(flops)), 'FLOP')} a step{speed}"]
+    names = dict.fromkeys(name for at in np.flatnonzero(chosen) for name in work.uncounted[at])
+    return [
+        f"  computes  at least {scaled(int(np.median(least)), 'FLOP')} a step, without {_named(list(names))}"
+    ]
 
 
-def steps_lines(
-    found: Steps, samples: Ints, flops: Ints, counted: Bools, *, width: int, timed: bool = True
-) -> list[str]:
+def _named(names: list[str]) -> str:
+    """Operations by their own names, without the library's."""
+    shown = list(dict.fromkeys(plain(name.rpartition(".")[2]) for name in names))
+    more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
+    return ", ".join(shown[:4]) + more
+
+
+def steps_lines(found: Steps, samples: Ints, work: StepWork, *, width: int, timed: bool = True) -> list[str]:
     """A line a step: its time, that of each phase, samples and FLOPs a second; `*` where operations were counted.
 
     Args:
         found: the steps of one process.
-        samples, flops: of each step, -1 where they are not known.
-        counted: the steps in which operations were counted.
+        samples: of each step, -1 where they are not known.
+        work: what each step computes; `>` stands before the least that it can be.
         width: columns; phases that do not fit are left out, the smallest first.
         timed: times are those of the work, not of its launch on a device.
     """
@@ -95,7 +111,7 @@ def steps_lines(
     spent = {name: found.spent[code] for code, name in enumerate(PHASES) if found.spent[code].any()}
     spent["other"] = took - found.spent.sum(axis=0)
     rates = [("samples/s", samples, "")] if (samples >= 0).any() else []
-    rates += [("FLOP/s", flops, "FLOP/s")] if timed and (flops > 0).any() and width >= 100 else []
+    rates += [("FLOP/s", work.least, "FLOP/s")] if timed and (work.least > 0).any() and width >= 100 else []
     room = max((width - 20 - 13 * len(rates)) // 9, 1)
     largest = sorted(spent, key=lambda name: -int(spent[name].sum()))[:room]
     shown = [name for name in spent if name in largest]
@@ -108,17 +124,24 @@ def steps_lines(
             lines.append(f"  {'...':>6}")
         before = at
         row = "".join(f" {duration(int(spent[name][at])):>8}" for name in shown)
-        rate = "".join(f" {_rate(int(values[at]), int(took[at]), unit):>12}" for _, values, unit in rates)
-        mark = "*" if counted[at] else " "
+        rate = "".join(
+            f" {_bound(unit, work, at) + _rate(int(values[at]), int(took[at]), unit):>12}"
+            for _, values, unit in rates
+        )
+        mark = "*" if work.counted[at] else " "
         lines.append(
             f"  {at:>6}{mark}{duration(int(took[at])):>8}{row}{rate}{'' if found.whole[at] else ' unfinished'}"
         )
     hidden = len(took) - len(_chosen(took))
     if hidden:
         lines.append(f"  {plural(hidden, 'step')} between are not shown: modtrace.load(...).steps has all")
-    if counted.any():
+    if work.counted.any():
         lines.append("  * operations were counted in it, which its times include")
-    return [*lines, *steps_summary(found, flops, counted, width, timed=timed)]
+    return [*lines, *steps_summary(found, work, width, timed=timed)]
+
+
+def _bound(unit: str, work: StepWork, at: int) -> str:
+    return ">" if unit == "FLOP/s" and work.flops[at] < 0 <= work.least[at] else ""
 
 
 def _rate(amount: int, took_ns: int, unit: str) -> str:

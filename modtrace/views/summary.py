@@ -51,7 +51,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     head += _facts(found)
     head += device_summary(found.steps, found.counted, found.device_busy_ns, found.device_idle_ns)
     launches = launch_timed(stored)
-    head += steps_summary(found.steps, found.flops, found.counted, width, timed=launches is None)
+    head += steps_summary(found.steps, found.work, width, timed=launches is None)
     if launches is not None:
         head.append(f"  ! {launches}")
     head += device_memory_summary(wholes(stored))

@@ -47,7 +47,7 @@ def trace():
     model = nn.Sequential(nn.Linear(32, 64), nn.ReLU())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with modtrace.trace() as t:
-        for _ in range(4):
+        for _ in range(6):
             optimizer.zero_grad()
             model(torch.ones(8, 32, requires_grad=True)).sum().backward()
             optimizer.step()
@@ -69,7 +69,7 @@ def test_a_linear_by_hand(trace):
     roof = min(10**12, 10**11 * flops / moved)
     assert forward.share == pytest.approx(forward.flops * 1e9 / forward.spent_ns / roof)
     spent = trace.calls[
-        (trace.calls["name"] == "0") & (trace.calls["kind"] == "module") & (trace.calls["step"] > 0)
+        (trace.calls["name"] == "0") & (trace.calls["kind"] == "module") & trace.calls["step"].isin([2, 4, 5])
     ]
     assert forward.spent_ns == spent["self_ns"].sum()
 
@@ -85,7 +85,7 @@ def test_what_was_not_measured_is_unknown(trace):
 def test_model_flops_utilisation(trace):
     frame = steps(trace._read(), REACHED)
     expected = frame["flops"] * 1e9 / 10**12 / frame["duration_ns"]
-    assert frame["flops"].tolist() == [3 * FLOPS] * 4
+    assert frame["flops"].tolist() == [3 * FLOPS] * 6
     assert frame["mfu"].tolist() == pytest.approx(expected.tolist())
 
 
@@ -190,7 +190,7 @@ def test_flops_that_are_not_known_are_shown_so():
 
     model = nn.Sequential(nn.Linear(8, 8), Odd())
     with modtrace.trace() as t, torch.no_grad():
-        for _ in range(3):
+        for _ in range(5):
             model(torch.eye(8))
     points = {one.type: one for one in roofline(t._read(), REACHED)}
     unknown = t.modules.set_index("type")["uncounted"]["Odd"]

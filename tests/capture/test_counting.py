@@ -8,6 +8,8 @@ import sys
 import textwrap
 import warnings
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -130,7 +132,7 @@ def test_flops_of_a_step_are_those_of_torchs_counter(name):
     t = trained(make, shape, 3)
     assert t.steps["flops"].tolist() == [total] * 3
     assert total > 0
-    assert t.steps["counted"].tolist() == [True, False, False]
+    assert t.steps["counted"].tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "checkpoint" not in name and name != "reentrant"])
@@ -187,7 +189,7 @@ def test_another_signature_is_counted_anew_and_the_same_is_not():
             model(torch.randn(size, 4))
     roots = t.calls[t.calls["depth"] == 0]
     assert roots["flops"].tolist() == [2 * size * 8 for size in (3, 5, 3, 5, 3)]
-    assert t.steps["counted"].tolist() == [True, True, False, False, False]
+    assert t.steps["counted"].tolist() == [True, True, True, True, False]
 
 
 def test_keyword_arguments_are_a_part_of_the_signature():
@@ -231,9 +233,11 @@ def test_what_was_never_counted_is_unknown():
 
     model = Grows()
     with modtrace.trace() as t:
-        for _ in range(2):
+        for _ in range(4):
             model(torch.randn(3, 4))
-    assert t.calls[t.calls["depth"] == 0]["flops"].fillna(-1).tolist() == [48, -1]
+    roots = t.calls[t.calls["depth"] == 0]
+    assert roots["flops"].fillna(-1).tolist() == [48, 96, -1, 192]
+    assert roots["flops_at_least"].tolist() == [48, 96, 0, 192]
     assert t.modules["forward_flops"].isna().all()
 
 
@@ -267,7 +271,7 @@ def test_an_operation_of_the_users_own_is_named_as_uncounted():
     with modtrace.trace() as t:
         for _ in range(2):
             Own()(torch.randn(3, 3))
-    assert t.modules["uncounted"].tolist() == [["modtrace_test.product"]] * 2
+    assert t.modules["uncounted"].tolist()[0] == ["modtrace_test.product"]
     assert t.modules["forward_flops"].isna().all()
 
 
@@ -281,11 +285,11 @@ def test_nothing_is_counted_when_not_asked_for():
 def test_statistics_leave_counted_steps_out():
     model = nn.Linear(4, 2)
     with modtrace.trace() as t:
-        for size in (3, 5, 3, 3):
+        for size in (3, 5, 3, 3, 5, 3):
             model(torch.randn(size, 4)).sum().backward()
     took = t.series("Linear")["forward_ns"]
-    assert t.modules["forward_max_ns"].tolist() == [max(took.iloc[2:])]
-    assert t.steps["counted"].tolist() == [True, True, False, False]
+    assert t.steps["counted"].tolist() == [True, True, True, False, True, True]
+    assert t.modules["forward_max_ns"].tolist() == [took.iloc[3]]
 
 
 class Seen(TorchDispatchMode):
@@ -524,3 +528,312 @@ def test_nothing_is_counted_while_the_program_profiles():
         model(given)
     assert sum(event.key == "aten::addmm" for event in profiler.events()) == 1
     assert t.steps["counted"].tolist() == [False, True]
+
+
+class Applied(nn.Module):
+    """Multiplies by its weight as often as `times` says for each call: 2,048 FLOPs each time."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16, 16))
+        self.times = times
+        self.calls = 0
+
+    def forward(self, x, *given, **named):
+        self.calls += 1
+        for _ in range(self.times(self.calls, *given, **named)):
+            x = x @ self.weight
+        return x
+
+
+EACH = 2 * 4 * 16 * 16
+
+
+def right_or_null(t, times):
+    """Steps whose FLOPs are known, every one of which is right; where they are not, nothing is claimed."""
+    steps = t.steps
+    assert steps["flops"].notna().any()
+    for found, least, counted, count in zip(
+        steps["flops"], steps["flops_at_least"], steps["counted"], times, strict=True
+    ):
+        assert found is pd.NA or found == count * EACH
+        assert found is not pd.NA or not counted
+        assert least <= count * EACH
+    return steps["flops"].notna().tolist()
+
+
+def test_calls_are_counted_again_at_powers_of_two():
+    model, given = nn.Linear(4, 2), torch.randn(3, 4)
+    with modtrace.trace() as t:
+        for _ in range(40):
+            model(given).sum().backward()
+    assert np.flatnonzero(t.steps["counted"]).tolist() == [0, 1, 3, 7, 15, 31]
+    assert t.steps["flops"].tolist() == [2 * 48] * 40
+
+
+def test_state_that_changes_what_is_computed():
+    x = torch.randn(4, 16)
+    model = Applied(lambda calls: calls)
+    with modtrace.trace() as t:
+        for _ in range(6):
+            model(x)
+    assert right_or_null(t, range(1, 7)) == [True, True, False, True, False, False]
+    assert "at least 0 FLOP a step, without Applied" in t.summary()
+
+
+def test_state_that_changes_late_makes_what_was_not_counted_unknown():
+    x = torch.randn(4, 16)
+    model = Applied(lambda calls: 1 if calls < 6 else 2)
+    with modtrace.trace() as t:
+        for _ in range(9):
+            model(x)
+    times = [1] * 5 + [2] * 4
+    assert right_or_null(t, times) == [True, True, False, True, False, False, False, True, False]
+
+
+@pytest.mark.parametrize("inner", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 2, 3, 4, 1, 2, 3, 4],
+        [True, False, True, True, False],
+        [1.0, 2.5, 1.0, 3.0],
+        ["a", "bb", "ccc", "a"],
+        [None, 2, None],
+    ],
+)
+def test_numbers_among_the_arguments_decide(values, named, inner):
+    def times(calls, n):
+        return len(n) if type(n) is str else int(n or 0)
+
+    model, x = Applied(times), torch.randn(4, 16)
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.applied = model
+
+        def forward(self, x, n):
+            return self.applied(x, n=n) if named else self.applied(x, n)
+
+    root = Outer() if inner else model
+    with modtrace.trace() as t:
+        for n in values:
+            if named:
+                root(x, n=n)
+            else:
+                root(x, n)
+    assert all(right_or_null(t, [times(0, n) for n in values]))
+    kinds = {
+        "None" if n is None else f"str({len(n)})" if type(n) is str else type(n).__name__ for n in values
+    }
+    prefix = "n=" if named else ""
+    assert set(t.calls["inputs"].dropna()) == {f"f32[4,16], {prefix}{kind}" for kind in kinds}
+
+
+class Cfg:
+    """An object that cannot be looked into."""
+
+    __slots__ = ("n",)
+
+    def __init__(self, n):
+        self.n = n
+
+
+class Open:
+    def __init__(self, n):
+        self.inside = {"n": [n]}
+
+
+def test_an_object_that_is_data_is_looked_into_and_another_is_not():
+    x = torch.randn(4, 16)
+    model = Applied(lambda calls, c: c.inside["n"][0] if type(c) is Open else c.n)
+    with modtrace.trace() as t:
+        for n in (1, 2, 1, 2, 3):
+            model(x, Open(n))
+    assert all(right_or_null(t, (1, 2, 1, 2, 3)))
+    with modtrace.trace() as t:
+        for n in (1, 1, 1, 1, 2):
+            model(x, Cfg(n))
+    assert right_or_null(t, (1, 1, 1, 1, 2)) == [True, True, False, True, False]
+
+
+def test_no_code_of_an_object_runs_when_it_is_looked_into():
+    ran = []
+
+    class Shouts:
+        def __init__(self):
+            self.n = 1
+
+        def __getattribute__(self, name):
+            ran.append(name)
+            return object.__getattribute__(self, name)
+
+        def __eq__(self, other):
+            ran.append("eq")
+            return True
+
+        __hash__ = None
+
+    shouts = Shouts()
+    ran.clear()
+    with modtrace.trace():
+        Applied(lambda calls, c: 1)(torch.randn(4, 16), shouts)
+    assert ran == []
+
+
+def test_chance_that_decides_is_never_looked_up():
+    class Drop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in range(3))
+
+        def forward(self, x):
+            for layer in self.layers:
+                if torch.rand(()) < 0.7:
+                    x = x @ layer.weight
+            return x
+
+    for seed in range(8):
+        x, model = torch.randn(4, 16), Drop()
+        torch.manual_seed(seed)
+        times = [sum(bool(torch.rand(()) < 0.7) for _ in model.layers) for _ in range(7)]
+        torch.manual_seed(seed)
+        with modtrace.trace() as t:
+            for _ in range(7):
+                model(x)
+        right_or_null(t, times)
+
+
+def test_a_dropout_and_a_value_that_is_read_leave_the_work_known():
+    class Checks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(16, 16))
+
+        def forward(self, x):
+            x = F.dropout(x, 0.5)
+            assert torch.isfinite(x).all().item()
+            return x @ self.weight
+
+    x, model = torch.randn(8, 16), Checks()
+    with modtrace.trace() as t:
+        for _ in range(3):
+            model(x)
+    assert t.steps["flops"].tolist() == [2 * EACH] * 3
+
+
+def test_layers_that_chance_leaves_out_are_known_where_they_are_modules():
+    class Drop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in range(3))
+
+        def forward(self, x):
+            for layer in self.layers:
+                if torch.rand(()) < 0.7:
+                    x = layer(x)
+            return x
+
+    x, model = torch.randn(4, 16), Drop()
+    with modtrace.trace() as t:
+        for _ in range(9):
+            model(x)
+    calls = t.calls[t.calls["type"] == "Linear"].groupby("step").size().reindex(range(9), fill_value=0)
+    assert t.steps["flops"].tolist() == (calls * EACH).tolist()
+
+
+def test_parameters_that_are_trained_later_change_the_backward():
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[1].weight.requires_grad_(False)
+    given, product = torch.randn(3, 4), 2 * 3 * 4 * 4
+    with modtrace.trace() as t:
+        for step in range(12):
+            if step == 9:
+                model[1].weight.requires_grad_(True)
+            model(given).sum().backward()
+    true = [2 * product + 2 * product] * 9 + [2 * product + 3 * product] * 3
+    assert t.steps["flops"].notna()[[0, 1, 3, 7, 9, 10]].all()
+    for found, right in zip(t.steps["flops"], true, strict=True):
+        assert found is pd.NA or found == right
+
+
+def test_modules_made_in_forward_are_told_by_class_and_place():
+    class Act(nn.Module):
+        def __init__(self, weight=None):
+            super().__init__()
+            self.product = weight
+
+        def forward(self, x):
+            return x if self.product is None else x @ self.product
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(8, 8)
+            self.weight = torch.randn(8, 8)
+
+        def forward(self, x):
+            x = Act()(self.a(x))
+            return Act(self.weight)(nn.Softmax(-1)(x))
+
+    net = Net()
+    with modtrace.trace() as t:
+        for _ in range(7):
+            net(torch.randn(2, 8)).sum().backward()
+    linear, product = 2 * 2 * 8 * 8, 2 * 2 * 8 * 8
+    assert t.steps["flops"].tolist() == [2 * linear + 2 * product] * 7
+    own = t.calls[t.calls["type"].eq("Act") & t.calls["kind"].eq("module")]["flops"]
+    assert own.tolist() == [0, product] * 7
+
+
+def test_an_operation_without_a_formula_leaves_a_lower_bound_everywhere(tmp_path):
+    from torch import library
+
+    @library.custom_op("modtrace_bound::nms", mutates_args=())
+    def nms(boxes: torch.Tensor) -> torch.Tensor:
+        return boxes.sum(1)
+
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 4, bias=False)
+
+        def forward(self, x):
+            return torch.ops.modtrace_bound.nms(self.head(x))
+
+    model, given, product = Detector(), torch.randn(100, 4), 2 * 100 * 4 * 4
+    with torch.no_grad(), modtrace.trace() as t:
+        for _ in range(5):
+            model(given)
+    assert "computes  at least 3.20 kFLOP a step, without nms" in t.summary()
+    assert t.steps["flops"].isna().all()
+    assert t.steps["flops_at_least"].tolist() == [product] * 5
+    assert t.steps["uncounted"].tolist() == [["modtrace_bound.nms"]] * 5
+    modules = t.modules.set_index("name")
+    assert modules["forward_flops"].fillna(-1).tolist() == [-1, 5 * product]
+    assert modules["forward_flops_at_least"].tolist() == [5 * product] * 2
+    assert modules["backward_flops_at_least"].isna().all()
+    roots = t.calls[t.calls["name"] == ""]
+    assert roots["flops"].isna().all()
+    assert roots["flops_at_least"].tolist() == [product] * 5
+    assert t.series("Detector")["flops_at_least"].tolist() == [product] * 5
+    t.to_chrome(tmp_path / "a.json")
+    assert '"flops_at_least":3200' in (tmp_path / "a.json").read_text()
+
+
+def test_what_is_made_of_other_operations_is_known_in_inference_mode():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.conv = nn.Linear(4, 6), nn.Conv1d(1, 1, 3)
+
+        def forward(self, x):
+            return torch.einsum("bi,bj->ij", self.conv(self.linear(x)[:, None])[:, 0], x)
+
+    model, given = Net(), torch.randn(3, 4)
+    expected = model(given)
+    with torch.inference_mode(), modtrace.trace() as t:
+        assert torch.equal(model(given), expected)
+    assert t.steps["flops"].tolist() == [2 * 3 * 4 * 6 + 2 * 3 * 4 * 3 + 2 * 3 * 4 * 4]

@@ -21,7 +21,7 @@ class Norm(nn.Module):
 
 
 class Late(nn.Module):
-    """Calls a part with sizes that no counted call had."""
+    """Calls a part in two steps that are not counted, and nothing goes back through it."""
 
     def __init__(self):
         super().__init__()
@@ -32,7 +32,9 @@ class Late(nn.Module):
     def forward(self, x):
         self.calls += 1
         x = self.always(x)
-        return self.late(x) if self.calls > 3 else x
+        if self.calls > 4:
+            self.late(x.detach())
+        return x
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +68,21 @@ def test_fits(trace, columns):
 def test_steps_that_were_counted_are_marked(trace):
     text = console.steps_table(trace._read(), width=120)
     rows = [line for line in text.splitlines() if line.strip()[:1].isdigit() and "steps," not in line]
-    assert [row.split()[0] for row in rows] == ["0*", "1", "2", "3", "4", "5"]
+    assert [row.split()[0] for row in rows] == ["0*", "1*", "2", "3*", "4", "5"]
     assert "FLOP/s" in text
     assert "* operations were counted in it" in text
 
 
 def test_what_is_not_known_is_unknown_everywhere(trace):
-    """From the fourth step on a part runs that was never counted, so the steps are not known, and no sum is."""
-    assert trace.steps["flops"].isna().tolist() == [False] * 3 + [True] * 3
-    assert json.loads(console.info_json(trace._read()))["flops"] is None
-    assert "computes" not in trace.summary()
+    """From the fifth step on a part runs that was never counted, so the steps are not known, and no sum is."""
+    steps = trace.steps
+    assert steps["flops"].isna().tolist() == [False] * 4 + [True] * 2
+    each = int(steps["flops"][0])
+    assert steps["flops_at_least"].tolist() == [each] * 6
+    assert steps["uncounted"].tolist() == [[]] * 4 + [["Linear"]] * 2
+    facts = json.loads(console.info_json(trace._read()))
+    assert (facts["flops"], facts["flops_at_least"]) == (None, 6 * each)
+    assert f"computes  at least {units.scaled(each, 'FLOP')} a step, without Linear" in trace.summary()
     late = trace.modules.set_index("name").loc["2.late"]
     assert late["forward_flops"] is not late["forward_flops"] or late.isna()["forward_flops"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from modtrace.analysis.calls import commonest
+from modtrace.analysis.calls import commonest, same_text
 from modtrace.analysis.columns import nullable_codes, values_and_known
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.memory import of_calls
@@ -33,12 +33,13 @@ FORMS: Final = 3
 NAME_LIMIT: Final = 512
 STEP_PARTS: Final = (*PHASES, "other")
 STEP_COLUMNS: Final = (
-    "start_ns", "duration_ns", *(f"{name}_ns" for name in STEP_PARTS), "calls", "samples", "flops", "device_ns",
-    "device_idle_ns", "memory_peak_bytes",
+    "start_ns", "duration_ns", *(f"{name}_ns" for name in STEP_PARTS), "calls", "samples", "flops", "flops_at_least",
+    "device_ns", "device_idle_ns", "memory_peak_bytes",
 )  # fmt: skip
 MODULE_NUMBERS: Final = (
     "calls", "self_ns", "total_ns", "forward_total_ns", "backward_total_ns", "forward_p50_ns", "forward_p95_ns",
-    "device_total_ns", "forward_flops", "backward_flops", "parameter_count", "parameter_bytes", "source_line",
+    "device_total_ns", "forward_flops", "backward_flops", "forward_flops_at_least",
+    "backward_flops_at_least", "parameter_count", "parameter_bytes", "source_line",
 )  # fmt: skip
 MODULE_TEXTS: Final = ("name", "type", "root", "outputs", "extra_repr", "source_file")
 
@@ -97,7 +98,7 @@ def _tree(stored: Stored, found: Aggregate) -> None:
     duration, known = values_and_known(table, "duration_ns")
     module = nullable_codes(table, "module")
     figures = over_steps(node[known], duration[known], count)
-    computed, held = work(stored).flops, of_calls(stored)
+    computed, least, held = work(stored).flops, work(stored).least, of_calls(stored)
     on_device = device_times(stored).device_ns
     timed = on_device >= 0
     unknown_flops = np.bincount(node[computed < 0], minlength=count) > 0
@@ -135,6 +136,7 @@ def _tree(stored: Stored, found: Aggregate) -> None:
             np.bincount(node[timed], minlength=count) > 0, sums(node[timed], on_device[timed], count), -1
         ),
         "flops": np.where(unknown_flops, -1, sums(node, np.maximum(computed, 0), count)),
+        "flops_at_least": sums(node, least, count) if (least >= 0).all() else np.full(count, -1, np.int64),
         "peak_bytes": peak,
         "parameters": _of(facts["parameter_count"], of),
         "parameter_bytes": _of(facts["parameter_bytes"], of),
@@ -163,7 +165,8 @@ def _forms(stored: Stored, found: Aggregate) -> None:
     """The commonest pairs of signatures of each node that has several."""
     table, node = timeline(stored).calls, found.at.node.astype(np.int64)
     many = stored.table("signatures").num_rows + 1
-    given, returned = nullable_codes(table, "inputs") + 1, nullable_codes(table, "outputs") + 1
+    same = same_text(stored)
+    given, returned = (same[nullable_codes(table, name)] + 1 for name in ("inputs", "outputs"))
     pairs, calls = np.unique((node * many + given) * many + returned, return_counts=True)
     of = pairs // (many * many)
     order = np.lexsort((-calls, of))

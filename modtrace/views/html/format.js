@@ -35,6 +35,11 @@ function scaled(number, unit) {
   return `${three(value)} E${unit}`;
 }
 
+/** A number; where it is not known the least that it can be, if that says anything. */
+function bounded(number, least, unit) {
+  return number === -1 && least > 0 ? `>${scaled(least, unit)}` : scaled(number, unit);
+}
+
 function size(bytes) {
   if (bytes === -1) return "?";
   let value = bytes;

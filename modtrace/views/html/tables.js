@@ -27,16 +27,17 @@ function modulesTable(host, stored, texts) {
   const text = (key) => (row) => (stored[key][row] < 0 ? "" : texts[stored[key][row]]);
   const words = (key, title, name = key) => ({ key, title, name, left: true, text: text(key), csv: text(key) });
   const number = (key, title, format, name = key) => ({ key, title, name, text: (row) => format(stored[key][row]), csv: (row) => stored[key][row] });
+  const flops = (key, title) => ({ ...number(key, title), text: (row) => bounded(stored[key][row], stored[`${key}_at_least`][row], "") });
   const named = { key: "name", title: "module", name: "name", left: true, csv: text("name"), text: (row) => text("name")(row) || `(${text("type")(row)})` };
   const columns = [
     named, words("type", "class"), number("calls", "calls", count), number("self_ns", "self", duration), number("total_ns", "total", duration),
     number("forward_total_ns", "forward", duration), number("backward_total_ns", "backward", duration),
     number("forward_p50_ns", "median", duration), number("forward_p95_ns", "p95", duration),
-    number("device_total_ns", "device", duration), number("forward_flops", "FLOPs", (value) => scaled(value, "")), number("backward_flops", "FLOPs back", (value) => scaled(value, "")),
+    number("device_total_ns", "device", duration), flops("forward_flops", "FLOPs"), flops("backward_flops", "FLOPs back"),
     number("parameter_count", "parameters", count), number("parameter_bytes", "bytes", size), words("outputs", "outputs"),
     words("extra_repr", "settings"), words("source_file", "file"), number("source_line", "line", (value) => (value < 0 ? "" : String(value))),
   ];
-  return listTable(host, "Modules", columns.filter((column) => column === named || told(stored[column.key])), stored.rows);
+  return listTable(host, "Modules", columns.filter((column) => column === named || told(stored[stored[`${column.key}_at_least`] ? `${column.key}_at_least` : column.key])), stored.rows);
 }
 
 /** Whether a column says anything. */
@@ -50,9 +51,10 @@ function stepsTable(host, stored, choose) {
   const columns = [
     ...(several ? [rank] : []), number("step", "step", String), number("duration_ns", "time", duration),
     ...parts.map((name) => number(`${name}_ns`, name, duration)), number("calls", "calls", count),
-    ...["samples", "flops", "device_ns", "device_idle_ns", "memory_peak_bytes"].filter((key) => told(stored[key])).map((key) => {
-      return number(key, { samples: "samples", flops: "FLOPs", device_ns: "device", device_idle_ns: "idle", memory_peak_bytes: "peak" }[key],
-        key.endsWith("_ns") ? duration : key.endsWith("_bytes") ? size : key === "flops" ? (value) => scaled(value, "") : count);
+    ...(told(stored.flops_at_least) ? [{ ...number("flops", "FLOPs"), text: (row) => bounded(stored.flops[row], stored.flops_at_least[row], "") }] : []),
+    ...["samples", "device_ns", "device_idle_ns", "memory_peak_bytes"].filter((key) => told(stored[key])).map((key) => {
+      return number(key, { samples: "samples", device_ns: "device", device_idle_ns: "idle", memory_peak_bytes: "peak" }[key],
+        key.endsWith("_ns") ? duration : key.endsWith("_bytes") ? size : count);
     }),
     number("start_ns", "start", duration),
   ];

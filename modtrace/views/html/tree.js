@@ -202,7 +202,9 @@ function treeColumns(tree, state) {
     { key: "each", title: "median", text: time("p50_ns") },
   ];
   if (has("device_ns")) columns.push({ key: "device", title: "device", text: time("device_ns") });
-  if (has("flops")) columns.push({ key: "flops", title: "FLOPs", text: (node) => scaled(stored.flops[node], "") });
+  if (has("flops_at_least")) {
+    columns.push({ key: "flops", title: "FLOPs", text: (node) => bounded(stored.flops[node], stored.flops_at_least[node], "") });
+  }
   if (has("peak_bytes")) columns.push({ key: "peak", title: "peak", text: (node) => size(stored.peak_bytes[node]) });
   return columns;
 }
@@ -246,6 +248,8 @@ function treeDetail(tree, node, forms) {
     // The time of the host on an accelerator is that of telling it what to do.
     const rate = stored.total_ns[node] > 0 && !meta.accelerators ? `, ${scaled((stored.flops[node] * 1e9) / stored.total_ns[node], "FLOP/s")}` : "";
     add("computes", scaled(stored.flops[node], "FLOP") + rate);
+  } else if (stored.flops[node] === -1 && stored.flops_at_least[node] > 0) {
+    add("computes", `at least ${scaled(stored.flops_at_least[node], "FLOP")}`);
   }
   if (stored.peak_bytes[node] >= 0) add("memory peak", size(stored.peak_bytes[node]));
   if (stored.flags[node] & OF_MODULE && stored.parameters[node] >= 0) {

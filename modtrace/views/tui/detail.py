@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from modtrace.analysis.calls import error_texts
+from modtrace.analysis.calls import error_texts, same_text
 from modtrace.analysis.device_times import accelerators, device_times
 from modtrace.analysis.holders import signature_bytes
 from modtrace.analysis.timeline import timeline
@@ -66,7 +66,7 @@ class Detail:
 
     def forms(self, name: str) -> list[tuple[str, int]]:
         """Texts of the distinct signatures and how many calls have each, the most frequent first."""
-        codes = self.rank.part.codes_at(name, self.rows)
+        codes = same_text(self.rank.stored)[self.rank.part.codes_at(name, self.rows)]
         numbers, times = np.unique(codes[codes >= 0], return_counts=True)
         texts = self.rank.stored.table("signatures").column("text")
         order = np.argsort(-times, kind="stable")[:MANY]
@@ -168,7 +168,8 @@ class Detail:
         if peak is not None:
             lines.append(f"peak {size(peak)} held in a call")
         if len(stored.table("work")) and len(self.rows):
-            flops = work(stored).flops[self.timed_rows + part.low]
+            rows = self.timed_rows + part.low
+            flops, least = work(stored).flops[rows], work(stored).least[rows]
             some = flops > 0
             if some.any():
                 rate = int(flops[some].sum()) * 10**9 // max(int(self.took[some].sum()), 1)
@@ -176,6 +177,8 @@ class Detail:
                 # The time of the host on an accelerator is that of telling it what to do.
                 speed = "" if accelerators(stored) else f", {scaled(rate, 'FLOP/s')}"
                 lines.append(f"{each}/call{speed}")
+            elif (least > 0).any():
+                lines.append(f"at least {scaled(int(np.median(least)), 'FLOP')}/call")
         return lines
 
     def _troubles(self, *, whole: bool) -> list[str]:

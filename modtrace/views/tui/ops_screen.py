@@ -14,7 +14,7 @@ from textual.worker import Worker, WorkerState
 from modtrace.analysis.kernels import ran
 from modtrace.analysis.operations import operations
 from modtrace.text import fit, pad, plain
-from modtrace.units import count, duration, scaled
+from modtrace.units import bounded, count, duration
 from modtrace.views.tui.lines import LineList, Texts
 from modtrace.views.tui.look import Piece
 from modtrace.views.tui.opened import Rank
@@ -32,6 +32,7 @@ class Op:
     calls: int
     spent_ns: int | None
     flops: int | None
+    least: int | None
     what: str
 
 
@@ -42,7 +43,7 @@ def ops_of(rank: Rank) -> list[Op]:
         found += [
             Op(
                 "operators by module", one.name or "outside of calls", one.type, one.executions,
-                one.forward_ns + one.backward_ns, None,
+                one.forward_ns + one.backward_ns, None, None,
                 ", ".join(f"{operator} {duration(spent)}" for operator, spent in one.top if spent),
             )
             for one in ran(rank.stored)[1]
@@ -51,7 +52,16 @@ def ops_of(rank: Rank) -> list[Op]:
         words = "?" if does.operations is None else ", ".join(does.operations)
         missing = f"  ! no formula for {', '.join(does.uncounted)}" if does.uncounted else ""
         found.append(
-            Op("what modules do", does.name, does.type, does.calls, None, does.flops, words + missing)
+            Op(
+                "what modules do",
+                does.name,
+                does.type,
+                does.calls,
+                None,
+                does.flops,
+                does.least,
+                words + missing,
+            )
         )
     return found
 
@@ -69,7 +79,7 @@ def _functions(rank: Rank) -> list[Op]:
     for (name, place), members in groups.items():
         total = sum(nodes.number("self", at) or 0 for at in members)
         calls = sum(nodes.number("calls", at) or 0 for at in members)
-        found.append(Op("functions", name, place, calls, total, None, ""))
+        found.append(Op("functions", name, place, calls, total, None, None, ""))
     return sorted(found, key=lambda op: -(op.spent_ns or 0))
 
 
@@ -99,7 +109,7 @@ class OpLines:
         kind = f"  {plain(op.type[:200])}" if op.type not in ("", op.name) else ""
         name = f"{fit(plain(op.name[:400]), room - 4, keep_end=True)}{kind}"
         spent = "" if op.spent_ns is None else duration(op.spent_ns)
-        flops = "" if op.section != "what modules do" else scaled(op.flops, "FLOP")
+        flops = "" if op.section != "what modules do" else bounded(op.flops, op.least, "FLOP")
         what = plain(op.what[:600])
         left = max(width - room - 32, 0)
         return [

@@ -28,7 +28,9 @@ def tree_sheet(model: TreeModel, name: str) -> Sheet:
     """The rows of a tree that are to be seen, in their order."""
     nodes: Nodes = model.nodes
     numbers = [
-        key for key in ("self", "total", "calls", "start", "mem", "flops") if nodes.numbers(key)[1].any()
+        key
+        for key in ("self", "total", "calls", "start", "mem", "flops", "flops_at_least")
+        if nodes.numbers(key)[1].any()
     ]
     units = {"self": "self_ns", "total": "total_ns", "start": "start_ns", "mem": "peak_bytes"}
     rows: list[list[Value]] = []

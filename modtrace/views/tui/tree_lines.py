@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from modtrace.text import fit, pad, plain, width
-from modtrace.units import count, duration, percent, scaled, size
+from modtrace.units import bounded, count, duration, percent, size
 from modtrace.views.tree import MAX_INDENT
 from modtrace.views.tui.look import Piece, heat
 from modtrace.views.tui.nodes import Bools
@@ -128,8 +128,10 @@ class TreeLines:
             text = "" if value is None else count(value)
         elif name == "mem":
             text = size(value)
+        elif name == "flops":
+            text = bounded(value, nodes.number("flops_at_least", node), "FLOP")
         else:
-            text = scaled(value, "FLOP") if name == "flops" else duration(value)
+            text = duration(value)
         return [(text.rjust(columns), "")]
 
 

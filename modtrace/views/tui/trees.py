@@ -153,16 +153,19 @@ def _busy(part: Part) -> int:
 def _of_rows(
     part: Part, name: str, node: npt.NDArray[np.int32] | None, count: int
 ) -> tuple[Ints, Bools] | None:
-    """`mem`: the most that was held in any call of a node; `flops`: those of all its calls."""
+    """`mem`: the most that was held in any call of a node; `flops`: those of all its calls; `flops_at_least`: the same
+    without what is not known.
+    """
     if name == "mem":
         if not len(part.stored.table("allocations")):
             return None
         held = of_calls(part.stored)
         values, known = held.peak_bytes[part.low : part.high], held.known[part.low : part.high]
-    elif name == "flops":
+    elif name in ("flops", "flops_at_least"):
         if not len(part.stored.table("work")):
             return None
-        values = work(part.stored).flops[part.low : part.high]
+        computed = work(part.stored)
+        values = (computed.flops if name == "flops" else computed.least)[part.low : part.high]
         known = values >= 0
     else:
         return None
