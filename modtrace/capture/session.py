@@ -1,4 +1,4 @@
-"""One recorded run of `modtrace run`: from before the script starts to after it has ended. Standard library only.
+"""One recorded run of `modtrace run`: from before the script starts to the end of the process. Standard library only.
 
 torch is not imported here: recording begins when the script has imported it, so that environment variables which the
 script sets before still count, and a script without torch costs nothing.
@@ -25,9 +25,10 @@ from modtrace.trace.schema import END_FILE
 class Session:
     """Records what the process does while its `with` block runs the script.
 
-    `prepare` is called when the script has ended: modules can still be imported then. `report` is called at the very
-    end, after the user's own exit functions, in this process only. `troubles` are faults of ours, for it to print.
-    of ours, for it to print.
+    Recording goes on behind the block, for threads that outlive the main one and for exit functions: python joins
+    those and then runs these, ours last. `prepare` is called when the script has ended, because some modules cannot be
+    imported once threads are joined. `report` is called at the very end, in this process only. `troubles` are faults of
+    ours, for it to print.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Session:
         if not self.here:
             return
         self._note_end(error)
-        self.stop()
+        if self._tracer is not None:
+            self._tracer.main_ended()
         with contextlib.suppress(Exception):  # the report says what is wrong; now is the last time to import
             self._prepare()
 

@@ -129,11 +129,12 @@ def _nested(entry: TracebackType, above: TracebackType) -> bool:
 
 
 def _hooked(frame: FrameType) -> bool:
-    """Whether the module whose call a frame runs has hooks, or there are global ones; ours are gone by now."""
+    """Whether the module whose call a frame runs has hooks, or there are global ones, that are not ours: the ids of
+    those are below zero.
+    """
     held = getattr(frame.f_locals.get("self"), "__dict__", {})
-    return any(held.get(name) for name in MODULE_HOOKS) or any(
-        frame.f_globals.get(name) for name in GLOBAL_HOOKS
-    )
+    tables = [held.get(name) for name in MODULE_HOOKS] + [frame.f_globals.get(name) for name in GLOBAL_HOOKS]
+    return any(key >= 0 for table in tables if table for key in table)
 
 
 def _direct_call(code: CodeType) -> tuple[int, int] | None:

@@ -131,6 +131,8 @@ class Tracer:
         self._backward: Backward | None = None
         self._pid = os.getpid()
         self._ended_ns: int | None = None
+        self._main_ended: tuple[int, int] | None = None
+        """When the main thread ended, since the start of recording, and the calls written by then."""
         self._selection = Selection(model, self._registry.entries) if model is not None else None
         self._state = State(
             lanes=self._lanes,
@@ -251,6 +253,12 @@ class Tracer:
             entry = entry.tb_next
         return False
 
+    def main_ended(self) -> None:
+        """The main thread has come to the end of its program; other threads and exit functions may go on."""
+        now = self._clock() - self._origin_ns
+        self.flush()
+        self._main_ended = (now, self.rows.get("calls", 0))
+
     def stop(self) -> None:
         """Take the hooks away and write everything. What is still running is left as unfinished."""
         if os.getpid() != self._pid or self._ended_ns is not None:
@@ -268,6 +276,7 @@ class Tracer:
             if not self._state.off:
                 self._flusher.flush(wait=True, idle=self._has_rows)
             self._state.off = True
+            self._end_with_main()
             resumed = sum(lane.resumed for lane in self._table.all)
             if resumed:
                 self.gaps.append(RESUMED.format(resumed))
@@ -295,6 +304,13 @@ class Tracer:
     def _has_rows(self) -> bool:
         """Whether there are rows to write that stand beside the calls."""
         return self._device_times.has_rows or self._memory.has_rows or self._errors.has_rows
+
+    def _end_with_main(self) -> None:
+        """Where nothing ran behind the end of the main thread, the recording ended then: what came later was ours."""
+        if self._main_ended is not None and not any(lane.calls for lane in self._table.all):
+            ended_ns, rows = self._main_ended
+            if rows == self.rows.get("calls", 0):
+                self._ended_ns = ended_ns
 
     def flush(self) -> None:
         """Write what has been recorded up to now."""
