@@ -21,6 +21,7 @@ from modtrace.capture.lanes import KIND_SHIFT, OpenCall
 from modtrace.capture.ranges import left_by, still_open
 from modtrace.capture.seen import Entry
 from modtrace.capture.signature import arguments_key, keywords_key, value_key
+from modtrace.capture.stand_ins import leave, uncounted
 from modtrace.capture.state import State
 from modtrace.capture.torch_private.names import function_node
 from modtrace.capture.torch_private.spelled import FORWARD_CLASS
@@ -57,11 +58,13 @@ class CustomFunctions:
                 result = bind(None, cls)(*args, **kwargs)
             except BaseException as error:
                 left_by(self._state, self._state.lanes.lane, mine, error)
+                leave(error)
                 raise
             end(mine, kwargs, result)
             return result
 
         functools.update_wrapper(apply, getattr(found[1], "__func__", found[1]))
+        uncounted(apply)
         RUNNERS[id(apply.__code__)] = apply.__code__
         replacement = classmethod(apply)
         self._replaced = (namespace(owner).get("apply"), replacement)

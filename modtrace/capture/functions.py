@@ -35,6 +35,7 @@ from modtrace.capture.likeness import has_tensor, is_tensor, like, like_keywords
 from modtrace.capture.ranges import left_by, still_open
 from modtrace.capture.seen import Check, Entry, Memory, has_grad, remember
 from modtrace.capture.signature import arguments_key, keywords_key, value_key
+from modtrace.capture.stand_ins import leave, uncounted
 from modtrace.capture.state import State
 from modtrace.capture.torch_private.modes import stands, take_out_function_mode
 from modtrace.capture.torch_private.names import (
@@ -186,6 +187,7 @@ class Functions:
                 result = function(*args, **kwargs) if kwargs else function(*args)
             except BaseException as error:
                 left_by(state, lane, mine, error)
+                leave(error)
                 raise
             now = clock()
             try:
@@ -207,6 +209,7 @@ class Functions:
                 state.fault(fault)
             return result
 
+        uncounted(run)
         unseen(run)
         return run
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import torch
 
+from modtrace.capture.stand_ins import leave, uncounted
 from modtrace.capture.torch_private.contexts import without_functions
 from modtrace.capture.torch_private.modes import take_out_dispatch_mode
 from modtrace.capture.torch_private.names import (
@@ -73,12 +74,16 @@ class Mode:
         # Called from here an operation would be shown to function modes and to classes of tensors, which it is not when
         # torch calls it. What is written in Python may call functions that they are shown.
         written_in_c = _is_torchs(function) and all(kind in _PLAIN for kind in types)
-        with without_functions() if written_in_c else without_subclasses():
-            if written_in_c and torch.is_inference_mode_enabled() and _is_composite(function, args):
-                return self._in_parts(function, args, kwargs)
-            ready = self._clock()
-            result = function(*args, **kwargs)
-            done = self._clock()
+        try:
+            with without_functions() if written_in_c else without_subclasses():
+                if written_in_c and torch.is_inference_mode_enabled() and _is_composite(function, args):
+                    return self._in_parts(function, args, kwargs)
+                ready = self._clock()
+                result = function(*args, **kwargs)
+                done = self._clock()
+        except BaseException as error:
+            leave(error)
+            raise
         self._note(self, function, args, kwargs, result, ready - started, done)
         return result
 
@@ -138,4 +143,6 @@ def _time(value: Any, clock: Any) -> int:
     return done - started
 
 
-see_through(Mode.__torch_dispatch__)
+for _function in (Mode.__torch_dispatch__, Mode._in_parts):
+    uncounted(_function)
+    see_through(_function)

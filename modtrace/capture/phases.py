@@ -23,6 +23,7 @@ from modtrace.capture.lanes import KIND_SHIFT
 from modtrace.capture.profiling import Profiling
 from modtrace.capture.ranges import NOT_OPENED, Ranges
 from modtrace.capture.recomputing import Recomputing
+from modtrace.capture.stand_ins import leave, uncounted
 from modtrace.capture.torch_private.contexts import without_functions
 from modtrace.capture.torch_private.names import (
     loader_iterator,
@@ -71,6 +72,7 @@ class Phases:
             original = getattr(owner, name, None)
             if callable(original):
                 replacement = wrap(original)
+                uncounted(replacement)
                 see_through(replacement)
                 held = vars(owner).get(name, _INHERITED)
                 self._placed.append((owner, name, held, replacement))
@@ -158,6 +160,7 @@ class Phases:
                     result = original(self, *args, **kwargs)
                 except BaseException as error:
                     ranges.end(call, None if type(error) is StopIteration else error)
+                    leave(error)
                     raise
                 ranges.end(call)
                 return result
@@ -177,6 +180,7 @@ class Phases:
                 result = original(t_outputs, *args, **kwargs)
             except BaseException as error:
                 watch.end(error)
+                leave(error)
                 raise
             finally:
                 if shown and self._functions is not None:
@@ -196,6 +200,7 @@ class Phases:
                 result = original(scaler, optimizer, *args, **kwargs)
             except BaseException as error:
                 self._ranges.end(call, error)
+                leave(error)
                 raise
             self._ranges.end(call)
             return result
@@ -211,7 +216,11 @@ class Phases:
             if self._idle():
                 return original(tensor, *args, **kwargs)
             started = self._state.clock()
-            result = original(tensor, *args, **kwargs)
+            try:
+                result = original(tensor, *args, **kwargs)
+            except BaseException as error:
+                leave(error)
+                raise
             try:
                 if result is not tensor and _moved(tensor, result, accelerator):
                     self._copied(started, sys._getframe())

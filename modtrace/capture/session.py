@@ -18,6 +18,7 @@ from typing import Any
 
 from modtrace.capture import runner
 from modtrace.capture.imports import AfterImport, without_arrow_thread
+from modtrace.capture.stand_ins import leave
 from modtrace.trace.folder import free_room, write_json
 from modtrace.trace.schema import END_FILE
 
@@ -50,7 +51,6 @@ class Session:
         self._ended = False
         self._waiting = AfterImport("torch", self._begin)
         self._origin_ns = 0
-        self._replaced: dict[int, Any] = {}
 
     @property
     def here(self) -> bool:
@@ -61,12 +61,13 @@ class Session:
         atexit.register(self._finish)
         self._origin_ns = time.perf_counter_ns()
         self._waiting.install()
-        self._wrap_excepthook()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None and not isinstance(error, SystemExit):
+            self._wrap_excepthook()
         if not self.here:
             return
         self._note_end(error)
@@ -145,19 +146,38 @@ class Session:
                 _say_interrupted()
 
     def _wrap_excepthook(self) -> None:
-        before = sys.excepthook
+        """Let the hook that will be called, python's or one of the program's, see the traceback of plain python.
+
+        Done when an exception leaves the script: until then the program finds the hook that it would find without us.
+        """
+        hook = getattr(sys, "excepthook", None)
 
         def excepthook(
             kind: type[BaseException], error: BaseException, traceback: TracebackType | None
         ) -> None:
+            if hook is None:
+                del sys.excepthook
+            else:
+                sys.excepthook = hook
             with contextlib.suppress(Exception):
                 from modtrace.capture.tracebacks import clean
 
                 clean(error, traceback, {__file__, runner.__file__, *OWN_FRAMES})
                 traceback = error.__traceback__
-            before(kind, error, traceback)
+                sys.last_traceback = traceback
+            try:
+                (hook or _without_hook)(kind, error, traceback)
+            except BaseException as failed:
+                leave(failed)
+                raise
 
         sys.excepthook = excepthook
+
+
+def _without_hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """What python does with an exception where the program has deleted the hook."""
+    sys.stderr.write("sys.excepthook is missing\n")
+    sys.__excepthook__(kind, error, traceback)
 
 
 def _say_interrupted() -> None:

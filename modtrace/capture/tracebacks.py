@@ -10,26 +10,22 @@ from __future__ import annotations
 import dis
 import sys
 from collections.abc import Collection
-from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Final
 
+from modtrace.capture.stand_ins import calls_operation, is_stand_in
 from modtrace.capture.torch_private.spelled import (
     CALL,
     FORWARD,
     GLOBAL_HOOKS,
     MODULE_HOOKS,
     NESTED_CALL,
-    OPERATIONS,
 )
 
-_STAND_INS: Final = tuple(
-    str(Path(__file__).with_name(name))
-    for name in ("phases.py", "operation_mode.py", "functions.py", "custom_functions.py")
-)
-"""Where what stands in for functions of torch is written."""
-_OPERATIONS: Final = str(Path(*OPERATIONS))
 _RUNPY: Final = "<frozen runpy>"
+_HANDS_OVER: Final = "handle_torch_function"
+_DEEP: Final = 4
+"""So many frames at the most a function of torch has above the one that hands it over to a mode, with that."""
 
 
 def clean(error: BaseException, traceback: TracebackType | None, own_files: Collection[str]) -> BaseException:
@@ -94,15 +90,26 @@ def _without_stand_ins(traceback: TracebackType | None) -> list[TracebackType]:
     stood_in = False
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if code.co_filename in _STAND_INS:
-            if entries and entries[-1].tb_frame.f_code.co_name == "handle_torch_function":
-                del entries[-2:]
+        if is_stand_in(code):
             stood_in = True
-        elif not (stood_in and code.co_filename.endswith(_OPERATIONS) and code.co_name == "__call__"):
+        elif not (stood_in and calls_operation(code)):
+            _drop_handed_over(entries, code)
             entries.append(traceback)
             stood_in = False
         traceback = traceback.tb_next
     return entries
+
+
+def _drop_handed_over(entries: list[TracebackType], code: CodeType) -> None:
+    """Drop the frames of a function that has handed itself over and is called again. A mode or a class of the program's
+    would have a frame of its own in between.
+    """
+    if not entries or entries[-1].tb_frame.f_code.co_name != _HANDS_OVER:
+        return
+    for at in range(len(entries) - 2, max(len(entries) - 1 - _DEEP, -1), -1):
+        if entries[at].tb_frame.f_code is code:
+            del entries[at:]
+            return
 
 
 def unlink(error: BaseException) -> None:

@@ -29,10 +29,11 @@ def call(name):
 PROGRAMS = {
     "thread": "threading.Thread(target=call, args=['thread']).start()",
     "thread_by_name": "threading.Thread(target=call, args=['thread'], daemon=False).start()\nsys.exit(3)",
-    "exit_function": "atexit.register(call, 'exit')\n1 / 0",
+    "exit_function": "atexit.register(lambda: (late(x), print('exit', flush=True)))\n1 / 0",
     "before_threads_are_joined": "threading._register_atexit(lambda: (late(x), print('joining', flush=True)))",
     "pool": "pool = ThreadPoolExecutor(1)\npool.submit(lambda: (time.sleep(0.3), late(x), print('pool', flush=True)))",
-    "thread_of_a_thread": "threading.Thread(\n    target=lambda: threading.Thread(target=call, args=['inner']).start()).start()",
+    "thread_of_a_thread": "inner = threading.Thread(target=call, args=['inner'])\n"
+    "threading.Thread(target=inner.start).start()",
     "raised_there": "def fails():\n    call('fails')\n    m(torch.ones(1, 2))\n"
     "threading.Thread(target=fails).start()",
 }
