@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import warnings
 from itertools import count
 from typing import Any, Final
 
@@ -11,10 +9,18 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from modtrace.capture.torch_private.contexts import hook_ids_from
-from modtrace.capture.torch_private.names import global_hooks, global_hooks_with_kwargs, global_pre_hooks
+from modtrace.capture.torch_private.names import (
+    asks_for_hooks,
+    global_hooks,
+    global_hooks_with_kwargs,
+    global_pre_hooks,
+)
+from modtrace.capture.torch_private.spelled import GLOBAL_HOOKS
 
 _PAIRS = count()
-_COMPILED_WARNING: Final = "Using `torch.compile(module)` when there are global hooks"
+_PLACED: Final[set[PlacedHooks]] = set()
+_ORIGINAL: Final[list[Any]] = []
+"""What torch asks for global hooks with, while it is replaced: it warns of them where a compiled module is called."""
 
 
 class PlacedHooks:
@@ -24,7 +30,6 @@ class PlacedHooks:
         self._handles: list[RemovableHandle] = []
         self._held: list[tuple[RemovableHandle, Any, Any]] = []
         self._last = False
-        self._silenced: tuple[list[Any], Any] | None = None
 
     def place(self, pre: Any, post: Any) -> None:
         """Put the pair in torch's global tables, under ids below zero: torch counts ids up from 0, and a checkpoint
@@ -37,10 +42,11 @@ class PlacedHooks:
             second = modules.register_module_forward_hook(post, with_kwargs=True, always_call=True)
             self._handles += [first, second]
             self._held = [(first, pre, global_pre_hooks), (second, post, global_hooks)]
-        filters: list[Any] = warnings.filters  # type: ignore[assignment]
-        self._silenced = (filters, ("ignore", re.compile(re.escape(_COMPILED_WARNING)), UserWarning, None, 0))
-        # Not by filterwarnings(): that would let printed warnings print again.
-        filters.insert(0, self._silenced[1])
+        _PLACED.add(self)
+        if asks_for_hooks is not None and not _ORIGINAL:
+            owner, name = asks_for_hooks
+            _ORIGINAL.append(getattr(owner, name))
+            setattr(owner, name, _has_hooks_of_the_program)
 
     def hide(self) -> None:
         """Take the hooks out of torch's tables for a while."""
@@ -61,9 +67,15 @@ class PlacedHooks:
             handle.remove()
             global_hooks_with_kwargs.pop(handle.id, None)  # torch 2.13 leaves it there
         self._handles.clear()
-        if self._silenced is not None:
-            held, entry = self._silenced
-            now: Any = warnings.filters
-            for filters in (held, now):
-                if entry in filters:
-                    filters.remove(entry)
+        _PLACED.discard(self)
+        if asks_for_hooks is not None and _ORIGINAL and not _PLACED:
+            owner, name = asks_for_hooks
+            original = _ORIGINAL.pop()
+            if getattr(owner, name, None) is _has_hooks_of_the_program:
+                setattr(owner, name, original)
+
+
+def _has_hooks_of_the_program() -> bool:
+    """Whether there is any global hook that is not ours."""
+    tables = [getattr(torch.nn.modules.module, name, None) for name in GLOBAL_HOOKS]
+    return any(key >= 0 for table in tables if table for key in table)

@@ -262,3 +262,20 @@ def test_exception_hooks(tmp_path, name):
 
 def without_addresses(text):
     return [line.partition(" at 0x")[0] if " at 0x" in line else line for line in text.splitlines()]
+
+
+COMPILED = """
+m = torch.compile(nn.Linear(2, 2), backend="eager")
+with warnings.catch_warnings():
+    warnings.simplefilter("error", UserWarning)
+    m(torch.ones(1, 2))
+nn.modules.module.register_module_forward_hook(lambda *_: None)
+m(torch.ones(1, 2))
+print(warnings.filters)
+"""
+
+
+def test_torch_warns_of_global_hooks_only_where_the_program_has_some(tmp_path):
+    plain, traced, stderr = both(tmp_path, START + COMPILED)
+    assert "global hooks" in plain.stderr
+    assert (traced.returncode, traced.stdout, stderr) == (plain.returncode, plain.stdout, plain.stderr)

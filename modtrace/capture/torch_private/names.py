@@ -55,6 +55,12 @@ global_hooks_with_kwargs: Final[Any] = take(
     lost="the number of a hook may stay in a table of torch's",
     instead={},
 )
+asks_for_hooks: Final = place(
+    _TABLES + "_has_any_global_hook",
+    lost="torch may warn of global hooks where a compiled module is called",
+    part=COMPILING,
+)
+"""What torch asks whether there are any."""
 _NO_COSTS: Final = "what recording a call costs is not known, and is missing in the tracing cost"
 MEASURES_COSTS: Final[bool] = None not in (
     global_pre_hooks,
