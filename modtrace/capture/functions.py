@@ -182,7 +182,11 @@ class Functions:
             except Exception as fault:
                 state.fault(fault)
             if mine is None:
-                return function(*args, **kwargs) if kwargs else function(*args)
+                try:
+                    return function(*args, **kwargs) if kwargs else function(*args)
+                except BaseException as error:
+                    leave(error)
+                    raise
             try:
                 result = function(*args, **kwargs) if kwargs else function(*args)
             except BaseException as error:
