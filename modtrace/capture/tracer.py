@@ -78,6 +78,9 @@ class Tracer:
     in `gaps`.
     """
 
+    _main_ended: tuple[int, int] | None = None
+    """When the main thread ended, since the start of recording, and the calls written by then."""
+
     def __init__(  # noqa: PLR0913 - an argument an option of `trace`
         self,
         folder: Path,
@@ -131,8 +134,6 @@ class Tracer:
         self._backward: Backward | None = None
         self._pid = os.getpid()
         self._ended_ns: int | None = None
-        self._main_ended: tuple[int, int] | None = None
-        """When the main thread ended, since the start of recording, and the calls written by then."""
         self._selection = Selection(model, self._registry.entries) if model is not None else None
         self._state = State(
             lanes=self._lanes,
