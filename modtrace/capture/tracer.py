@@ -64,9 +64,16 @@ MOST_GAPS: Final = 8
 
 _RUN_CALLS: Final = frozenset(
     str(sys.modules[name].__file__)
-    for name in ("torch.autograd", "torch.autograd.graph", torch.optim.Optimizer.__module__)
+    for name in (
+        "torch.autograd",
+        "torch.autograd.graph",
+        torch.optim.Optimizer.__module__,
+        torch.nn.Module.__module__,
+        torch.utils.data.DataLoader.__module__,
+        torch.amp.GradScaler.__module__,
+    )
 )
-"""Files of torch with the functions that run a backward or an optimizer's step."""
+"""Files of torch with the functions that run what has a row: frames of ours have left the traceback by then."""
 
 _RUNNING: weakref.WeakSet[Tracer] = weakref.WeakSet()
 
@@ -246,6 +253,8 @@ class Tracer:
         last = self._lanes.lane.error
         if last is None or last[0] != id(error):
             return False
+        if self._functions is not None:  # a function of torch in C has no frame
+            return True
         # Numbers of objects are used again: an exception that left a call has passed a frame of torch that runs one.
         entry = error.__traceback__
         while entry is not None:
