@@ -23,6 +23,7 @@ ROWS = {
     "steps": "One row a training step, or a root call where nothing ends a step.",
     "kernels": "One row a name of an operator or kernel in each call. Empty unless watched: `trace(kernels=\"0:3\")`.",
     "syncs": "One row a kind of wait for a device and line of the code in each call. Empty unless asked for: `trace(syncs=True)`.",
+    "compilations": "One row a graph that `torch.compile` made. Empty where nothing was compiled.",
     "series(name)": "One row a step in which the module of that name ran, and rank.",
     "series()": "One row a change of what is held on a device. Empty unless memory was watched: `trace(memory=\"0:3\")`.",
 }  # fmt: skip
@@ -62,8 +63,8 @@ answer = blocks[(looks != usual).any(axis=1)][["name", *looks.columns]]
 raised = t.calls[(t.calls["status"] == "raised") & (t.calls["kind"] == "module")]
 answer = raised[~raised.index.isin(raised["parent"])][["name", "type", "inputs", "error"]]
 """),
-    ("Which modules never ran?",
-     "Their parameters get no gradient.",
+    ("Which modules were not called?",
+     "Their weights may be used all the same: tied, read by another module, or inside a compiled or fused call.",
      """\
 answer = t.modules[t.modules["calls"] == 0][["name", "type", "parameter_count"]]
 """),

@@ -89,6 +89,13 @@ class Trace(Exports):
 
         return self._frame("syncs", syncs)
 
+    @property
+    def compilations(self) -> pd.DataFrame:
+        """One row a graph that `torch.compile` made, with its time and, where it was made again, the reason."""
+        from modtrace.analysis.compilations import compilations
+
+        return self._frame("compilations", compilations)
+
     def series(self, name: str | int | torch.nn.Module | None = None) -> pd.DataFrame:
         """A curve: of one module over the steps, or without a name of memory over time. Columns are in trace/frames.py.
 

@@ -12,6 +12,7 @@ from modtrace.analysis.around import below_module, root_calls
 from modtrace.analysis.columns import column, nullable_codes
 from modtrace.analysis.holders import signature_bytes
 from modtrace.analysis.kernels import kernels
+from modtrace.analysis.own_parameters import own_parameters
 from modtrace.analysis.paths import folded
 from modtrace.analysis.roofline import computed_in
 from modtrace.analysis.syncs import Place, places
@@ -222,10 +223,7 @@ def other_device(facts: Facts) -> Iterator[Finding]:
     where, place = computed_in(stored, table, of)
     rows = np.flatnonzero((column(table, "kind") == MODULE) & (column(table, "status") == OK) & (place > 0))
     module, root = nullable_codes(table, "module")[rows], nullable_codes(table, "root")[rows]
-    held = [
-        {one["device"] for one in some or ()}
-        for some in stored.table("modules").column("parameters").to_pylist()
-    ]
+    held = [{one["device"] for one in some} for some in own_parameters(stored)]
     for tree in np.unique(root).tolist():
         mine = root == tree
         devices: dict[int, set[str]] = {}
@@ -292,11 +290,10 @@ def full_precision(facts: Facts) -> Iterator[Finding]:
 def _wide_layers(facts: Facts) -> Bools:
     """Which modules are layers of products with float32 weights."""
     modules = facts.stored.table("modules")
-    types, parameters = modules.column("type").to_pylist(), modules.column("parameters").to_pylist()
+    types, parameters = modules.column("type").to_pylist(), own_parameters(facts.stored)
     return np.array(
         [
-            kind in PRODUCTS
-            and any(one["path"] == "weight" and one["dtype"] == "float32" for one in some or ())
+            kind in PRODUCTS and any(one["path"] == "weight" and one["dtype"] == "float32" for one in some)
             for kind, some in zip(types, parameters, strict=True)
         ],
         np.bool_,

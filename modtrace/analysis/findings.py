@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -16,16 +17,29 @@ import pandas as pd
 
 from modtrace.analysis.calls import calls as calls_frame
 from modtrace.analysis.columns import values_and_known
+from modtrace.analysis.compilations import compiled_steps
 from modtrace.analysis.cut import is_cut
 from modtrace.analysis.device_findings import copies, device_idle, full_precision, other_device, syncs
+from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.memory_findings import activations, growth
 from modtrace.analysis.modules import modules as modules_frame
 from modtrace.analysis.paths import folded
 from modtrace.analysis.steps import steps as steps_frame
-from modtrace.analysis.summary import CONTAINERS
 from modtrace.analysis.timeline import timeline
+from modtrace.analysis.training_findings import (
+    TRAINED_STEPS,
+    Earlier,
+    children,
+    earlier_steps,
+    ended_early,
+    listed,
+    never_ran,
+    no_optimizer,
+    through_earlier,
+    untouched,
+)
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import EVALUATING, NO_GRAD, SHORT_DTYPES
+from modtrace.trace.schema import EVALUATING, NO_GRAD, PHASES, SHORT_DTYPES
 from modtrace.units import count, duration, percent, plural
 
 MIN_STEPS: Final = 5
@@ -46,6 +60,8 @@ TINY_SHARE: Final = 0.30
 DRIFT: Final = 0.20
 DRIFT_STEPS: Final = 30
 RECOMPUTE_SHARE: Final = 0.15
+FUSED: Final = ("SGD", "Adam", "AdamW", "Adagrad")
+"""Optimizers of torch that have a fused implementation on every device."""
 BATCH_NORMS: Final = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
 
 
@@ -70,7 +86,7 @@ class Finding:
 @dataclass(frozen=True)
 class Facts:
     """What the rules look at. `steady` are the whole steps of rank 0 but the first and those in which operations were
-    counted, `whole` these too.
+    counted or torch compiled, `whole` these too; `compiled` are the numbers of the last.
     """
 
     stored: Stored
@@ -79,11 +95,27 @@ class Facts:
     steps: pd.DataFrame
     whole: pd.DataFrame
     steady: pd.DataFrame
+    compiled: frozenset[int] = frozenset()
 
     @property
     def enough(self) -> bool:
         """Whether there are steps enough to judge by."""
         return len(self.steady) >= MIN_STEPS
+
+    @cached_property
+    def earlier(self) -> Earlier | None:
+        """Backwards that go through the calls of earlier steps: then steps grow slower for that reason."""
+        return through_earlier(self.calls)
+
+    @cached_property
+    def on_device(self) -> bool:
+        """Whether a device works beside the host: then the times of the host are those of launching."""
+        known = bool(self.steady["device_ns"].notna().any()) if "device_ns" in self.steady else False
+        return known or launch_timed(self.stored) is not None
+
+    def usual_ns(self, name: str) -> int:
+        """Time of a column in all steady steps, had each taken the median: one slow step changes nothing."""
+        return int(self.steady[f"{name}_ns"].astype(float).median()) * len(self.steady)
 
     @property
     def steady_ns(self) -> int:
@@ -106,8 +138,10 @@ def findings(stored: Stored) -> list[Finding]:
     steps = steps[steps["rank"] == steps["rank"].min()] if len(steps) else steps
     whole = steps[steps["whole"].astype(bool)] if len(steps) else steps
     steady = whole.iloc[1:]
+    compiling = frozenset(np.flatnonzero(compiled_steps(stored)).tolist())
     steady = steady[~steady["counted"].astype(bool)] if len(steady) else steady
-    facts = Facts(stored, calls_frame(stored), modules_frame(stored), steps, whole, steady)
+    steady = steady[~steady.index.isin(compiling)]
+    facts = Facts(stored, calls_frame(stored), modules_frame(stored), steps, whole, steady, compiling)
     silent = FROM_ABSENCE if is_cut(stored) else ()
     found = [finding for rule in RULES if rule not in silent for finding in rule(facts)]
     return sorted(found, key=lambda one: (not one.wrong, -one.won_ns))
@@ -118,7 +152,8 @@ def data(facts: Facts) -> Iterator[Finding]:
     spent = int(facts.steady["data_ns"].sum()) if facts.enough else 0
     if spent < max(DATA_SHARE * facts.steady_ns, MIN_NS):
         return
-    rows = facts.calls[(facts.calls["name"] == "data") & facts.calls["step"].notna()]
+    rows = _of_phase(facts, "data")
+    rows = rows[rows["step"].notna()]
     loaders = rows.groupby("type", observed=True)["duration_ns"].sum()
     loader = str(loaders.idxmax()) if len(loaders) else "DataLoader"
     long = int((facts.steady["data_ns"] > 10_000_000).sum())
@@ -130,10 +165,17 @@ def data(facts: Facts) -> Iterator[Finding]:
     yield Finding("data", text, remedy, spent)
 
 
+def _of_phase(facts: Facts, name: str) -> pd.DataFrame:
+    """The rows of a phase; modules and spans may have the same name."""
+    return facts.calls[(facts.calls["kind"] == "phase") & (facts.calls["name"] == name)]
+
+
 def first_step(facts: Facts) -> Iterator[Finding]:
     """The first step is FIRST_TIMES the median and FIRST_SHARE of all."""
     if not facts.enough:
         return
+    if facts.whole.index[0] in facts.compiled:
+        return  # the compiler's time, which is reported by itself
     first, usual = int(facts.whole["duration_ns"].iloc[0]), int(facts.steady["duration_ns"].median())
     if first < max(FIRST_TIMES * usual, FIRST_SHARE * (first + facts.steady_ns), MIN_NS):
         return
@@ -150,7 +192,12 @@ def first_step(facts: Facts) -> Iterator[Finding]:
 def one_module(facts: Facts) -> Iterator[Finding]:
     """One group of modules has MODULE_SHARE of the time of all modules to itself."""
     groups, calls = folded(facts.stored), facts.calls
-    own = calls["self_ns"].fillna(0).where(calls["step"].fillna(1) > 0, 0).to_numpy(int)
+    own = (
+        calls["self_ns"]
+        .fillna(0)
+        .where((calls["step"].fillna(1) > 0) & ~calls["step"].isin(facts.compiled), 0)
+        .to_numpy(int)
+    )
     spent = np.bincount(groups.group, weights=own, minlength=len(groups.name)).astype(np.int64)
     spent[~np.array(groups.of_module, bool)] = 0
     total = int(spent.sum())
@@ -170,9 +217,9 @@ def one_module(facts: Facts) -> Iterator[Finding]:
 
 def long_backward(facts: Facts) -> Iterator[Finding]:
     """Backward takes BACKWARD_TIMES as long as forward, what is recomputed left out."""
-    if not facts.enough:
+    if not facts.enough or facts.earlier is not None or facts.on_device:
         return
-    forward, backward = (int(facts.steady[f"{name}_ns"].sum()) for name in ("forward", "backward"))
+    forward, backward = (facts.usual_ns(name) for name in ("forward", "backward"))
     backward -= _recomputed(facts)
     if forward < MIN_NS or backward < BACKWARD_TIMES * forward:
         return
@@ -188,46 +235,23 @@ def long_backward(facts: Facts) -> Iterator[Finding]:
 
 def long_optimizer(facts: Facts) -> Iterator[Finding]:
     """The optimizer's own time is OPTIMIZER_SHARE of the steps."""
-    spent = int(facts.steady["optimizer_ns"].sum()) if facts.enough else 0
-    if spent < max(OPTIMIZER_SHARE * facts.steady_ns, MIN_NS):
+    spent = facts.usual_ns("optimizer") if facts.enough else 0
+    whole = facts.usual_ns("duration") if facts.enough else 0
+    if spent < max(OPTIMIZER_SHARE * whole, MIN_NS):
         return
-    rows = facts.calls[facts.calls["name"] == "optimizer"]
-    kind = str(rows["type"].iloc[0]) if len(rows) else "the optimizer"
-    text = f"{kind}.step takes {percent(spent, facts.steady_ns)}% of the steps ({duration(spent)})"
-    yield Finding("long_optimizer", text, "try foreach=True or fused=True, or step less often", spent)
-
-
-def never_ran(facts: Facts) -> Iterator[Finding]:
-    """Modules of a model that ran were never called; containers and parts of fused layers are left out."""
-    modules = facts.modules
-    quiet = modules[
-        (modules["calls"] == 0) & (modules["recompute_calls"] == 0) & (modules["parameter_count"] > 0)
-    ]
-    quiet = quiet[~quiet["type"].isin(CONTAINERS)]
-    ran = set(zip(modules["root"], modules["name"], modules["calls"] > 0, strict=True))
-    names = [
-        (str(name), str(kind))
-        for name, kind, root in zip(quiet["name"], quiet["type"], quiet["root"], strict=True)
-        if name and not _reads_parameters(modules, str(root), str(name)) and (root, "", False) not in ran
-    ]
-    if names:
-        shown = ", ".join(f"{name} ({kind})" for name, kind in names[:3])
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        text = f"{plural(len(names), 'module')} with parameters never ran: {shown}{more}"
-        yield Finding("never_ran", text, "remove what is not needed, or call it", wrong=True)
-
-
-def _reads_parameters(modules: pd.DataFrame, root: str, name: str) -> bool:
-    """Whether a module around one is known to use the parameters of its parts without calling them."""
-    same = modules[modules["root"] == root]
-    kinds = dict(zip(same["name"], same["type"], strict=True))
-    parts = name.split(".")
-    around = [kinds.get(".".join(parts[:n]), "") for n in range(len(parts))]
-    return any(kind in ("MultiheadAttention", "TransformerEncoderLayer") for kind in around)
+    of_kind = _of_phase(facts, "optimizer").groupby("type", observed=True)["duration_ns"].sum()
+    if facts.on_device or not len(of_kind):
+        return
+    kind = str(of_kind.idxmax())
+    faster = "try fused=True where it is not set, or " if kind in FUSED else ""
+    text = f"{kind}.step takes {percent(spent, whole)}% of the usual step ({duration(spent // len(facts.steady))})"
+    yield Finding("long_optimizer", text, f"{faster}step less often, for larger batches", spent)
 
 
 def no_gradient(facts: Facts) -> Iterator[Finding]:
-    """Modules with trainable parameters ran in forward and no backward went through them, though through others."""
+    """Modules ran in forward, no backward went through them, though through others, and an optimizer that has their
+    parameters found no gradient.
+    """
     calls, modules = facts.calls, facts.modules
     backward = calls[calls["kind"] == "backward"]
     if not len(backward) or not len(facts.whole):
@@ -239,30 +263,37 @@ def no_gradient(facts: Facts) -> Iterator[Finding]:
         calls[calls["phase"] == "recompute"]["module_id"].dropna()
     )
     ran = set(forward["module_id"].dropna()) - reached
-    table = facts.stored.table("modules")
-    own = [any(p["requires_grad"] for p in some or ()) for some in table.column("parameters").to_pylist()]
     names = [
         f"{modules['name'][number] or modules['type'][number]} ({modules['type'][number]})"
-        for number in sorted(ran)
-        if own[number] and modules["root"][number] in roots
+        for number in sorted(ran & untouched(facts.stored))
+        if modules["root"][number] in roots
     ]
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        text = f"no gradient reached {', '.join(names[:3])}{more}, trainable and part of the forward"
+    if names and len(facts.whole) >= TRAINED_STEPS and not ended_early(facts.stored):
+        text = f"no gradient reached {listed(names)}, trainable and part of the forward"
         yield Finding("no_gradient", text, "check for detach() and unused outputs, or freeze it", wrong=True)
 
 
 def batch_norm(facts: Facts) -> Iterator[Finding]:
     """BatchNorm in training mode was given batches of 1."""
     calls = facts.calls
-    rows = calls[
-        calls["type"].isin(BATCH_NORMS) & (calls["phase"] == "forward") & (calls["kind"] == "module")
-    ]
+    kinds = (
+        BATCH_NORMS if len(facts.stored.processes) == 1 else BATCH_NORMS[:3]
+    )  # SyncBatchNorm adds batches up
+    rows = calls[calls["type"].isin(kinds) & (calls["phase"] == "forward") & (calls["kind"] == "module")]
     rows = rows[facts.modules["training"].reindex(rows["module_id"]).fillna(False).to_numpy(bool)]
     alone = rows[rows["inputs"].astype(str).map(_batch_of) == 1]
     if len(alone):
-        text = f"{alone['type'].iloc[0]} in training mode saw batches of 1 in {plural(len(alone), 'call')}"
-        yield Finding("batch_norm", text, "use larger batches, or GroupNorm, or eval() it", wrong=True)
+        names = dict.fromkeys(
+            f"{name or kind} ({kind})" for name, kind in zip(alone["name"], alone["type"], strict=True)
+        )
+        text = (
+            f"batches of 1 in training mode: {listed(names)}, in {plural(len(alone), 'call')} of {len(rows)}"
+        )
+        last = len(alone) < len(rows) / 2
+        remedy = (
+            "drop_last=True, if they are the last batches" if last else "use larger batches, or GroupNorm"
+        )
+        yield Finding("batch_norm", text, f"{remedy}, or eval() it", wrong=True)
 
 
 def _batch_of(signature: object) -> int:
@@ -284,8 +315,10 @@ def tiny_calls(facts: Facts) -> Iterator[Finding]:
     if each < TINY_CALLS or spent < TINY_SHARE * facts.steady_ns:
         return
     share = percent(spent, facts.steady_ns)
+    most = tiny["type"].astype(str).value_counts().index[0]
     text = (
-        f"{count(round(each))} module calls a step take under {duration(TINY_NS)} each: {share}% of the steps"
+        f"{count(round(each))} module calls a step take under {duration(TINY_NS)} each, most of them of {most}: "
+        f"{share}% of the steps"
     )
     yield Finding("tiny_calls", text, "batch them, or try torch.compile", spent)
 
@@ -293,18 +326,42 @@ def tiny_calls(facts: Facts) -> Iterator[Finding]:
 def drift(facts: Facts) -> Iterator[Finding]:
     """The last third of the steps takes DRIFT more than the first, beyond their spread."""
     took = facts.steady["duration_ns"].to_numpy(float)
-    if len(took) < DRIFT_STEPS:
+    if len(took) < DRIFT_STEPS or facts.earlier is not None:
         return
     third = len(took) // 3
     first, last = took[:third], took[-third:]
     early, late = np.median(first), np.median(last)
     if late < (1 + DRIFT) * early or np.quantile(last, 0.25) <= np.quantile(first, 0.75):
         return
+    if _computes_more(facts.steady, third, float(late / early)):
+        return
+    grown = {
+        name: facts.steady[f"{name}_ns"].iloc[-third:].median()
+        - facts.steady[f"{name}_ns"].iloc[:third].median()
+        for name in (*PHASES, "other")
+    }
+    most = max(grown, key=lambda name: grown[name])
     more = percent(int(late - early), int(early))
-    text = f"steps grow slower: {duration(int(early))} at first, {duration(int(late))} at the end (+{more}%)"
-    yield Finding(
-        "drift", text, "look for lists that grow and graphs that are kept", int((late - early) * third)
+    text = (
+        f"steps grow slower: {duration(int(early))} at first, {duration(int(late))} at the end (+{more}%), most of it "
+        f"in {most}"
     )
+    remedy = (
+        "look at what the loader does"
+        if most == "data"
+        else "look for lists that grow and graphs that are kept"
+    )
+    yield Finding("drift", text, remedy, int((late - early) * third))
+
+
+def _computes_more(steady: pd.DataFrame, third: int, times: float) -> bool:
+    """Whether the last third of the steps has at least half as much more to do, by FLOPs, tokens or samples."""
+    for name in ("flops", "tokens", "samples"):
+        done = steady[name].astype("Float64") if name in steady else pd.Series(dtype="Float64")
+        if len(done) and done.notna().all():
+            first, last = done.iloc[:third].median(), done.iloc[-third:].median()
+            return bool(last > (1 + (times - 1) / 2) * first)
+    return False
 
 
 def eval_with_grad(facts: Facts) -> Iterator[Finding]:
@@ -314,7 +371,9 @@ def eval_with_grad(facts: Facts) -> Iterator[Finding]:
     rows = facts.calls[known & ((mode & EVALUATING) > 0) & ((mode & NO_GRAD) == 0)]
     rows = rows[(rows["phase"] == "eval") & rows["inputs"].notna()]
     trainable = facts.modules["trainable_count"].reindex(rows["module_id"]).fillna(0).to_numpy(int) > 0
-    rows = rows[trainable]
+    rows = rows[trainable & (rows["status"] == "ok").to_numpy(bool)]
+    if ended_early(facts.stored):
+        rows = rows.iloc[:-1]  # a backward of the last might have followed
     if len(rows):
         spent = int(rows["duration_ns"].sum())
         kind = rows["type"].iloc[0]
@@ -346,8 +405,9 @@ def _recomputed(facts: Facts) -> int:
 
 
 RULES: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
-    data, first_step, one_module, long_backward, long_optimizer, never_ran, no_gradient, batch_norm, tiny_calls, drift,
-    eval_with_grad, recompute, growth, activations, device_idle, copies, syncs, other_device, full_precision,
+    data, first_step, one_module, long_backward, long_optimizer, never_ran, no_optimizer, earlier_steps, no_gradient,
+    batch_norm, tiny_calls, drift, eval_with_grad, recompute, growth, activations, device_idle, copies, syncs,
+    other_device, full_precision, children,
 )  # fmt: skip
 FROM_ABSENCE: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
     never_ran,

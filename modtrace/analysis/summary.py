@@ -75,7 +75,6 @@ class Summary:
     raised_roots: int
     aborted: int
     unfinished: int
-    never_ran: int | None
     own_call: list[str]
     called_directly: list[str]
     devices: list[str]
@@ -161,7 +160,6 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         raised_roots=int((tops_called & (status == RAISED)).sum()),
         aborted=int((status == ABORTED).sum()),
         unfinished=int(((status == UNFINISHED) & (kind != STEP)).sum()),
-        never_ran=None if is_cut(stored) else _never_ran(stored),
         own_call=_own_call(stored),
         called_directly=[] if is_cut(stored) else _called_directly(stored),
         devices=_devices(stored),
@@ -196,6 +194,7 @@ def _cost(about: Process, calls: int) -> int | None:
             end.functions_cost_ns,
             end.profiling_cost_ns,
             end.device_cost_ns,
+            end.optimizers_cost_ns,
             about.start_cost_ns,
         )
         return end.calls_cost_ns + sum(cost or 0 for cost in rest)
@@ -225,15 +224,6 @@ def _models(stored: Stored, called: Ints, trained: Ints) -> list[tuple[str, int 
 def _ran(stored: Stored) -> npt.NDArray[np.bool_]:
     module = nullable_codes(stored.table("calls"), "module")
     return np.bincount(module[module >= 0], minlength=stored.table("modules").num_rows) > 0
-
-
-def _never_ran(stored: Stored) -> int:
-    types = stored.table("modules").column("type").to_pylist()
-    return sum(
-        1
-        for kind, ran in zip(types, _ran(stored).tolist(), strict=False)
-        if not ran and kind not in CONTAINERS
-    )
 
 
 def _own_call(stored: Stored) -> list[str]:

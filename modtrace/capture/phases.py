@@ -20,6 +20,7 @@ import torch
 from modtrace.capture.backward import Backward
 from modtrace.capture.functions import Functions
 from modtrace.capture.lanes import KIND_SHIFT
+from modtrace.capture.optimizers import Optimizers
 from modtrace.capture.profiling import Profiling
 from modtrace.capture.ranges import NOT_OPENED, Ranges
 from modtrace.capture.recomputing import Recomputing
@@ -54,6 +55,7 @@ class Phases:
         backward: Backward,
         functions: Functions | None = None,
         profiling: Profiling | None = None,
+        optimizers: Optimizers | None = None,
     ) -> None:
         self._ranges = ranges
         self._state = ranges.state
@@ -61,6 +63,7 @@ class Phases:
         self._functions = functions
         self._profiling = profiling
         self._recomputing = Recomputing(self._state, self._idle)
+        self._ownership = optimizers
         self._placed: list[tuple[Any, str, Any, Any]] = []
         self._hidden = 0
         self._optimizers: dict[int, tuple[weakref.ref[Any], int]] = {}
@@ -266,6 +269,8 @@ class Phases:
         frame: Any = sys._getframe().f_back
         frame = frame.f_back
         call = self._begin_step(optimizer, frame)
+        if self._ownership is not None:
+            self._ownership.before_step(optimizer)
         if call != NOT_OPENED:
             self._state.lanes.lane.stepping.append((id(optimizer), call))
             if self._profiling is not None:
@@ -274,6 +279,8 @@ class Phases:
     def _after_step(self, optimizer: Any) -> None:
         if self._idle():
             return
+        if self._ownership is not None:
+            self._ownership.after_step(optimizer)
         stepping = self._state.lanes.lane.stepping
         while stepping:
             key, call = stepping.pop()

@@ -82,6 +82,8 @@ class Registry:
         self._died: list[tuple[int, int]] = []
         self._dead: dict[int, int] = {}
         self._count = 0
+        self.entered: Callable[[int, Module], None] | None = None
+        """Told of each module that is seen for the first time, with its number."""
         self._module_rows: list[dict[str, Any]] = []
         self._name_rows: list[dict[str, Any]] = []
         self._lock = threading.RLock()
@@ -371,6 +373,8 @@ class Registry:
         key, number = id(module), entry.number
         self._modules[number] = weakref.ref(module, self._forget(key, number))
         self.entries[key] = entry
+        if self.entered is not None:
+            self.entered(number, module)
 
     def _forget(self, key: int, number: int) -> Callable[[Any], None]:
         entries, modules, dead = self.entries, self._modules, weakref.ref(self)

@@ -18,6 +18,8 @@ from modtrace.capture import own_hooks
 from modtrace.capture.backward import Backward
 from modtrace.capture.blocks import Blocks, gap_rows, write_process
 from modtrace.capture.calibrate import frame_depth
+from modtrace.capture.children import Children
+from modtrace.capture.compilations import Compilations
 from modtrace.capture.compiling import Aside
 from modtrace.capture.costs import cost_of_calls, with_functions
 from modtrace.capture.counting import Counting
@@ -29,6 +31,7 @@ from modtrace.capture.labels import Labels
 from modtrace.capture.lanes import Lanes, LaneTable
 from modtrace.capture.left_open import abort_left
 from modtrace.capture.memory_readings import MemoryReadings
+from modtrace.capture.optimizers import Optimizers
 from modtrace.capture.phases import Phases
 from modtrace.capture.placing import PlacedHooks
 from modtrace.capture.profiling import Profiling
@@ -113,9 +116,8 @@ class Tracer:
         self._folder = folder
         self._rank = rank
         self._registry = Registry()
-        self._signatures = Signatures()
+        self._signatures, self._labels = Signatures(), Labels()
         self._errors = Errors(messages=messages)
-        self._labels = Labels()
         self._table = LaneTable()
         self._lanes = Lanes(self._table)
         writer = Writer(folder, max_bytes=max_bytes)
@@ -134,8 +136,7 @@ class Tracer:
         self._blocks = Blocks(
             writer, **known, labels=self._labels, more=self._more_rows, origin_ns=self._origin_ns
         )
-        self._placed = PlacedHooks()
-        self._aside = Aside(self._hide, self._show)
+        self._placed, self._aside = PlacedHooks(), Aside(self._hide, self._show)
         self._ranges: Ranges | None = None
         self._phases: Phases | None = None
         self._backward: Backward | None = None
@@ -155,6 +156,8 @@ class Tracer:
         )
         self._device_times = DeviceTimes(self._state, self._origin_ns)
         self._memory = MemoryReadings(self._state, self._origin_ns)
+        self._optimizers, self._children = Optimizers(self._state), Children()
+        self._compilations = Compilations(self._clock, self._origin_ns, messages=messages)
         self._blocks.device_call_ns = lambda: self._device_times.call_ns
         self._flusher = Flusher(
             self._state,
@@ -165,7 +168,7 @@ class Tracer:
             running=lambda: not self._state.off and self._ended_ns is None,
             read=self._device_times.read,
         )
-        self._watch = Watch(self._flusher.look, lambda: not self._state.off and self._ended_ns is None)
+        self._watch = Watch(self._look_around, lambda: not self._state.off and self._ended_ns is None)
         self._state.watch_again = self._watch_again
         self._state.flush, self._state.flush_now = self._flusher.when_due, self._flusher.at_once
 
@@ -198,7 +201,10 @@ class Tracer:
                 self._profiling = Profiling(self._state, self._origin_ns, **self._watched_steps)
                 self._state.root_begins = self._profiling.root_begins
                 self._backward.saved = self._profiling.saved
-            self._phases = Phases(self._ranges, self._backward, self._functions, self._profiling)
+            self._phases = Phases(
+                self._ranges, self._backward, self._functions, self._profiling, self._optimizers
+            )
+            self._registry.entered = self._optimizers.entered
             self._placed.place(*build(self._state, depth))
             self._aside.install()
             self._phases.install()
@@ -277,7 +283,8 @@ class Tracer:
         self._unregister()
         self._ended_ns = self._clock() - self._origin_ns
         try:
-            for recorder in (self._counting, self._profiling, self._memory, self._device_times):
+            others = (self._counting, self._profiling, self._memory, self._device_times)
+            for recorder in (self._optimizers, self._compilations, *others):
                 if recorder is not None:
                     recorder.stop()
                     self.gaps += recorder.gaps
@@ -367,6 +374,7 @@ class Tracer:
             "devices": device_keys(),
             "gaps": self.gaps[:MOST_GAPS],
             "stopped": self._stopped,
+            "children": self._children.facts(),
             "cost": {
                 "calls_ns": self._blocks.calls * (costs.inside_ns + costs.outside_ns)
                 + self._registry.spent_ns,
@@ -375,6 +383,7 @@ class Tracer:
                 "counting_ns": self._counting.spent_ns if self._counting is not None else 0,
                 "device_ns": self._device_times.cost_ns + self._memory.spent_ns,
                 "profiling_ns": self._profiling.spent_ns if self._profiling is not None else 0,
+                "optimizers_ns": self._optimizers.spent_ns,
                 "functions_ns": self._blocks.functions
                 * (costs.function_inside_ns + costs.function_outside_ns),
             },
@@ -403,6 +412,8 @@ class Tracer:
         """Tables, and columns of their rows that are new."""
         rows = [("device_times", self._device_times.rows()), ("device_memory", self._memory.rows())]
         rows.append(("gaps", self._new_gaps()))
+        rows.append(("parameters", self._optimizers.rows()))
+        rows.append(("compilations", self._compilations.rows()))
         rows += self._counting.tables() if self._counting is not None else []
         if self._profiling is not None:
             rows += self._profiling.tables()
@@ -428,10 +439,15 @@ class Tracer:
 
     def before_fork(self) -> None:
         """Leave the process without a thread of ours, and nothing unwritten that such a thread would write."""
+        self._children.forks(sys._getframe())
         self._watch.end()
         self._state.unwatched = True
         if any(lane.records for lane in self._table.all):
             self.flush()
+
+    def _look_around(self) -> None:
+        self._children.look()
+        self._flusher.look()
 
     def _watch_again(self) -> None:
         self._state.unwatched = False

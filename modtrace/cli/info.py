@@ -27,6 +27,7 @@ OPTIONS: Final = (
         "where module calls waited for the device; --all: and where they would wait for one",
     ),
     Option(("--all",), None, "with --syncs: those on the CPU too"),
+    Option(("--compilations",), None, "what torch.compile compiled, for how long, and why again"),
     Option(("--operations",), None, "what each module does: its operations and FLOPs"),
     Option(("--roofline",), None, "how fast modules compute, beside what the device reaches"),
     Option(
@@ -41,6 +42,12 @@ OPTIONS: Final = (
     Option(("--json",), None, "for programs: times in ns, unknown is null"),
     Option(("-h", "--help"), None, "this text"),
 )
+
+_TABLES: Final = {
+    "steps": "steps_table", "memory": "memory_text", "roofline": "roofline_text", "kernels": "kernels_text",
+    "compilations": "compilations_text", "operations": "operations_text",
+}  # fmt: skip
+"""Option -> the function of `views.console` that makes its table."""
 
 
 def prepare(words: Sequence[str]) -> Parsed:
@@ -69,21 +76,14 @@ def execute(parsed: Parsed) -> None:
         print(console.info_json(stored))
     elif parsed.on("tree"):
         _print(console.tree(stored, depth=parsed.number("depth"), where=where, **style))
-    elif parsed.on("steps"):
-        _print(console.steps_table(stored, width=style["width"], ascii=style["ascii"]))
+    elif chosen_table := next((name for name in _TABLES if parsed.on(name)), None):
+        text = getattr(console, _TABLES[chosen_table])(stored, width=style["width"], ascii=style["ascii"])
+        _print(text)
     elif parsed.on("findings"):
         _print(console.findings_text(stored, **style))
-    elif parsed.on("memory"):
-        _print(console.memory_text(stored, width=style["width"], ascii=style["ascii"]))
-    elif parsed.on("roofline"):
-        _print(console.roofline_text(stored, width=style["width"], ascii=style["ascii"]))
-    elif parsed.on("kernels"):
-        _print(console.kernels_text(stored, width=style["width"], ascii=style["ascii"]))
     elif parsed.on("syncs"):
         every = parsed.on("all")
         _print(console.syncs_text(stored, every=every, width=style["width"], ascii=style["ascii"]))
-    elif parsed.on("operations"):
-        _print(console.operations_text(stored, width=style["width"], ascii=style["ascii"]))
     elif where or "sort" in parsed.values or "top" in parsed.values:
         sort, top = parsed.values.get("sort", "self"), parsed.number("top")
         shown = console.modules_table(

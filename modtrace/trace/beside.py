@@ -29,6 +29,14 @@ def check_operators(operators: pa.Table) -> None:
         raise TraceError("the trace contradicts itself: a kind of operator is unknown")
 
 
+def check_compilations(compilations: pa.Table) -> None:
+    """Raise TraceError for times that cannot be true."""
+    spent = pc.fill_null(compilations.column("duration_ns"), 0).to_numpy()
+    for values in (ints(compilations, "start_ns"), spent):
+        if bool(((values < 0) | (values > _LIMIT)).any()):
+            raise TraceError("the trace contradicts itself: the time of a compilation is impossible")
+
+
 def check_memory(allocations: pa.Table, watched: pa.Table) -> None:
     """Raise TraceError for times and sizes that cannot be true."""
     at, size = ints(allocations, "at_ns"), ints(allocations, "size_bytes")

@@ -1,4 +1,5 @@
-"""What the public DataFrames hold: every column of `Trace.calls`, `.modules`, `.steps`, `.kernels`, `.syncs`, `.series`.
+"""What the public DataFrames hold: every column of `Trace.calls`, `.modules`, `.steps`, `.kernels`, `.syncs`, `.compilations`,
+`.series`.
 
 Parquet and JSON files carry it.
 """
@@ -199,6 +200,22 @@ SYNCS: Final = (
     Shown("size_bytes", "Int64", "of copies and values, all together", "unknown"),
 )  # fmt: skip
 
+COMPILATIONS: Final = (
+    Shown("rank", "int64", "as in `calls`"),
+    Shown("step", "Int64", "the step in which it began", "outside of steps"),
+    Shown("start_ns", "int64", "since the start of recording in its process"),
+    Shown("duration_ns", "Int64", "how long it took; that of a backward may lie inside that of its forward", "unknown"),
+    Shown("compile", "str", "torch's own number: `0/1` is the second graph of the first function"),
+    Shown("function", "str", "the function that was compiled", "of a backward"),
+    Shown("source_file", "str", "its file", "of a backward"),
+    Shown("source_line", "Int64", "its line", "of a backward"),
+    Shown("backward", "bool", "it was the graph of a backward"),
+    Shown("operations", "Int64", "operations in the graph", "unknown"),
+    Shown("recompiled", "bool", "there was a graph already, which did not fit"),
+    Shown("reason", "str", "why it did not fit", "the first graph of a function, or with `--no-messages`"),
+    Shown("error", "str", "why nothing could be compiled", "it could"),
+)  # fmt: skip
+
 MODULE_SERIES: Final = (
     Shown("rank", "int64", "as in `calls`"),
     Shown("calls", "int64", "forward calls in the step"),
@@ -237,6 +254,7 @@ FRAMES: Final = {
     "steps": STEPS,
     "kernels": KERNELS,
     "syncs": SYNCS,
+    "compilations": COMPILATIONS,
     "series(name)": MODULE_SERIES,
     "series()": MEMORY_SERIES,
 }

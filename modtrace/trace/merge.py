@@ -63,11 +63,13 @@ def merge(
         tables[name] = _numbered(parts, key)
     offsets = {name: np.cumsum([0, *map(len, found)]) for name, found in keys.items()}
     tables["names"] = _names(raw["names"], keys["modules"], offsets["modules"])
+    tables["parameters"] = _parameters(raw["parameters"], keys["modules"], offsets["modules"])
     tables["gaps"] = _with_process(raw["gaps"])
-    for name in ("allocations", "operators", "watched"):
-        tables[name] = _with_process(raw[name])
+    for name in ("allocations", "operators", "watched", "compilations"):
+        tables[name] = _with_process(raw[name], name)
     beside.check_memory(tables["allocations"], tables["watched"])
     beside.check_operators(tables["operators"])
+    beside.check_compilations(tables["compilations"])
     parts = []
     found: dict[str, list[pa.Table]] = {name: [] for name in beside.OF_CALLS}
     start = 0
@@ -118,6 +120,24 @@ def _names(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) ->
         kept = kept.set_column(0, "root", pa.array(root_at[rows] + offsets[index], pa.int64()))
         found.append(kept.set_column(1, "module", pa.array(module_at[rows] + offsets[index], pa.int64())))
     return pa.concat_tables(found) if found else arrow_schema("names").empty_table()
+
+
+def _parameters(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) -> pa.Table:
+    """The last row of each parameter, with the number of its process; keys of tensors are told apart by that."""
+    found = []
+    for index, part in enumerate(parts):
+        module, of_none = _values_and_nulls(part.column("module"))
+        at, known = position(module.astype(np.int64), modules[index])
+        key = np.where(of_none, -1, module)
+        pairs = zip(key.tolist(), part.column("name").to_pylist(), strict=True)
+        usable = (known | of_none).tolist()
+        last = {pair: row for row, pair in enumerate(pairs) if usable[row]}
+        rows = np.array(sorted(last.values()), np.int64)
+        kept = part.take(pa.array(rows))
+        shifted = pa.array(at[rows] + offsets[index], pa.int64(), mask=of_none[rows])
+        kept = kept.set_column(0, "module", shifted)
+        found.append(kept.append_column("process", pa.array(np.full(len(rows), index, np.int32))))
+    return pa.concat_tables(found) if found else _with_process([], "parameters")
 
 
 def _with_process(parts: Sequence[pa.Table], name: str = "gaps") -> pa.Table:

@@ -60,6 +60,9 @@ class End:
     functions_cost_ns: int | None
     profiling_cost_ns: int | None
     device_cost_ns: int | None
+    optimizers_cost_ns: int | None
+    children: int | None
+    children_cpu_ns: int | None
     rows: dict[str, int]
     devices: dict[str, str]
     gaps: tuple[str, ...]
@@ -373,6 +376,8 @@ def _end(folder: Path) -> End | None:
         return None
     cost = data.get("cost")
     cost = cost if isinstance(cost, dict) else {}
+    children = data.get("children")
+    children = children if isinstance(children, dict) else {}
     rows, devices, gaps = data.get("rows"), data.get("devices"), data.get("gaps")
     imported = data.get("torch_imported")
     status = data.get("exit_status")
@@ -389,6 +394,9 @@ def _end(folder: Path) -> End | None:
         functions_cost_ns=_count(cost, "functions_ns"),
         profiling_cost_ns=_count(cost, "profiling_ns"),
         device_cost_ns=_count(cost, "device_ns"),
+        optimizers_cost_ns=_count(cost, "optimizers_ns"),
+        children=_count(children, "processes"),
+        children_cpu_ns=_count(children, "cpu_ns"),
         rows={k: v for k, v in rows.items() if type(v) is int and 0 <= v < _NS_LIMIT and k in TABLES}
         if isinstance(rows, dict)
         else {},

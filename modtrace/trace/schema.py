@@ -177,6 +177,33 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("name", "string", 'FQN, the first in named_modules order; "" for the root itself'),
         Column("aliases", "list<string>", "the other FQNs of a shared module"),
     ),
+    # What optimizers have, as seen in some of their steps (the first, 2nd, 4th, 8th ..., and at the end): one row a
+    # parameter of a module itself; a later row replaces an earlier one. A row without a module counts what optimizers
+    # have that is no parameter of a module seen.
+    "parameters": (
+        Column("module", "int32", "row key in `modules`", True),
+        Column("name", "string", "its name in the module"),
+        Column("parameter", "int64", "the same number for the same tensor: shared ones have several rows", True),
+        Column("elements", "int64", "of a row without a module: elements of all those tensors", True),
+        Column("requires_grad", "bool", "whether autograd tracked it when it was last seen"),
+        Column("in_optimizer", "bool", "it is in an optimizer"),
+        Column("had_gradient", "bool", "it had a gradient when an optimizer stepped"),
+        Column("changed", "bool", "it was changed in place between two looks, or that is not known"),
+    ),
+    # What torch compiled, as torch itself keeps it: one row a graph and each time that something was compiled again.
+    "compilations": (
+        Column("start_ns", "int64", "nanoseconds since the start of recording"),
+        Column("duration_ns", "int64", "how long it took; that of a backward may lie inside that of its forward", True),
+        Column("compile", "string", "torch's own number: `0/1` is the second graph of the first function"),
+        Column("function", "string", "the function that was compiled; null for a backward", True),
+        Column("source_file", "string", "its file", True),
+        Column("source_line", "int32", "its line", True),
+        Column("backward", "bool", "it was the graph of a backward"),
+        Column("operations", "int32", "operations in the graph", True),
+        Column("recompiled", "bool", "there was a graph already, which did not fit"),
+        Column("reason", "string", "why it did not fit; null with --no-messages", True),
+        Column("error", "string", "why nothing could be compiled", True),
+    ),
     # Each distinct structure of inputs or outputs once.
     "signatures": (
         Column("signature", "int32", "key"),

@@ -12,6 +12,7 @@ from typing import Any, TextIO, TypedDict
 
 import numpy as np
 
+from modtrace.analysis.compilations import compilations
 from modtrace.analysis.cut import headline_of, why_nothing
 from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.findings import findings
@@ -35,6 +36,7 @@ from modtrace.trace.reach import Reach, cache_folder, cache_name, cached_of
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
 from modtrace.units import bounded, count, duration, size
+from modtrace.views.compilations import compilations_lines
 from modtrace.views.filtered import filtered_modules, filtered_tree
 from modtrace.views.findings import findings_lines
 from modtrace.views.kept import held_lines, kept_lines
@@ -186,6 +188,12 @@ def syncs_text(stored: Stored, *, every: bool = False, width: int = 80, ascii: b
     )
 
 
+def compilations_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
+    """What torch compiled."""
+    lines = compilations_lines(compilations(stored), width=max(width, 20))
+    return _finished(_headed(stored, lines, width), False, ascii)
+
+
 def memory_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     """The peak of memory and who held it, what was kept for backward, and what shapes tell; how to see the others."""
     room = max(width, 20)
@@ -287,7 +295,6 @@ def info_json(stored: Stored) -> str:
             "raised_root_calls": found.raised_roots,
             "aborted_calls": found.aborted,
             "unfinished_calls": found.unfinished,
-            "modules_never_run": found.never_ran,
             "modules": [
                 {
                     "name": r.name,

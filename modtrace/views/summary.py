@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from modtrace.analysis.compilations import compiled
 from modtrace.analysis.cut import headline_of, when_it_ended, why_nothing
 from modtrace.analysis.device_memory import wholes
 from modtrace.analysis.device_times import launch_timed
@@ -13,11 +14,13 @@ from modtrace.analysis.holders import peaks
 from modtrace.analysis.kept import most_kept
 from modtrace.analysis.out_of_memory import autopsy
 from modtrace.analysis.summary import Row, Summary, summarise
+from modtrace.analysis.training_findings import unrecorded_children
 from modtrace.analysis.tree import merged, without_functions
 from modtrace.text import fit, pad, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored
 from modtrace.units import count, duration, percent, plural
+from modtrace.views.compilations import compilations_summary
 from modtrace.views.device import device_summary
 from modtrace.views.findings import findings_lines
 from modtrace.views.kept import kept_summary
@@ -44,7 +47,10 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     if cut:
         head.append(f"  ! {plain(cut)}")
     if not found.calls:
-        head.append("  " + plain(why_nothing(found.process)))
+        unseen = unrecorded_children(stored)
+        why = why_nothing(found.process) if unseen is None else "no module was called in this process"
+        head.append(f"  {plain(why)}")
+        head += findings_lines([unseen], width=width) if unseen is not None else []
         failure = last_failure(stored)
         head += ["", *_failure(failure, width), ""] if failure is not None else []
         return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
@@ -54,6 +60,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     head += steps_summary(found.steps, found.work, width, timed=launches is None)
     if launches is not None:
         head.append(f"  ! {launches}")
+    head += compilations_summary(compiled(stored), width)
     head += device_memory_summary(wholes(stored))
     head += memory_summary(peaks(stored)) + kept_summary(most_kept(stored))
     failure = last_failure(stored)
@@ -256,8 +263,6 @@ def _warnings(found: Summary) -> list[str]:
         lines.append(f"  ! not seen where a class has a __call__ of its own: {_some(found.own_call)}")
     if found.called_directly:
         lines.append(f"  ! only parts were called, or .forward() itself: {_some(found.called_directly)}")
-    if found.never_ran:
-        lines.append(f"  {plural(found.never_ran, 'module')} never ran")
     return lines
 
 

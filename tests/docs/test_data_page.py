@@ -100,7 +100,7 @@ def test_page_is_not_stale():
 def test_types_are_those_described(made, request):
     t = request.getfixturevalue(made)
     frames = {"calls": t.calls, "modules": t.modules, "steps": t.steps, "kernels": t.kernels, "syncs": t.syncs,
-              "series(name)": t.series("Net"), "series()": t.series()}  # fmt: skip
+              "compilations": t.compilations, "series(name)": t.series("Net"), "series()": t.series()}  # fmt: skip
     for name, frame in frames.items():
         for shown in FRAMES[name]:
             kind = str(frame[shown.name].dtype)
@@ -161,8 +161,8 @@ def test_first_that_raised(answer):
     assert answer["error"].iloc[0].startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")
 
 
-@asked("Which modules never ran?")
-def test_modules_that_never_ran(answer):
+@asked("Which modules were not called?")
+def test_modules_that_were_not_called(answer):
     found = {name: (kind, count) for name, kind, count in answer.to_numpy().tolist()}
     assert found == {"spare": ("Linear", 15), "layers": ("ModuleList", 4 * 20 - 20 + 85)}
 

@@ -79,6 +79,11 @@ forward_hooks_of: Final[Callable[[Any], tuple[Any, Any]]] = attrgetter(*_OWN_HOO
 """The tables of a module's own forward hooks, and of those that are called even if forward fails."""
 for _name in (spelled.PARAMETERS, spelled.BUFFERS, spelled.CHILDREN):
     take(f"torch.nn.Module().{_name}", lost="sizes and names of modules are not known")
+version_of: Final[Any] = take(
+    "torch.Tensor._version",
+    lost="layers that the program trains by hand are not told from those that nothing trains",
+)
+"""The descriptor of a tensor's count of changes in place."""
 next_hook_id: Final = place(
     "torch.utils.hooks.RemovableHandle.next_id",
     lost="hooks that the program registers while it is recorded have higher numbers, also in its checkpoints",
@@ -187,6 +192,12 @@ compiler_counters: Final[Callable[[], Any]] = later(
     COMPILER_COUNTERS,
     lost="whether the program had compiled anything before is not known",
     part=FUNCTIONS,
+)
+compilation_metrics: Final[Callable[[], Any]] = later(
+    f"{COMPILER_COUNTERS}.get_compilation_metrics",
+    COMPILER_COUNTERS,
+    lost="how often and why torch compiled is not recorded",
+    part=COMPILING,
 )
 
 # functions of torch -----------------------------------------------------------------------------------------------

@@ -166,8 +166,6 @@ def _gaps(stored: Stored, found: list[Summary]) -> list[str]:
             lines.append(f"not seen where a class has a __call__ of its own: {_some(one.own_call)}")
         if one.called_directly:
             lines.append(f"only parts were called, or .forward() itself: {_some(one.called_directly)}")
-        if one.never_ran:
-            lines.append(f"{plural(one.never_ran, 'module')} never ran")
     return lines
 
 
