@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from modtrace.analysis.columns import column, nullable, values_and_known
 from modtrace.analysis.timeline import timeline
@@ -28,18 +29,22 @@ def compilations(stored: Stored) -> pd.DataFrame:
         "step": pd.arrays.IntegerArray(np.maximum(step, 0), step < 0),
         "start_ns": start,
         "duration_ns": nullable(table, "duration_ns"),
-        **{name: table.column(name).to_pylist() for name in ("compile", "function", "source_file")},
+        **{name: _texts(table, name) for name in ("compile", "function", "source_file")},
         "source_line": nullable(table, "source_line"),
         "backward": table.column("backward").to_pylist(),
         "operations": nullable(table, "operations"),
         "recompiled": table.column("recompiled").to_pylist(),
-        "reason": table.column("reason").to_pylist(),
-        "error": table.column("error").to_pylist(),
+        "reason": _texts(table, "reason"),
+        "error": _texts(table, "error"),
     }
     frame = pd.DataFrame(data)
     for name in ("backward", "recompiled"):
         frame[name] = frame[name].astype(bool)
     return frame.sort_values(["rank", "start_ns"], kind="stable", ignore_index=True)
+
+
+def _texts(table: pa.Table, name: str) -> pd.Series[Any]:
+    return pd.Series(table.column(name).to_pylist(), dtype=object)
 
 
 def _steps_at(stored: Stored, at_ns: Ints, process: Ints) -> Ints:

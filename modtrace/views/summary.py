@@ -47,12 +47,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     if cut:
         head.append(f"  ! {plain(cut)}")
     if not found.calls:
-        unseen = unrecorded_children(stored)
-        why = why_nothing(found.process) if unseen is None else "no module was called in this process"
-        head.append(f"  {plain(why)}")
-        head += findings_lines([unseen], width=width) if unseen is not None else []
-        failure = last_failure(stored)
-        head += ["", *_failure(failure, width), ""] if failure is not None else []
+        head += _nothing(stored, found, width)
         return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
     head += _facts(found)
     head += device_summary(found.steps, found.counted, found.device_busy_ns, found.device_idle_ns)
@@ -83,6 +78,19 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     table = _table(found, width, max(room - len(middle) - 4, 2), heading)
     lines = [*head, *middle, "", *table, *worth, *([""] if told else []), *told, *tail]
     return [fit(line.rstrip(), width) for line in lines]
+
+
+def _nothing(stored: Stored, found: Summary, width: int) -> list[str]:
+    """Why no call was recorded, children that did the work, and what failed all the same."""
+    unseen = unrecorded_children(stored)
+    why = why_nothing(found.process) if unseen is None else "no module was called in this process"
+    children = findings_lines([unseen], width=width) if unseen is not None else []
+    failure = last_failure(stored)
+    return [
+        f"  {plain(why)}",
+        *children,
+        *(["", *_failure(failure, width), ""] if failure is not None else []),
+    ]
 
 
 def _worth(stored: Stored, width: int) -> list[str]:

@@ -12,7 +12,6 @@ from modtrace.analysis.compilations import compiled, compiled_steps
 from modtrace.analysis.findings import findings
 from modtrace.views import console
 
-
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
 )
