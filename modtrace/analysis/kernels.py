@@ -15,15 +15,27 @@ from modtrace.analysis.columns import categorical, column, distinct_texts, nulla
 from modtrace.analysis.memory import placed
 from modtrace.analysis.paths import folded
 from modtrace.analysis.timeline import timeline
+from modtrace.analysis.watching import KERNELS, window
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import BACKWARD, KERNEL, OPERATOR, OPERATOR_KINDS
 
 Ints = npt.NDArray[np.int64]
 
 
-def _calls_of(stored: Stored) -> Ints:
-    """The row of the timeline that each row of `operators` belongs to, -1 for none."""
-    table, calls = stored.table("operators"), timeline(stored).calls
+def operators(stored: Stored) -> pa.Table:
+    """The rows of `operators` of the steps that were to be watched."""
+    table = stored.table("operators")
+    process, at = column(table, "process"), column(table, "at_ns")
+    wanted = np.zeros(len(table), np.bool_)
+    for number in np.unique(process).tolist():
+        low, high = window(stored, number, KERNELS)
+        wanted |= (process == number) & (at >= low) & (at < high)
+    return table.filter(pa.array(wanted))
+
+
+def _calls_of(stored: Stored, table: pa.Table) -> Ints:
+    """The row of the timeline that each of some rows of `operators` belongs to, -1 for none."""
+    calls = timeline(stored).calls
     process, of_calls = column(table, "process"), column(calls, "process")
     found = np.full(len(table), -1, np.int64)
     for number in np.unique(process).tolist():
@@ -40,8 +52,8 @@ def kernels(stored: Stored) -> pd.DataFrame:
     `kind` (operator, kernel, memcpy, memset), `device`, `count` and `total_ns`: on the host without operators inside,
     on a device all of it.
     """
-    table, calls = stored.table("operators"), timeline(stored).calls
-    call = _calls_of(stored)
+    table, calls = operators(stored), timeline(stored).calls
+    call = _calls_of(stored, table)
     frame = pd.DataFrame(
         {
             "call": call,
@@ -92,11 +104,11 @@ class Ran:
 
 def ran(stored: Stored) -> tuple[str, list[Ran]]:
     """(device, groups, the longest first): of a device's kernels where any ran, else of operators of the host."""
-    table = stored.table("operators")
+    table = operators(stored)
     kinds = column(table, "kind")
     on_device = bool((kinds == KERNEL).any())
     chosen = kinds != OPERATOR if on_device else kinds == OPERATOR
-    call, own = _calls_of(stored)[chosen], column(table, "self_ns")[chosen].astype(np.int64)
+    call, own = _calls_of(stored, table)[chosen], column(table, "self_ns")[chosen].astype(np.int64)
     operator = np.array(table.column("name").to_pylist(), object)[chosen]
     devices = sorted(set(np.array(table.column("device").to_pylist(), object)[chosen].tolist()))
     groups, kind = folded(stored), column(timeline(stored).calls, "kind")

@@ -16,6 +16,7 @@ import pyarrow as pa
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.phases import BACK, EVAL, FORWARD
 from modtrace.analysis.timeline import timeline
+from modtrace.analysis.watching import MEMORY, stretches, window
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import ACTIVATION, MODULE, TEMPORARY
 
@@ -86,12 +87,28 @@ def _memory(stored: Stored) -> list[Memory]:
         mine = (process == number) & (np.array(devices, object) == name)
         low, high = np.searchsorted(call_process, [number, number + 1]).tolist()
         found.append(
-            _of_device(table.filter(pa.array(mine)), calls.slice(low, high - low), low, number, name)
+            _of_device(
+                table.filter(pa.array(mine)),
+                calls.slice(low, high - low),
+                low,
+                number,
+                name,
+                stretches(stored, number, MEMORY),
+                window(stored, number, MEMORY),
+            )
         )
     return found
 
 
-def _of_device(table: pa.Table, calls: pa.Table, first: int, process: int, device: str) -> Memory:
+def _of_device(
+    table: pa.Table,
+    calls: pa.Table,
+    first: int,
+    process: int,
+    device: str,
+    watched: tuple[Ints, Ints],
+    wanted: tuple[int, int],
+) -> Memory:
     order = np.argsort(column(table, "at_ns"), kind="stable")
     table = table.take(pa.array(order))
     at = column(table, "at_ns").astype(np.int64)
@@ -101,15 +118,32 @@ def _of_device(table: pa.Table, calls: pa.Table, first: int, process: int, devic
     inner = placed(calls, at, nullable_codes(table, "thread"))
     kept = _kept_for_backward(calls, inner, freed)
     derived = np.where(kept, ACTIVATION, TEMPORARY)
-    return Memory(
-        process,
-        device,
-        at,
-        freed,
+    columns = (
         column(table, "size_bytes").astype(np.int64),
         np.where(named, category, derived).astype(np.int64),
         np.where(inner >= 0, inner + first, -1),
     )
+    some, at, freed = _cut(at, freed, watched, wanted)
+    return Memory(process, device, at, freed, *(values[some] for values in columns))
+
+
+def _cut(
+    at: Ints, freed: Ints, watched: tuple[Ints, Ints], wanted: tuple[int, int]
+) -> tuple[Bools, Ints, Ints]:
+    """Which allocations were held in a stretch of time that is wanted, and from when to when in it.
+
+    What was held at the end of one stretch of watching and is not known of in the next is over with it.
+    """
+    began, ended = watched
+    low, high = wanted
+    if len(began):
+        stretch = np.maximum(np.searchsorted(began, at, side="right") - 1, 0)
+        overlap = (began < high) & (ended > low)
+        last = stretch == (int(np.flatnonzero(overlap)[-1]) if overlap.any() else -1)
+        freed = np.where((freed == NEVER) & ~last, ended[stretch], freed)
+    some: Bools = (freed > low) & (at < high)
+    at, freed = np.maximum(at[some], low), freed[some]
+    return some, at, np.where(freed > high, NEVER, freed)
 
 
 def placed(calls: pa.Table, at_ns: Ints, thread: Ints) -> Ints:
@@ -208,16 +242,15 @@ def of_stretches(stored: Stored, start: Ints, end: Ints, process: Ints, timed: B
     """What was held and by how much it changed in stretches of time of processes; unknown where not `timed`."""
     delta, peak = np.zeros(len(start), np.int64), np.zeros(len(start), np.int64)
     known = np.zeros(len(start), np.bool_)
-    table = stored.table("watched")
-    for number in sorted(set(column(table, "process").tolist())):
+    for number in sorted(set(column(stored.table("watched"), "process").tolist())):
         mine = np.flatnonzero(timed & (process == number))
-        with_memory = np.asarray(table.column("memory").to_numpy(zero_copy_only=False), np.bool_)
-        spans = table.filter(pa.array((column(table, "process") == number) & with_memory))
-        if not len(spans):
+        low, high = stretches(stored, number, MEMORY)
+        if not len(low):
             continue
-        low, high = column(spans, "from_ns"), column(spans, "to_ns")
         at = np.searchsorted(low, start[mine], side="right") - 1
-        known[mine] = (at >= 0) & (end[mine] <= high[np.maximum(at, 0)])
+        begin, over = window(stored, number, MEMORY)
+        wanted = (start[mine] >= begin) & (end[mine] <= over)
+        known[mine] = (at >= 0) & (end[mine] <= high[np.maximum(at, 0)]) & wanted
     watched = memory(stored)
     on_device = {held.process for held in watched if held.device != HOST}
     for held in watched:

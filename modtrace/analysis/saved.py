@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from modtrace.analysis.around import inside
 from modtrace.analysis.columns import column, nullable_codes
 from modtrace.analysis.phases import RECOMPUTE
 from modtrace.analysis.timeline import timeline
+from modtrace.analysis.watching import SAVED, asked
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import MODULE
 
@@ -64,7 +66,7 @@ _made: weakref.WeakKeyDictionary[Stored, list[OfBackward]] = weakref.WeakKeyDict
 
 def rows_of(stored: Stored) -> Rows:
     """What was counted."""
-    table, place = stored.table("saved"), timeline(stored).place
+    table, place = _wanted(stored), timeline(stored).place
     backward, call = place[column(table, "backward")], place[column(table, "call")]
     order = np.lexsort((call, backward))
     names = table.column("uncounted").to_pylist()
@@ -76,6 +78,20 @@ def rows_of(stored: Stored) -> Rows:
         packed=column(table, "packed")[order],
         uncounted=[tuple(names[at] or ()) for at in order.tolist()],
     )
+
+
+def _wanted(stored: Stored) -> pa.Table:
+    """The rows of `saved` of the steps that were asked for."""
+    table, line = stored.table("saved"), timeline(stored)
+    backward = line.place[column(table, "backward")]
+    process = column(line.calls, "process")[backward]
+    step = nullable_codes(line.calls, "step")[backward]
+    wanted = np.ones(len(table), np.bool_)
+    for number in np.unique(process).tolist():
+        meant = asked(stored, number, SAVED)
+        if meant is not None:
+            wanted &= (process != number) | ((step >= meant[0]) & (step < meant[1]))
+    return table.filter(pa.array(wanted))
 
 
 def of_backwards(stored: Stored) -> list[OfBackward]:

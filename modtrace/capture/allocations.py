@@ -41,8 +41,14 @@ class Holder(NamedTuple):
     device: str = HOST
 
 
-Before = tuple[int, int, int, str]
-"""(bytes, category, address, device) of what was held when watching began."""
+class Before(NamedTuple):
+    """What was held when watching began; `freed_ns` is when it was seen to be freed, in our clock."""
+
+    size_bytes: int
+    category: int
+    address: int
+    device: str
+    freed_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,11 +133,14 @@ def paired(
 
     On a device each event says how much is allocated in all, so there all that was held before is in the rows: what
     was released while watching, what a holder has that was not allocated meanwhile, and the rest as one row. The host
-    does not say; there, what was allocated before and is no part of `before` is left out.
+    does not say; there, what was allocated before is left out unless it is a part of `before` or has a holder. What is
+    a part of `before` is gone when it was seen to be, or something else was allocated at its address.
     """
     found = _Pairing(began_ns)
-    for size_bytes, category, address, device in before:
-        found.add(began_ns, size_bytes, device, NO_THREAD, address, category)
+    for one in before:
+        row = found.add(began_ns, one.size_bytes, one.device, NO_THREAD, one.address, one.category)
+        if one.device == HOST and one.freed_ns is not None:
+            found.rows.freed_ns[row] = max(one.freed_ns, began_ns)
     levels: dict[str, int] = {}
     for event in sorted(events, key=lambda one: one.at_ns):
         if event.device != HOST:
@@ -178,6 +187,10 @@ class _Pairing:
         """An allocation, or a release. The size of a release is that of the block, which a holder does not know."""
         key = (event.device, event.address)
         if event.size_bytes > 0:
+            replaced = self._open.get(key)
+            if replaced is not None and self.rows.thread[replaced] == NO_THREAD:
+                freed = self.rows.freed_ns[replaced]
+                self.rows.freed_ns[replaced] = max(at if freed is None else min(freed, at), self._began_ns)
             self.add(at, event.size_bytes, event.device, event.thread, event.address, None)
             return
         found = self._open.pop(key, None)
@@ -201,7 +214,8 @@ class _Pairing:
             if rows.at_ns[row] <= holder.at_ns and (freed is None or freed > holder.at_ns):
                 rows.category[row] = holder.category
                 missing = False
-        if missing and 0 < holder.size_bytes <= room:
+        never_here = holder.device == HOST and holder.address not in self._at
+        if missing and (never_here or 0 < holder.size_bytes <= room):
             self.add(
                 self._began_ns,
                 holder.size_bytes,

@@ -201,7 +201,7 @@ def _begin(state: State, lane: Lane, module: Any, caller: FrameType | None) -> i
     if root and state.admits is not None and not state.admits(module):
         return NOT_LOOKED_AT
     if root and state.root_begins is not None:
-        state.root_begins()
+        state.root_begins(module)
     if root and state.device_memory is not None:
         state.device_memory.begin(lane)
     return _mode(module) | OUTERMOST if root and state.counts else _mode(module)

@@ -149,7 +149,7 @@ class Phases:
 
     def _in_phase(self, name: str, class_of: Callable[[Any], str]) -> Wrap:
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-            ranges, idle = self._ranges, self._idle
+            ranges, idle, profiling = self._ranges, self._idle, self._profiling
 
             @functools.wraps(original)
             def run(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -165,6 +165,8 @@ class Phases:
                     ranges.end(call, None if type(error) is StopIteration else error)
                     leave(error)
                     raise
+                if profiling is not None:
+                    profiling.poll()
                 ranges.end(call)
                 return result
 
@@ -175,7 +177,10 @@ class Phases:
     def _running_backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def run(t_outputs: Any, *args: Any, **kwargs: Any) -> Any:
-            watch = None if self._idle() else self._backward.begin(t_outputs, sys._getframe())
+            idle = self._idle()
+            if self._profiling is not None and not idle:
+                self._profiling.backward_begins()
+            watch = None if idle else self._backward.begin(t_outputs, sys._getframe())
             if watch is None:
                 return original(t_outputs, *args, **kwargs)
             shown = self._functions is not None and self._functions.show()
@@ -189,6 +194,8 @@ class Phases:
                 if shown and self._functions is not None:
                     self._functions.hide()
             watch.end()
+            if self._profiling is not None:
+                self._profiling.at_rest()
             return result
 
         return run
@@ -205,7 +212,7 @@ class Phases:
                 self._ranges.end(call, error)
                 leave(error)
                 raise
-            self._ranges.end(call)
+            self._end_step(optimizer, call)
             return result
 
         return step
@@ -273,8 +280,8 @@ class Phases:
             self._ownership.before_step(optimizer)
         if call != NOT_OPENED:
             self._state.lanes.lane.stepping.append((id(optimizer), call))
-            if self._profiling is not None:
-                self._profiling.step_begins(optimizer)
+        if self._profiling is not None:
+            self._profiling.step_begins(optimizer)
 
     def _after_step(self, optimizer: Any) -> None:
         if self._idle():
@@ -285,14 +292,21 @@ class Phases:
         while stepping:
             key, call = stepping.pop()
             if key == id(optimizer):
-                now = self._state.clock()
-                self._ranges.end(call)
-                if self._profiling is not None:
-                    self._profiling.step_ends(optimizer, now)
+                self._end_step(optimizer, call)
                 return
 
+    def _end_step(self, optimizer: Any, call: int) -> None:
+        now = self._state.clock()
+        if self._profiling is not None:
+            self._profiling.poll()
+        self._ranges.end(call)
+        if self._profiling is not None and call != NOT_OPENED and not self._state.lanes.lane.stepping:
+            self._profiling.step_ends(optimizer, self._number_of(optimizer), now)
 
-unseen(Phases._idle, Phases._copied, Phases._before_step, Phases._after_step, Phases._number_of)
+
+unseen(
+    Phases._idle, Phases._copied, Phases._before_step, Phases._after_step, Phases._end_step, Phases._number_of
+)
 
 
 def _class_of(thing: Any) -> str:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
 
 from modtrace.capture.allocations import (
     CLOCK_RANGE,
+    HOST,
     MOMENTS,
-    Before,
     Clocks,
     Event,
     Holder,
@@ -27,23 +28,32 @@ from modtrace.capture.allocations import (
     paired,
 )
 from modtrace.capture.facts import raw
+from modtrace.capture.held_before import (
+    HeldBefore,
+    address_of,
+    of_gradients,
+    of_modules,
+    of_optimizers,
+    of_state,
+    place_of,
+)
 from modtrace.capture.history import ANY_THREAD, MOST_ENTRIES, AllocatorHistory, events_in, history_of, moment
 from modtrace.capture.operators import kernels_of, operators_of
 from modtrace.capture.saved import Saved
 from modtrace.capture.state import State
-from modtrace.capture.torch_private.contexts import without_functions
+from modtrace.capture.step_numbers import StepNumbers
 from modtrace.capture.torch_private.lookup import PROFILER, missing
 from modtrace.capture.torch_private.names import (
     device_type,
     disable_profiler,
     fast_range,
+    graph_task,
     prepare_trace,
     profiler_runs,
     start_trace,
 )
-from modtrace.capture.torch_private.spelled import BUFFERS, PARAMETERS
 from modtrace.text import plain
-from modtrace.trace.schema import BUFFER, GRADIENT, OPTIMIZER_STATE, PARAMETER, TEXT_LIMIT
+from modtrace.trace.schema import SPAN, TEXT_LIMIT
 
 BUSY: Final = "memory and kernels were not watched: the program was running torch's profiler"
 FROM_HISTORY: Final = (
@@ -83,25 +93,29 @@ class Profiling:
         """What starting, stopping and reading the profiler has cost."""
         self._state = state
         self._origin_ns = origin_ns
-        asked = [steps for steps in (memory, kernels) if steps is not None]
-        lacks = missing(PROFILER) if asked else []
+        self._asked = {"memory": memory, "kernels": kernels, "saved": saved}
+        # What the step before has left is known if that is watched too.
+        early = (max(memory[0] - 1, 0), memory[1]) if memory is not None else None
+        self._windows = [steps for steps in (early, kernels) if steps is not None]
+        lacks = missing(PROFILER) if self._windows else []
         if lacks:
             self.gaps += lacks
-            asked = []
-        self._first = min((first for first, _ in asked), default=-1)
-        self._last = max((last for _, last in asked), default=-1)
+            self._windows = []
+        every = [*self._windows, *([saved] if saved is not None else [])]
+        first = min((first for first, _ in every), default=0)
+        self._numbers = StepNumbers(first, max((last for _, last in every), default=0))
         self._memory, self._kernels = memory is not None, kernels is not None
-        self._steps = self._roots = 0
-        self._optimizes = False
+        self._off = not self._windows
         self._profiler: Any = None
         self._history: AllocatorHistory | None = None
         self._held: list[int] = []
         self._began_at = (0, 0)
         self._moments: list[tuple[int, int]] = []
         self._holders: list[Holder] = []
-        self._before: list[Before] = []
+        self._before = HeldBefore(state.clock)
         self._began_ns = self._ended_at = 0
         self._lane = 0
+        self._thread = 0
         self._rows: list[tuple[Any, ...]] = []
         self._operators: list[tuple[Any, ...]] = []
         self._watched: list[tuple[int, int, bool, bool]] = []
@@ -109,47 +123,77 @@ class Profiling:
     def start(self) -> None:
         """Recording begins."""
         self._ended_at = self._state.clock()
-        if self._first == 0:
-            self._guarded(self._begin)
+        self._settle()
 
-    def root_begins(self) -> None:
-        """A root call begins: in a program without optimizers that ends a step, the one before."""
-        if self._roots and not self._optimizes:
-            self.step_ends()
-        self._roots += 1
+    # what the program does --------------------------------------------------------------------------------------
 
-    def step_ends(self, optimizer: Any = None, at: int | None = None) -> None:
-        """A step has ended, by an optimizer's if there is one; `at` is a moment before which it had not."""
-        self._ended_at = self._state.clock() if at is None else at
-        if optimizer is not None and not self._optimizes:
-            self._optimizes, self._steps = True, 0
-            if self._first > 0:
-                self._guarded(self._take_back)
-            if self.saved is not None:
-                self.saved.take_back()
-        self._steps += 1
-        if self.saved is not None:
-            self.saved.step_ends(self._steps)
-        if self.active:
-            self._guarded(lambda: self._note(_of_modules(self._living())))
-            if optimizer is not None:
-                self._guarded(lambda: self._note(_of_state(optimizer)))
-            if self._steps >= self._last:
-                self._guarded(self._end)
-        elif self._steps == self._first:
-            self._guarded(lambda: self._before.extend(_sizes(optimizer, _registered(self._living()))))
-            self._guarded(self._begin)
+    def root_begins(self, module: Any) -> None:
+        """A root call is about to begin."""
+        if graph_task() != -1:
+            return
+        self._ended_at = self._state.clock()
+        trains = torch.is_grad_enabled() and bool(raw(module).get("training", True))
+        self._numbers.root_begins(trains=trains)
+        self._settle()
 
-    def _take_back(self) -> None:
-        """Drop what was watched while root calls were taken for steps, as far as it has not been written yet."""
-        if self.active:
-            self._end()
-        self._rows, self._operators, self._watched = [], [], []
+    def backward_begins(self) -> None:
+        """A backward is about to begin."""
+        if graph_task() == -1:
+            self._numbers.backward_begins()
+            self._count_saved()
+        self.poll()
 
     def step_begins(self, optimizer: Any) -> None:
         """An optimizer is about to step: its gradients are there."""
         if self.active:
-            self._guarded(lambda: self._note(_of_gradients(optimizer)))
+            self._guarded(lambda: self._note(of_gradients(optimizer)))
+
+    def step_ends(self, optimizer: Any, number: int, at: int) -> None:
+        """An optimizer, with its number, has stepped inside of no other's step; `at` is when it was about to end."""
+        self._ended_at = at
+        self._numbers.optimizer_ended(optimizer, number)
+        if self.active:
+            self._guarded(lambda: self._note(of_state(optimizer)))
+        self._settle()
+
+    def marked(self, at: int) -> None:
+        """The program says that a step has ended."""
+        self._ended_at = at
+        self._numbers.marked()
+        self._settle()
+
+    def at_rest(self) -> None:
+        """A phase has ended."""
+        self.poll()
+        if self._wanted() != self.active and not self._off:
+            self._ended_at = self._state.clock()
+            self._settle()
+
+    def poll(self) -> None:
+        """Look which of the memory that was held when watching began has been freed."""
+        if self.active:
+            self._guarded(self._before.poll)
+
+    def _wanted(self) -> bool:
+        return any(first <= step < last for step in self._numbers.possible for first, last in self._windows)
+
+    def _count_saved(self) -> None:
+        if self.saved is not None:
+            self.saved.watch(self._numbers.possible)
+
+    def _settle(self) -> None:
+        """Begin or end watching, where the number of the step in progress asks for it and nothing is going on."""
+        self._count_saved()
+        if self._off:
+            return
+        self.poll()
+        wanted = self._wanted()
+        if wanted == self.active or any(call[2].kind != SPAN for call in self._state.lanes.lane.calls):
+            return
+        if wanted:
+            self._guarded(self._begin)
+        elif threading.get_ident() == self._thread:
+            self._guarded(self._end)
 
     def stop(self) -> None:
         """Recording ends."""
@@ -173,15 +217,16 @@ class Profiling:
             if self._history is not None:
                 with contextlib.suppress(Exception):
                     self._history.end()
-            self._profiler, self._history, self._last = None, None, -1
+            self._profiler, self._history, self._off = None, None, True
         self.spent_ns += self._state.clock() - started
 
     def _begin(self) -> None:
         if profiler_runs():
             if not (self._memory and self._begin_history()):
                 self.gaps.append(BUSY)
-                self._last = -1
+                self._off = True
             return
+        self._look_before()
         device = "cuda" if torch.cuda.is_available() else None
         profiler: Any = torch.autograd.profiler.profile(profile_memory=self._memory, use_device=device)
         held = os.environ.get(_QUIET)
@@ -195,7 +240,7 @@ class Profiling:
             else:
                 os.environ[_QUIET] = held
         self._profiler = profiler
-        self._lane = self._state.lanes.lane.number
+        self._lane, self._thread = self._state.lanes.lane.number, threading.get_ident()
         self._moments = []
         self._mark()
         self._began_ns = self._ended_at  # all that has happened since is our own doing
@@ -205,11 +250,17 @@ class Profiling:
         held = history.begin() if history is not None else None
         if held is None:
             return False
+        self._look_before()
         self._history, self._held, self._began_at = history, held, moment(self._state.clock)
-        self._lane = self._state.lanes.lane.number
+        self._lane, self._thread = self._state.lanes.lane.number, threading.get_ident()
         self._began_ns = self._ended_at
         self.gaps.append(FROM_HISTORY)
         return True
+
+    def _look_before(self) -> None:
+        """Write down what modules and optimizers hold, once each."""
+        if self._memory:
+            self._before.begin([*of_optimizers(self._stepped()), *of_modules(self._living())])
 
     def _end_history(self, history: AllocatorHistory) -> None:
         """Threads are not told: what was allocated is taken to be of the one that watches."""
@@ -222,11 +273,18 @@ class Profiling:
         (from_theirs, from_ours), (to_theirs, to_ours) = self._began_at, ended_at
         beside = Clocks((from_theirs, to_theirs), (from_ours, to_ours))
         events = list(events_in(traces, self._held))
-        self._keep(paired(events, beside, self._holders, self._before, self._began_ns), ANY_THREAD)
+        # The host's memory is not watched this way.
+        holders = [one for one in self._holders if one.device != HOST]
+        before = [one for one in self._before.rows if one.device != HOST]
+        self._keep(paired(events, beside, holders, before, self._began_ns), ANY_THREAD)
         self._watched.append((self._began_ns, ended, True, False))
-        self._holders, self._before = [], []
+        self._holders = []
+        self._before.end()
 
     def _end(self) -> None:
+        self._note(of_modules(self._living()))
+        for optimizer in self._stepped():
+            self._note(of_state(optimizer))
         if self._history is not None:
             self._end_history(self._history)
             return
@@ -247,7 +305,7 @@ class Profiling:
             self.gaps.append(LOST)
             return
         ours = ranges[0].start_tid
-        self._keep(paired(events, beside, self._holders, self._before, self._began_ns), ours)
+        self._keep(paired(events, beside, self._holders, self._before.rows, self._began_ns), ours)
         if self._kernels:
             found = operators_of(tree) + kernels_of(results.events(), device_type.CUDA)
             self._operators += [
@@ -256,7 +314,8 @@ class Profiling:
                 if not name.startswith(CLOCK_RANGE)
             ]
         self._watched.append((self._began_ns, ended, self._memory, self._kernels))
-        self._holders, self._before = [], []
+        self._holders = []
+        self._before.end()
 
     def _keep(self, rows: Rows, ours: int) -> None:
         """Keep rows; `ours` is torch's number of the thread that watches, the only one whose calls are known."""
@@ -274,12 +333,16 @@ class Profiling:
     def _living(self) -> list[Any]:
         return self._state.registry.living()
 
+    def _stepped(self) -> list[Any]:
+        """Optimizers that have stepped and are alive."""
+        return [one for one in (ref() for ref in self._numbers.optimizers.values()) if one is not None]
+
     def _note(self, found: Iterator[tuple[Any, int]]) -> None:
         now = self._state.clock()
         for tensor, category in found:
-            address = _address(tensor)
+            address = address_of(tensor)
             if address:
-                size_bytes, device = _place(tensor)
+                size_bytes, device = place_of(tensor)
                 self._holders.append(Holder(now, address, category, size_bytes, device))
 
     def tables(self) -> list[tuple[str, dict[str, list[Any]]]]:
@@ -288,6 +351,7 @@ class Profiling:
             ("allocations", self._allocation_rows()),
             ("operators", self._operator_rows()),
             ("watched", self._watched_rows()),
+            ("asked", self._asked_rows()),
             *([("saved", self.saved.rows())] if self.saved is not None else []),
         ]
 
@@ -323,79 +387,16 @@ class Profiling:
             "kernels": [row[3] for row in rows],
         }
 
+    def _asked_rows(self) -> dict[str, list[Any]]:
+        rows, self._asked = self._asked, {}
+        some = [(what, *steps) for what, steps in rows.items() if steps is not None]
+        return {
+            "what": [row[0] for row in some],
+            "first_step": [row[1] for row in some],
+            "end_step": [row[2] for row in some],
+        }
+
 
 def _disable() -> Any:
     """Stop torch's profiler; its result."""
     return disable_profiler()
-
-
-def _address(tensor: Any) -> int:
-    """Where the memory of a tensor lies; 0 for one that has none to tell of."""
-    try:
-        with without_functions():
-            return int(tensor.untyped_storage().data_ptr())
-    except Exception:
-        return 0
-
-
-def _parameters(optimizer: Any) -> Iterator[Any]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
-
-
-def _place(tensor: Any) -> tuple[int, str]:
-    """How much memory a tensor holds, and where."""
-    with without_functions():
-        return int(tensor.untyped_storage().nbytes()), str(tensor.device)
-
-
-def _of_modules(modules: Iterable[Any]) -> Iterator[tuple[Any, int]]:
-    """Buffers, and parameters that no optimizer may have."""
-    for category, tensor in _registered(modules):
-        yield tensor, category
-
-
-def _registered(modules: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-    for module in modules:
-        for category, name in ((PARAMETER, PARAMETERS), (BUFFER, BUFFERS)):
-            table = raw(module).get(name)
-            for tensor in dict.values(table) if isinstance(table, dict) else ():
-                if tensor is not None:
-                    yield category, tensor
-
-
-def _of_gradients(optimizer: Any) -> Iterator[tuple[Any, int]]:
-    for parameter in _parameters(optimizer):
-        gradient = parameter.grad
-        if gradient is not None:
-            yield gradient, GRADIENT
-
-
-def _of_state(optimizer: Any) -> Iterator[tuple[Any, int]]:
-    for parameter in _parameters(optimizer):
-        yield parameter, PARAMETER
-    for tensor in _state_tensors(optimizer):
-        yield tensor, OPTIMIZER_STATE
-
-
-def _state_tensors(optimizer: Any) -> Iterator[Any]:
-    for held in dict.values(dict(optimizer.state)):
-        for value in held.values() if isinstance(held, dict) else ():
-            if isinstance(value, torch.Tensor):
-                yield value
-
-
-def _sizes(optimizer: Any, registered: Iterable[tuple[int, Any]]) -> list[Before]:
-    """(bytes, category, address, device) of what modules and an optimizer (None for none) hold, once each."""
-    found: dict[int, Before] = {}
-    tensors = list(registered)
-    if optimizer is not None:
-        tensors += [(PARAMETER, one) for one in _parameters(optimizer)]
-        tensors += [(GRADIENT, one.grad) for one in _parameters(optimizer) if one.grad is not None]
-        tensors += [(OPTIMIZER_STATE, one) for one in _state_tensors(optimizer)]
-    for category, tensor in tensors:
-        address = _address(tensor)
-        if address and address not in found:
-            size, device = _place(tensor)
-            found[address] = (size, category, address, device)
-    return list(found.values())

@@ -8,7 +8,7 @@ themselves alive.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -58,14 +58,9 @@ class Saved:
             self.watching, self._last = False, -1
             self.gaps += lacks
 
-    def step_ends(self, steps: int) -> None:
-        """So many steps have ended."""
-        self.watching = self._first <= steps < self._last
-
-    def take_back(self) -> None:
-        """Drop what was counted while root calls were taken for steps, as far as it has not been written yet."""
-        if self._first > 0:
-            self._rows = []
+    def watch(self, possible: Collection[int]) -> None:
+        """Count from here on if the step in progress may have one of these numbers."""
+        self.watching = any(self._first <= step < self._last for step in possible)
 
     def count(self, backward: int, nodes: Sequence[tuple[int, Any]], calls: Sequence[Sequence[int]]) -> None:
         """Count what a graph keeps.

@@ -77,7 +77,7 @@ class State:
         self.counts = False
         self.device_times: DeviceTimes | None = None
         self.device_memory: MemoryReadings | None = None
-        self.root_begins: Callable[[], None] | None = None
+        self.root_begins: Callable[[torch.nn.Module], None] | None = None
         self.stands_in: Callable[[], bool] = _never
         self.next_node = next_node
         self.due = 0

@@ -320,7 +320,8 @@ class Tracer:
     @property
     def _has_rows(self) -> bool:
         """Whether there are rows to write that stand beside the calls."""
-        return self._device_times.has_rows or self._memory.has_rows or self._errors.has_rows
+        beside = (self._device_times, self._memory, self._errors)
+        return any(recorder.has_rows for recorder in beside) or self._profiling is not None
 
     def _end_with_main(self) -> None:
         """Where nothing ran behind the end of the main thread, the recording ended then: what came later was ours."""
@@ -349,10 +350,11 @@ class Tracer:
 
     def mark_step(self) -> None:
         """End a step here."""
+        now = self._clock()
         if self._ranges is not None:
             self._ranges.mark_step()
         if self._profiling is not None:
-            self._profiling.step_ends()
+            self._profiling.marked(now)
 
     def module_id_of(self, module: torch.nn.Module) -> int | None:
         """The number a living module has in this trace; None for one that was not seen."""

@@ -65,7 +65,7 @@ def merge(
     tables["names"] = _names(raw["names"], keys["modules"], offsets["modules"])
     tables["parameters"] = _parameters(raw["parameters"], keys["modules"], offsets["modules"])
     tables["gaps"] = _with_process(raw["gaps"])
-    for name in ("allocations", "operators", "watched", "compilations"):
+    for name in ("allocations", "operators", "watched", "asked", "compilations"):
         tables[name] = _with_process(raw[name], name)
     beside.check_memory(tables["allocations"], tables["watched"])
     beside.check_operators(tables["operators"])

@@ -296,6 +296,12 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("memory", "bool", "allocations were noted"),
         Column("kernels", "bool", "operators and kernels were noted"),
     ),
+    # The steps that were asked for with --memory, --kernels and --saved. More may have been watched: views show these alone.
+    "asked": (
+        Column("what", "string", "memory, kernels or saved"),
+        Column("first_step", "int64", "number of the first step"),
+        Column("end_step", "int64", "number of the first step that is not asked for any more"),
+    ),
     "errors": (
         Column("error", "int32", "key, one an exception object"),
         Column("type", "string", "class name"),

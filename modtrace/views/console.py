@@ -28,6 +28,7 @@ from modtrace.analysis.summary import summarise
 from modtrace.analysis.syncs import places
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.tree import merged
+from modtrace.analysis.watching import KERNELS, MEMORY, notes
 from modtrace.analysis.work import StepWork
 from modtrace.errors import TraceError, UsageError
 from modtrace.text import fit, plain
@@ -175,6 +176,7 @@ def reach_text(found: Sequence[Reach], *, width: int = 80, ascii: bool = False) 
 def kernels_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     """Operators and kernels by module, where they were watched."""
     lines = kernels_lines(*ran(stored), width=max(width, 20))
+    lines += [f"  {line}" for line in notes(stored, KERNELS)]
     return _finished(
         _headed(stored, [fit(line.rstrip(), max(width, 20)) for line in lines], width), False, ascii
     )
@@ -198,6 +200,7 @@ def memory_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     """The peak of memory and who held it, what was kept for backward, and what shapes tell; how to see the others."""
     room = max(width, 20)
     watched, kept = memory_lines(peaks(stored), width=room), kept_lines(most_kept(stored), width=room)
+    watched += [f"  {line}" for line in notes(stored, MEMORY)]
     parts = [part for part in (watched, kept, held_lines(held(stored), width=room)) if part]
     if not watched:
         parts.append(["  memory was not watched: modtrace run --memory 0:3 script.py"])

@@ -16,6 +16,7 @@ from modtrace.analysis.out_of_memory import autopsy
 from modtrace.analysis.summary import Row, Summary, summarise
 from modtrace.analysis.training_findings import unrecorded_children
 from modtrace.analysis.tree import merged, without_functions
+from modtrace.analysis.watching import KERNELS, MEMORY, notes
 from modtrace.text import fit, pad, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored
@@ -58,6 +59,7 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
     head += compilations_summary(compiled(stored), width)
     head += device_memory_summary(wholes(stored))
     head += memory_summary(peaks(stored)) + kept_summary(most_kept(stored))
+    head += [f"  {line}" for line in notes(stored, MEMORY, KERNELS)]
     failure = last_failure(stored)
     failed = failure is not None and _matters(found, failure)
     caught = _caught(found, failure) if failure is not None and not failed else []

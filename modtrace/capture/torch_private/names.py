@@ -280,6 +280,13 @@ fast_range: Final[Any] = take("torch._C._profiler._RecordFunctionFast", lost=_NO
 device_type: Final[Any] = take("torch._C._autograd.DeviceType", lost=_NOT_WATCHED, part=PROFILER)
 profiler_runs: Final[Any] = take("torch._C._autograd._profiler_enabled", lost=_NOT_WATCHED, part=PROFILER)
 
+_NOT_FREED: Final = (
+    "memory of the host that was held before watching began stays in what is held when it is freed"
+)
+weak_storage: Final[Any] = take("torch.UntypedStorage._weak_ref", lost=_NOT_FREED, part=PHASES)
+storage_is_gone: Final[Any] = take("torch.UntypedStorage._expired", lost=_NOT_FREED, part=PHASES)
+forget_storage: Final[Any] = take("torch.UntypedStorage._free_weak_ref", lost=_NOT_FREED, part=PHASES)
+
 _NOT_COUNTED: Final = "what is kept for backward is not counted"
 for _name in ("data", "unpack_hook"):
     take(f"torch._C._autograd.SavedTensor.{_name}", lost=_NOT_COUNTED, part=SAVED)
