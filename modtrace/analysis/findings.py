@@ -1,7 +1,7 @@
 """What is worth a look in a trace: short, ranked, each with its number and what to do about it.
 
-Every rule is silent unless there is enough to judge by. Times of steps are those of the thread that runs the loop, of
-whole steps without the first one.
+Every rule is silent unless there is enough to judge by. Times of steps are those of the thread that runs the loop, over
+the steps that count in statistics.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from modtrace.trace.schema import EVALUATING, NO_GRAD, PHASES, SHORT_DTYPES
 from modtrace.units import count, duration, percent, plural
 
 MIN_STEPS: Final = 5
-"""Fewer whole steps than that, the first left out, say nothing."""
+"""Fewer steps that count in statistics say nothing."""
 MIN_NS: Final = 1_000_000
 """Nor does what takes less than this altogether."""
 DATA_SHARE: Final = 0.10
@@ -85,8 +85,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at. `steady` are the whole steps of rank 0 but the first and those in which operations were
-    counted or torch compiled, `whole` these too; `compiled` are the numbers of the last.
+    """What the rules look at. `whole` are the steps of rank 0 that came to their end, `steady` those of them that count
+    in statistics; `compiled` are the numbers of those in which torch compiled.
     """
 
     stored: Stored
@@ -137,9 +137,9 @@ def findings(stored: Stored) -> list[Finding]:
     steps = steps_frame(stored)
     steps = steps[steps["rank"] == steps["rank"].min()] if len(steps) else steps
     whole = steps[steps["whole"].astype(bool)] if len(steps) else steps
-    steady = whole.iloc[1:]
     compiling = frozenset(np.flatnonzero(compiled_steps(stored)).tolist())
-    steady = steady[~steady["counted"].astype(bool)] if len(steady) else steady
+    # Where there are no others, steps with FLOP counting or compiling count in statistics; advice is not given on them.
+    steady = steps[steps["in_statistics"] & ~steps["counted"]] if len(steps) else steps
     steady = steady[~steady.index.isin(compiling)]
     facts = Facts(stored, calls_frame(stored), modules_frame(stored), steps, whole, steady, compiling)
     silent = FROM_ABSENCE if is_cut(stored) else ()
@@ -171,48 +171,65 @@ def _of_phase(facts: Facts, name: str) -> pd.DataFrame:
 
 
 def first_step(facts: Facts) -> Iterator[Finding]:
-    """The first step is FIRST_TIMES the median and FIRST_SHARE of all."""
-    if not facts.enough:
+    """The first step, without what tracing cost in it, is FIRST_TIMES the median and FIRST_SHARE of all.
+
+    Nothing is said of one in which operations were counted: it is not known how long it took without that.
+    """
+    if not facts.enough or bool(facts.whole["counted"].iloc[0]):
         return
     if facts.whole.index[0] in facts.compiled:
         return  # the compiler's time, which is reported by itself
-    first, usual = int(facts.whole["duration_ns"].iloc[0]), int(facts.steady["duration_ns"].median())
+    number, calls = facts.whole.index[0], facts.calls
+    own = calls[(calls["step"] == number) & (calls["rank"] == calls["rank"].min())]
+    first = int(facts.whole["duration_ns"].iloc[0]) - int(own["tracer_ns"].sum())
+    usual = int(facts.steady["duration_ns"].median())
     if first < max(FIRST_TIMES * usual, FIRST_SHARE * (first + facts.steady_ns), MIN_NS):
         return
-    number = facts.whole.index[0]
     text = f"step {number} took {first / max(usual, 1):.1f}x the median ({duration(first)})"
-    yield Finding(
-        "first_step",
-        text,
-        "totals include it: warm up first, or use t.modules, which leaves it out",
-        first - usual,
-    )
+    remedy = "totals include it; statistics of steps leave it out. Warm up first where it matters"
+    yield Finding("first_step", text, remedy, first - usual)
 
 
 def one_module(facts: Facts) -> Iterator[Finding]:
-    """One group of modules has MODULE_SHARE of the time of all modules to itself."""
-    groups, calls = folded(facts.stored), facts.calls
-    own = (
-        calls["self_ns"]
-        .fillna(0)
-        .where((calls["step"].fillna(1) > 0) & ~calls["step"].isin(facts.compiled), 0)
-        .to_numpy(int)
-    )
-    spent = np.bincount(groups.group, weights=own, minlength=len(groups.name)).astype(np.int64)
-    spent[~np.array(groups.of_module, bool)] = 0
-    total = int(spent.sum())
-    if (spent > 0).sum() < MODULE_GROUPS or total < MIN_NS:
+    """One group of modules has MODULE_SHARE of the time of all modules to itself, by medians over the steps."""
+    if not facts.enough:
         return
-    at = int(spent.argmax())
-    if spent[at] < MODULE_SHARE * total:
+    groups, rows = folded(facts.stored), np.flatnonzero(facts.steady_rows)
+    calls = facts.calls.iloc[rows]
+    step = np.searchsorted(np.sort(facts.steady.index.to_numpy(int)), calls["step"].to_numpy(int))
+    group, own = groups.group[rows], calls["self_ns"].fillna(0).to_numpy(int)
+    ran = calls["kind"].astype(str).to_numpy() == "module"
+    times = _median_a_step(group, step, own, len(groups.name), len(facts.steady))
+    times[~np.array(groups.of_module, bool)] = 0
+    total = int(times.sum())
+    if (times > 0).sum() < MODULE_GROUPS or total * len(facts.steady) < MIN_NS:
+        return
+    at = int(times.argmax())
+    if times[at] < MODULE_SHARE * total:
         return
     name = groups.title(at)
-    times = int(((groups.group == at) & (calls["kind"] == "module")).sum())
+    number = _median_a_step(group, step, ran.astype(int), len(groups.name), len(facts.steady))[at]
     text = (
-        f"{name} ({groups.type[at]}) is {percent(int(spent[at]), total)}% of the time of all modules: "
-        f"{duration(int(spent[at]))} in {plural(times, 'call')}"
+        f"{name} ({groups.type[at]}) is {percent(int(times[at]), total)}% of the time of all modules: "
+        f"{duration(int(times[at]))} in {plural(int(number), 'call')} a step, the median of {len(facts.steady)} steps"
     )
-    yield Finding("one_module", text, "look at its sizes, its dtype and its backward first", int(spent[at]))
+    won = int(times[at]) * len(facts.steady)
+    yield Finding("one_module", text, "look at its sizes, its dtype and its backward first", won)
+
+
+def _median_a_step(
+    group: npt.NDArray[np.int64],
+    step: npt.NDArray[np.int64],
+    values: npt.NDArray[np.int64],
+    groups: int,
+    steps: int,
+) -> npt.NDArray[np.int64]:
+    """The median over steps of what each group has in a step."""
+    present, which = np.unique(group, return_inverse=True)
+    sums = np.bincount(which * steps + step, weights=values, minlength=len(present) * steps)
+    found = np.zeros(groups, np.int64)
+    found[present] = np.median(sums.reshape(len(present), steps), axis=1) if len(present) else 0
+    return found
 
 
 def long_backward(facts: Facts) -> Iterator[Finding]:

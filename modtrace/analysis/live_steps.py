@@ -17,11 +17,13 @@ import numpy.typing as npt
 
 from modtrace.analysis import phases
 from modtrace.analysis.leading import Trained, Usual, trained_in
-from modtrace.analysis.live_nodes import Nodes, Placed
+from modtrace.analysis.live_nodes import BACK, Nodes, Placed
 from modtrace.analysis.phases import DATA, Calls, Earlier, Steps, divide
+from modtrace.analysis.statistics import choose
 from modtrace.trace.follow import Columns
 from modtrace.trace.schema import (
     BACKWARD,
+    COUNTED,
     EVALUATING,
     IN_BACKWARD,
     MODULE,
@@ -55,12 +57,16 @@ class Restart(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """A step that has ended. The sums have an element a node that ran in it; unknown times count as 0."""
+    """A step that has ended. The sums have an element a node that ran in it; unknown times count as 0.
+
+    counted: operations were counted in it.
+    """
 
     number: int
     start_ns: int
     duration_ns: int
     data_ns: int
+    counted: bool
     node: Ints
     calls: Ints
     total_ns: Ints
@@ -92,6 +98,8 @@ class LiveSteps:
         self._nodes = nodes
         self._thread = 0
         self._ended: int | None = None
+        self._sure_ns = self._sure_calls = 0
+        self._is_call = np.zeros(0, np.bool_)
         self._usual = Usual()
         self._trained = Trained()
         self._pairs: frozenset[Pair] = frozenset()
@@ -126,6 +134,37 @@ class LiveSteps:
         """How many steps have ended, those among them that later calls may still change."""
         return self.count + len(self._provisional)
 
+    @property
+    def ended_ns(self) -> int:
+        """How long these took."""
+        return self._sure_ns + sum(step.duration_ns for step in self._provisional)
+
+    @property
+    def calls_in_steps(self) -> int:
+        """Module calls in these."""
+        calls = self._of_modules()
+        return self._sure_calls + sum(int(step.calls[calls[step.node]].sum()) for step in self._provisional)
+
+    def in_statistics(self, count: int) -> tuple[list[Step], str]:
+        """Those of the last steps that count in statistics, and which they are in words."""
+        known = self.last(count)
+        counted = np.array([step.counted for step in known], np.bool_)
+        first = known[0].number if known else 0
+        chosen = choose(np.ones(len(known), np.bool_), counted, np.zeros(len(known), np.bool_), first)
+        return [
+            step for step, counts in zip(known, chosen.steps.tolist(), strict=True) if counts
+        ], chosen.text
+
+    def _of_modules(self) -> npt.NDArray[np.bool_]:
+        """Which nodes are of module calls."""
+        nodes, known = self._nodes, len(self._is_call)
+        more = [
+            root >= 0 and variant != BACK
+            for (root, _), variant in zip(nodes.what[known:], nodes.variant[known:], strict=True)
+        ]
+        self._is_call = np.append(self._is_call, np.array(more, np.bool_))
+        return self._is_call
+
     def all(self) -> Sums:
         """Everything since the beginning, what is in no step too."""
         return Sums(*_grown(self._all, len(self._nodes)))
@@ -138,7 +177,8 @@ class LiveSteps:
         np.add.at(self._all[2], node, own)
         self.calls += int(np.count_nonzero(columns["kind"] == MODULE))
         thread = columns["call"] >> THREAD_SHIFT
-        fresh = np.stack([columns["start_ns"], thread, node, np.ones(len(node), np.int64), total, own])
+        began = self._begin_of_units(columns, clear)
+        fresh = np.stack([began, thread, node, np.ones(len(node), np.int64), total, own])
         self._recent = np.concatenate([self._recent, fresh], axis=1)
         kind, mode = columns["kind"], columns["mode"]
         again = (kind == MODULE) & ((mode & IN_BACKWARD) > 0)
@@ -152,6 +192,20 @@ class LiveSteps:
         at: Ints = np.searchsorted(ids, targets, side="right") - 1
         evaluating = (self._skeleton["mode"][at] & EVALUATING) > 0 if len(ids) else at >= 0
         self._took_part.update(ids[at[(at >= 0) & evaluating]].tolist())
+
+    def _begin_of_units(self, columns: Columns, clear: npt.NDArray[np.bool_]) -> Ints:
+        """When the unit that each call is in began, or the call itself: that of the last call before it in no unit."""
+        opened = [entry.row for entry in self._nodes.opened.values() if entry.clear]
+        ids = np.append(columns["call"][clear], np.array([row["call"] for row in opened], np.int64))
+        start = np.append(columns["start_ns"][clear], np.array([row["start_ns"] for row in opened], np.int64))
+        began: Ints = columns["start_ns"].copy()
+        if len(ids):
+            order = np.argsort(ids)
+            at = np.searchsorted(ids[order], columns["call"], side="right") - 1
+            over = order[np.maximum(at, 0)]
+            within = ~clear & (at >= 0) & (ids[over] >> THREAD_SHIFT == columns["call"] >> THREAD_SHIFT)
+            began[within] = start[over[within]]
+        return began
 
     def _check_rule(self) -> None:
         held = self._skeleton
@@ -198,6 +252,10 @@ class LiveSteps:
         ]
         self._provisional = made[sure - first :]
         if sure:
+            done = whole[:sure]
+            self._sure_ns += int((steps.end - steps.start)[done].sum())
+            rows = order[np.isin(owner[order], done)]
+            self._sure_calls += int(self._recent[3, rows][self._of_modules()[self._recent[2, rows]]].sum())
             self.steps.extend(made[: sure - first])
             self.count += sure
             if self.by == "root":
@@ -271,10 +329,18 @@ class LiveSteps:
         """The sums of one step over some of the recent calls."""
         mine = self._recent[2:, calls]
         node, which = np.unique(mine[0], return_inverse=True)
+        counted = self._counted(steps, at)
         sums = np.zeros((3, len(node)), np.int64)
         _add(sums, which, mine[1:])
         start, end = int(steps.start[at]), int(steps.end[at])
-        return Step(number, start, end - start, int(steps.spent[DATA, at]), node, *sums)
+        return Step(number, start, end - start, int(steps.spent[DATA, at]), counted, node, *sums)
+
+    def _counted(self, steps: Steps, at: int) -> bool:
+        """Whether operations were counted in a step."""
+        held = self._skeleton
+        counted = held["start_ns"][(held["mode"] & COUNTED) > 0]
+        inside = (counted >= steps.start[at]) & (counted < steps.end[at])
+        return bool(inside.any())
 
     def _forget(self, steps: Steps, done: Ints) -> None:
         """Drop the calls of steps that are kept as sums, and what came before them."""

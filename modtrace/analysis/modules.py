@@ -17,6 +17,7 @@ from modtrace.analysis.held import copies_kept, of_keys, output_bytes
 from modtrace.analysis.phases import RECOMPUTE
 from modtrace.analysis.roots import roots
 from modtrace.analysis.saved import of_modules as kept_by
+from modtrace.analysis.statistics import rows_that_count
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import Work, work
 from modtrace.trace.reader import Stored
@@ -31,8 +32,8 @@ def modules(stored: Stored) -> pd.DataFrame:
 
     `total_ns` and `self_ns` are of all of it, with what checkpointing made again. Of its forward and of its backward
     the `total_ns` and `self_ns` are sums over the calls whose times are known; `mean_ns`, `p50_ns`, `p95_ns` and
-    `max_ns` are of the time that it took in each step, the first step in which it ran and steps in which operations
-    were counted left out where there are more. `forward_flops` and `backward_flops` are sums over all calls with
+    `max_ns` are of the time that it took in each of the steps that count in statistics (see `choose`), in each step
+    where it ran in none of those. `forward_flops` and `backward_flops` are sums over all calls with
     everything inside them, null where they are not known for each; the same with `_at_least` leave
     out what is not known; `device_total_ns`, `forward_device_ns` and
     `backward_device_ns` are times on the device, summed over the calls for which they are known; `operations` are its
@@ -58,7 +59,7 @@ def modules(stored: Stored) -> pd.DataFrame:
     again_ns = _recomputed(line, recomputed, count)
     computed = work(stored)
     backward = kind == BACKWARD
-    counted = _counted_steps(line, computed)
+    counts = rows_that_count(stored)
     of_module, on_device = nullable_codes(line, "module"), device_times(stored).device_ns
     lists = _operations(stored, computed, of_module, (kind == MODULE), count)
     data: dict[str, Any] = {
@@ -69,8 +70,8 @@ def modules(stored: Stored) -> pd.DataFrame:
         "calls": np.bincount(module, minlength=count),
         "total_ns": _total(line, "duration_ns", count),
         "self_ns": _total(line, "self_ns", count),
-        **_times(calls, counted[(kind == MODULE) & ~recomputed], "forward", count),
-        **_times(_backwards(line), counted[backward], "backward", count),
+        **_times(calls, counts[(kind == MODULE) & ~recomputed], "forward", count),
+        **_times(_backwards(line), counts[backward], "backward", count),
         "recompute_calls": ran_again,
         "recompute_ns": again_ns,
         "forward_flops": _flops(module, computed.flops[(kind == MODULE) & ~recomputed], count),
@@ -166,14 +167,6 @@ def _total(line: pa.Table, name: str, count: int) -> pd.arrays.IntegerArray:
     return _masked(sums(module[some], values[some], count), ran)
 
 
-def _counted_steps(line: pa.Table, computed: Work) -> Bools:
-    """Which rows are in a step in which operations were counted."""
-    step, process = nullable_codes(line, "step"), column(line, "process")
-    pair = process << 40 | step
-    inside: Bools = (step >= 0) & np.isin(pair, pair[computed.counted])
-    return inside
-
-
 def _flops(module: Ints, flops: Ints, count: int) -> pd.arrays.IntegerArray:
     """Sums for each module, null where those of a call are not known."""
     known = np.bincount(module, minlength=count) > 0
@@ -201,8 +194,8 @@ def _operations(
     return tuple([one[at] or [] if at >= 0 else [] for at in found] for one in lists)  # type: ignore[return-value]
 
 
-def _times(calls: pa.Table, counted: Bools, prefix: str, count: int) -> dict[str, Any]:
-    """Total, self and per-step times of each module over some calls; `counted` are those in steps to leave out."""
+def _times(calls: pa.Table, counts: Bools, prefix: str, count: int) -> dict[str, Any]:
+    """Total, self and per-step times of each module over some calls; `counts` is of those in steps that count."""
     module = column(calls, "module")
     duration, known = values_and_known(calls, "duration_ns")
     own, own_known = values_and_known(calls, "self_ns")
@@ -212,7 +205,7 @@ def _times(calls: pa.Table, counted: Bools, prefix: str, count: int) -> dict[str
     ran_own = np.bincount(module[own_known], minlength=count) > 0
     step = nullable_codes(calls, "step")
     some = known & (step >= 0)
-    each, owner = per_step(module[some], step[some], duration[some], counted[some])
+    each, owner = per_step(module[some], step[some], duration[some], counts[some])
     figures = over_steps(owner, each, count)
     data: dict[str, Any] = {
         f"{prefix}_total_ns": _masked(total, ran),
@@ -223,27 +216,17 @@ def _times(calls: pa.Table, counted: Bools, prefix: str, count: int) -> dict[str
     return data
 
 
-def per_step(keys: Ints, steps: Ints, values: Ints, counted: Bools) -> tuple[Ints, Ints]:
-    """Sums of values for each key in each step, with the key of each; of a key that has others its first step and
-    those that are `counted` are left out.
+def per_step(keys: Ints, steps: Ints, values: Ints, counts: Bools) -> tuple[Ints, Ints]:
+    """Sums of values for each key in each step that `counts`, with the key of each; of a key that has none of these in
+    all its steps.
     """
     if not len(keys):
         return values, keys
     pairs, at, which = np.unique(keys << 40 | steps, return_index=True, return_inverse=True)
     total = np.bincount(which, weights=values).astype(np.int64)
-    owner = pairs >> 40
-    first = np.ones(len(owner), np.bool_)
-    first[1:] = owner[1:] != owner[:-1]
-    usual = ~first & ~counted[at]
-    without = np.bincount(owner, weights=usual) == 0
-    keep = usual | (without[owner] & (~first | _alone(owner)))
+    owner, usual = pairs >> 40, counts[at]
+    keep = usual | (np.bincount(owner, weights=usual) == 0)[owner]
     return total[keep], owner[keep]
-
-
-def _alone(owner: Ints) -> Bools:
-    """Which owners, in order, stand there once."""
-    alone: Bools = np.bincount(owner)[owner] == 1
-    return alone
 
 
 def over_steps(owner: Ints, values: Ints, count: int) -> Ints:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis import leading
+from modtrace.analysis.borders import Borders
 from modtrace.analysis.columns import begun
 from modtrace.analysis.leading import Trained, Usual
 from modtrace.trace.schema import (
@@ -32,6 +33,7 @@ from modtrace.trace.turns import Pair, turns
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Losses = list[tuple[int, int]]
 
 NAMES: Final = (*PHASES, "recompute")
 """What `phase` of a call is an index into."""
@@ -73,6 +75,7 @@ class Steps:
 
     by: what ends them: "mark", "optimizer", "forward" (of the next one, for updates by hand), "root" (each root call).
     spent: phase -> nanoseconds outside of the other phases in it, in the order of NAMES without `recompute`.
+    threads: nanoseconds in which calls ran on other threads while this one was in no phase.
     first, last: its calls on the thread; last < first for none.
     evals: evaluations of other modules and of trained ones that come before anything else of it: shape (2, steps).
     final: how many steps, from the first on, no later optimizer step can change.
@@ -86,6 +89,7 @@ class Steps:
     end: Ints
     whole: Bools
     spent: Ints
+    threads: Ints
     first: Ints
     last: Ints
     evals: Ints
@@ -104,7 +108,7 @@ class Division:
     phase: Ints
     step: Ints
     units: Ints
-    losses: list[tuple[int, int]]
+    losses: Losses
     steps: Steps
 
 
@@ -129,11 +133,14 @@ class Earlier:
 
 @dataclass(frozen=True)
 class _Ends:
-    """The thread whose time is divided, what ends its steps and when; `final` and `pairs` as in Steps."""
+    """The thread whose time is divided, what ends its steps, when, and the call that does (none where the next forward
+    does); `final` and `pairs` as in Steps.
+    """
 
     thread: int
     by: str
     at: Ints
+    closing: Ints
     final: int
     pairs: list[tuple[int, Pair]]
 
@@ -150,7 +157,7 @@ def divide(calls: Calls, earlier: Earlier | None = None, *, over: bool = False) 
     phase_of_unit = _phases_of(calls, units)
     ends = _ends(calls, units, earlier)
     if earlier is not None and ends.by != earlier.by:
-        ends = _Ends(earlier.thread, earlier.by, ends.at[:0], 0, [])
+        ends = _Ends(earlier.thread, earlier.by, ends.at[:0], ends.at[:0], 0, [])
     thread, by = ends.thread, ends.by
     mine = np.flatnonzero(calls.thread[units] == thread)
     losses = _losses(calls, units[mine], phase_of_unit[mine]) if by != "root" else []
@@ -161,13 +168,26 @@ def divide(calls: Calls, earlier: Earlier | None = None, *, over: bool = False) 
     phase[_recomputed(calls)] = RECOMPUTE
     if by == "root":
         return Division(phase, *_each_root(calls, units, phase_of_unit))
-    steps = _steps(calls, units[mine], phase_of_unit[mine], losses, ends, earlier, over)
-    at = np.searchsorted(steps.start, calls.start, side="right") - 1
-    inside = (at >= 0) & (calls.start < steps.end[np.maximum(at, 0)]) if len(steps) else at >= 0
+    works = np.isin(phase_of_unit, (FORWARD, EVAL, LOSS, BACK, OPTIMIZER))
+    others = units[(calls.thread[units] != thread) & works]
+    steps, losses = _steps(calls, units[mine], phase_of_unit[mine], others, losses, ends, earlier, over)
+    began = _begin_of_units(calls, units)
+    at = np.searchsorted(steps.start, began, side="right") - 1
+    inside = (at >= 0) & (began < steps.end[np.maximum(at, 0)]) if len(steps) else at >= 0
     return Division(phase, np.where(inside, at, NONE), units, losses, steps)
 
 
-def _between(units: Ints, losses: list[tuple[int, int]]) -> Bools:
+def _begin_of_units(calls: Calls, units: Ints) -> Ints:
+    """When the unit that each call is in began, or the call itself: on another thread a unit may outlive its step."""
+    began = calls.start.copy()
+    if len(units):
+        over = units[np.maximum(begun(units, len(calls)) - 1, 0)]
+        within = (over <= np.arange(len(calls))) & (calls.last[over] >= np.arange(len(calls)))
+        began[within] = calls.start[over[within]]
+    return began
+
+
+def _between(units: Ints, losses: Losses) -> Bools:
     """Which units stand between the forward and the backward of a loss."""
     pairs = np.array(losses, np.int64).reshape(-1, 2)
     edges = np.zeros(len(units) + 1, np.int64)
@@ -176,7 +196,7 @@ def _between(units: Ints, losses: list[tuple[int, int]]) -> Bools:
     return np.cumsum(edges[:-1]) > 0
 
 
-def _while_lost(calls: Calls, thread: int, losses: list[tuple[int, int]]) -> Bools:
+def _while_lost(calls: Calls, thread: int, losses: Losses) -> Bools:
     """Which calls of the thread start between the forward and the backward of a loss."""
     pairs = np.array(losses, np.int64).reshape(-1, 2)
     edges = np.zeros(len(calls) + 1, np.int64)
@@ -247,8 +267,8 @@ def _ends(calls: Calls, units: Ints, earlier: Earlier | None) -> _Ends:
     """What ends steps, and when."""
     marks = np.flatnonzero(calls.kind == STEP)
     if len(marks):
-        at = np.sort(calls.start[marks])
-        return _Ends(_busiest(calls.thread[marks]), "mark", at, len(at), [])
+        marks = marks[np.argsort(calls.start[marks], kind="stable")]
+        return _Ends(_busiest(calls.thread[marks]), "mark", calls.start[marks], marks, len(marks), [])
     of_optimizer = (calls.kind == PHASE) & (calls.label == OPTIMIZER) & calls.known & (calls.status == OK)
     around = np.where(calls.parent >= 0, calls.label[calls.parent], NONE)
     stepping = np.flatnonzero(of_optimizer & (around != OPTIMIZER))
@@ -256,15 +276,25 @@ def _ends(calls: Calls, units: Ints, earlier: Earlier | None) -> _Ends:
         return _optimizer_ends(calls, units, stepping, earlier)
     backward = units[calls.label[units] == BACK]
     if len(backward):
-        thread = _busiest(calls.thread[backward])
-        mine = units[calls.thread[units] == thread]
-        begins = (calls.kind[mine] == MODULE) | (calls.label[mine] == DATA)
-        is_backward = calls.label[mine] == BACK
-        seen = np.cumsum(is_backward)
-        first = begins & (seen > 0)
-        _, at = np.unique(seen[first], return_index=True)
-        return _Ends(thread, "forward", calls.start[mine[first][at]], len(at) + 1, [])
-    return _Ends(0, "root", np.zeros(0, np.int64), 0, [])
+        return _forward_ends(calls, units, _busiest(calls.thread[backward]))
+    return _Ends(0, "root", backward, backward, 0, [])
+
+
+def _forward_ends(calls: Calls, units: Ints, thread: int) -> _Ends:
+    """The ends of steps where the next forward, or the wait for its data, ends them."""
+    units = units[calls.thread[units] == thread]
+    begins = (calls.kind[units] == MODULE) | (calls.label[units] == DATA)
+    backward = np.flatnonzero(calls.label[units] == BACK)
+    seen = np.cumsum(calls.label[units] == BACK)
+    first = np.flatnonzero(begins & (seen > 0))
+    number, at = np.unique(seen[first], return_index=True)
+    borders = Borders(calls, units)
+    closing = units[first[at]]
+    ended = calls.end[units[backward[number - 1]]]
+    ends = [
+        borders.begin_after(unit, since) for unit, since in zip(closing.tolist(), ended.tolist(), strict=True)
+    ]
+    return _Ends(thread, "forward", np.array(ends, np.int64), closing[:0], len(ends) + 1, [])
 
 
 def _optimizer_ends(calls: Calls, units: Ints, stepping: Ints, earlier: Earlier | None) -> _Ends:
@@ -272,22 +302,24 @@ def _optimizer_ends(calls: Calls, units: Ints, stepping: Ints, earlier: Earlier 
     thread = _busiest(calls.thread[stepping])
     stepping = stepping[calls.thread[stepping] == thread]
     around = units[np.maximum(np.searchsorted(units, stepping, side="right") - 1, 0)]
-    ends = np.where(calls.last[around] >= stepping, calls.end[around], calls.end[stepping])
+    closing = np.where(calls.last[around] >= stepping, around, stepping)
     backward = units[(calls.label[units] == BACK) & (calls.thread[units] == thread)]
     begun_before = np.searchsorted(calls.start[backward], calls.end[stepping])
     before = earlier.pairs if earlier is not None else frozenset[Pair]()
     found = turns(calls.maker[stepping].tolist(), begun_before.tolist(), before)
-    ends = ends[found.last]
+    closing = closing[found.last]
+    ends = calls.end[closing]
     pairs = [(end, pair) for end, some in zip(ends.tolist(), found.pairs, strict=True) for pair in some]
     final = len(np.unique(ends[: found.final]))
-    return _Ends(thread, "optimizer", np.unique(ends), final, pairs)
+    at, which = np.unique(ends, return_index=True)
+    return _Ends(thread, "optimizer", at, closing[which], final, pairs)
 
 
 def _busiest(threads: Ints) -> int:
     return int(np.bincount(threads).argmax())
 
 
-def _losses(calls: Calls, units: Ints, phase: Ints) -> list[tuple[int, int]]:
+def _losses(calls: Calls, units: Ints, phase: Ints) -> Losses:
     """For each backward the forward before it after which only the loss was computed.
 
     That is the last root call with parameters since the backward before; a criterion has none. Where no root call has
@@ -308,7 +340,7 @@ def _losses(calls: Calls, units: Ints, phase: Ints) -> list[tuple[int, int]]:
     return found
 
 
-def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, list[tuple[int, int]], Steps]:
+def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, Losses, Steps]:
     """Without anything that ends a step every root call is one, over all threads."""
     roots = units[calls.kind[units] == MODULE]
     names = phase[calls.kind[units] == MODULE]
@@ -328,6 +360,7 @@ def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, list
         end=np.where(calls.known[roots], calls.end[roots], calls.start[roots]),
         whole=calls.known[roots],
         spent=spent,
+        threads=np.zeros(len(roots), np.int64),
         first=roots,
         last=calls.last[roots],
         evals=np.zeros((2, len(roots)), np.int64),
@@ -342,47 +375,91 @@ def _steps(
     calls: Calls,
     units: Ints,
     phase: Ints,
-    losses: list[tuple[int, int]],
+    others: Ints,
+    losses: Losses,
     ended: _Ends,
     earlier: Earlier | None,
     over: bool,
-) -> Steps:
-    """The steps of a thread that end as `_ends` says, and a last one that did not come to its end."""
-    starts = calls.start[units]
-    at = np.searchsorted(ended.at, starts, side="right")
+) -> tuple[Steps, Losses]:
+    """The steps of a thread that end as `_ends` says, and a last one that did not come to its end; the losses that
+    were computed within one step. `others` are units of other threads that compute.
+    """
     count = len(ended.at)
-    ends = ended.at
-    tail = _tail(calls, units, phase, at == count, over)
+    behind = np.searchsorted(ended.at, calls.start[units], side="right") == count
+    tail = _tail(calls, units, phase, behind, over)
+    ends, closing = ended.at, ended.closing
     if tail is not None:
         ends = np.append(ends, max(int(calls.end[tail]), int(calls.start[tail])))
+        closing = np.append(closing, tail)
+    borders = Borders(calls, units[~np.isin(phase, (DATA, H2D, ZERO_GRAD))])
+    begin = _begin(borders, units, ends, closing, earlier)
+    if earlier is None or earlier.end is None:
+        begin = min([begin, *_forwards_elsewhere(calls, units, phase, others)])
+    moved = len(ends) - len(closing)  # those that a forward ends are not
+    ends = np.concatenate(
+        [ends[:moved], borders.ends(ends[moved:], closing, max([begin, *ends[:moved][-1:]]))]
+    )
+    at = np.searchsorted(ends, calls.start[units], side="right")
     training = _training(calls, units, phase, at, len(ends))
-    start, evals = _starts(calls, units, training, ends, count, earlier)
+    start, evals = _starts(borders, units, training, begin, ends, count, earlier)
     keep = start < ends
-    place = np.append(np.cumsum(keep) - 1, np.count_nonzero(keep))
-    training = replace(training, step=place[training.step])
     start, ends, evals = start[keep], ends[keep], evals[:, keep]
+    place = np.append(np.cumsum(keep) - 1, np.count_nonzero(keep))
     # What a forward would have ended is as whole as it will be when none comes any more.
-    trains = bool((phase[at == count] == BACK).any())
+    trains = bool((phase[behind] == BACK).any())
     whole = ((np.arange(len(keep)) < count) | (ended.by == "forward" and trains))[keep]
-    spent = _spent(calls, units, phase, losses, start, ends)
+    losses = _within(calls, losses, start)
     on_thread = np.flatnonzero(calls.thread == ended.thread)
     times = calls.start[on_thread]
     low, high = np.searchsorted(times, start), np.searchsorted(times, ends)
     offset = int(on_thread[0]) if len(on_thread) else 0  # a thread's calls stand together
-    return Steps(
+    steps = Steps(
         by=ended.by,
         thread=ended.thread,
         start=start,
         end=ends,
         whole=whole,
-        spent=spent,
+        spent=_spent(calls, units, phase, losses, start, ends),
+        threads=_on_others(calls, units, others, losses, start, ends),
         first=low + offset,
         last=high + offset - 1,
         evals=evals,
         final=int(keep[: ended.final].sum()),
         pairs=ended.pairs,
-        training=training,
+        training=replace(training, step=place[training.step]),
     )
+    return steps, losses
+
+
+def _begin(borders: Borders, units: Ints, ends: Ints, closing: Ints, earlier: Earlier | None) -> int:
+    """When the first step begins."""
+    if earlier is not None and earlier.end is not None:
+        return earlier.end
+    if not len(units):
+        return 0
+    if not len(ends):
+        return int(borders.calls.start[units[0]])
+    return borders.first_begin(
+        int(units[0]), int(ends[0]), int(closing[0]) if len(closing) == len(ends) else None
+    )
+
+
+def _forwards_elsewhere(calls: Calls, units: Ints, phase: Ints, others: Ints) -> list[int]:
+    """When forwards on other threads began that the first backward is of, having none on its own thread."""
+    backward = np.flatnonzero(phase == BACK)
+    if not len(backward) or (phase[: backward[0]] == FORWARD).any():
+        return []
+    forwards = others[(calls.kind[others] == MODULE) & ((calls.mode[others] & (NO_GRAD | EVALUATING)) == 0)]
+    began: list[int] = calls.start[forwards].tolist()
+    return [moment for moment in began if moment < calls.start[units[backward[0]]]]
+
+
+def _within(calls: Calls, losses: Losses, start: Ints) -> Losses:
+    """The losses with no beginning of a step between forward and backward."""
+    pairs = np.array(losses, np.int64).reshape(-1, 2)
+    first, last = calls.end[pairs[:, 0]], calls.start[pairs[:, 1]]
+    same = np.searchsorted(start, first, side="right") == np.searchsorted(start, last, side="right")
+    return [pair for pair, within in zip(losses, same.tolist(), strict=True) if within]
 
 
 def _tail(calls: Calls, units: Ints, phase: Ints, behind: Bools, over: bool) -> int | None:
@@ -411,20 +488,32 @@ def _training(calls: Calls, units: Ints, phase: Ints, step: Ints, count: int) ->
 
 
 def _starts(
-    calls: Calls, units: Ints, training: leading.Units, ends: Ints, ended: int, earlier: Earlier | None
+    borders: Borders,
+    units: Ints,
+    training: leading.Units,
+    begin: int,
+    ends: Ints,
+    ended: int,
+    earlier: Earlier | None,
 ) -> tuple[Ints, Ints]:
     """When each step starts, and the evaluations in front of each; `ended` of the steps came to their end."""
     earlier = earlier or Earlier("", 0, None)
-    begin = int(calls.start[units[0]]) if len(units) else 0
-    if earlier.end is not None:
-        begin = earlier.end
     start = np.concatenate([[begin], ends])[: len(ends)]
     cut, evals = leading.outside(training, ended, len(ends), earlier.usual, earlier.trained)
+    first = np.searchsorted(training.step, np.arange(len(ends) + 1))
+    following = np.append(units, len(borders.calls))
     for number in np.flatnonzero(cut >= 0).tolist():
-        at = int(cut[number])
-        start[number] = max(int(calls.end[units[at]]), int(start[number]))
-        if not number and earlier.end is None and at + 1 < np.searchsorted(training.step, 1):
-            start[number] = calls.start[units[at + 1]]
+        since, at = int(start[number]), int(cut[number])
+        start[number] = max(borders.end_before(int(units[at]), int(following[at + 1]), since), since)
+    # A step whose first unit is in a span that ends behind the step begins inside of it.
+    opening = np.where(cut >= 0, cut + 1, first[:-1])
+    of_first = (np.arange(len(ends)) == 0) & (cut >= 0) & (earlier.end is None)
+    in_span = borders.calls.parent[following[opening] % len(borders.calls)] >= 0
+    for number in np.flatnonzero((opening < first[1:]) & (in_span | of_first)).tolist():
+        unit = int(units[opening[number]])
+        begin, crosses = borders.begin_within(unit, int(start[number]), int(ends[number]))
+        if crosses or of_first[number]:
+            start[number] = begin
     return start, evals
 
 
@@ -438,9 +527,7 @@ def _leading(phase: Ints, step: Ints, first: Ints) -> Bools:
     return np.asarray((phase == EVAL) & (others[:-1] == others[begin]), np.bool_)
 
 
-def _spent(
-    calls: Calls, units: Ints, phase: Ints, losses: list[tuple[int, int]], start: Ints, end: Ints
-) -> Ints:
+def _spent(calls: Calls, units: Ints, phase: Ints, losses: Losses, start: Ints, end: Ints) -> Ints:
     """Nanoseconds of each phase in each step: shape (phases, steps)."""
     spent = np.zeros((len(PHASES), len(start)), np.int64)
     if not len(start):
@@ -467,3 +554,40 @@ def _spent(
     counts &= nested[last]  # in the closure of an optimizer
     np.subtract.at(spent, (phase[outer[last[counts]]], at[counts]), gap[counts])
     return spent
+
+
+def _on_others(calls: Calls, units: Ints, others: Ints, losses: Losses, start: Ints, end: Ints) -> Ints:
+    """For how long of each step calls ran on other threads while its own was in no phase."""
+    if not len(others) or not len(start):
+        return np.zeros(len(start), np.int64)
+    pairs = np.array(losses, np.int64).reshape(-1, 2)
+    own = (
+        np.concatenate([calls.start[units], calls.end[pairs[:, 0]]]),
+        np.concatenate([_ends_of(calls, units), calls.start[pairs[:, 1]]]),
+    )
+    both = (
+        np.concatenate([own[0], calls.start[others]]),
+        np.concatenate([own[1], _ends_of(calls, others)]),
+    )
+    return covered(*both, start, end) - covered(*own, start, end)
+
+
+def _ends_of(calls: Calls, some: Ints) -> Ints:
+    """When calls ended; of one whose end was not seen, when it began."""
+    return np.where(calls.known[some], calls.end[some], calls.start[some])
+
+
+def covered(start: Ints, end: Ints, low: Ints, high: Ints) -> Ints:
+    """How much of each stretch from `low` to `high` at least one of some intervals covers."""
+    order = np.argsort(start, kind="stable")
+    start, end = start[order], np.maximum.accumulate(end[order])
+    begins = np.maximum(start, np.concatenate([start[:1], end[:-1]]))  # what of each no earlier one covers
+    total = np.concatenate([[0], np.cumsum(np.maximum(end - begins, 0))])
+
+    def until(moment: Ints) -> Ints:
+        at = np.searchsorted(start, moment, side="right")
+        beyond = np.where(at > 0, np.maximum(end[np.maximum(at - 1, 0)] - moment, 0), 0)
+        found: Ints = total[at] - beyond
+        return found
+
+    return until(high) - until(low) if len(start) else np.zeros(len(low), np.int64)

@@ -18,6 +18,8 @@ from modtrace.analysis.device_times import device_of_steps, launch_timed
 from modtrace.analysis.memory import peak_of_steps
 from modtrace.analysis.phases import FORWARD, RECOMPUTE, Steps
 from modtrace.analysis.roofline import mfu_of_steps
+from modtrace.analysis.samples import amounts
+from modtrace.analysis.statistics import chosen_steps
 from modtrace.analysis.timeline import Timeline, timeline
 from modtrace.analysis.work import work_of_steps
 from modtrace.trace.reach import Reach
@@ -35,18 +37,20 @@ def steps(stored: Stored, reached: Mapping[str, Reach] | None = None) -> pd.Data
     """One row a step, indexed by `step`, ranks one after another.
 
     `duration_ns` is the sum of `data_ns`, `h2d_ns`, `forward_ns`, `eval_ns`, `loss_ns`, `backward_ns`, `optimizer_ns`,
-    `zero_grad_ns` and `other_ns`: times on the thread that runs the loop, each without the phases inside it. `ends`
+    `zero_grad_ns`, `other_threads_ns` and `other_ns`: times on the thread that runs the loop, each without the phases
+    inside it; `other_threads_ns` is when it was in none and calls ran on other threads. `ends`
     says what ended the step, `whole` whether it came to its end; `call` is its row in `calls`, null where a span lies
     across its border; `calls` counts module calls, `recomputed` those made again in backward. `samples` adds up the
-    first dimension of what its training forwards were given, `tokens` the first two where that is integers. `flops`
-    adds up module calls and backwards, null where a part is not known; `flops_at_least` leaves that part out, and
-    `uncounted` names it. `flops_per_s` is `flops` over the duration.
+    first dimension of the batches it was trained on, `tokens` the first two where that is integers (see `amounts`).
+    `flops` adds up module calls and backwards, null where a part is not known; `flops_at_least` leaves that part out,
+    and `uncounted` names it. `flops_per_s` is `flops` over the duration.
     `mfu` is the share of what the devices reach in that time, as `mfu_of_steps` has it; null without `reached`,
     which is what has been measured of each device.
     `device_ns` is for how long the device had work of something recorded, the busiest of several, and `device_idle_ns`
     for how long not, up to the next step; both null where it is not known. Gaps between the kernels of one call count
     as work, so where the host cannot keep the device busy it has idled longer.
-    `counted` says that operations were counted in the step, so that its times include that.
+    `counted` says that operations were counted in the step, so that its times include that. `in_statistics` marks the
+    steps that every statistic is of (see `choose`).
     `memory_allocated_bytes` and `memory_reserved_bytes` are what the allocators of devices had given out and held when
     it ended; `memory_peak_bytes` is the most that was held in it, where memory was watched or the allocator's own peak
     tells.
@@ -79,7 +83,7 @@ def _of_process(
     types = stored.table("modules").column("type").to_pylist()
     duration = np.maximum(found.end - found.start, 0)
     timed = launch_timed(stored) is None
-    samples, tokens = _amounts(stored, table, roots, phase, step, count)
+    samples, tokens = amounts(stored, line, table, roots, found)
     computed = work_of_steps(stored, low, high, count)
     flops = computed.flops
     busy_ns, idle_ns = device_of_steps(stored, low, high, count)
@@ -94,7 +98,8 @@ def _of_process(
         "start_ns": found.start,
         "duration_ns": _masked(np.where(found.whole | (duration > 0), duration, -1)),
         **{f"{name}_ns": found.spent[at] for at, name in enumerate(PHASES)},
-        "other_ns": duration - found.spent.sum(axis=0),
+        "other_threads_ns": found.threads,
+        "other_ns": duration - found.spent.sum(axis=0) - found.threads,
         "whole": found.whole,
         "calls": np.bincount(step[of_module], minlength=count),
         "recomputed": np.bincount(step[of_module & (phase == RECOMPUTE)], minlength=count),
@@ -111,6 +116,7 @@ def _of_process(
         "memory_reserved_bytes": _masked(read.reserved_bytes),
         "memory_peak_bytes": _masked(np.where(watched >= 0, watched, read.peak_bytes)),
         "counted": computed.counted,
+        "in_statistics": chosen_steps(stored, process).steps,
         "status": categorical(status, list(STATUSES)),
         "error": distinct_texts(error, error_texts(stored)),
     }
@@ -145,32 +151,6 @@ def _first_module(roots: Ints, module: Ints, phase: Ints, step: Ints, count: int
     for some in (roots, roots[phase[roots] == FORWARD]):
         first[step[some][::-1]] = module[some][::-1]
     return first
-
-
-def _amounts(
-    stored: Stored, table: pa.Table, roots: Ints, phase: Ints, step: Ints, count: int
-) -> tuple[Ints, Ints]:
-    """Samples and tokens of each step, -1 where they are not known."""
-    signatures = stored.table("signatures").column("tensors").to_pylist()
-    sizes = np.full((2, len(signatures) + 1), -1, np.int64)
-    for at, tensors in enumerate(signatures):
-        first = tensors[0] if tensors else None
-        shape = first["shape"] if first is not None else None
-        if first is None or not shape or any(size is None for size in shape):
-            continue
-        sizes[0, at] = shape[0]
-        if "int" in first["dtype"] and len(shape) > 1:
-            sizes[1, at] = int(np.prod(shape[:2]))
-    given = nullable_codes(table, "inputs")
-    chosen = roots[(phase[roots] == FORWARD) & (given[roots] >= 0)]
-    found = np.full((2, count), -1, np.int64)
-    for row in range(2):
-        values = sizes[row, given[chosen]]
-        total = np.bincount(step[chosen], weights=np.maximum(values, 0), minlength=count)
-        missing = np.bincount(step[chosen], weights=values < 0, minlength=count)
-        seen = np.bincount(step[chosen], minlength=count)
-        found[row] = np.where((seen > 0) & (missing == 0), total, -1)
-    return found[0], found[1]
 
 
 def _masked(values: Ints) -> pd.arrays.IntegerArray:

@@ -17,7 +17,9 @@ from modtrace.analysis.modules import instances, sums
 from modtrace.analysis.paths import folded
 from modtrace.analysis.phases import Steps
 from modtrace.analysis.roots import qualified, roots
+from modtrace.analysis.statistics import Chosen, chosen_steps
 from modtrace.analysis.timeline import timeline
+from modtrace.analysis.tracing_cost import StepCost, step_cost, tracing_cost
 from modtrace.analysis.work import StepWork, work_of_steps
 from modtrace.trace.reader import Process, Stored
 from modtrace.trace.schema import ABORTED, BACKWARD, MODULE, RAISED, STEP, UNFINISHED
@@ -48,8 +50,10 @@ class Summary:
     """Where the time of one process went. The `self_ns` of all rows, `tracer_ns`, `interrupted_ns` and `outside_ns`
     minus `parallel_ns` add up to `wall_ns`.
 
+    cost_ns, step_cost: what tracing cost in all, and in the steps that came to their end.
     outside_ns: nothing recorded was running; holds calls that were interrupted or never ended, whose times are unknown.
     work: of each step.
+    chosen: the steps that count in statistics.
     device_busy_ns, device_idle_ns: of each step, see `device_of_steps`.
     interrupted_ns: inside root calls, in or around calls whose time is not known.
     never_ran: modules; None where the recording was cut short, and calls of them may be missing.
@@ -63,10 +67,12 @@ class Summary:
     interrupted_ns: int
     parallel_ns: int
     cost_ns: int | None
+    step_cost: StepCost | None
     rows: list[Row]
     models: list[tuple[str, int | None]]
     steps: Steps
     work: StepWork
+    chosen: Chosen
     device_busy_ns: Ints
     device_idle_ns: Ints
     roots: int
@@ -147,11 +153,13 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         tracer_ns=tracer_ns,
         interrupted_ns=max(interrupted, 0),
         parallel_ns=inside - busy - min(interrupted, 0),
-        cost_ns=_cost(about, int(is_call.sum())),
+        cost_ns=tracing_cost(about),
+        step_cost=_step_cost(about, line.steps[process], is_call, nullable_codes(table, "step")),
         rows=rows,
         models=_models(stored, module[tops_called], nullable_codes(table, "root")[kind == BACKWARD]),
         steps=line.steps[process],
         work=computed,
+        chosen=chosen_steps(stored, process),
         device_busy_ns=device[0],
         device_idle_ns=device[1],
         roots=int(tops_called.sum()),
@@ -183,22 +191,12 @@ def covered(start: Ints, duration: Ints) -> int:
     return int(np.maximum(end - np.maximum(begin, before), 0).sum())
 
 
-def _cost(about: Process, calls: int) -> int | None:
-    """What tracing has cost: what was measured at the end, else calls times what one was measured to cost."""
-    end = about.end
-    if end is not None and end.calls_cost_ns is not None:
-        rest = (
-            end.flush_cost_ns,
-            end.backward_cost_ns,
-            end.counting_cost_ns,
-            end.functions_cost_ns,
-            end.profiling_cost_ns,
-            end.device_cost_ns,
-            end.optimizers_cost_ns,
-            about.start_cost_ns,
-        )
-        return end.calls_cost_ns + sum(cost or 0 for cost in rest)
-    return None if about.call_cost_ns is None else about.call_cost_ns * calls + (about.start_cost_ns or 0)
+def _step_cost(about: Process, steps: Steps, is_call: npt.NDArray[np.bool_], step: Ints) -> StepCost | None:
+    """The cost of tracing in the whole steps."""
+    whole = np.append(steps.whole, False)
+    inside = is_call & whole[np.minimum(step, len(steps))] & (step >= 0)
+    took = int((steps.end - steps.start)[steps.whole].sum())
+    return step_cost(about, int(steps.whole.sum()), took, int(inside.sum()), int(is_call.sum()))
 
 
 def _models(stored: Stored, called: Ints, trained: Ints) -> list[tuple[str, int | None]]:

@@ -110,9 +110,9 @@ def _timeline(stored: Stored) -> Timeline:
 
 
 def _is_over(process: Process) -> bool:
-    """Whether a program came to its end, and not by an error."""
+    """Whether a program came to its end, not by an error, and was recorded until then."""
     end = process.end
-    return end is not None and end.exception is None and not end.exit_status
+    return end is not None and process.stop is None and end.exception is None and not end.exit_status
 
 
 def _places(labels: pa.Table) -> list[tuple[str, int, int] | None]:
@@ -252,7 +252,8 @@ def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> tuple[
     row_parent = over[rows.before]
     at_top = in_step & step.top[rows.before]
     row_parent[at_top] = row_place[step.row[rows.before[at_top]]]
-    last = np.where(rows.last >= rows.first, place[np.maximum(rows.last, 0)], row_place)
+    final = place[:count] - ~kept  # the last call up to each that is still there
+    last = np.where(rows.last >= rows.first, final[np.maximum(rows.last, 0)], row_place)
     duration = np.where(rows.start < 0, (calls.end - calls.start)[rows.before], rows.end - rows.start)
     unknown = (rows.start < 0) & ~calls.known[rows.before]
 
@@ -262,6 +263,7 @@ def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> tuple[
     np.add.at(spent, row_parent, np.where(unknown, 0, duration))
     np.add.at(lost, row_parent, unknown)
 
+    own = np.maximum(duration - spent[row_place], 0)
     none = np.zeros(len(rows), np.bool_)
     new: dict[str, tuple[Any, Bools]] = {
         "call": (row_place, none),
@@ -272,7 +274,7 @@ def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> tuple[
         "depth": (calls.depth[rows.before] + in_step, none),
         "start_ns": (np.where(rows.start < 0, calls.start[rows.before], rows.start), none),
         "duration_ns": (duration, unknown),
-        "self_ns": (np.maximum(duration - spent[row_place], 0), unknown | (lost[row_place] > 0)),
+        "self_ns": (own, unknown | (lost[row_place] > 0)),
         "tracer_ns": (np.zeros(len(rows), np.int64), none),
         "status": (rows.status, none),
         "phase": (np.maximum(rows.phase, 0), rows.phase < 0),
@@ -280,12 +282,43 @@ def _with_rows(table: pa.Table, calls: Calls, rows: _Rows, drop: Ints) -> tuple[
     changed = {
         "call": place[:count],
         "parent": parent,
-        "last_call": place[calls.last],
+        "last_call": final[calls.last],
         "depth": calls.depth + (step.row >= 0) + (inner.row >= 0),
         "forward": place[calls.forward],
+        **_without(table, calls, drop, own, (row_place, row_parent), place[:count]),
     }
     together = _Together(place[:count][kept], row_place, kept if len(drop) else None)
     return _woven(table, rows, together, new, changed), place[:count]
+
+
+def _without(
+    table: pa.Table, calls: Calls, drop: Ints, own: Ints, rows: tuple[Ints, Ints], place: Ints
+) -> dict[str, Ints]:
+    """Self and tracer times of calls without what rows put in below them, at any depth, have of it, and with that of
+    rows taken out.
+
+    It is not known how much of modtrace's own time was in such a row: the call's self time is taken first.
+
+    Args:
+        table, calls: the calls.
+        drop: those that are taken out.
+        own: self time of each row put in.
+        rows: where each of these stands, and its parent.
+        place: where each call stands.
+    """
+    row_place, parent = rows
+    over = np.full(len(place) + len(own) + 1, -1, np.int64)
+    over[row_place] = parent
+    taken = np.zeros(len(over), np.int64)
+    while (parent >= 0).any():  # a row in a row in a call, at most
+        np.add.at(taken, parent, np.where(parent >= 0, own, 0))
+        parent = over[parent]
+    lost = taken[place]
+    inner = drop[calls.parent[drop] >= 0]
+    np.subtract.at(lost, calls.parent[inner], (calls.end - calls.start)[inner])
+    self_ns, tracer_ns = values_and_known(table, "self_ns")[0], values_and_known(table, "tracer_ns")[0]
+    beyond = np.maximum(lost - self_ns, 0)
+    return {"self_ns": np.maximum(self_ns - lost, 0), "tracer_ns": np.maximum(tracer_ns - beyond, 0)}
 
 
 class _Together:

@@ -44,7 +44,7 @@ from modtrace.capture.torch_private.names import (
     running_node,
 )
 from modtrace.capture.unseen import unseen
-from modtrace.trace.schema import BACKWARD, FUNCTION, THREAD_SHIFT
+from modtrace.trace.schema import BACKWARD, FUNCTION, RETURNED_GRADIENTS, THREAD_SHIFT
 
 _LEAF: Final = 1 << 62
 """Nodes that accumulate into `.grad` have the highest number there is."""
@@ -169,12 +169,12 @@ class Backward:
         self.spent_ns = 0
         """What telling backward apart has cost so far."""
 
-    def begin(self, outputs: Any, frame: FrameType) -> Watch | None:
+    def begin(self, outputs: Any, frame: FrameType, *, accumulates: bool = True) -> Watch | None:
         """Open the phase and put the hooks in place; None when it is not recorded."""
         outer = self.state.lanes.lane.watch
         if outer is not None:
             outer.recompute_ends(reentrant=True)
-        phase = self.ranges.phase("backward", "", frame.f_code)
+        phase = self.ranges.phase("backward", "" if accumulates else RETURNED_GRADIENTS, frame.f_code)
         call = self.ranges.begin(phase, frame, again=True)
         if call < 0:
             return None

@@ -177,10 +177,12 @@ class Phases:
     def _running_backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def run(t_outputs: Any, *args: Any, **kwargs: Any) -> Any:
-            idle = self._idle()
-            if self._profiling is not None and not idle:
+            if self._idle():
+                return original(t_outputs, *args, **kwargs)
+            if self._profiling is not None:
                 self._profiling.backward_begins()
-            watch = None if idle else self._backward.begin(t_outputs, sys._getframe())
+            accumulates = bool(kwargs.get("accumulate_grad", True))
+            watch = self._backward.begin(t_outputs, sys._getframe(), accumulates=accumulates)
             if watch is None:
                 return original(t_outputs, *args, **kwargs)
             shown = self._functions is not None and self._functions.show()

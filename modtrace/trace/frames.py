@@ -94,7 +94,7 @@ MODULES: Final = (
         for name, doc in (
             ("total", "{way} time of all calls, without what checkpointing computes again"),
             ("self", "the same without the calls inside"),
-            ("mean", "{way} time a step: mean; the first step and counted ones are left out where there are more"),
+            ("mean", "{way} time a step: mean over the steps `in_statistics`; over all where it ran in none of these"),
             ("p50", "median of these"),
             ("p95", "95th percentile"),
             ("max", "the longest"),
@@ -139,7 +139,7 @@ STEPS: Final = (
     Shown("rank", "int64", "as in `calls`"),
     Shown("thread", "int64", "the thread whose time is divided"),
     Shown("start_ns", "int64", "since the start of recording in its process"),
-    Shown("duration_ns", "Int64", "the sum of the nine columns below", _NO_END),
+    Shown("duration_ns", "Int64", "the sum of the ten columns below", _NO_END),
     *(
         Shown(f"{name}_ns", "int64", doc)
         for name, doc in (
@@ -151,14 +151,15 @@ STEPS: Final = (
             ("backward", "backward"),
             ("optimizer", "`step` of optimizers"),
             ("zero_grad", "`zero_grad`"),
+            ("other_threads", "none of these, while calls ran on other threads"),
             ("other", "the rest"),
         )
     ),
     Shown("whole", "bool", "it came to its end"),
     Shown("calls", "int64", "module calls in it"),
     Shown("recomputed", "int64", "those made again by checkpointing"),
-    Shown("samples", "Int64", "first dimension of what its training forwards were given, added up", "unknown"),
-    Shown("tokens", "Int64", "the first two dimensions, where that is integers", "unknown"),
+    Shown("samples", "Int64", "first dimension of the batches it was trained on, added up", "not certain: a module was called on several batches between two backward passes, or on other threads"),
+    Shown("tokens", "Int64", "the first two dimensions, where that is integers", "`samples` is, or it is no integers"),
     Shown("flops", "Int64", "of module calls and backwards", _UNCOUNTED),
     Shown("flops_at_least", "Int64", "the same without the parts that are not known", _NOTHING_COUNTED),
     Shown("uncounted", "list", "what is not known: operations without a formula, classes of modules; empty where nothing is missing"),
@@ -170,6 +171,7 @@ STEPS: Final = (
     Shown("memory_reserved_bytes", "Int64", "what they had reserved then", "their counters were not read"),
     Shown("memory_peak_bytes", "Int64", "most that was held in it", _UNREAD),
     Shown("counted", "bool", "operations were counted in it, so its times include that"),
+    Shown("in_statistics", "bool", "it counts in every statistic: it came to its end, is not the first, and nothing was counted or watched in it, as far as there are others"),
     Shown("status", "category", "as in `calls`"),
     Shown("error", "category", "as in `calls`", "none ended it"),
 )  # fmt: skip

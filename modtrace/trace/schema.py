@@ -32,6 +32,9 @@ MODULE, FUNCTION, BACKWARD, PHASE, SPAN, STEP = range(6)
 PHASES: Final = ("data", "h2d", "forward", "eval", "loss", "backward", "optimizer", "zero_grad")
 """Names of phases. `forward`, `eval` and `loss` are not recorded: they follow from the rest."""
 
+RETURNED_GRADIENTS: Final = "autograd.grad"
+"""The type of a backward phase that returned gradients and added none up into `.grad`."""
+
 NO_GRAD, EVALUATING, IN_BACKWARD, COUNTED = 1, 2, 4, 8
 """Bits of `calls.mode`: grad mode was off; the module was in eval mode; autograd was running backward; operations were
 counted, so the times of the call and of those inside it include that.

@@ -23,6 +23,7 @@ from modtrace.analysis.kernels import ran
 from modtrace.analysis.modules import modules
 from modtrace.analysis.operations import operations
 from modtrace.analysis.roofline import device_keys, roofline
+from modtrace.analysis.statistics import chosen_steps
 from modtrace.analysis.steps import steps
 from modtrace.analysis.summary import summarise
 from modtrace.analysis.syncs import places
@@ -45,7 +46,7 @@ from modtrace.views.kernels import kernels_lines
 from modtrace.views.memory import memory_lines
 from modtrace.views.operations import operations_lines
 from modtrace.views.roofline import reach_lines, roofline_lines
-from modtrace.views.steps import steps_lines, usual
+from modtrace.views.steps import steps_lines
 from modtrace.views.summary import summary_lines
 from modtrace.views.syncs import syncs_lines
 from modtrace.views.tree import tree_lines
@@ -117,7 +118,7 @@ def steps_table(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
     frame = steps(stored)
     lines: list[str] = []
     first = 0
-    for found, process in zip(timeline(stored).steps, stored.processes, strict=True):
+    for number, (found, process) in enumerate(zip(timeline(stored).steps, stored.processes, strict=True)):
         if len(stored.processes) > 1:
             lines.append(f"  rank {process.rank}")
         rows = frame.iloc[first : first + len(found)]  # a restarted rank has several processes
@@ -127,7 +128,8 @@ def steps_table(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
         )
         work = StepWork(flops, least, rows["counted"].to_numpy(bool), rows["uncounted"].tolist())
         timed = launch_timed(stored) is None
-        lines += steps_lines(found, samples, work, width=max(width, 20), timed=timed)
+        chosen = chosen_steps(stored, number)
+        lines += steps_lines(found, samples, work, chosen, width=max(width, 20), timed=timed)
     return _finished(_headed(stored, [fit(line, max(width, 20)) for line in lines], width), False, ascii)
 
 
@@ -154,7 +156,7 @@ def roofline_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> st
     if found is not None and len(found.steps):
         frame = steps(stored, reached)
         shares = frame["mfu"].iloc[: len(found.steps)].to_numpy(float, na_value=np.nan)
-        known = np.sort(shares[usual(found.steps, found.counted)])
+        known = np.sort(shares[found.chosen.steps])
         known = known[~np.isnan(known)]
         utilised = float(known[len(known) // 2]) if len(known) else None
     lines = roofline_lines(roofline(stored, reached), reached, utilised, width=max(width, 20))
@@ -289,6 +291,7 @@ def info_json(stored: Stored) -> str:
             "flops": int(found.flops.sum()) if len(found.flops) and (found.flops >= 0).all() else None,
             "flops_at_least": int(found.work.least.sum()) if (found.work.least >= 0).all() else None,
             "steps_counted": int(found.counted.sum()),
+            "steps_in_statistics": {"count": int(found.chosen.steps.sum()), "which": found.chosen.text},
             "phases_ns": {name: int(found.steps.spent[at].sum()) for at, name in enumerate(PHASES)},
             "findings": [asdict(one) for one in findings(stored)],
             "calls": found.calls,

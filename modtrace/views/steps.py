@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.phases import Steps
+from modtrace.analysis.statistics import Chosen, quantile
 from modtrace.analysis.work import StepWork
 from modtrace.text import plain
 from modtrace.trace.schema import PHASES
@@ -27,44 +28,34 @@ MANY: Final = 40
 """More steps than that are not all shown: the first, the slowest and the last are."""
 
 
-def steps_summary(found: Steps, work: StepWork, width: int, *, timed: bool = True) -> list[str]:
-    """How long steps take, what they are made of, and what they compute; the first step, and those in which operations
-    were counted, are left out of the first line and the last.
-    """
+def steps_summary(
+    found: Steps, work: StepWork, chosen: Chosen, width: int, *, timed: bool = True
+) -> list[str]:
+    """How long steps take, what they are made of, what they compute, and which steps these figures are of."""
     if not len(found):
         return []
-    took = found.end - found.start
-    chosen = usual(found, work.counted)
-    computed = _computed(took, work, chosen, timed=timed)
+    some = chosen.steps
+    took, number = (found.end - found.start)[some], np.flatnonzero(some)
+    computed = _computed(found.end - found.start, work, some, timed=timed)
+    of = [f"  of        {chosen.text}"]
     if found.by == "root":
-        return computed
-    ranked = np.sort(took[chosen])
-    p50, p95 = (int(ranked[(len(ranked) * share + 99) // 100 - 1]) for share in (50, 95))
+        return [*computed, *of] if computed else []
+    p50, p95 = (quantile(took, share) for share in (50, 95))
     at = int(took.argmax())
     total = int(took.sum())
-    spent = [(name, int(found.spent[code].sum())) for code, name in enumerate(PHASES)]
+    spent = [(name, int(found.spent[code][some].sum())) for code, name in enumerate(PHASES)]
+    spent.append(("other threads", int(found.threads[some].sum())))
     spent.append(("other", total - sum(ns for _, ns in spent)))
     parts = [f"{name} {percent(ns, total)}%" for name, ns in spent if ns]
-    lines = [
-        f"  step      p50 {duration(p50)}   p95 {duration(p95)}   max {duration(int(took[at]))} at step {at}"
-    ]
+    longest = f"max {duration(int(took[at]))} at step {number[at]}"
+    lines = [f"  step      p50 {duration(p50)}   p95 {duration(p95)}   {longest}"]
     line = "  of which "
     for part in parts:
         if len(line) + len(part) + 2 > width:
             lines.append(line)
             line = "           "
         line += f" {part} "
-    return [*lines, line.rstrip(), *computed]
-
-
-def usual(found: Steps, counted: Bools) -> Bools:
-    """The steps that times are judged by: whole, not the first, nothing counted in them; as far as there are any."""
-    whole = found.whole.copy()
-    later = whole & (np.cumsum(whole) > 1)
-    for some in (later & ~counted, later, whole):
-        if some.any():
-            return some
-    return np.ones(len(whole), np.bool_)
+    return [*lines, line.rstrip(), *computed, *of]
 
 
 def _computed(took: Ints, work: StepWork, chosen: Bools, *, timed: bool) -> list[str]:
@@ -94,13 +85,22 @@ def _named(names: list[str]) -> str:
     return ", ".join(shown[:4]) + more
 
 
-def steps_lines(found: Steps, samples: Ints, work: StepWork, *, width: int, timed: bool = True) -> list[str]:
+def steps_lines(
+    found: Steps,
+    samples: Ints,
+    work: StepWork,
+    chosen: Chosen,
+    *,
+    width: int,
+    timed: bool = True,
+) -> list[str]:
     """A line a step: its time, that of each phase, samples and FLOPs a second; `*` where operations were counted.
 
     Args:
         found: the steps of one process.
         samples: of each step, -1 where they are not known.
         work: what each step computes; `>` stands before the least that it can be.
+        chosen: the steps that the figures below are of.
         width: columns; phases that do not fit are left out, the smallest first.
         timed: times are those of the work, not of its launch on a device.
     """
@@ -109,7 +109,9 @@ def steps_lines(found: Steps, samples: Ints, work: StepWork, *, width: int, time
         return [head]
     took = found.end - found.start
     spent = {name: found.spent[code] for code, name in enumerate(PHASES) if found.spent[code].any()}
-    spent["other"] = took - found.spent.sum(axis=0)
+    if found.threads.any():
+        spent["threads"] = found.threads
+    spent["other"] = took - found.spent.sum(axis=0) - found.threads
     rates = [("samples/s", samples, "")] if (samples >= 0).any() else []
     rates += [("FLOP/s", work.least, "FLOP/s")] if timed and (work.least > 0).any() and width >= 100 else []
     room = max((width - 20 - 13 * len(rates)) // 9, 1)
@@ -137,7 +139,7 @@ def steps_lines(found: Steps, samples: Ints, work: StepWork, *, width: int, time
         lines.append(f"  {plural(hidden, 'step')} between are not shown: modtrace.load(...).steps has all")
     if work.counted.any():
         lines.append("  * operations were counted in it, which its times include")
-    return [*lines, *steps_summary(found, work, width, timed=timed)]
+    return [*lines, *steps_summary(found, work, chosen, width, timed=timed)]
 
 
 def _bound(unit: str, work: StepWork, at: int) -> str:

@@ -22,6 +22,7 @@ from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored
 from modtrace.units import count, duration, percent, plural
 from modtrace.views.compilations import compilations_summary
+from modtrace.views.cost import cost_text
 from modtrace.views.device import device_summary
 from modtrace.views.findings import findings_lines
 from modtrace.views.kept import kept_summary
@@ -51,9 +52,9 @@ def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list
         head += _nothing(stored, found, width)
         return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
     head += _facts(found)
-    head += device_summary(found.steps, found.counted, found.device_busy_ns, found.device_idle_ns)
+    head += device_summary(found.chosen.steps, found.device_busy_ns, found.device_idle_ns)
     launches = launch_timed(stored)
-    head += steps_summary(found.steps, found.work, width, timed=launches is None)
+    head += steps_summary(found.steps, found.work, found.chosen, width, timed=launches is None)
     if launches is not None:
         head.append(f"  ! {launches}")
     head += compilations_summary(compiled(stored), width)
@@ -129,11 +130,9 @@ def _facts(found: Summary) -> list[str]:
     ]
     busy = found.wall_ns - found.outside_ns
     what = "modules ran" if found.steps.by == "root" else "recorded"
-    cost = found.cost_ns
-    tracing = "?" if cost is None else f"{percent(cost, found.wall_ns)}% ({duration(cost)})"
     return [
         "  " + "   ".join(fact for fact in facts if fact),
-        f"  {what} {percent(busy, found.wall_ns)}% of the time   tracing cost about {tracing}",
+        f"  {what} {percent(busy, found.wall_ns)}% of the time, tracing cost {cost_text([found.step_cost])}",
     ]
 
 

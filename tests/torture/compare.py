@@ -113,3 +113,14 @@ def _assert_times_nest(calls: pd.DataFrame) -> None:
     outer_ends = outer_starts + outer["duration_ns"].to_numpy(int)
     assert (outer_starts <= starts).all()
     assert (ends <= outer_ends).all()
+    _assert_adds_up(calls)
+
+
+def _assert_adds_up(calls: pd.DataFrame) -> None:
+    """Self and tracer time of a call and the durations of those inside it add up to its duration."""
+    known = calls[calls["self_ns"].notna()]
+    own = known["self_ns"].astype(int) + known["tracer_ns"].astype(int)
+    inside = calls.groupby("parent")["duration_ns"].sum().reindex(known.index, fill_value=0)
+    assert (known["tracer_ns"] >= 0).all()
+    wrong = known[own + inside.astype(int) != known["duration_ns"].astype(int)]
+    assert not len(wrong), wrong[["name", "kind", "duration_ns", "self_ns", "tracer_ns"]]

@@ -15,6 +15,7 @@ from modtrace.analysis.columns import nullable_codes, values_and_known
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.memory import of_calls
 from modtrace.analysis.modules import modules, over_steps, sums
+from modtrace.analysis.statistics import rows_that_count
 from modtrace.analysis.steps import steps
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.tree import Placed, placed
@@ -31,7 +32,7 @@ FUNCTION, BACKWARD, RECOMPUTE, OF_MODULE = 1, 2, 4, 8
 FORMS: Final = 3
 """Signatures of inputs kept of a node, the commonest first."""
 NAME_LIMIT: Final = 512
-STEP_PARTS: Final = (*PHASES, "other")
+STEP_PARTS: Final = (*PHASES, "other_threads", "other")
 STEP_COLUMNS: Final = (
     "start_ns", "duration_ns", *(f"{name}_ns" for name in STEP_PARTS), "calls", "samples", "flops", "flops_at_least",
     "device_ns", "device_idle_ns", "memory_peak_bytes",
@@ -97,7 +98,9 @@ def _tree(stored: Stored, found: Aggregate) -> None:
     text = found.texts
     duration, known = values_and_known(table, "duration_ns")
     module = nullable_codes(table, "module")
-    figures = over_steps(node[known], duration[known], count)
+    counts = known & rows_that_count(stored)
+    counts |= known & (np.bincount(node[counts], minlength=count) == 0)[node]
+    figures = over_steps(node[counts], duration[counts], count)
     computed, least, held = work(stored).flops, work(stored).least, of_calls(stored)
     on_device = device_times(stored).device_ns
     timed = on_device >= 0

@@ -3,7 +3,7 @@
 const PALETTE = ["#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#9AA7B5", "#7FC8A9"];
 const PHASE_COLORS = {
   data: "#F0E442", h2d: "#CC79A7", forward: "#56B4E9", eval: "#9AD0F0", loss: "#009E73", backward: "#E69F00",
-  optimizer: "#D55E00", zero_grad: "#B58A6A", recompute: "#7FC8A9", other: "#9AA7B5",
+  optimizer: "#D55E00", zero_grad: "#B58A6A", recompute: "#7FC8A9", other_threads: "#6E7F91", other: "#9AA7B5",
 };
 
 /** The color of a class: the same for all of its rows. */

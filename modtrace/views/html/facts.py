@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import numpy as np
-
 from modtrace._version import __version__
 from modtrace.analysis.cut import headline_of, when_it_ended, why_nothing
 from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.findings import Finding, findings
 from modtrace.analysis.holders import peaks
+from modtrace.analysis.statistics import quantile
 from modtrace.analysis.summary import Summary, summarise
 from modtrace.text import plain
 from modtrace.trace.reader import Process, Stored
 from modtrace.units import count, duration, percent, plural, size
+from modtrace.views.cost import cost_text
 from modtrace.views.html.aggregate import shown_path
-from modtrace.views.steps import usual
 
 ARGUMENTS_LIMIT = 2_000
 
@@ -106,9 +105,7 @@ def _figures(stored: Stored, found: list[Summary]) -> list[tuple[str, str]]:
     busy = one.wall_ns - one.outside_ns
     what = "modules ran" if one.steps.by == "root" else "recorded"
     figures.append((what, f"{percent(busy, one.wall_ns)}% of the time"))
-    cost = one.cost_ns
-    told = "?" if cost is None else f"{duration(cost)} ({percent(cost, one.wall_ns)}%)"
-    figures.append(("tracing cost about", told))
+    figures.append(("tracing cost", cost_text([one.step_cost])))
     figures += [
         (f"memory peak, {plain(peak.device, 40)}", size(peak.held_bytes)) for peak in peaks(stored)[:2]
     ]
@@ -127,9 +124,8 @@ def _of_steps(one: Summary) -> list[tuple[str, str]]:
     steps = one.steps
     if not len(steps):
         return []
-    took = np.sort((steps.end - steps.start)[usual(steps, one.counted)])
-    p50 = int(took[(len(took) + 1) // 2 - 1])
-    return [("steps", count(len(steps))), ("median step", duration(p50))]
+    p50 = quantile((steps.end - steps.start)[one.chosen.steps], 50)
+    return [("steps", count(len(steps))), ("median step", f"{duration(p50)} ({one.chosen.text})")]
 
 
 def _rest(found: list[Summary]) -> list[Rest]:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from modtrace import units
 from modtrace.analysis import live
 from modtrace.analysis.cut import headline, why_nothing
 from modtrace.analysis.live import LiveTrace
 from modtrace.analysis.live_tree import LiveTree, mark
+from modtrace.analysis.statistics import quantile
+from modtrace.analysis.tracing_cost import step_cost
 from modtrace.text import fit, pad, plain
+from modtrace.views.cost import cost_text
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 PLAIN_BLOCKS = "_.-:=+*#"
+MANY = 100
+"""The last steps that lines about the steps are of."""
 STILL = 0.02
 """A change that is smaller is shown as none."""
 
@@ -43,8 +50,8 @@ def title(trace: LiveTrace, name: str | None, tree: LiveTree, state: str) -> str
 
 
 def _per_step(tree: LiveTree) -> int | None:
-    last = [step for process in tree.processes for step in process.steps.last(20)]
-    return sum(step.duration_ns for step in last) // len(last) if last else None
+    took = [step.duration_ns for process in tree.processes for step in process.steps.in_statistics(MANY)[0]]
+    return quantile(np.array(took, np.int64), 50) if took else None
 
 
 def state_text(trace: LiveTrace, state: str, returncode: int | None = None) -> str:
@@ -61,14 +68,19 @@ def state_text(trace: LiveTrace, state: str, returncode: int | None = None) -> s
 
 
 def cost(tree: LiveTree) -> str:
-    """What tracing costs, from what a call was measured to cost at the start; empty where that is not known."""
-    spent = wall = 0
-    for process in tree.processes:
-        if process.process.call_cost_ns is None:
-            return ""
-        spent += process.process.call_cost_ns * process.steps.calls
-        wall += process.wall_ns
-    return f"tracing cost about {units.percent(spent, wall)}%" if wall else ""
+    """What tracing cost, as the summary has it; empty while it runs: it is known at its end."""
+    costs = [
+        step_cost(
+            process.process,
+            process.steps.ended,
+            process.steps.ended_ns,
+            process.steps.calls_in_steps,
+            process.steps.calls,
+        )
+        for process in tree.processes
+    ]
+    known = bool(costs) and None not in costs
+    return f"tracing cost {cost_text(costs)}" if known else ""
 
 
 def tree_head(tree: LiveTree, width: int, *, trend: bool) -> str:
@@ -138,7 +150,7 @@ def step_lines(tree: LiveTree, width: int, *, ascii: bool) -> list[str]:
     if not processes:
         return ["nothing recorded yet"]
     shown = max(processes, key=lambda process: sum(step.duration_ns for step in process.steps.last(20)))
-    steps = shown.steps.last(100)
+    steps = shown.steps.last(MANY)
     if not steps:
         ended = processes[0].state in (live.FINISHED, live.DIED, live.SILENT) and not len(processes[0].nodes)
         return [plain(why_nothing(processes[0].process)) if ended else "no step has ended yet"]
@@ -147,11 +159,13 @@ def step_lines(tree: LiveTree, width: int, *, ascii: bool) -> list[str]:
         f"{'ms/step':8}{bars(durations, width - 19, ascii=ascii)} {units.duration(durations[-1])}",
         f"{'data':8}{bars(data, width - 19, ascii=ascii)} {units.duration(data[-1])}",
     ]
-    ordered = sorted(durations)
+    chosen, of = shown.steps.in_statistics(MANY)
+    took = np.array([step.duration_ns for step in chosen], np.int64)
+    waited = units.percent(sum(step.data_ns for step in chosen), int(took.sum()))
     lines.append(
-        f"{'of ' + str(len(ordered)):8}p50 {units.duration(ordered[len(ordered) // 2])}"
-        f"  max {units.duration(ordered[-1])}  waiting {units.percent(sum(data), sum(durations))}%"
+        f"{'step':8}p50 {units.duration(quantile(took, 50))}  max {units.duration(int(took.max()))}  waiting {waited}%"
     )
+    lines.append(f"{'of':8}{of}")
     lines.append(f"a step ends with: {shown.steps.by}")
     trace = tree.trace
     if len(trace.processes) > 1:

@@ -9,6 +9,7 @@ import numpy as np
 from modtrace.analysis.calls import error_texts, same_text
 from modtrace.analysis.device_times import accelerators, device_times
 from modtrace.analysis.holders import signature_bytes
+from modtrace.analysis.statistics import chosen_steps, rows_that_count
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import work
 from modtrace.text import fit, plain
@@ -37,6 +38,10 @@ class Detail:
         took, known = part.values_at("duration_ns", self.rows)
         self.took: Ints = took[known]
         self.timed_rows: Ints = self.rows[known]
+        counts = rows_that_count(rank.stored)[self.timed_rows + part.low]
+        self.in_statistics = bool(counts.any())
+        if self.in_statistics:  # else it ran in none of the steps that count
+            self.took, self.timed_rows = self.took[counts], self.timed_rows[counts]
         modules = part.codes_at("module", self.rows)
         modules = modules[modules >= 0]
         self.modules: Ints = np.unique(modules)
@@ -130,6 +135,8 @@ class Detail:
         if len(took) > 1:
             p50, p95 = (int(took[(len(took) * part + 99) // 100 - 1]) for part in (50, 95))
             lines.append(f"p50 {duration(p50)}  p95 {duration(p95)}  max {duration(int(took[-1]))}")
+            if self.in_statistics:
+                lines.append(f"of {chosen_steps(self.rank.stored, self.rank.process).text}")
             at = int(self.took.argmax())
             slowest = int(self.timed_rows[at])
             step = int(self.rank.part.codes_at("step", self.timed_rows[at : at + 1])[0])

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from modtrace.analysis.memory import peak_of_steps
+from modtrace.analysis.statistics import chosen_steps
 from modtrace.trace.schema import PHASES
 from modtrace.units import count, duration, size
 from modtrace.views.tui.look import Piece
@@ -29,7 +30,11 @@ class StepLines:
         for code, name in enumerate(PHASES):
             if steps.spent[code].any():
                 self.values[name] = steps.spent[code]
-        self.values["other"] = self.took - steps.spent.sum(axis=0)
+        if steps.threads.any():
+            self.values["threads"] = steps.threads
+        self.values["other"] = self.took - steps.spent.sum(axis=0) - steps.threads
+        counts = chosen_steps(rank.stored, rank.process).steps
+        self.usual = float(np.median(self.took[counts])) if counts.any() else 0.0
         self.peak: Ints | None = None
         if rank.memory:
             peaks = peak_of_steps(rank.stored, rank.part.low, rank.part.high, steps.start, steps.end)
@@ -75,7 +80,7 @@ class StepLines:
         took = int(self.took[at])
         top = max(int(self.took.max(initial=0)), 1)
         bar = "#" * round(12 * took / top)
-        usual = float(np.median(self.took))
+        usual = self.usual
         name = "heat4" if took > 1.5 * usual else "heat1"
         flag = " " if self.steps.whole[at] else "?"
         pieces: list[Piece] = [(f"   {count(at):>8}{flag}{duration(took):>8}  ", ""), (f"{bar:12}", name)]
