@@ -1,7 +1,8 @@
 """Which steps count in statistics: the one rule for every summary, table, view and finding.
 
 The first step warms up. Steps in which operations were counted, memory or kernels were watched or torch compiled take
-longer for it, and those that did not come to their end are cut short. All of them are left out, as far as there are others.
+longer for it, and those that did not come to their end are cut short. All of them are left
+out, as far as there are others.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.compilations import compiled_steps
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.work import work_of_steps
 from modtrace.trace.reader import Stored
@@ -30,7 +32,9 @@ class Chosen:
     text: str
 
 
-def choose(whole: Bools, counted: Bools, watched: Bools, first: int = 0) -> Chosen:
+def choose(
+    whole: Bools, counted: Bools, watched: Bools, first: int = 0, *, compiled: Bools | None = None
+) -> Chosen:
     """The steps that count.
 
     Args:
@@ -38,18 +42,21 @@ def choose(whole: Bools, counted: Bools, watched: Bools, first: int = 0) -> Chos
         counted: in which operations were counted.
         watched: in which memory or kernels were watched.
         first: the number of the first of these steps; only of step 0 on is the first left out.
+        compiled: in which torch compiled; None for none.
     """
+    compiled = np.zeros(len(whole), np.bool_) if compiled is None else compiled
     later = whole.copy()
     if not first and whole.any():
         later[int(whole.argmax())] = False
-    for some in (later & ~counted & ~watched, later & ~counted, later, whole):
+    usual = later & ~compiled
+    for some in (usual & ~counted & ~watched, usual & ~counted, later & ~counted, later, whole):
         if some.any():
-            return Chosen(some, _text(some, (whole, later, counted, watched), first))
+            return Chosen(some, _text(some, (whole, later, counted, watched, compiled), first))
     return Chosen(np.ones(len(whole), np.bool_), "none of the steps came to its end" if len(whole) else "")
 
 
-def _text(some: Bools, facts: tuple[Bools, Bools, Bools, Bools], first: int) -> str:
-    whole, later, counted, watched = facts
+def _text(some: Bools, facts: tuple[Bools, Bools, Bools, Bools, Bools], first: int) -> str:
+    whole, later, counted, watched, compiled = facts
     at = np.flatnonzero(some)
     low, high = int(at[0]) + first, int(at[-1]) + first
     if high - low + 1 > len(at):
@@ -61,6 +68,7 @@ def _text(some: Bools, facts: tuple[Bools, Bools, Bools, Bools], first: int) -> 
     numbers = (
         (out & counted, "with FLOP counting"),
         (out & ~counted & watched, "watched"),
+        (out & ~counted & ~watched & compiled, "with compiling"),
         (~whole & ~some, "that did not end"),
     )
     left += [f"{count(int(which.sum()))} {what}" for which, what in numbers if which.any()]
@@ -98,7 +106,7 @@ def _of_process(stored: Stored, process: int) -> Chosen:
         column(table, "from_ns")[own].tolist(), column(table, "to_ns")[own].tolist(), strict=True
     ):
         watched |= (found.start < until) & (found.end > since)
-    return choose(found.whole, counted, watched)
+    return choose(found.whole, counted, watched, compiled=compiled_steps(stored, process))
 
 
 _rows: weakref.WeakKeyDictionary[Stored, Bools] = weakref.WeakKeyDictionary()
