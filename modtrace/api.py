@@ -200,6 +200,14 @@ class Trace(Exports):
         return f"<modtrace.Trace {', '.join(part for part in parts if part)}>"
 
 
+class _Spool:
+    """A private temporary directory, removed with the last thing that uses it."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="modtrace-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 class Recording(Trace, ContextDecorator):
     """A trace that is recorded while its `with` block, or the function it decorates, runs. Made by `trace()`.
 
@@ -221,6 +229,7 @@ class Recording(Trace, ContextDecorator):
         self._options = options
         self._tracer: Tracer | None = None
         self._folder: Path | None = None
+        self._spool: _Spool | None = None
         self._running = False
         self._seen = -1
         self._frames = {}
@@ -241,9 +250,8 @@ class Recording(Trace, ContextDecorator):
         if self._target is not None:
             root = Path(os.path.abspath(self._target))
         else:
-            spool = tempfile.mkdtemp(prefix="modtrace-")
-            weakref.finalize(self, shutil.rmtree, spool, ignore_errors=True)
-            root = Path(spool) / "trace.mtrace"
+            self._spool = _Spool()
+            root = self._spool.path / "trace.mtrace"
         from modtrace.capture.launch import launch
 
         launched = launch()
@@ -312,7 +320,7 @@ class Recording(Trace, ContextDecorator):
         if written != self._seen:
             self._frames.clear()
             self._seen = written
-            self._stored = open_trace(self._folder.parent)
+            self._stored = open_trace(self._folder.parent, owner=self._spool)
         return self._stored
 
     def __repr__(self) -> str:

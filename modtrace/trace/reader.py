@@ -117,10 +117,16 @@ class Process:
 
 
 class Stored:
-    """A trace on disk. Tables are loaded and checked when they are asked for, and kept."""
+    """A trace on disk. Tables are loaded and checked when they are asked for, and kept.
 
-    def __init__(self, path: Path, *, max_memory_bytes: int | None = None) -> None:
+    `owner` is what must live as long as this: the directory of a trace that is not saved goes with it.
+    """
+
+    def __init__(
+        self, path: Path, *, max_memory_bytes: int | None = None, owner: object | None = None
+    ) -> None:
         self.path = path
+        self._owner = owner
         self.notes: list[str] = []
         self.run = run_of(path)
         self._folders = folders_of(path)
@@ -251,17 +257,20 @@ def _with_gaps(rows: pa.Table, process: Process) -> pa.Table:
     return pa.concat_tables([rows, pa.table(columns, schema=rows.schema)])
 
 
-def open_trace(path: Path | str, *, max_memory_bytes: int | None = None) -> Stored:
+def open_trace(
+    path: Path | str, *, max_memory_bytes: int | None = None, owner: object | None = None
+) -> Stored:
     """Open a trace directory.
 
     Args:
         path: the directory.
         max_memory_bytes: what its tables may take when they are unpacked, MAX_MEMORY_BYTES where nothing is said.
+        owner: what must live as long as the trace is used.
 
     Raises:
         TraceError: there is no trace, or none that this version can read.
     """
-    return Stored(Path(path), max_memory_bytes=max_memory_bytes)
+    return Stored(Path(path), max_memory_bytes=max_memory_bytes, owner=owner)
 
 
 def run_of(path: Path) -> Run:

@@ -150,8 +150,9 @@ def test_the_table_is_torchs_own(monkeypatch, name):
                 def forward(self, x):
                     return torch.ops.modtrace_test.double(x)
 
+            x = torch.ones(4)
             with modtrace.trace(kernels="0:1") as t:
-                Double()(torch.ones(4))
+                Double()(x)
         assert seen[0]["modtrace_test::double"][0] == 1
     else:
         t, _ = train(name)

@@ -230,7 +230,8 @@ def test_a_failing_write_ends_the_recording_not_the_program(tmp_path, monkeypatc
 
 def test_the_size_limit_is_kept(tmp_path):
     writer = Writer(tmp_path, max_bytes=2_000)
-    rows = {"error": [1], "type": ["x" * 400], "message": [None]}
+    rows = {column.name: [None] for column in TABLES["errors"]}
+    rows |= {"error": [1], "type": ["x" * 400], "arguments": [[]], "left_calls": [True]}
     with pytest.raises(WriteError, match="limit"):
         for _ in range(20):
             writer.append("errors", rows, at_ns=0)

@@ -10,6 +10,7 @@ import sys
 
 import pyarrow as pa
 import pytest
+import torch
 
 import modtrace
 from modtrace.errors import TraceError
@@ -25,7 +26,10 @@ def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     for name in ("watched", "failed", "killed", "forward"):
         TRACES[name](folder / f"{name}.mtrace")
-    return [Image(folder / f"{name}.mtrace") for name in ("watched", "failed", "killed", "forward")]
+    with modtrace.trace(path=folder / "compiled.mtrace"):
+        torch.compile(torch.nn.ReLU(), backend="eager")(torch.ones(2))
+    names = ("watched", "failed", "killed", "forward", "compiled")
+    return [Image(folder / f"{name}.mtrace") for name in names]
 
 
 def with_cell(images, path, table, column, value):

@@ -51,7 +51,7 @@ def test_modules_and_tree(trace, where, wanted):
 
 def test_what_is_above_stays_in_the_tree(trace):
     tree = filtered_tree(trace._read(), "type:GELU")
-    assert tree.label == ["Sequential", "*", "act"]
+    assert tree.label == ["model", "*", "act"]
     assert tree.calls.tolist() == [3, 6, 6]
     assert filtered_tree(trace._read(), "nothing-like-this").label == []
 
