@@ -19,7 +19,8 @@ hypothesis.settings.load_profile("modtrace")
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_compiled():
-    """Functions are not recorded in a process that has compiled before, so what a file of tests compiled is forgotten."""
+    """What a file of tests has compiled is forgotten: functions are not recorded where something was compiled."""
     yield
     if "torch._dynamo" in sys.modules:
         sys.modules["torch"]._dynamo.reset()
+        sys.modules["torch._dynamo.utils"].counters.clear()

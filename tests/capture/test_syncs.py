@@ -282,7 +282,7 @@ def test_impossible_numbers_are_refused(monkeypatch, wrong):
 
     monkeypatch.setattr(Writer, "append", append)
     trace = run(Waits())
-    with pytest.raises(TraceError, match="contradicts itself: .* is impossible"):
+    with pytest.raises(TraceError, match=r"contradicts itself: .* is impossible"):
         _ = trace.syncs
 
 
