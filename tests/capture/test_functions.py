@@ -170,7 +170,8 @@ def test_functions_of_recomputed_calls(reentrant):
     given = torch.ones(2, 3, requires_grad=True)
     t = traced(lambda: checkpoint(block, given, use_reentrant=reentrant).sum().backward())
     again = t.calls[(t.calls["phase"] == "recompute") & (t.calls["kind"] == "function")]
-    assert again["name"].tolist()[:1] == ["F.linear"]
+    # Checkpointing itself asks for a device before it runs the block again.
+    assert [name for name in again["name"] if name != "torch.device"][:1] == ["F.linear"]
     assert len(t.steps) == 1
     assert t.modules["calls"].tolist() == [1, 1, 1]
 
