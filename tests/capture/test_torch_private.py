@@ -32,14 +32,15 @@ LOSES = {
     "torch.nn.Module()._forward_hooks_always_called": {"own hooks"},
     "torch._C._functorch.maybe_current_level": {"vmap"},
     "torch._C._functorch.is_batchedtensor": {"vmap"},
-    "torch._C._current_graph_task_id": {"inside backward"},
+    "torch._C._current_graph_task_id": set(),  # checkpointing tells of itself
     "torch._C._DisableTorchDispatch": {"wrapped"},
     "torch.autograd._get_sequence_nr": {"backward", "saved", "custom backward"},
     "torch._C._functions.AddBackward0._sequence_nr": {"backward", "saved", "custom backward"},
     "torch._dynamo.compiled_autograd.compiled_autograd_enabled": {"backward", "saved", "custom backward"},
     "torch.autograd._engine_run_backward": {"backward phase", "backward", "saved", "custom backward"},
-    "torch.optim.optimizer._global_optimizer_pre_hooks": {"optimizer"},
-    "torch.optim.optimizer._global_optimizer_post_hooks": {"optimizer"},
+    # Without them the steps to be watched are not known, so all are, and nothing is counted beside a profiler.
+    "torch.optim.optimizer._global_optimizer_pre_hooks": {"optimizer", "flops"},
+    "torch.optim.optimizer._global_optimizer_post_hooks": {"optimizer", "flops"},
     "torch.autograd.function.BackwardCFunction": {"custom backward"},
     "torch._C._autograd._profiler_enabled": {"flops"},
 }
@@ -118,7 +119,7 @@ def test_this_torch_has_all_that_a_processor_needs():
 
 ELSEWHERE = {("hooks.py", "_forward_hooks")}
 """The one that the hot path reads by itself: a function around it would cost each call 30 ns."""
-OF_PYTHON = {"_getframe", "_current_frames", "_run_module_as_main", "_replace"}
+OF_PYTHON = {"_getframe", "_current_frames", "_run_module_as_main", "_replace", "_popen"}
 
 
 def own_names():

@@ -90,7 +90,8 @@ def test_after_every_batch_as_the_whole_reader(made, tmp_path, kind):
     trace.look()
     counts = {"training": 180, "inference": 400, "marked": 150, "staged": 60 + 20 + 40}
     assert compare(trace, replay.target) == counts[kind]
-    assert seen == sorted(seen)
+    # A root call is a step by itself only as long as no optimizer has been seen: that row goes again.
+    assert seen[2:] == sorted(seen[2:])
     assert (trace.state, trace.exit_status) == (live.FINISHED, 0)
     rules = {"training": "optimizer", "inference": "root", "marked": "mark", "staged": "optimizer"}
     assert trace.processes[0].steps.by == rules[kind]

@@ -142,21 +142,20 @@ def test_nothing_is_concluded_from_what_is_missing(cut):
     path, _, _ = cut
     stored = open_trace(path)
     assert not {"never_ran", "no_gradient", "eval_with_grad"} & {one.rule for one in findings(stored)}
-    found = summarise(stored)
-    assert found.never_ran is None
     assert "never ran" not in heads(path)["info"]
-    assert json.loads(heads(path)["info --json"])["modules_never_run"] is None
 
 
 def test_of_a_whole_recording_it_is(tmp_path):
     """The same program, recorded to its end, has the findings that the others must not have."""
     model = Late()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with modtrace.trace(path=tmp_path / "t.mtrace"):
         for _ in range(5):
             model(torch.randn(2, 3)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
     stored = open_trace(tmp_path / "t.mtrace")
     assert "never_ran" in {one.rule for one in findings(stored)}
-    assert summarise(stored).never_ran == 1
     for view, text in heads(tmp_path / "t.mtrace").items():
         assert "recorded until" not in text, view
     left = {"stopped.json", ".stopped.json.room", ".end.json.room"} & set(
