@@ -119,7 +119,7 @@ def test_this_torch_has_all_that_a_processor_needs():
 
 ELSEWHERE = {("hooks.py", "_forward_hooks")}
 """The one that the hot path reads by itself: a function around it would cost each call 30 ns."""
-OF_PYTHON = {"_getframe", "_current_frames", "_run_module_as_main", "_replace", "_popen"}
+OF_PYTHON = {"_getframe", "_current_frames", "_run_module_as_main", "_replace", "_popen", "_identity"}
 
 
 def own_names():

@@ -10,12 +10,6 @@ from modtrace.capture.torch_private.lookup import ask
 
 _LIKE_OTHERS: Final = "calls that {} makes to look at a model are recorded like others"
 _compiles = ask("torch.compiler._is_compiling_flag", lost=_LIKE_OTHERS.format("torch.export"), instead=False)
-_is_scripted = ask(
-    "torch._C._is_tracing",
-    "torch._C._get_tracing_state",
-    lost=_LIKE_OTHERS.format("torch.jit.trace"),
-    instead=False,
-)
 # `is_fx_tracing()` is public, but logs at each call from 2.14 on.
 _is_symbolic = ask(
     "torch.fx._symbolic_trace._get_is_fx_tracing",
@@ -27,7 +21,8 @@ _is_symbolic = ask(
 
 def is_making_graph() -> bool:
     """Whether anything but `torch.compile` makes a graph on this thread."""
-    return bool(_compiles() or _is_scripted() or _is_symbolic())
+    jit: Any = torch.jit
+    return bool(_compiles() or jit.is_tracing() or _is_symbolic())
 
 
 def is_tracing() -> bool:
