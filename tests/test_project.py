@@ -69,8 +69,9 @@ def test_each_lint_exception_has_its_reason():
     assert all("  # " in line for line in exceptions)
 
 
-def test_tests_run_on_one_torch():
+def test_tests_run_on_two_torches():
     assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
+    assert "torch==2.14.1" in (ROOT / "constraints-newest.txt").read_text().splitlines()
 
 
 def test_version_is_in_one_place():
@@ -134,6 +135,14 @@ def test_ci_runs_what_the_readme_says():
     assert "pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'" in text
     steps = [text.index(step) for step in ("\nruff check", "\nruff format --check", "\nmypy", "\npytest")]
     assert steps == sorted(steps)
+    newest = text[steps[-1] :]
+    assert (
+        "pip install --quiet --disable-pip-version-check -c constraints-newest.txt -e '.[test,models]'"
+        in newest
+    )
+    assert "MODTRACE_REQUIRE_TORCHVISION=1" in newest
+    assert "\npytest tests/torture tests/models\n" in newest
+    assert "constraints-newest.txt" in (ROOT / "README.md").read_text()
 
 
 STILL_LONG = {"__init__", "_handler", "decode", "modules", "summarise"}

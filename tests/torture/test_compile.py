@@ -234,6 +234,7 @@ def jit_traced(model, x):
     return torch.jit.trace(model, x).code
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # from 2.14 on
 @pytest.mark.parametrize(
     "transform",
     [
