@@ -57,6 +57,11 @@ def nullable_codes(table: pa.Table, name: str) -> Ints:
     return np.where(known, values, -1)
 
 
+def taken(values: Ints, rows: Ints, missing: int = -1) -> Ints:
+    """Values of rows, `missing` where a row is -1; there may be no values at all."""
+    return np.append(values, missing)[rows]
+
+
 def codes_at(table: pa.Table, name: str, rows: Ints) -> Ints:
     """Keys of some rows, -1 where there is none; the time is that of those rows, not of the table."""
     return nullable_codes(pa.table({name: table.column(name).take(pa.array(rows))}), name)

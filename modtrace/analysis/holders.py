@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.columns import column, nullable_codes, taken
 from modtrace.analysis.memory import Memory, curve, memory, peak_at
 from modtrace.analysis.paths import folded
 from modtrace.analysis.timeline import timeline
@@ -63,8 +63,8 @@ def holders_at(stored: Stored, held: Memory, moment_ns: int) -> list[Holder]:
     alive = held.alive(moment_ns)
     calls, groups = timeline(stored).calls, folded(stored)
     kind = column(calls, "kind")
-    group = np.where(held.call >= 0, np.append(groups.group, -1)[held.call], -1)  # there may be no calls
-    backward = np.where(held.call >= 0, np.append(kind, -1)[held.call] == BACKWARD, False)
+    group = taken(groups.group, held.call)
+    backward = taken(kind, held.call) == BACKWARD
     keys: dict[tuple[int, int, bool], list[int]] = {}
     for at in np.flatnonzero(alive).tolist():
         keys.setdefault((int(held.category[at]), int(group[at]), bool(backward[at])), []).append(at)
@@ -89,7 +89,7 @@ def _peak(stored: Stored, held: Memory) -> Peak:
     steps = nullable_codes(calls, "step")
     last = np.flatnonzero(held.at_ns <= moment)[-1]
     call = int(held.call[last])
-    group = np.where(held.call >= 0, np.append(groups.group, -1)[held.call], -1)  # there may be no calls
+    group = taken(groups.group, held.call)
     totals = np.bincount(held.category[alive], weights=held.size_bytes[alive], minlength=len(CATEGORIES))
     where = (groups.title(int(group[last])), groups.type[group[last]]) if call >= 0 else None
     return Peak(

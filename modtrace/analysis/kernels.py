@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from modtrace.analysis.calls import names
-from modtrace.analysis.columns import categorical, column, distinct_texts, nullable_codes
+from modtrace.analysis.columns import categorical, column, distinct_texts, nullable_codes, taken
 from modtrace.analysis.memory import placed
 from modtrace.analysis.paths import folded
 from modtrace.analysis.timeline import timeline
@@ -73,14 +73,14 @@ def kernels(stored: Stored) -> pd.DataFrame:
     module, root = nullable_codes(calls, "module"), nullable_codes(calls, "root")
     codes, texts = names(stored, np.maximum(root, 0), np.maximum(module, 0))
     types = stored.table("modules").column("type").to_pylist()
-    of_module = np.where(known, module[at], -1)
-    step = np.where(known, nullable_codes(calls, "step")[at], -1)
+    of_module = taken(module, at)
+    step = taken(nullable_codes(calls, "step"), at)
     data: dict[str, Any] = {
         "call": pd.arrays.IntegerArray(np.maximum(at, 0), ~known),
-        "module": distinct_texts(np.where(of_module >= 0, codes[at], -1), texts),
+        "module": distinct_texts(np.where(of_module >= 0, taken(codes, at), -1), texts),
         "type": distinct_texts(of_module, types),
         "step": pd.arrays.IntegerArray(np.maximum(step, 0), step < 0),
-        "backward": known & (column(calls, "kind")[at] == BACKWARD),
+        "backward": taken(column(calls, "kind"), at) == BACKWARD,
         "operator": grouped["operator"].astype("category"),
         "kind": categorical(grouped["kind"].to_numpy(np.int64), list(OPERATOR_KINDS)),
         "device": grouped["device"].astype("category"),
@@ -112,8 +112,8 @@ def ran(stored: Stored) -> tuple[str, list[Ran]]:
     operator = np.array(table.column("name").to_pylist(), object)[chosen]
     devices = sorted(set(np.array(table.column("device").to_pylist(), object)[chosen].tolist()))
     groups, kind = folded(stored), column(timeline(stored).calls, "kind")
-    group = np.where(call >= 0, groups.group[call], -1)
-    backward = (call >= 0) & (kind[call] == BACKWARD)
+    group = taken(groups.group, call)
+    backward = taken(kind, call) == BACKWARD
     found = []
     for code in np.unique(group).tolist():
         mine = group == code

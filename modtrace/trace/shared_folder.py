@@ -80,12 +80,13 @@ def _enter(
     waits = not member.names_it and (force or (stem is not None and not member.exact))
     until = time.monotonic() + WAIT_SECONDS
     while True:
+        # The name is chosen before looking: what is made there meanwhile is then seen below, or makes `create` fail.
+        free = path if force and member.names_it else _free(path)
         for candidate in _candidates(path, stem):
             if _is_of(candidate, member):
                 return make_process_folder(candidate, member.process), _renamed(path, candidate, stem)
         if not waits or time.monotonic() > until:
             with contextlib.suppress(PathTakenError):  # made by another meanwhile: it may be this launch's
-                free = path if force and member.names_it else _free(path)
                 folder = create(free, run, process=member.process, force=force and member.names_it)
                 return folder, _waited(free) if waits else _renamed(path, free, stem)
         time.sleep(0.05)

@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 import modtrace
 from modtrace.cli import main
@@ -147,6 +148,19 @@ def test_where_it_failed(tmp_path):
     told = html[html.index('<div class="failure">') :]
     assert "got f32[2,4]" in told
     assert "mat1 and mat2 shapes cannot be multiplied" in told
+
+
+def test_memory_is_shown_without_a_call(tmp_path):
+    """A trace whose calls are gone: what was allocated is nobody's then, not an error."""
+    layer, path = nn.Linear(4, 4), tmp_path / "t.mtrace"
+    with modtrace.trace(path=path, memory="0:2"):
+        optimizer = torch.optim.SGD(layer.parameters())
+        for _ in range(2):
+            layer(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+    (path / "rank-0" / "calls.arrows").unlink()
+    (watched,) = Page(report(open_trace(path)).html).meta["memory"]
+    assert watched["allocations"] > 0
 
 
 def test_nothing_recorded_is_a_page_too(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.columns import column
+from modtrace.analysis.columns import column, taken
 from modtrace.analysis.memory import Curve, Memory, curve, memory, peak_at
 from modtrace.analysis.paths import folded
 from modtrace.analysis.timeline import timeline
@@ -79,8 +79,8 @@ def _holders(stored: Stored, held: Memory, line: Curve, peak: int, texts: Texts)
     groups = folded(stored)
     kind = column(timeline(stored).calls, "kind")
     count = len(groups.name) + 1
-    group = np.where(held.call >= 0, groups.group[held.call], count - 1)
-    backward = (held.call >= 0) & (kind[held.call] == BACKWARD)
+    group = taken(groups.group, held.call, count - 1)
+    backward = taken(kind, held.call) == BACKWARD
     key = (held.category * count + group) * 2 + backward
     moments = np.linspace(int(line.at_ns[0]), int(line.at_ns[-1]), MOMENTS).astype(np.int64).tolist()
     rows: list[tuple[int, ...]] = []
