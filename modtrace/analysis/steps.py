@@ -108,7 +108,7 @@ def _of_process(
         "flops": _masked(flops),
         "flops_at_least": _masked(computed.least),
         "uncounted": computed.uncounted,
-        "flops_per_s": _masked(np.where((duration > 0) & timed, flops * 1e9 // np.maximum(duration, 1), -1)),
+        "flops_per_s": _masked(_per_second(flops, np.where(timed, duration, 0))),
         "mfu": pd.array(mfu_of_steps(stored, low, high, flops, duration, reached), dtype="Float64"),
         "device_ns": _masked(busy_ns),
         "device_idle_ns": _masked(idle_ns),
@@ -151,6 +151,12 @@ def _first_module(roots: Ints, module: Ints, phase: Ints, step: Ints, count: int
     for some in (roots, roots[phase[roots] == FORWARD]):
         first[step[some][::-1]] = module[some][::-1]
     return first
+
+
+def _per_second(amount: Ints, duration_ns: Ints) -> Ints:
+    """Amounts a second, -1 where the amount or the time is not known, or the result is no number that can be stored."""
+    rate = np.where((amount >= 0) & (duration_ns > 0), amount * 1e9 // np.maximum(duration_ns, 1), -1.0)
+    return np.where(rate < 2.0**62, rate, -1.0).astype(np.int64)
 
 
 def _masked(values: Ints) -> pd.arrays.IntegerArray:

@@ -23,6 +23,7 @@ from modtrace.trace.schema import (
     KINDS,
     MODULE,
     STATUSES,
+    STEP,
     THREAD_SHIFT,
     UNFINISHED,
 )
@@ -293,10 +294,14 @@ def _check(columns: Mapping[str, Any], nulls: Mapping[str, Bools]) -> None:
         & ((columns["kind"] == MODULE) | (columns["kind"] == BACKWARD)),
         "a module has no root": nulls["root"] != nulls["module"],
         "a row has no name": nulls["module"] & nulls["label"],
+        "the mark at the end of a step holds calls": (columns["kind"] == STEP) & (last != call),
         "a time is impossible": np.abs(columns["start_ns"]) > _LIMIT,
     }
     for name in _TIMES:
         rules[f"{name} is impossible"] = ~nulls[name] & ((columns[name] < 0) | (columns[name] > _LIMIT))
+    took = np.where(nulls["duration_ns"], _LIMIT, columns["duration_ns"])
+    own = [np.where(nulls[name], 0, columns[name]) for name in ("self_ns", "tracer_ns")]
+    rules["a call takes less time than its own part of it"] = own[0] + own[1] > took
     rules["a call takes less time than what is inside it"] = _too_short(columns, nulls)
     for reason, broken in rules.items():
         if bool(np.any(broken)):

@@ -51,7 +51,7 @@ def _check_integers(table: str, column: Column, values: pa.Array, where: str) ->
             f"{where}: the trace contradicts itself: {column.name} is {wrong}, which is impossible"
         )
     if adds_up(column) and max(-low, high) * len(values) > _TOTAL:
-        total = pc.sum(pc.abs(pc.cast(values, pa.float64()))).as_py()
+        total = pc.sum(pc.abs(pc.cast(values, pa.float64(), safe=False))).as_py()
         if total > _TOTAL:
             raise TraceError(
                 f"{where}: the trace contradicts itself: {column.name} adds up to more than can be"

@@ -128,6 +128,7 @@ FORGERIES = {
     "no such status": {"status": 9},
     "time below zero": {"duration_ns": -1},
     "negative call": {"call": -1},
+    "more of its own than there is": {"duration_ns": 10, "self_ns": 8, "tracer_ns": 3},
 }
 
 

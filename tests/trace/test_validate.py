@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 
 import pyarrow as pa
 import pytest
@@ -16,7 +17,7 @@ import modtrace
 from modtrace.errors import TraceError
 from modtrace.trace import merge
 from modtrace.trace.reader import open_trace
-from modtrace.trace.schema import TABLES, bounds
+from modtrace.trace.schema import STEP, TABLES, bounds
 from tests.fuzz.mutate import Image
 from tests.fuzz.traces import TRACES
 
@@ -75,6 +76,34 @@ def test_a_null_where_none_is_and_numbers_out_of_range(images, tmp_path, table, 
             open_trace(path).table("calls")
         assert column.name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_sum_that_no_float_holds_exactly(images, tmp_path):
+    path = with_cell(images, tmp_path / "t.mtrace", "work", "flops", (1 << 61) + 1)
+    assert path is not None
+    assert (1 << 61) + 1 in open_trace(path).table("work")["flops"].to_pylist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rates = modtrace.load(path).steps["flops_per_s"].dropna()
+    assert (rates >= 0).all()
+
+
+def test_the_mark_of_a_step_holds_nothing(images, tmp_path):
+    image = images[3].copy()
+    ((folder, tables),) = image.folders.items()
+    rows = tables["calls.arrows"]
+    parents = set(rows.column("parent").to_pylist())
+    kinds = [
+        STEP if call in parents else kind
+        for call, kind in zip(rows.column("call").to_pylist(), rows.column("kind").to_pylist(), strict=True)
+    ]
+    at = rows.schema.get_field_index("kind")
+    image.folders[folder]["calls.arrows"] = rows.set_column(
+        at, rows.schema.field(at), pa.array(kinds, pa.int8())
+    )
+    image.write(tmp_path / "t.mtrace")
+    with pytest.raises(TraceError, match="the mark at the end of a step holds calls"):
+        open_trace(tmp_path / "t.mtrace").table("calls")
 
 
 @pytest.mark.parametrize(
