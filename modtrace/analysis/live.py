@@ -116,6 +116,8 @@ class LiveProcess:
         self.nodes.labels.update(added.labels)
         self.signatures.update(added.signatures)
         self.gaps += added.gaps
+        self.steps.watched += added.watched
+        self.steps.compiled += added.compiled
         if added.calls is not None or added.opened is not None:
             self._held.append(added)
         self._release()

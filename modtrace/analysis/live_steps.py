@@ -44,6 +44,8 @@ UNSURE: Final = 2
 """The last steps that later calls may still change."""
 MANY_CALLS: Final = 500_000
 """Calls that are kept as they are, before those of one node are added up."""
+_STRETCHES: Final = 10_000
+"""Of watching and of compiling: the last ones are looked at, as only the last steps are."""
 _RULES: Final = ("root", "forward", "optimizer", "mark")
 _SKELETON: Final = (
     "call", "parent", "last_call", "kind", "module", "label", "forward", "mode", "depth", "start_ns", "duration_ns",
@@ -86,13 +88,16 @@ class LiveSteps:
     """The steps of one process.
 
     steps: the last KEPT that have ended, in order. count: how many have ended in all. by: what ends them, as
-    `Steps.by` has it.
+    `Steps.by` has it. watched, compiled: when memory or kernels were watched, when torch compiled; (from, to) in
+    nanoseconds since the start of recording, as far as that is written yet.
     """
 
     def __init__(self, nodes: Nodes, by: str = "root") -> None:
         self.steps: deque[Step] = deque(maxlen=KEPT)
         self.count = 0
         self.by = by
+        self.watched: list[tuple[int, int]] = []
+        self.compiled: list[tuple[int, int]] = []
         self.calls = 0
         """Of modules, in all."""
         self._nodes = nodes
@@ -150,7 +155,9 @@ class LiveSteps:
         known = self.last(count)
         counted = np.array([step.counted for step in known], np.bool_)
         first = known[0].number if known else 0
-        chosen = choose(np.ones(len(known), np.bool_), counted, np.zeros(len(known), np.bool_), first)
+        whole = np.ones(len(known), np.bool_)
+        watched, compiled = _meet(known, self.watched), _meet(known, self.compiled)
+        chosen = choose(whole, counted, watched, first, compiled=compiled)
         return [
             step for step, counts in zip(known, chosen.steps.tolist(), strict=True) if counts
         ], chosen.text
@@ -391,6 +398,16 @@ def window(steps: Sequence[Step], count: int) -> Sums:
         for row, name in enumerate(("calls", "total_ns", "self_ns")):
             np.add.at(sums[row], node, np.concatenate([getattr(step, name) for step in steps]))
     return Sums(*sums)
+
+
+def _meet(steps: Sequence[Step], stretches: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+    """Which steps have a part in one of some stretches of time."""
+    start = np.array([step.start_ns for step in steps], np.int64)
+    end = start + np.array([step.duration_ns for step in steps], np.int64)
+    met = np.zeros(len(steps), np.bool_)
+    for low, high in stretches[-_STRETCHES:]:
+        met |= (start < high) & (end > low)
+    return met
 
 
 def _in(moments: Ints, start: Ints, end: Ints) -> Ints:

@@ -32,6 +32,9 @@ MANY_ROWS: Final = 100_000
 """Of calls: a reading stops behind the batch with which it has so many."""
 _LIMIT: Final = 1 << 62
 _KEYS: Final = ("module", "root", "label", "outputs")
+_FOLLOWED: Final = (
+    "calls", "open", "labels", "signatures", "names", "modules", "gaps", "watched", "compilations",
+)  # fmt: skip
 _PLAIN: Final = ("call", "parent", "last_call", "kind", "depth", "start_ns", "status")
 _NULLABLE: Final = ("duration_ns", "self_ns")
 
@@ -43,7 +46,8 @@ class Replaced(Exception):
 @dataclass
 class Added:
     """What a reading has found. Keys are those of the process; `calls` and `opened` are columns of schema.TABLES as
-    arrays: -1 for no key, and `duration_ns` and `self_ns` -1 where they are not known.
+    arrays: -1 for no key, and `duration_ns` and `self_ns` -1 where they are not known. `watched` and `compiled` say
+    when memory or kernels were watched and when torch compiled: (from, to) in nanoseconds since the start of recording.
     """
 
     modules: dict[int, tuple[str, int | None]] = field(default_factory=dict)
@@ -52,6 +56,8 @@ class Added:
     signatures: dict[int, str] = field(default_factory=dict)
     labels: dict[int, tuple[str, str, str]] = field(default_factory=dict)
     gaps: list[str] = field(default_factory=list)
+    watched: list[tuple[int, int]] = field(default_factory=list)
+    compiled: list[tuple[int, int]] = field(default_factory=list)
     opened: Columns | None = None
     calls: Columns | None = None
 
@@ -158,10 +164,7 @@ class Follower:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.last_ns = 0
-        self._streams = {
-            table: Stream(folder, table)
-            for table in ("calls", "open", "labels", "signatures", "names", "modules", "gaps")
-        }
+        self._streams = {table: Stream(folder, table) for table in _FOLLOWED}
         self.process: Process = process_of(folder, 0)
         self._marks = self._look()
 
@@ -214,12 +217,18 @@ class Follower:
             added.labels.update(_labels(batch.rows))
         for batch in self._streams["gaps"].read():
             added.gaps += [plain(text, 400) for text in batch.rows.column("reason").to_pylist()]
+        for batch in self._streams["watched"].read():
+            low, high = (integers(batch.rows.column(name))[0].tolist() for name in ("from_ns", "to_ns"))
+            added.watched += zip(low, high, strict=True)
+        for batch in self._streams["compilations"].read():
+            low, took = (integers(batch.rows.column(name))[0] for name in ("start_ns", "duration_ns"))
+            added.compiled += zip(low.tolist(), (low + took).tolist(), strict=True)
         calls = [_calls(batch.rows) for batch in self._streams["calls"].read(size=size, rows=rows)]
         added.opened = joined(opened) if opened else None
         added.calls = joined(calls) if calls else None
         self.last_ns = max(stream.last_ns for stream in self._streams.values())
-        something = opened or calls or added.names or added.modules or added.labels or added.gaps
-        return added if something else None
+        other = (added.names, added.modules, added.labels, added.gaps, added.watched, added.compiled)
+        return added if opened or calls or any(other) else None
 
     def _look_at_process(self) -> None:
         marks = self._look()

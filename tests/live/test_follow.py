@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import modtrace
 from modtrace.analysis import live
 from modtrace.analysis.live import LiveTrace
 from modtrace.analysis.live_steps import window
 from modtrace.analysis.live_tree import LiveTree
+from modtrace.analysis.statistics import chosen_steps
 from modtrace.errors import TraceError
+from modtrace.trace.reader import open_trace
 from tests.live.replay import INFERENCE, MARKED, STAGED, TRAINING, Replay, record
 
 
@@ -96,6 +99,30 @@ def test_after_every_batch_as_the_whole_reader(made, tmp_path, kind):
     rules = {"training": "optimizer", "inference": "root", "marked": "mark", "staged": "optimizer"}
     assert trace.processes[0].steps.by == rules[kind]
     assert not trace.processes[0].nodes.opened
+
+
+def test_the_steps_that_count_are_those_of_every_view(tmp_path):
+    """Not the first, not those that were counted or watched, nor one in which torch compiled."""
+    torch._dynamo.reset()
+    net, path = torch.nn.Linear(8, 8), tmp_path / "t.mtrace"
+    optimizer = torch.optim.SGD(net.parameters())
+    fast = torch.compile(lambda x: x * 2 + 1, backend="eager")
+    with modtrace.trace(path=path, memory="3:5"):
+        for step in range(12):
+            out = net(torch.ones(2, 8))
+            if step == 9:
+                fast(out.detach())
+            out.sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    steps, trace = modtrace.load(path).steps, LiveTrace(path)
+    trace.look()
+    chosen, words = trace.processes[0].steps.in_statistics(1000)
+    expected = steps.index[steps["in_statistics"]].tolist()
+    assert [step.number for step in chosen] == expected
+    assert not {0, 3, 4, 9} & set(expected)
+    assert len(expected) >= 4
+    assert words == chosen_steps(open_trace(path), 0).text
 
 
 @pytest.mark.parametrize("seed", range(6))
