@@ -22,6 +22,7 @@ from modtrace.trace.schema import (
     BACKWARD,
     KINDS,
     MODULE,
+    RAISED,
     STATUSES,
     STEP,
     THREAD_SHIFT,
@@ -294,6 +295,7 @@ def _check(columns: Mapping[str, Any], nulls: Mapping[str, Bools]) -> None:
         & ((columns["kind"] == MODULE) | (columns["kind"] == BACKWARD)),
         "a module has no root": nulls["root"] != nulls["module"],
         "a row has no name": nulls["module"] & nulls["label"],
+        "a call was left by an exception that is not there": (columns["status"] == RAISED) & nulls["error"],
         "the mark at the end of a step holds calls": (columns["kind"] == STEP) & (last != call),
         "a time is impossible": np.abs(columns["start_ns"]) > _LIMIT,
     }

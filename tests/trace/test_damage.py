@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 
-import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -16,8 +15,9 @@ from hypothesis import strategies as st
 import modtrace
 from modtrace.errors import TraceError, WriteError
 from modtrace.trace.reader import open_trace
-from modtrace.trace.schema import TABLES, UNFINISHED
+from modtrace.trace.schema import RAISED, TABLES, UNFINISHED
 from modtrace.trace.writer import Writer
+from tests.fuzz.mutate import Image
 
 
 @pytest.fixture(scope="module")
@@ -119,32 +119,40 @@ def test_planted_files(trace, tmp_path):
 
 
 FORGERIES = {
-    "cycle": {"parent": 1},
-    "own parent": {"parent": 0},
-    "ends before it starts": {"last_call": -5},
-    "deep": {"depth": 10**9},
-    "no such module": {"module": 7},
-    "no such signature": {"inputs": 7},
-    "no such status": {"status": 9},
-    "time below zero": {"duration_ns": -1},
-    "negative call": {"call": -1},
-    "more of its own than there is": {"duration_ns": 10, "self_ns": 8, "tracer_ns": 3},
+    "cycle": ({"parent": 1}, "before its parent"),
+    "own parent": ({"parent": 0}, "before its parent"),
+    "ends before it starts": ({"last_call": 0}, "outlasts its parent"),
+    "deep": ({"depth": 9}, "deeper than its parent"),
+    "no such module": ({"module": 7}, "rows that are not there"),
+    "no such signature": ({"inputs": 7}, "rows that are not there"),
+    "no such status": ({"status": 9}, "status is 9"),
+    "time below zero": ({"duration_ns": -1}, "duration_ns is -1"),
+    "negative call": ({"call": -1}, "call is -1"),
+    "more of its own than there is": (
+        {"duration_ns": 10, "self_ns": 8, "tracer_ns": 3},
+        "its own part of it",
+    ),
+    "raised without an error": ({"status": RAISED}, "an exception that is not there"),
 }
 
 
 @pytest.mark.parametrize("name", FORGERIES)
 def test_forged_rows(tmp_path, name):
-    row = {column.name: 0 for column in TABLES["calls"]} | {"parent": -1, "last_call": 0} | FORGERIES[name]
-    path = tmp_path / "forged.mtrace"
-    (path / "rank-0").mkdir(parents=True)
-    (path / "run.json").write_text(json.dumps({"format": "modtrace", "schema": 1}))
-    writer = Writer(path / "rank-0")
-    kinds = {"bool": np.bool_, "int8": np.int8, "int32": np.int32, "int64": np.int64}
-    columns = {c.name: np.array([row[c.name]], kinds[c.type]) for c in TABLES["calls"]}
-    writer.append("calls", columns, at_ns=1)
-    writer.close()
-    with pytest.raises(TraceError) as caught:
+    """The row of a root call with one call inside says what cannot be true."""
+    whole, path = tmp_path / "whole.mtrace", tmp_path / "forged.mtrace"
+    with modtrace.trace(path=whole):
+        torch.nn.Sequential(torch.nn.Linear(3, 4))(torch.ones(2, 3))
+    image, (cells, told) = Image(whole), FORGERIES[name]
+    image.write(path)
+    assert len(open_trace(path).table("calls")) == 2
+    rows = image.folders["rank-0"]["calls.arrows"]
+    root = rows.column("parent").to_pylist().index(-1)
+    forged = [{**row, **cells} if at == root else row for at, row in enumerate(rows.to_pylist())]
+    image.folders["rank-0"]["calls.arrows"] = pa.Table.from_pylist(forged, rows.schema)
+    image.write(path)
+    with pytest.raises(TraceError, match="contradicts itself") as caught:
         open_trace(path).table("calls")
+    assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
