@@ -141,7 +141,7 @@ def test_ci_runs_what_the_readme_says():
         in newest
     )
     assert "MODTRACE_REQUIRE_TORCHVISION=1" in newest
-    assert "\npytest tests/torture tests/models\n" in newest
+    assert "\npytest tests/torture tests/models tests/capture tests/e2e\n" in newest
     assert "constraints-newest.txt" in (ROOT / "README.md").read_text()
 
 
