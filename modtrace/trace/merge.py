@@ -305,9 +305,18 @@ def _check(columns: Mapping[str, Any], nulls: Mapping[str, Bools]) -> None:
     own = [np.where(nulls[name], 0, columns[name]) for name in ("self_ns", "tracer_ns")]
     rules["a call takes less time than its own part of it"] = own[0] + own[1] > took
     rules["a call takes less time than what is inside it"] = _too_short(columns, nulls)
+    if not any(bool(np.any(broken)) for broken in rules.values()):
+        rules = {"a call is inside one that is none of its parents": _open_at(last) != depth}
     for reason, broken in rules.items():
         if bool(np.any(broken)):
             raise TraceError(f"the trace contradicts itself: {reason} (call {int(np.argmax(broken))})")
+
+
+def _open_at(last: Ints) -> Ints:
+    """How many calls begin before each call and end after its start: those that it is inside of, so its depth."""
+    ended = np.cumsum(np.bincount(last, minlength=len(last))[: len(last)])
+    open_at: Ints = np.arange(len(last)) - np.concatenate([[0], ended[:-1]])
+    return open_at
 
 
 def _too_short(columns: Mapping[str, Any], nulls: Mapping[str, Bools]) -> Bools:

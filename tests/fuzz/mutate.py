@@ -239,20 +239,20 @@ def rows(image: Image, chance: random.Random) -> None:
 def order_of_keys(image: Image, chance: random.Random) -> None:
     """Rows that have a key of their own, in another order or twice over: that says the same."""
     content = image.folders.get(_folder(image, chance), {})
+    keys = {"signatures.arrows": "signature", "errors.arrows": "error", "calls.arrows": "call"}
     names = [
         name
-        for name in ("signatures.arrows", "errors.arrows", "calls.arrows")
-        if isinstance(content.get(name), pa.Table)
+        for name, key in keys.items()
+        if isinstance(content.get(name), pa.Table) and key in content[name].column_names
     ]
     if not names:
         return
     name = chance.choice(names)
     order = list(range(len(content[name])))
-    key = {"signatures.arrows": "signature", "errors.arrows": "error", "calls.arrows": "call"}[name]
-    keys = content[name].column(key).to_pylist()
-    if len(set(keys)) == len(keys):
+    numbers = content[name].column(keys[name]).to_pylist()
+    if len(set(numbers)) == len(numbers):
         chance.shuffle(order)
-    content[name] = content[name].take(pa.array(order + order[:0], pa.int64()))
+    content[name] = content[name].take(pa.array(order, pa.int64()))
     image.notes.append(f"{name}: order of keys")
 
 

@@ -136,6 +136,22 @@ FORGERIES = {
 }
 
 
+def test_a_call_that_reaches_into_the_next(tmp_path):
+    whole, path = tmp_path / "whole.mtrace", tmp_path / "forged.mtrace"
+    with modtrace.trace(path=whole):
+        layer = torch.nn.Linear(3, 4)
+        layer(torch.ones(2, 3))
+        layer(torch.ones(2, 3))
+    image = Image(whole)
+    rows = image.folders["rank-0"]["calls.arrows"]
+    first, second = sorted(rows.column("call").to_pylist())
+    forged = [{**row, "last_call": second} if row["call"] == first else row for row in rows.to_pylist()]
+    image.folders["rank-0"]["calls.arrows"] = pa.Table.from_pylist(forged, rows.schema)
+    image.write(path)
+    with pytest.raises(TraceError, match="a call is inside one that is none of its parents"):
+        open_trace(path).table("calls")
+
+
 @pytest.mark.parametrize("name", FORGERIES)
 def test_forged_rows(tmp_path, name):
     """The row of a root call with one call inside says what cannot be true."""
