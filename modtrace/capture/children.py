@@ -1,8 +1,8 @@
 """Child processes that the program started for work of its own and that are not recorded: how many, and their CPU time.
 
 Such are processes of `multiprocessing` that are not daemons: workers of a DataLoader and of a Pool are, those of an
-executor are known to it. Programs that are started otherwise (git, compilers) are none of them. Whether they train
-cannot be seen from here.
+executor are known to it. Of other programs a python that has loaded torch is one, unless it is recorded itself; git is
+none. Whether they train cannot be seen from here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import sys
 from types import FrameType
 from typing import Any, Final
 
+from modtrace.capture.system import stat_fields
+
 try:
     import resource
 except ImportError:  # Windows
@@ -20,6 +22,17 @@ except ImportError:  # Windows
 
 _FORKS: Final = ("_launch", "popen_fork.py")
 _FRAMES: Final = 16
+_EVERY: Final = 4
+"""At one look of so many other programs are looked at: reading what the system says of them takes time."""
+_LOOKS: Final = 30
+"""So often a python is looked at for torch: importing it takes a while."""
+_HELPERS: Final = (
+    b"from multiprocessing",
+    b"--multiprocessing-fork",
+    b"compile_worker",
+    b"loky",
+)
+"""In the command line of a python that works for this one."""
 _LIBRARIES: Final = ("concurrent.", "multiprocessing.", "torch.utils.data.", "joblib.", "loky.")
 
 
@@ -31,6 +44,8 @@ class Children:
         self._work: set[tuple[int, ...]] = set()
         self._helpers: set[tuple[int, ...]] = set()
         self._sampled_ns: dict[tuple[int, ...], int] = {}
+        self._programs = _Programs()
+        self._count = 0
 
     def forks(self, frame: FrameType | None) -> None:
         """The process is about to fork, in code below `frame`."""
@@ -50,6 +65,9 @@ class Children:
         try:
             running = list(getattr(module, "_children", ()))
             executed = _of_executors() if running else set()
+            self._count += 1
+            if self._count % _EVERY == 0:
+                self._programs.look({process._popen.pid for process in running if process._popen is not None})
             for process in running:
                 pid = process._popen.pid if process._popen is not None else None
                 if pid is None:
@@ -71,7 +89,10 @@ class Children:
             spent = None
         else:
             spent = together - self._before_ns
-        return {"processes": len(self._work), "cpu_ns": spent}
+        programs = self._programs.spent_ns
+        if programs:
+            spent = None if self._work and spent is None else (spent or 0) + sum(programs.values())
+        return {"processes": len(self._work) + len(programs), "cpu_ns": spent}
 
     def _note(self, process: Any, *, helps: bool = False) -> None:
         key = getattr(process, "_identity", None)
@@ -82,6 +103,63 @@ class Children:
         if helps:
             self._work.discard(key)
         (self._helpers if helps else self._work).add(key)
+
+
+class _Programs:
+    """Other programs that were started here, by process id and start: Linux only.
+
+    spent_ns: CPU time of those that are a python with torch, with the processes that they have waited for.
+    """
+
+    def __init__(self) -> None:
+        self.spent_ns: dict[tuple[int, int], int] = {}
+        self._looks: dict[tuple[int, int], int] = {}
+        self._own = _command(os.getpid())
+
+    def look(self, known: set[int]) -> None:
+        """Note those that run now; `known` are processes of which it is known what they do."""
+        for pid in _child_pids() - known:
+            fields = stat_fields(pid)
+            if fields is None:
+                continue
+            key = (pid, int(fields[19]))
+            if key not in self.spent_ns:
+                looks = self._looks[key] = self._looks.get(key, 0) + 1
+                if looks > _LOOKS or not self._is_work(pid):
+                    continue
+            self.spent_ns[key] = sum(map(int, fields[11:15])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+    def _is_work(self, pid: int) -> bool:
+        command = _command(pid)
+        if not command or command == self._own or any(word in command for word in _HELPERS):
+            return False  # it is gone, was forked, or helps
+        if any(os.path.basename(word) == b"modtrace" for word in command.split(b"\0")):
+            return False  # it is recorded itself
+        try:
+            if not os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith("python"):
+                return False
+            with open(f"/proc/{pid}/maps", "rb") as opened:
+                return b"/libtorch" in opened.read()
+        except OSError:
+            return False
+
+
+def _child_pids() -> set[int]:
+    """Process ids of the children of this process; none where the system does not tell."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as opened:
+                found.update(map(int, opened.read().split()))
+    return found
+
+
+def _command(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as opened:
+            return opened.read()
+    except OSError:
+        return b""
 
 
 def _of_executors() -> set[int]:
@@ -101,9 +179,7 @@ def _spent_by_children() -> int | None:
 
 def _spent_by(pid: int) -> int | None:
     """CPU time of a process that runs, nanoseconds; None where the system does not tell (not Linux)."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as opened:
-            fields = opened.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
+    fields = stat_fields(pid)
+    if fields is None:
         return None
+    return (int(fields[11]) + int(fields[12])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from modtrace.capture.system import stat_fields
 from modtrace.trace.schema import SUFFIX
 from modtrace.trace.shared_folder import Membership
 
@@ -127,7 +128,7 @@ def _ancestor_without(variable: str) -> tuple[int, float | None]:
     """
     pid = os.getppid()
     while pid > 1 and _was_started_with(pid, variable):
-        above = _stat_fields(pid)
+        above = stat_fields(pid)
         if above is None or not above[1].isdigit():
             break
         pid = int(above[1])
@@ -142,17 +143,9 @@ def _was_started_with(pid: int, variable: str) -> bool:
     return any(line.startswith(f"{variable}=".encode()) for line in environment.split(b"\0"))
 
 
-def _stat_fields(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat behind the name: state, parent, ..."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-
-
 def _started_unix(pid: int) -> float | None:
     """When a process started, in seconds since 1970; None where the system does not tell."""
-    fields = _stat_fields(pid)
+    fields = stat_fields(pid)
     if fields is None:
         return _started_by_ps(pid)
     try:

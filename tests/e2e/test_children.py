@@ -8,11 +8,18 @@ import sys
 
 import pytest
 
-SCRIPT = """
+SCRIPT = '''
 import multiprocessing, subprocess, sys, time
 from concurrent.futures import ProcessPoolExecutor
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+CHILD = """
+import time, torch
+until = time.time() + 4
+while time.time() < until:
+    torch.nn.Linear(64, 64)(torch.ones(64, 64))
+"""
 
 def spin(_=0):
     until = time.process_time() + 0.2
@@ -48,13 +55,19 @@ if __name__ == "__main__":
             list(pool.map(spin, range(2)))
     elif kind == "program":
         subprocess.run([sys.executable, "-c", "sum(range(2_000_000))"])
-"""
+    elif kind in ("trainer", "recorded"):
+        words = ["-m", "modtrace", "run", "-q"] if kind == "recorded" else []
+        with open("child.py", "w") as file:
+            file.write(CHILD)
+        subprocess.run([sys.executable, *words, "child.py"], check=True)
+'''
 
 
 @pytest.mark.parametrize(
     ("kind", "processes"),
     [
         ("fork", 2), ("spawn", 2), ("torch", 2), ("loader", 0), ("pool", 0), ("executor", 0), ("program", 0),
+        ("trainer", 1), ("recorded", 0),
     ],
 )  # fmt: skip
 def test_children(tmp_path, kind, processes):
@@ -66,5 +79,7 @@ def test_children(tmp_path, kind, processes):
     assert done.returncode == 0, done.stderr
     children = json.loads((trace / "rank-0" / "end.json").read_text())["children"]
     assert children["processes"] == processes
+    if kind == "trainer":
+        assert children["cpu_ns"] >= 500_000_000
     if kind == "fork":
         assert children["cpu_ns"] >= 400_000_000
