@@ -8,6 +8,7 @@ left off, and for a module that has no hooks of its own torch's direct call is s
 from __future__ import annotations
 
 import dis
+import runpy
 import sys
 from collections.abc import Collection
 from types import CodeType, FrameType, TracebackType
@@ -22,7 +23,8 @@ from modtrace.capture.torch_private.spelled import (
     NESTED_CALL,
 )
 
-_RUNPY: Final = "<frozen runpy>"
+_RUNPY: Final = ("<frozen runpy>", runpy.run_path.__code__.co_filename)
+"""Files of what runs a module as a program; it is frozen from Python 3.11 on."""
 _HANDS_OVER: Final = "handle_torch_function"
 _DEEP: Final = 4
 """So many frames at the most a function of torch has above the one that hands it over to a mode, with that."""
@@ -44,8 +46,8 @@ def clean(error: BaseException, traceback: TracebackType | None, own_files: Coll
 def _below(traceback: TracebackType | None, own_files: Collection[str]) -> TracebackType | None:
     """The traceback below the frames of some files at its head, and of what python puts above and between them."""
     below = entry = traceback
-    while entry is not None and entry.tb_frame.f_code.co_filename in (*own_files, _RUNPY):
-        if entry.tb_frame.f_code.co_filename != _RUNPY:
+    while entry is not None and entry.tb_frame.f_code.co_filename in (*own_files, *_RUNPY):
+        if entry.tb_frame.f_code.co_filename not in _RUNPY:
             below = entry.tb_next
         entry = entry.tb_next
     return below
