@@ -215,6 +215,7 @@ def both(folder, text, *options):
 OPTIONS = [[], ["--functions"]]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="logging counts every frame there: docs/recording.md")
 def test_warnings_and_log_records_keep_file_and_line(tmp_path):
     plain, _, stderr = both(tmp_path, START + WARNINGS)
     assert plain.returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import warnings
 
@@ -42,6 +43,10 @@ def record(case):
 
 @pytest.mark.parametrize("case", SEEN, ids=lambda case: case.name)
 def test_calls_are_the_oracles(case):
+    if case.name == "SignalInForward" and sys.version_info < (3, 11):
+        pytest.skip(
+            "python calls the handler inside the oracle's profiling function, which is switched off by that"
+        )
     model, trace, oracle = record(case)
     calls = trace.calls
     threads = traced_threads(calls)
