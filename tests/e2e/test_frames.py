@@ -254,6 +254,8 @@ def test_tracebacks_printed_inside_a_module(tmp_path, options):
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_exception_hooks(tmp_path, name):
+    if name == "that_fails" and sys.version_info < (3, 11):
+        pytest.skip("a caught exception keeps the frames that it has: docs/recording.md")
     text = START + HOOKS[name] + RAISES + "nn.Sequential(nn.ReLU(), Net(2, 2))(torch.ones(2, 3))\n"
     plain, traced, stderr = both(tmp_path, text)
     assert plain.returncode == traced.returncode == 1
