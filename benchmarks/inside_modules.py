@@ -2,7 +2,7 @@
 
 All variants take turns in one run, on one thread; a ratio is the median over the rounds of the ratios inside a round.
 Functions stand beside a function mode that does nothing but call on. FLOPs stand beside a trace without them and
-beside torch's `FlopCounterMode` around every step; the first step, in which modtrace counts, is left out.
+beside torch's `FlopCounterMode` around every step; the steps in which modtrace counts, 1, 2, 4, 8 ..., are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gpt2 import GPT2, Size
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
-from training_step import step_of
+from training_step import WARM_UP, step_of
 
 import modtrace
 
@@ -47,7 +47,7 @@ def traced(**options: bool) -> Iterator[None]:
 
 
 def measure(
-    run: Callable[[], object], variants: dict[str, Around], *, rounds: int, runs: int, warm_up: int = 3
+    run: Callable[[], object], variants: dict[str, Around], *, rounds: int, runs: int, warm_up: int = WARM_UP
 ) -> dict[str, list[float]]:
     """Seconds a run takes under each variant, one number a round."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
