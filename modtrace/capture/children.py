@@ -81,7 +81,10 @@ class Children:
 
     def facts(self) -> dict[str, int | None]:
         """How many there were, and their CPU time: None where others share what is known of it."""
-        sampled = sum(spent for key, spent in self._sampled_ns.items() if key in self._work)
+        programs = self._programs.spent_ns
+        sampled = sum(programs.values()) + sum(
+            spent for key, spent in self._sampled_ns.items() if key in self._work
+        )
         together = _spent_by_children()
         if self._work <= self._sampled_ns.keys():
             spent = sampled or None
@@ -89,9 +92,6 @@ class Children:
             spent = None
         else:
             spent = together - self._before_ns
-        programs = self._programs.spent_ns
-        if programs:
-            spent = None if self._work and spent is None else (spent or 0) + sum(programs.values())
         return {"processes": len(self._work) + len(programs), "cpu_ns": spent}
 
     def _note(self, process: Any, *, helps: bool = False) -> None:

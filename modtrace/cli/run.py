@@ -194,9 +194,8 @@ def _prepare(prepared: Prepared) -> None:
     """Import what the report needs, if there will be one."""
     if prepared.launched.rank:
         return
-    import_module(
-        "concurrent.futures.thread"
-    )  # the reader needs it, and python refuses it when it is about to end
+    # The reader needs it, and python refuses to import it when it is about to end.
+    import_module("concurrent.futures.thread")
     if prepared.show in ("summary", "tree"):
         import_module("modtrace.views.console")
     if prepared.html is not None:
