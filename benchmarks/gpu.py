@@ -1,7 +1,8 @@
 """All that is to be known of a GPU, in one go: `benchmarks/gpu.sh`, or `python benchmarks/gpu.py` with PYTHONPATH set.
 
-Markdown goes to stdout, what it is doing to stderr. The exit status is 2 without a GPU, 1 if a part failed or a bar was
-missed. `--cpu` runs the same with small models on the processor; parts that need CUDA are named and left out.
+The checks of `gpu_checks` come first, then what tracing costs and how it agrees with torch. Markdown goes to stdout,
+progress to stderr. The exit status is 2 without a GPU, 1 if a check or a part failed or a bar was missed. `--cpu` runs
+the same with small models on the processor: checks then say `fake`, parts that need CUDA are named and left out.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import subprocess
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,7 +30,14 @@ CALL_BAR_US = 12.0
 AGREE_BAR = 0.05
 BUSY = 0.95
 """From such a share of the wall time that kernels ran on, the device is busy."""
-WINDOW_S = 0.5
+WINDOW_S = 0.2
+ROUNDS = 5
+MINUTES = 10.0
+FOR_THE_REST_S = 200.0
+"""Of the time for all, what is kept for the parts behind the checks."""
+FOR_OVERHEAD_S = 90.0
+AT_ONCE = 4
+"""Checks that run beside each other, where there are twice as many cores; else one at a time."""
 
 
 @dataclass
@@ -38,6 +47,11 @@ class Go:
     device: str
     rounds: int
     small: bool
+    deadline: float
+    """By `time.monotonic`: when all should be done."""
+    only: tuple[str, ...] | None = None
+    """Run these checks and nothing else, all of them if none is named; None for everything."""
+    with_checks: bool = True
     missed: list[str] = field(default_factory=list)
 
     @property
@@ -51,6 +65,11 @@ class Go:
             self.missed.append(what)
         return "ok" if good else "**missed**"
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until all should be done."""
+        return self.deadline - time.monotonic()
+
     def wait(self) -> None:
         """Until the device has done everything."""
         if self.cuda:
@@ -60,6 +79,41 @@ class Go:
 
 
 Part = Callable[[Go], Iterator[str]]
+
+
+def checks(go: Go) -> Iterator[str]:
+    """Each measures in a process of its own, beside torch.profiler, nvidia-smi, the driver and torch's counters."""
+    from gpu_checks.check import FAIL
+    from gpu_checks.checklist import CHECKS
+    from gpu_checks.runner import FAKE, HEADER, Outcome, row, run_fake, run_on_gpu
+
+    chosen = [check for name, check in CHECKS.items() if not go.only or name in go.only]
+    if go.cuda:
+        import torch
+
+        at_once = AT_ONCE if (os.cpu_count() or 1) >= 2 * AT_ONCE else 1
+        kept = 0.0 if go.only is not None else FOR_THE_REST_S
+        outcomes = run_on_gpu(chosen, torch.cuda.device_count(), go.deadline - kept, at_once)
+    else:
+        yield f"No GPU: `{FAKE}` is a check whose judge was tried on made-up figures. It says nothing of CUDA."
+        yield ""
+        outcomes = run_fake(chosen)
+    found: dict[str, Outcome] = {}
+    for outcome in outcomes:
+        say(f"check {outcome.check.name}: {outcome.verdict.word}  {outcome.verdict.figures}")
+        found[outcome.check.name] = outcome
+    ordered = [found[check.name] for check in chosen]
+    yield from HEADER
+    yield from map(row, ordered)
+    yield ""
+    counts = Counter(outcome.verdict.word for outcome in ordered)
+    yield ", ".join(f"{word} {count}" for word, count in sorted(counts.items()))
+    for outcome in ordered:
+        if outcome.verdict.word == FAIL:
+            go.missed.append(f"check {outcome.check.name}: {outcome.verdict.figures}")
+        if outcome.last_lines:
+            yield f"\nThe last lines of check {outcome.check.name}:\n"
+            yield from fenced("\n".join(outcome.last_lines))
 
 
 def tests(go: Go) -> Iterator[str]:
@@ -72,7 +126,8 @@ def tests(go: Go) -> Iterator[str]:
         "-p", "no:cacheprovider", "-o", "markers=cuda: needs an NVIDIA GPU", "--import-mode=importlib",
         str(ROOT / "tests" / "cuda"),
     ]  # fmt: skip
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    limit_s = max(go.left_s - FOR_OVERHEAD_S, 20.0)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=limit_s)
     if "No module named pytest" in done.stderr:
         yield "Left out: pytest is not installed here."
         return
@@ -126,7 +181,9 @@ def _measure(go: Go, run: Callable[[], Any]) -> dict[str, list[float]]:
     once = _window(go, run, 2)
     runs = max(2, min(100, round((0.02 if go.small else WINDOW_S) / max(once, 1e-6))))
     seconds: dict[str, list[float]] = {variant.name: [] for variant in variants(go.device)}
-    for _ in range(go.rounds):
+    for number in range(go.rounds):
+        if number and go.left_s < 0:
+            break  # one round of each must be enough
         for variant in variants(go.device):
             with variant.around():
                 seconds[variant.name].append(_window(go, run, max(2, round(runs * variant.share))))
@@ -135,7 +192,7 @@ def _measure(go: Go, run: Callable[[], Any]) -> dict[str, list[float]]:
 
 def _window(go: Go, run: Callable[[], Any], runs: int) -> float:
     # Operations are counted in the 1st, 2nd, 4th, 8th ... run: none of the window is such a one.
-    for _ in range(3 if go.small else 1 << runs.bit_length()):
+    for _ in range(3 if go.small else 1 << (runs - 1).bit_length()):
         run()
     go.wait()
     started = time.perf_counter()
@@ -148,6 +205,7 @@ def _window(go: Go, run: Callable[[], Any], runs: int) -> float:
 def agreement(go: Go) -> Iterator[str]:
     """`device_ns` of forwards beside the kernels that torch's profiler saw in as many others."""
     import gpu_workloads as load
+    from gpu_checks.sources import profiled
 
     import modtrace
 
@@ -166,11 +224,10 @@ def agreement(go: Go) -> Iterator[str]:
                     work.forward()
             known = _roots(trace)["device_ns"].iloc[1:]  # the first finds an idle device
             wall = _window(go, work.forward, runs)
-            with load.profiler(go.device) as profiler:
+            with profiled(go.device) as seen:
                 for _ in range(runs):
                     work.forward()
-                go.wait()
-            kernels = _kernel_seconds(profiler) / runs
+            kernels = seen.device_us / runs / 1e6
             if not go.cuda:
                 seen = "nothing" if known.isna().all() and not kernels else "something"
                 yield f"| {work.name} | ? | ? | ? | ? | left out: needs CUDA ({seen} seen of a device) |"
@@ -190,15 +247,6 @@ def _roots(trace: Any) -> Any:
     """The calls of a trace that no module call is around."""
     calls = trace.calls
     return calls[(calls["kind"] == "module") & (calls["name"] == "")]
-
-
-def _kernel_seconds(profiler: Any) -> float:
-    """What ran on the device."""
-    import torch
-
-    kind: Any = torch.autograd.DeviceType
-    spent = [one.time_range.elapsed_us() for one in profiler.events() if one.device_type == kind.CUDA]
-    return float(sum(spent)) / 1e6
 
 
 def peaks(go: Go) -> Iterator[str]:
@@ -305,12 +353,14 @@ def fenced(text: str) -> Iterator[str]:
 
 
 PARTS: dict[str, Part] = {
-    "Tests": tests,
-    "Overhead": overhead,
+    "Checks": checks,
     "Device time beside kernels": agreement,
     "Peaks": peaks,
     "Out of memory": out_of_memory,
+    "Tests": tests,
+    "Overhead": overhead,
 }
+"""The last one takes as long as there is time for."""
 
 
 def head(go: Go) -> Iterator[str]:
@@ -324,8 +374,15 @@ def head(go: Go) -> Iterator[str]:
     yield ""
     yield (
         f"torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, Python {platform.python_version()}, "
-        f"modtrace {modtrace.__version__}, {go.rounds} rounds{', small models' if go.small else ''}"
+        f"modtrace {modtrace.__version__}, {go.rounds} rounds at most{', small models' if go.small else ''}"
     )
+
+
+def checklist() -> list[str]:
+    """The names of all checks."""
+    from gpu_checks.checklist import CHECKS
+
+    return [*CHECKS]
 
 
 def say(text: str) -> None:
@@ -336,7 +393,10 @@ def say(text: str) -> None:
 def run(go: Go) -> int:
     """All parts; one that fails does not stop the others."""
     print("\n".join(head(go)))
-    for title, part in PARTS.items():
+    parts = {"Checks": checks} if go.only is not None else PARTS
+    if not go.with_checks:
+        parts = {title: part for title, part in PARTS.items() if part is not checks}
+    for title, part in parts.items():
         print(f"\n## {title}\n\n{part.__doc__}\n", flush=True)
         try:
             for line in part(go):
@@ -354,7 +414,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, help="how often every variant has its turn")
     parser.add_argument("--cpu", action="store_true", help="small models on the processor: does it all run?")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="how long all may take")
+    parser.add_argument("--no-checks", action="store_true", help="everything but the checks")
+    parser.add_argument(
+        "--only", nargs="*", metavar="CHECK", help="only the checks, or only these, such as 3 5a"
+    )
     options = parser.parse_args()
+    unknown = sorted(set(options.only or ()) - set(checklist()))
+    if unknown:
+        parser.error(f"no such check: {' '.join(unknown)}; there are {' '.join(checklist())}")
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else torch's profiler writes to stderr at every start
     try:
         import torch
@@ -368,10 +436,13 @@ def main() -> int:
         say("benchmarks/gpu.py: there is no GPU here that torch can use; --cpu tries everything without one")
         return 2
     torch.manual_seed(0)
+    deadline = time.monotonic() + options.minutes * 60
+    only = None if options.only is None else tuple(options.only)
+    go = Go("cuda", options.rounds or ROUNDS, False, deadline, only, not options.no_checks)
     if options.cpu:
         torch.set_num_threads(1)
-        return run(Go("cpu", options.rounds or 2, small=True))
-    return run(Go("cuda", options.rounds or 7, small=False))
+        go = replace(go, device="cpu", rounds=options.rounds or 2, small=True)
+    return run(go)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from modtrace.analysis.live import LiveTrace
-from modtrace.views.live.app import LiveApp
+from modtrace.views.tui.app import Viewer
+from modtrace.views.tui.live_screen import LiveScreen
 
 BAR_PERCENT = 6.0
 SCRIPT = """
@@ -40,10 +41,10 @@ while True:
 
 async def watch(path: Path, seconds: float) -> tuple[float, int, int]:
     """CPU seconds, steps and calls seen in a time."""
-    app = LiveApp(LiveTrace(path))
-    async with app.run_test(size=(120, 32)) as pilot:
+    screen = LiveScreen(LiveTrace(path))
+    async with Viewer(None, live=screen).run_test(size=(120, 32)) as pilot:
         await pilot.pause(2.0)
-        process = app.trace.processes[0]
+        process = screen.trace.processes[0]
         steps, calls, began = process.steps.ended, process.steps.calls, time.process_time()
         await asyncio.sleep(seconds)
         spent = time.process_time() - began

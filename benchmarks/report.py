@@ -111,7 +111,7 @@ def main() -> int:
         ):
             page = Path(scratch, "page.html")
             begin = time.process_time()
-            modtrace.load(trace).to_html(page, full=full)
+            modtrace.load(trace).to_html(page, full=full, force=True)
             took = time.process_time() - begin
             paint, shown, ready, search = opened(browser, page, chosen.rounds)
             kilobytes = page.stat().st_size / 1000

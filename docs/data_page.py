@@ -1,32 +1,52 @@
-"""Writes data.md from modtrace/trace/frames.py and the questions below: `python docs/data_page.py`."""
+"""Writes data.md from modtrace/trace/dataframes.py, modtrace/analysis/metrics.py and the questions below: `python docs/data_page.py`."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from pathlib import Path
 
-from modtrace.trace.frames import FRAMES, INDEX, Shown
+from modtrace.analysis.failure import Failure
+from modtrace.analysis.metrics import ADDS, shown
+from modtrace.analysis.run_facts import RunFacts
+from modtrace.trace.dataframes import FRAMES, INDEX, PublicColumn
 
 PAGE = Path(__file__).with_name("data.md")
 
 INTRODUCTION = """\
-<!-- Written by docs/data_page.py from modtrace/trace/frames.py. -->
+<!-- Written by docs/data_page.py from modtrace/trace/dataframes.py and modtrace/analysis/metrics.py. -->
 # The DataFrames
 
 `t = modtrace.load(path)`, or the `t` of `with modtrace.trace() as t`, gives pandas DataFrames. They are made at the first use and
-kept: change a copy. What is not known is null, never 0. Parquet files carry unit, description and null of each column in
-the metadata of their fields. How the files of a trace look is in [trace-format.md](trace-format.md).
+kept: change a copy. What is not known is null, never 0. `frame.attrs["units"]` has the unit of each column, `t.columns("calls")`
+its type, unit and meaning. `t.to_csv(path, table="steps")`, `t.to_parquet` and `modtrace export --table steps` write any of them;
+Parquet files carry unit, description and null of each column in the metadata of their fields. How the files of a trace look is in
+[trace-format.md](trace-format.md).
 """
 
 ROWS = {
     "calls": "One row a call, in order of start. What is inside call `c` are the rows up to its `last_call`.",
     "modules": "One row a module instance; those that never ran have 0 calls.",
-    "steps": "One row a training step, or a root call where nothing ends a step.",
+    "steps": "One row a training step, or a root call where nothing ends a step. Of several ranks the index is (`rank`, `step`) and the column `rank` is in it, of a rank that was restarted (`rank`, `process`, `step`): `t.steps.xs(0, level=\"rank\")` is one rank, `t.steps.reset_index()` has all as columns, as files have.",
+    "folded": "Where the time went, as the summary shows it: one row a module, its repeats as one, forward and backward in one row; phases, spans and functions by name; and what is no call. Most time first. Sums over the steps that count in statistics, the first step left out, or without steps over the recorded calls; `attrs[\"windows\"]` says which, for each rank, with `base_ns`, their length. The `self_ns` of a rank add up to that. `t.profile(whole_run=True)` is of all the time.",
+    "findings": "One row a remark about what is worth a look ([findings.md](findings.md)), the gravest first.",
+    "gaps": "One row a thing that was not recorded, or is lost. Empty where nothing is missing.",
+    "operations": "One row a module, its repeats as one, in order of first calls. Nothing is counted with `trace(flops=False)`.",
+    "holders": "One row a purpose and module that holds memory at the peak of a device. Empty unless memory was watched: `trace(memory=(0, 3))`.",
     "kernels": "One row a name of an operator or kernel in each call. Empty unless watched: `trace(kernels=\"0:3\")`.",
     "syncs": "One row a kind of wait for a device and line of the code in each call. Empty unless asked for: `trace(syncs=True)`.",
     "compilations": "One row a graph that `torch.compile` made. Empty where nothing was compiled.",
-    "series(name)": "One row a step in which the module of that name ran, and rank.",
+    "series(name)": "One row a step in which the module of that name ran, and rank. A folded name (`h.*.mlp`) is all its repeats added up; phases, spans and functions have names too (`optimizer`, `phase:optimizer`).",
     "series()": "One row a change of what is held on a device. Empty unless memory was watched: `trace(memory=\"0:3\")`.",
 }  # fmt: skip
+
+FACTS = """\
+Objects that cannot be changed. `t.failure` is None where nothing failed: no exception left a module call, a backward or an
+optimizer's step, or ended the recording ([failures.md](failures.md))."""
+
+NUMBERS = """\
+What the tree of `modtrace info --tree`, `modtrace view` and a report shows of a row, sorts it by (`--sort KEY`) and compares in
+filters ([viewer.md](viewer.md#filters)): each is made of a column of `t.calls`."""
 
 QUESTIONS = (
     ("Which layers are the slowest by self time?",
@@ -102,13 +122,37 @@ def page() -> str:
     for name, columns in FRAMES.items():
         index = f" Its index is `{INDEX[name]}`." if name in INDEX else ""
         parts.append(f"\n## `t.{name}`\n\n{ROWS[name]}{index}\n\n{_table(columns)}")
+    parts.append(_facts())
+    parts.append(_numbers())
     parts.append("\n## Ten questions\n\nEach leaves what it finds in `answer`. A test runs them.\n")
     for number, (title, remark, code) in enumerate(QUESTIONS, 1):
         parts.append(f"\n### {number}. {title}\n\n{remark}\n\n```python\n{code}```\n")
     return "".join(parts)
 
 
-def _table(columns: tuple[Shown, ...]) -> str:
+def _facts() -> str:
+    """The section about what is no DataFrame."""
+    parts = [f"\n## `t.run` and `t.failure`\n\n{FACTS}\n"]
+    for name, facts in (("run", RunFacts), ("failure", Failure)):
+        fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(facts))
+        parts.append(f"\n`t.{name}` has {fields}:\n\n```text\n{inspect.getdoc(facts)}\n```\n")
+    return "".join(parts)
+
+
+def _numbers() -> str:
+    """The section about numbers of rows of a tree."""
+    lines = [
+        "| key | column head | unit | what it is | of several calls | made of |",
+        "|---|---|---|---|---|---|",
+    ]
+    for metric in shown():
+        column = f"`{metric.column}`" if metric.column else "calls"
+        cells = (f"`{metric.key}`", metric.title, metric.unit, metric.doc, ADDS[metric.adds], column)
+        lines.append("| " + " | ".join(cells) + " |")
+    return f"\n## Numbers of the tree\n\n{NUMBERS}\n\n" + "\n".join(lines) + "\n"
+
+
+def _table(columns: tuple[PublicColumn, ...]) -> str:
     lines = ["| column | type | unit | what it is | null when |", "|---|---|---|---|---|"]
     for column in columns:
         cells = (f"`{column.name}`", column.type, column.unit, column.doc, column.null)

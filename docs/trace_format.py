@@ -12,12 +12,12 @@ INTRODUCTION = f"""\
 <!-- Written by docs/trace_format.py from modtrace/trace/schema.py. -->
 # The trace on disk
 
-Version {schema.VERSION} of the format. A trace is a directory `NAME{schema.SUFFIX}`:
+Version {schema.VERSION}.{schema.MINOR_VERSION} of the format. A trace is a directory `NAME{schema.SUFFIX}`:
 
 | file | what it holds |
 |---|---|
 | `{schema.RUN_FILE}` | format and version, when and with which script and arguments the run was started, python and platform |
-| `rank-0/` and so on | one folder a process: by its rank in a distributed job, `pid-N` for a child |
+| `rank-0/` and so on | one folder a process, by its rank in a distributed job; a restarted rank has `rank-0.1` and so on |
 | `rank-0/{schema.PROCESS_FILE}` | process id, rank, torch's version, devices, what one traced call costs on this machine |
 | `rank-0/TABLE{schema.STREAM_SUFFIX}` | one [Arrow IPC stream](https://arrow.apache.org/docs/format/Columnar.html) a table, only ever appended to |
 | `rank-0/{schema.END_FILE}` | exit status, rows a table, what tracing cost; absent when the process was killed |
@@ -49,9 +49,15 @@ What to know when reading them so:
   it as text, never as markup.
 
 `calls.kind` is an index into: {", ".join(f"{number} `{name}`" for number, name in enumerate(schema.KINDS))}.
-Only `module` is recorded so far.
+`step` rows, and the phases `forward`, `eval` and `loss`, are not in the files: they follow from the rest when a trace is read.
 `calls.status` is an index into: {", ".join(f"{number} `{name}`" for number, name in enumerate(schema.STATUSES))};
 `aborted` calls were left by a `BaseException` such as KeyboardInterrupt, `unfinished` ones were open when recording ended.
+
+## Versions
+
+A minor version adds tables and columns that may be null, nothing else. A reader fills a column that it expects and does not find
+with null, leaves out columns and tables that it does not know and says so once, and refuses only another major version. Columns
+that came later are marked with the minor version that added them; the others were there from {schema.VERSION}.0.
 
 ## Tables
 """
@@ -73,17 +79,20 @@ def page() -> str:
     """The whole of trace-format.md."""
     parts = [INTRODUCTION]
     for name, columns in schema.TABLES.items():
-        parts += [f"\n### `{name}`\n\n", _table(columns)]
+        since = schema.TABLES_SINCE.get(name)
+        added = f"Since {schema.VERSION}.{since}.\n\n" if since else ""
+        parts += [f"\n### `{name}`\n\n", added, _table(columns)]
     parts += [TENSORS, "\n", _table(schema.TENSOR_FIELDS)]
     names = ", ".join(f"`{name}`" for name in schema.CALL_COLUMNS)
     return "".join(parts) + FRAME + names + "\n"
 
 
 def _table(columns: tuple[schema.Column, ...]) -> str:
-    lines = ["| column | type | may be null | what it is |", "|---|---|---|---|"]
+    lines = ["| column | type | may be null | since | what it is |", "|---|---|---|---|---|"]
     for column in columns:
-        null = "yes" if column.nullable else ""
-        lines.append(f"| `{column.name}` | {column.type} | {null} | {column.doc.replace('|', '&#124;')} |")
+        null, doc = "yes" if column.nullable else "", column.doc.replace("|", "&#124;")
+        since = f"{schema.VERSION}.{column.since}"
+        lines.append(f"| `{column.name}` | {column.type} | {null} | {since} | {doc} |")
     return "\n".join(lines) + "\n"
 
 

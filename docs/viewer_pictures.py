@@ -1,4 +1,4 @@
-"""Draws docs/viewer-tree.svg and docs/viewer-flame.svg: the viewer on a trace of fixed numbers (benchmarks/synthetic.py)."""
+"""Draws docs/viewer-hot.svg, -tree.svg and -flame.svg: the viewer on a trace of fixed numbers (benchmarks/synthetic.py)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
 from benchmarks.synthetic import write_gpt  # noqa: E402
+from modtrace.views.models.viewer_model import ViewerModel  # noqa: E402
 from modtrace.views.tui.app import Viewer  # noqa: E402
-from modtrace.views.tui.opened import Opened  # noqa: E402
 
 
 def _save(app: Viewer, name: str) -> None:
@@ -25,19 +25,22 @@ def _save(app: Viewer, name: str) -> None:
 
 
 async def _draw(trace: Path) -> None:
-    app = Viewer(Opened(trace), keys=DOCS / "none.toml")
+    app = Viewer(ViewerModel(trace), keys=DOCS / "none.toml")
     async with app.run_test(size=(120, 32)) as pilot:
         app.theme = "textual-dark"
-        await pilot.press("slash", *"c_fc", "enter", "escape")
+        await app.workers.wait_for_complete()
+        await pilot.pause(0.3)
+        _save(app, "viewer-hot.svg")
+        await pilot.press("3", "slash", *"c_fc", "enter", "escape")
         await pilot.pause(0.3)
         _save(app, "viewer-tree.svg")
-        await pilot.press("2", "up")
+        await pilot.press("4", "up")
         await pilot.pause(0.3)
         _save(app, "viewer-flame.svg")
 
 
 def main() -> None:
-    """Write both."""
+    """Write all."""
     with tempfile.TemporaryDirectory() as folder:
         write_gpt(Path(folder) / "gpt2.mtrace", steps=40)
         asyncio.run(_draw(Path(folder) / "gpt2.mtrace"))

@@ -20,7 +20,19 @@ __all__ = [
 
 
 def load_ipython_extension(shell: object) -> None:
-    """What `%load_ext modtrace` calls: makes `%%modtrace` known."""
+    """Entry point of `%load_ext modtrace`: makes `%%modtrace` known."""
     from modtrace.magic import register
 
     register(shell)
+
+
+def unload_ipython_extension(shell: object) -> None:
+    """Called by `%unload_ext modtrace`."""
+    from modtrace.magic import unregister
+
+    unregister(shell)
+
+
+def __dir__() -> list[str]:
+    """The public names: those of the sub-packages are no part of what `import modtrace` offers."""
+    return sorted(__all__)

@@ -2,82 +2,147 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import sys
 import tempfile
+import textwrap
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from modtrace.decorated import Arguments, Result, Shared, inside
 from modtrace.errors import ModtraceError, UsageError
 from modtrace.export.methods import Exports
 from modtrace.trace.folder import copy, create, free_room, write_json
+from modtrace.trace.packed import packed, unpack
+from modtrace.trace.run_json import run_facts
 from modtrace.trace.schema import END_FILE
 from modtrace.trace.shared_folder import enter
-from modtrace.trace.start import run_facts
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from modtrace.capture.tracer import Tracer
+    from modtrace.analysis.failure import Failure
+    from modtrace.analysis.run_facts import RunFacts
+    from modtrace.capture.engine.tracer import Tracer
+    from modtrace.capture.mechanisms.asked_steps import Steps
+    from modtrace.export.target import Target
     from modtrace.trace.reader import Stored
-    from modtrace.views.html.inline import Shown
+    from modtrace.views.html.inline import InlineReport
 
 
 class Trace(Exports):
     """A recorded trace.
 
-    `calls`, `modules` and `steps` are pandas DataFrames; their columns are listed in docs/data.md, with units in
-    the names. They are made at the first use and kept: change a copy.
+    Its tables are pandas DataFrames. They are made at the first use and kept: change a copy. Times are nanoseconds and
+    sizes bytes, as the names of columns say; what is not known is null. `frame.attrs["units"]` has the unit of each
+    column, `t.columns("calls")` its type, unit and meaning, docs/data.md those of all tables.
+
+    They raise TraceError where the files of the trace cannot be read.
     """
 
-    def __init__(self, stored: Stored) -> None:
+    def __init__(self, stored: Stored, *, saved: bool = True) -> None:
         self._stored = stored
+        self._saved = saved
         self._frames: dict[str, pd.DataFrame] = {}
 
     @property
     def path(self) -> Path | None:
         """The directory of the trace; None while it has not been saved."""
-        return self._read().path
+        return self._read().path if self._saved else None
+
+    @property
+    def run(self) -> RunFacts:
+        """The run as a whole: script, state at its end, time, steps, ranks, versions. See `help(t.run)`."""
+        from modtrace.analysis.run_facts import run_facts
+
+        return run_facts(self._read())
+
+    @property
+    def failure(self) -> Failure | None:
+        """Where and why it failed: `error`, `path` of the modules with shapes of what each was given, `line`, `reason`.
+
+        None where no exception left a module call, a backward or an optimizer's step, or ended the recording. See
+        `help(t.failure)`.
+        """
+        from modtrace.analysis.failure import last_failure
+
+        return last_failure(self._read())
 
     @property
     def calls(self) -> pd.DataFrame:
         """One row a call, indexed by `call` (order of start). Times in ns, sizes in bytes; unknown is null."""
-        from modtrace.analysis.calls import calls
-
-        return self._frame("calls", calls)
+        return self._frame("calls")
 
     @property
     def modules(self) -> pd.DataFrame:
-        """One row a module instance, indexed by `module_id`; those that never ran have 0 calls."""
-        from modtrace.analysis.modules import modules
-
-        return self._frame("modules", modules)
+        """One row a module instance of each rank, indexed by `module_id`; those that never ran have 0 calls."""
+        return self._frame("modules")
 
     @property
     def steps(self) -> pd.DataFrame:
-        """One row a step, indexed by `step`: its phases in ns, which add up to its duration. `mfu` is null where
-        `modtrace info --device` has not measured the devices of the trace.
-        """
-        from modtrace.analysis.roofline import device_keys
-        from modtrace.analysis.steps import steps
-        from modtrace.trace.reach import cached_of
+        """One row a step, indexed by `step`: its phases in ns, which add up to its duration.
 
-        return self._frame("steps", lambda stored: steps(stored, cached_of(device_keys(stored))))
+        Where there are several ranks the index is (`rank`, `step`), and (`rank`, `process`, `step`) where one of them
+        was restarted: `t.steps.xs(0, level="rank")` are the steps of one rank. `mfu` is null where the devices of the
+        trace have not been measured.
+        """
+        return self._frame("steps")
+
+    @property
+    def folded(self) -> pd.DataFrame:
+        """Where the time went: one row a module, repeats as one (`h.*.mlp`, 12 `instances`), most time first.
+
+        What the summary shows: sums over the steps that count in statistics, the first step left out; without steps
+        over the recorded calls. `attrs["windows"]` says which, with their length. `profile(whole_run=True)` is of all
+        the time.
+        """
+        return self.profile()
+
+    def profile(self, *, whole_run: bool = False) -> pd.DataFrame:
+        """The same as `folded`, or of the whole run.
+
+        Args:
+            whole_run: of all the time from the start of recording on: the first step and what was left out for watching
+                or compiling is in it, and the time before the first call and outside of calls are rows.
+        """
+        if not whole_run:
+            return self._frame("folded")
+        from modtrace.analysis.answers import folded
+        from modtrace.analysis.tables import with_units
+
+        return self._cached("whole run", lambda stored: with_units(folded(stored, whole_run=True), "folded"))
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """Remarks worth a look, each with its number and what to do; about results first, then by time at stake."""
+        return self._frame("findings")
+
+    @property
+    def gaps(self) -> pd.DataFrame:
+        """Gaps: parts that were not recorded or are lost, and why; empty where nothing is missing."""
+        return self._frame("gaps")
+
+    @property
+    def operations(self) -> pd.DataFrame:
+        """The computation of each module in one call: its operations and FLOPs, repeats of a module as one row."""
+        return self._frame("operations")
+
+    @property
+    def holders(self) -> pd.DataFrame:
+        """Holders of memory at the peak of each device, the largest first; empty unless `memory=` was asked for."""
+        return self._frame("holders")
 
     @property
     def kernels(self) -> pd.DataFrame:
         """One row a name of an operator or kernel in each module call, backward or phase, where they were watched."""
-        from modtrace.analysis.kernels import kernels
-
-        return self._frame("kernels", kernels)
+        return self._frame("kernels")
 
     @property
     def syncs(self) -> pd.DataFrame:
@@ -85,48 +150,75 @@ class Trace(Exports):
 
         Rows of `device` cpu waited for nothing; they would on a device.
         """
-        from modtrace.analysis.syncs import syncs
-
-        return self._frame("syncs", syncs)
+        return self._frame("syncs")
 
     @property
     def compilations(self) -> pd.DataFrame:
         """One row a graph that `torch.compile` made, with its time and, where it was made again, the reason."""
-        from modtrace.analysis.compilations import compilations
+        return self._frame("compilations")
 
-        return self._frame("compilations", compilations)
-
-    def series(self, name: str | int | torch.nn.Module | None = None) -> pd.DataFrame:
-        """A curve: of one module over the steps, or without a name of memory over time. Columns are in trace/frames.py.
-
-        With a name, one row a step in which the module ran, indexed by `step`: its forward, backward and recompute
-        time, self time, time on the device, FLOPs and peak memory. Without, one row a change of what is held on a
-        device, by what it is held for; empty where memory was not watched (`memory="0:3"`).
+    def columns(self, table: str) -> pd.DataFrame:
+        """The columns of a table: `type`, `unit`, `description` and when they are null, indexed by `column`.
 
         Args:
-            name: a FQN (`encoder.layers.0`), alone or behind the name of its root (`G.encoder.layers.0`); the name or
-                the class of a root module; a `module_id`; or the module itself, where this process has recorded it.
+            table: `calls`, `modules`, `steps`, `folded` ...; `series(name)` and `series()` for those of `series`.
 
         Raises:
-            UsageError: no such module ran, or modules of several roots have that name.
+            UsageError: there is no such table.
+        """
+        import pandas as pd
+
+        from modtrace.trace.dataframes import columns_of
+
+        described = columns_of(table)
+        return pd.DataFrame(
+            {
+                "type": [column.type for column in described],
+                "unit": [column.unit for column in described],
+                "description": [column.doc for column in described],
+                "null": [column.null for column in described],
+            },
+            index=pd.Index([column.name for column in described], name="column"),
+        )
+
+    def series(
+        self, name: str | int | torch.nn.Module | None = None, *, type: str | None = None
+    ) -> pd.DataFrame:
+        """A curve: of a module or a phase over the steps, or without a name of memory over time.
+
+        With a name, one row a step in which it ran, indexed by `step`: its forward, backward and recompute time, self
+        time, time on the device, FLOPs and peak memory, repeats added up (`t.columns("series(name)")`). Without, one
+        row a change of what is held on a device, by what it is held for (`t.columns("series()")`); empty where memory
+        was not watched (`memory=(0, 3)`).
+
+        Args:
+            name: the FQN of a module (`encoder.layers.0`), alone or behind the name of its root (`G.encoder.layers.0`);
+                folded for all its repeats (`h.*.mlp`); the name or class of a root; the name of a phase, span or
+                function, alone or as `phase:optimizer`; a `module_id`; or the module itself, where this process has
+                recorded it.
+            type: only what is of this class, where a name means several: `series("optimizer", type="SGD")`.
+
+        Raises:
+            UsageError: nothing of that name ran, or several unlike things have it. The message names the candidates.
         """
         from modtrace.analysis.series import memory_series, module_series
+        from modtrace.analysis.tables import with_units
 
         if name is None:
-            return memory_series(self._read())
+            return with_units(memory_series(self._read()), "series()")
         if not isinstance(name, str | int):
             number = self.module_id_of(name)
             if number is None:
                 raise UsageError("this trace has not seen that module; give its name or its module_id")
             name = number
-        return module_series(self._read(), name)
+        return with_units(module_series(self._read(), name, type), "series(name)")
 
     def module_id_of(self, module: torch.nn.Module) -> int | None:  # noqa: ARG002 - a loaded trace knows none
         """The `module_id` of a living module; None for one that was not seen, or where the trace was loaded."""
         return None
 
     def summary(self, *, width: int = 80, ascii: bool = False) -> str:
-        """What `modtrace run` prints at the end, without colors; at most `width` columns."""
+        """The summary that `modtrace run` prints at the end, without colors; at most `width` columns."""
         from modtrace.views.console import summary
 
         return summary(self._read(), width=width, ascii=ascii)
@@ -148,23 +240,33 @@ class Trace(Exports):
         return target
 
     def to_html(
-        self, target: str | os.PathLike[str], *, full: bool = False, max_bytes: int | None = None
+        self,
+        target: Target,
+        *,
+        full: bool = False,
+        max_bytes: int | None = None,
+        force: bool = False,
     ) -> None:
         """Write the report: one HTML file that needs no network and nothing beside it.
 
         Args:
-            target: the path of the file.
+            target: a path, or a stream of text or bytes.
             full: with every call; otherwise whole steps until the file has 1 MB, all totals complete.
             max_bytes: another limit than 1 MB.
+            force: replace a file that is there.
 
         Raises:
-            UsageError: the file cannot be written, or `full` of more than 2,000,000 calls without a limit.
+            UsageError: the file is there, or cannot be written, or `full` of more than 2,000,000 calls without a limit.
         """
-        from modtrace.views.html.report import write
+        from modtrace.export.target import write
+        from modtrace.views.html.report import report
 
-        write(self._read(), target, full=full, max_bytes=max_bytes)
+        def page() -> Iterator[bytes]:
+            yield report(self._read(), full=full, max_bytes=max_bytes).html.encode()
 
-    def show(self) -> Shown:
+        write(page(), target, force=force)
+
+    def show(self) -> InlineReport:
         """The report for a notebook, as the value of a cell: in a frame of its own that may run its script and nothing
         else. It is kept in the notebook, with at most 1 MB.
         """
@@ -182,7 +284,12 @@ class Trace(Exports):
 
         return table(stored)
 
-    def _frame(self, name: str, make: Callable[[Stored], pd.DataFrame]) -> pd.DataFrame:
+    def _frame(self, name: str) -> pd.DataFrame:
+        from modtrace.analysis.tables import shown
+
+        return self._cached(name, lambda stored: shown(stored, name))
+
+    def _cached(self, name: str, make: Callable[[Stored], pd.DataFrame]) -> pd.DataFrame:
         stored = self._read()
         if name not in self._frames:
             self._frames[name] = make(stored)
@@ -191,10 +298,30 @@ class Trace(Exports):
     def _read(self) -> Stored:
         return self._stored
 
+    def _ended(self) -> Stored:
+        """The trace, which does not grow any more.
+
+        Raises:
+            ModtraceError: it is being recorded, or has not been.
+        """
+        return self._read()
+
+    def __copy__(self) -> Trace:
+        return Trace(self._ended(), saved=self.path is not None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Trace:
+        """Another view of the same files, which nothing changes; DataFrames are made anew."""
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the files of the trace, and needs none of them where it is opened."""
+        stored = self._ended()
+        return _unpacked, (packed(stored.path), stored.max_memory_bytes)
+
     def __repr__(self) -> str:
         stored = self._read()
-        count = stored.table("calls").num_rows
-        from modtrace.analysis.cut import headline_of
+        count = stored.call_count
+        from modtrace.analysis.recording_end import headline_of
 
         parts = [f"{count:,} calls", f"{len(stored.processes)} processes", headline_of(stored)]
         return f"<modtrace.Trace {', '.join(part for part in parts if part)}>"
@@ -208,11 +335,27 @@ class _Spool:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-class Recording(Trace, ContextDecorator):
+def _unpacked(files: dict[str, bytes], max_memory_bytes: int) -> Trace:
+    """The trace of a pickle, in a private temporary directory."""
+    from modtrace.trace.reader import open_trace
+
+    spool = _Spool()
+    unpack(files, spool.path)
+    return Trace(open_trace(spool.path, max_memory_bytes=max_memory_bytes, owner=spool), saved=False)
+
+
+class Recording(Trace):
     """A trace that is recorded while its `with` block, or the function it decorates, runs. Made by `trace()`.
 
-    Inside the block the tables show what has been recorded so far. It can be used once as a context manager; as a
-    decorator every call of the function starts the recording anew, and the last one is what is shown.
+    Inside the block the tables show what has been recorded so far. As a context manager it can be used again where it
+    has no `path`; the last recording is what is shown.
+
+    As a decorator every call of the function starts the recording anew, and calls that overlap (recursion, threads,
+    coroutines) are one recording. Coroutine functions are recorded from the first turn of the coroutine to its end,
+    generators and asynchronous generators from the first `next` until they have ended or are closed; what else runs
+    between their turns is in the recording too.
+
+    `copy` and `pickle` give a `Trace` of what was recorded; while it is being recorded they raise UsageError.
     """
 
     def __init__(
@@ -233,16 +376,17 @@ class Recording(Trace, ContextDecorator):
         self._running = False
         self._seen = -1
         self._frames = {}
+        self._overlapping = Shared(self)
 
     def __enter__(self) -> Recording:
         if self._running:
             raise UsageError("this trace is being recorded already; make another one with modtrace.trace()")
         if self._tracer is not None and self._target is not None:
             raise UsageError("this trace has been recorded already; make another one with modtrace.trace()")
-        from modtrace.capture.imports import without_arrow_thread
+        from modtrace.capture.engine.imports import without_arrow_thread
 
         with without_arrow_thread():
-            from modtrace.capture.tracer import Tracer
+            from modtrace.capture.engine.tracer import Tracer
 
         model = self._model() if self._model is not None else None
         if self._model is not None and model is None:
@@ -252,7 +396,7 @@ class Recording(Trace, ContextDecorator):
         else:
             self._spool = _Spool()
             root = self._spool.path / "trace.mtrace"
-        from modtrace.capture.launch import launch
+        from modtrace.launch.rank import launch
 
         launched = launch()
         member = launched.membership if self._target is not None else None
@@ -275,7 +419,10 @@ class Recording(Trace, ContextDecorator):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if not self._running or self._tracer is None or self._folder is None:
             return
@@ -284,7 +431,7 @@ class Recording(Trace, ContextDecorator):
             self._tracer.note_failure(error)
         self._tracer.stop()
         facts = self._tracer.end_facts
-        facts |= {"exit_status": None, "exception": kind.__name__ if kind is not None else None}
+        facts |= {"exit_status": None, "exception": error_type.__name__ if error_type is not None else None}
         facts |= {"script_start_ns": 0, "torch_imported": True}
         try:
             write_json(self._folder, END_FILE, facts)
@@ -292,13 +439,9 @@ class Recording(Trace, ContextDecorator):
         except OSError:
             pass  # the disk is full or gone: the trace opens as one that did not come to its end
 
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:  # type: ignore[override]
-        @functools.wraps(function)
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return function(*args, **kwargs)
-
-        return recorded
+    def __call__(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        """Record each call of a function, coroutines and generators to their end."""
+        return inside(self._overlapping, function)
 
     def module_id_of(self, module: torch.nn.Module) -> int | None:
         """The `module_id` of a module that still lives; None for one that was not seen."""
@@ -323,6 +466,13 @@ class Recording(Trace, ContextDecorator):
             self._stored = open_trace(self._folder.parent, owner=self._spool)
         return self._stored
 
+    def _ended(self) -> Stored:
+        if self._running:
+            raise UsageError(
+                "this trace is being recorded: copy or pickle it behind the with block, or save() what there is now"
+            )
+        return self._read()
+
     def __repr__(self) -> str:
         if self._tracer is None:
             return "<modtrace.Trace not recorded yet>"
@@ -334,14 +484,16 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     path: str | os.PathLike[str] | None = None,
     *,
     force: bool = False,
+    engine: str = "hooks",
     functions: bool = False,
     flops: bool = True,
-    memory: str | None = None,
-    kernels: str | None = None,
-    saved: str | None = None,
+    memory: Steps | None = None,
+    kernels: Steps | None = None,
+    saved: Steps | None = None,
     syncs: bool = False,
     messages: bool = True,
     max_bytes: int | None = 4 << 30,
+    **recorders: bool | str | None,
 ) -> Recording:
     """Record the calls of a model, or of every module in the process, as a context manager or a decorator.
 
@@ -351,32 +503,55 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         path: where to write the trace while it is recorded (`NAME.mtrace`); None keeps it in a private temporary
             directory until `save`.
         force: replace a trace that stands at `path`.
-        functions: record torch's functions too, as rows below the module that called them, on the thread that starts
-            the trace.
-        flops: count FLOPs and operations of each module, in a few calls and backwards with inputs of a kind.
-        memory: steps in which memory is watched, such as "0:3".
-        kernels: steps in which operators and kernels are watched.
-        saved: steps in which what autograd keeps for backward is counted.
-        syncs: note where module calls wait for a device, such as by `.item()`, with the line of the code. Slow.
+        engine: how calls are noticed: "hooks", a pair of torch's hooks around every call, or "calls", a function in the
+            place of `Module.__call__`, which costs less.
+        {options}
         messages: keep the first line of exceptions' messages; False keeps their types only.
         max_bytes: recording stops, the program goes on, when the trace on disk has grown to this.
+        recorders: options of recorders that others have registered, by their argument.
 
     Raises:
-        UsageError: `path` cannot be used.
+        UsageError: `path` cannot be used, the value of an option makes no sense, or there is no such engine.
+        TypeError: there is no such option.
     """
+    from modtrace.capture.engine.engines import checked_engine
+    from modtrace.capture.mechanisms.asked_steps import steps_text
+
     if model is not None and "torch" in sys.modules and not isinstance(model, sys.modules["torch"].nn.Module):
         raise UsageError(f"trace() takes a torch.nn.Module, not {type(model).__name__}; path= names the file")
+    from modtrace.capture.recorders import options as known
+
+    arguments = {option.argument for _, option in known()}
+    for name in recorders:
+        if name not in arguments:
+            raise TypeError(f"trace() got an unexpected keyword argument {name!r}")
     options = {
+        "engine": checked_engine(engine),
         "functions": functions,
         "flops": flops,
-        "memory": memory,
-        "kernels": kernels,
-        "saved": saved,
+        "memory": steps_text("memory", memory),
+        "kernels": steps_text("kernels", kernels),
+        "saved": steps_text("saved", saved),
         "syncs": syncs,
         "messages": messages,
         "max_bytes": max_bytes,
+        **recorders,
     }
     return Recording(model, path, force=force, options=options)
+
+
+def _with_options(docstring: str) -> str:
+    """A docstring in which `{options}` is what recorders say of theirs."""
+    from modtrace.capture.recorders import options
+
+    lines = [
+        "\n            ".join(textwrap.wrap(f"{option.argument}: {option.doc}", 108))
+        for _, option in options()
+    ]
+    return docstring.replace("{options}", "\n        ".join(lines))
+
+
+trace.__doc__ = _with_options(trace.__doc__ or "")
 
 
 class span(ContextDecorator):  # noqa: N801 - used like a function
@@ -396,7 +571,7 @@ class span(ContextDecorator):  # noqa: N801 - used like a function
         self._opened.append([(tracer, tracer.begin_span(self.name)) for tracer in _running()])
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+    def __exit__(self, error_type: object, error: BaseException | None, traceback: object) -> None:
         for tracer, number in reversed(self._opened.pop()):
             tracer.end_span(number, error)
 
@@ -409,7 +584,7 @@ def step() -> None:
 
 def _running() -> list[Tracer]:
     """The tracers that record this process; none where nothing was ever recorded, for which torch is not imported."""
-    module = sys.modules.get("modtrace.capture.tracer")
+    module = sys.modules.get("modtrace.capture.engine.tracer")
     return module.running() if module is not None else []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Any, Final
 
 _UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"})
@@ -64,12 +65,14 @@ def script_json(data: Any) -> str:
 
 
 def width(text: str) -> int:
-    """Columns that a text takes in a terminal."""
+    """Columns that a text takes in a terminal; sequences that are one sign (a family, a key) count as it is drawn."""
     if text.isascii():
         return len(text)
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    from rich.cells import (
+        cell_len,  # most texts need no table of widths: whoever prints ASCII alone never loads it
     )
+
+    return cell_len(text)
 
 
 def fit(text: str, columns: int, *, keep_end: bool = False) -> str:
@@ -78,13 +81,21 @@ def fit(text: str, columns: int, *, keep_end: bool = False) -> str:
         return text
     if columns <= 2:
         return "." * max(columns, 0)
-    chars = text[::-1] if keep_end else text
-    kept = ""
-    for char in chars:
-        if width(kept) + width(char) > columns - 2:
-            break
-        kept += char
-    return f"..{kept[::-1]}" if keep_end else f"{kept}.."
+    room = columns - 2
+    count = min(4 * room, len(text))  # marks that take no column may stand between, but a few of them only
+    if keep_end:
+        while count and width(text[len(text) - count :]) > room:
+            count -= 1
+        return f"..{text[len(text) - count :]}"
+    while count and width(text[:count]) > room:
+        count -= 1
+    return f"{text[:count]}.."
+
+
+def and_more(texts: Sequence[str], most: int) -> str:
+    """The first `most` texts, and how many more there are: `a, b and 3 more`."""
+    tail = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + tail
 
 
 def pad(text: str, columns: int, *, right: bool = False) -> str:

@@ -1,6 +1,36 @@
-"""Numbers as people read them: at most three significant digits and a unit. Unknown is `?`."""
+"""Numbers as people read them: at most three significant digits and a unit. Unknown is `?`.
+
+Numbers are rounded once, half up, on their exact decimal value: in whole numbers, never in floating point. The page's
+format.js does the same, digit by digit.
+"""
 
 from __future__ import annotations
+
+from typing import Final
+
+_TIMES: Final = (("us", 10**3, 1000), ("ms", 10**6, 1000), ("s", 10**9, 60))
+"""Unit of time, its nanoseconds, and the number of them from which the next unit is used."""
+_SIZES: Final = (("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40))
+_COUNTS: Final = (("k", 10**3), ("M", 10**6), ("B", 10**9), ("T", 10**12))
+_PREFIXES: Final = ("", "k", "M", "G", "T", "P", "E")
+
+
+def rounded(number: int, scale: int, digits: int) -> str:
+    """`number / scale` with so many digits behind the point, halves away from zero."""
+    number, scale = int(number), int(scale)  # integers of NumPy overflow
+    if number < 0:
+        return f"-{rounded(-number, scale, digits)}"
+    power = 10**digits
+    units = (2 * number * power + scale) // (2 * scale)
+    return f"{units // power}.{units % power:0{digits}}" if digits else str(units)
+
+
+def _three(number: int, scale: int) -> str:
+    """`number / scale`, not below zero, with three significant digits and never an exponent: 7.94, 38.1, 312."""
+    number = int(number)
+    if 1000 * number >= 99_950 * scale:
+        return rounded(number, scale, 0)
+    return rounded(number, scale, 1 if 1000 * number >= 9_995 * scale else 2)
 
 
 def duration(ns: int | None) -> str:
@@ -11,20 +41,14 @@ def duration(ns: int | None) -> str:
         return f"-{duration(-ns)}"
     if ns < 1000:
         return f"{ns} ns"
-    for limit, unit, scale in ((10**6, "us", 10**3), (10**9, "ms", 10**6), (60 * 10**9, "s", 10**9)):
-        if float(_three(ns / scale)) * scale < limit:
-            return f"{_three(ns / scale)} {unit}"
-    seconds = round(ns / 10**9)
+    for unit, scale, limit in _TIMES:
+        text = _three(ns, scale)
+        if float(text) < limit:
+            return f"{text} {unit}"
+    seconds = int(rounded(ns, 10**9, 0))
     if seconds < 3600:
         return f"{seconds // 60}m{seconds % 60:02}s"
     return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"
-
-
-def _three(value: float) -> str:
-    """Three significant digits, never an exponent: 7.94, 38.1, 312."""
-    if value >= 99.95:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def count(number: int | None) -> str:
@@ -33,44 +57,45 @@ def count(number: int | None) -> str:
         return "?"
     if number < 100_000:
         return f"{number:,}"
-    for scale, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if number >= scale:
-            return f"{number / scale:.1f}{unit}"
-    return str(number)
+    for unit, scale in _COUNTS:
+        text = f"{rounded(number, scale, 1)}{unit}"
+        if 20 * int(number) < 19_999 * scale:
+            break
+    return text
 
 
 def scaled(number: int | None, unit: str) -> str:
     """A number with a unit and its prefix: `38.7 GFLOP`, `4.92 TFLOP/s`."""
     if number is None:
         return "?"
-    value = float(number)
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if not prefix else f"{_three(value)} {prefix}{unit}"
-        value /= 1000
-    return f"{_three(value)} E{unit}"
+    number = int(number)
+    if number < 1000:
+        return f"{number} {unit}"
+    power = 1
+    while power < len(_PREFIXES) - 1 and 2 * number >= 1999 * 1000**power:
+        power += 1
+    return f"{_three(number, 1000**power)} {_PREFIXES[power]}{unit}"
 
 
-def size(held_bytes: int | None) -> str:
+def size(size_bytes: int | None) -> str:
     """Bytes: `512 B`, `6.1 MiB`."""
-    if held_bytes is None:
+    if size_bytes is None:
         return "?"
-    value = float(held_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{_three(value)} {unit}"
-        value /= 1024
-    return f"{_three(value)} TiB"
+    if size_bytes < 1024:
+        return f"{size_bytes} B"
+    for unit, scale in _SIZES:
+        text = f"{_three(size_bytes, scale)} {unit}"
+        if 2 * int(size_bytes) < 2047 * scale:
+            break
+    return text
 
 
-def percent(part: int, whole: int) -> str:
+def percent(part: int, total: int) -> str:
     """A share in percent: `28.4`, `0.1`; `<0.1` for what is there but small."""
-    if whole <= 0:
+    if total <= 0:
         return "?"
-    value = 100 * part / whole
-    if 0 < value < 0.05:
-        return "<0.1"
-    return f"{value:.1f}"
+    part, total = int(part), int(total)
+    return "<0.1" if 0 < 2000 * part < total else rounded(100 * part, total, 1)
 
 
 def plural(number: int, noun: str) -> str:
@@ -83,3 +108,12 @@ def bounded(number: int | None, least: int | None, unit: str) -> str:
     if number is not None or not least:
         return scaled(number, unit)
     return f">{scaled(least, unit)}"
+
+
+def in_unit(number: int | None, unit: str, least: int | None = None) -> str:
+    """A number as text by its unit: `ns`, `bytes`, `FLOP` (where not known the least it can be), "" for a count."""
+    if unit == "ns":
+        return duration(number)
+    if unit == "bytes":
+        return size(number)
+    return bounded(number, least, unit) if unit == "FLOP" else count(number)

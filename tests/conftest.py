@@ -17,6 +17,19 @@ hypothesis.settings.register_profile("modtrace", derandomize=True, deadline=None
 hypothesis.settings.load_profile("modtrace")
 
 
+def pytest_addoption(parser):
+    """`pytest --engine calls` runs tests with that carrier wherever they do not choose one themselves."""
+    parser.addoption("--engine", choices=("hooks", "calls"), default="hooks")
+
+
+def pytest_configure(config):
+    if (engine := config.getoption("--engine")) != "hooks":
+        import modtrace
+
+        os.environ["MODTRACE_ENGINE"] = engine
+        modtrace.trace.__kwdefaults__["engine"] = engine
+
+
 @pytest.fixture(autouse=True, scope="module")
 def nothing_compiled():
     """What a file of tests has compiled is forgotten: functions are not recorded where something was compiled."""

@@ -1,0 +1,1 @@
+"""Numbers worked out of an open trace: steps, phases, trees, FLOPs, memory, findings. Arrays and frames, no text."""

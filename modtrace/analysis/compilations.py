@@ -1,18 +1,21 @@
-"""What torch compiled: how often, for how long and why again."""
+"""Compilations by torch: how often, for how long and why again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
 from modtrace.analysis.columns import column, nullable, values_and_known
+from modtrace.analysis.intervals import covered
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -20,6 +23,8 @@ Bools = npt.NDArray[np.bool_]
 
 def compilations(stored: Stored) -> pd.DataFrame:
     """One row a time that torch compiled something, in order of start within each rank."""
+    import pandas as pd
+
     table = stored.table("compilations")
     start, process = column(table, "start_ns").astype(np.int64), column(table, "process")
     ranks = np.array([about.rank for about in stored.processes] or [0], np.int64)
@@ -44,6 +49,8 @@ def compilations(stored: Stored) -> pd.DataFrame:
 
 
 def _texts(table: pa.Table, name: str) -> pd.Series[Any]:
+    import pandas as pd
+
     return pd.Series(table.column(name).to_pylist(), dtype=object)
 
 
@@ -51,23 +58,25 @@ def _steps_at(stored: Stored, at_ns: Ints, process: Ints) -> Ints:
     """The step of its process that a moment is in, -1 for none."""
     step = np.full(len(at_ns), -1, np.int64)
     for number, steps in enumerate(timeline(stored).steps):
-        mine = process == number
-        if not len(steps) or not mine.any():
+        of_process = process == number
+        if not len(steps) or not of_process.any():
             continue
-        at = np.searchsorted(steps.start, at_ns[mine], side="right") - 1
-        step[mine] = np.where((at >= 0) & (at_ns[mine] < steps.end[np.maximum(at, 0)]), at, -1)
+        index = np.searchsorted(steps.start, at_ns[of_process], side="right") - 1
+        step[of_process] = np.where(
+            (index >= 0) & (at_ns[of_process] < steps.end[np.maximum(index, 0)]), index, -1
+        )
     return step
 
 
 def compiled_steps(stored: Stored, process: int = 0) -> Bools:
-    """Which steps of a process torch compiled in: their times are not those of the program."""
+    """Mask of the steps of a process in which torch compiled: their times are not those of the program."""
     steps = timeline(stored).steps
     if process >= len(steps):
         return np.zeros(0, np.bool_)
     table = stored.table("compilations")
-    mine = column(table, "process") == process
-    start = column(table, "start_ns").astype(np.int64)[mine]
-    end = start + values_and_known(table, "duration_ns")[0][mine]
+    of_process = column(table, "process") == process
+    start = column(table, "start_ns").astype(np.int64)[of_process]
+    end = start + values_and_known(table, "duration_ns")[0][of_process]
     inside = np.zeros(len(steps[process]), np.bool_)
     for low, high in zip(start.tolist(), end.tolist(), strict=True):
         inside |= (steps[process].start < high) & (steps[process].end > low)
@@ -76,7 +85,7 @@ def compiled_steps(stored: Stored, process: int = 0) -> Bools:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What torch compiled in one process. `spent_ns` counts overlapping compilations once; `reasons` are those of
+    """Compilations of one process. `spent_ns` counts overlapping compilations once; `reasons` are those of
     compiling again, the commonest first, each with its number and the function.
     """
 
@@ -89,9 +98,7 @@ class Compiled:
 
 
 def compiled(stored: Stored, process: int = 0) -> Compiled | None:
-    """What torch compiled in one process; None where it compiled nothing."""
-    from modtrace.analysis.summary import covered
-
+    """Compilations of one process; None where it compiled nothing."""
     table = stored.table("compilations")
     rows = [row for row in table.to_pylist() if row["process"] == process]
     if not rows:
@@ -111,6 +118,8 @@ def compiled(stored: Stored, process: int = 0) -> Compiled | None:
         spent_ns=covered(start, spent),
         reasons=[
             (reason, times, function)
-            for (reason, function), times in sorted(reasons.items(), key=lambda one: -one[1])
+            for (reason, function), times in sorted(
+                reasons.items(), key=lambda reason_count: -reason_count[1]
+            )
         ],
     )

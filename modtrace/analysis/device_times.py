@@ -1,8 +1,7 @@
-"""How long devices took for calls, and how long they had nothing to do."""
+"""Time of devices in calls, and time in which they had nothing to do, nanoseconds."""
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,47 +11,54 @@ import numpy.typing as npt
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.phases import EVAL, FORWARD
 from modtrace.analysis.timeline import timeline
+from modtrace.trace.batch_columns import values_of
+from modtrace.trace.call_table import same
+from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import BACKWARD, FUNCTION, MODULE, PHASE, SPAN
+from modtrace.trace.schema import BACKWARD, FUNCTION, MODULE, PHASE, SPAN, STEP
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 UNKNOWN: Final = -1
 HOST: Final = "cpu"
+BUCKET_NS: Final = 500_000_000
+REACH: Final = 5
+WINDOW_NS: Final = (2 * REACH + 1) * BUCKET_NS
+"""The least difference of two clocks is looked for among rows that were launched at about the same time."""
 WITH_CLOCK: Final = frozenset({"cuda", "xpu"})
 """Kinds of devices whose time is recorded, by events."""
 
 
 @dataclass(frozen=True)
-class DeviceTimes:
+class CallDeviceTimes:
     """Times on devices, an array element a row of the timeline.
 
     device_ns: of the row; UNKNOWN where not known.
-    start_ns, placed: when it began by the device's clock, and whether that is known.
+    placed: whether it is known when it began on the device.
+    clock_ns: that, by the device's own clock. Two of one device can be compared, not one with times of the host.
+    start_ns: the same by the host's clock, never before the host launched it (`on_host_clock`).
     device: index into `devices`, -1 for none.
     """
 
     device_ns: Ints
-    start_ns: Ints
     placed: Bools
+    clock_ns: Ints
+    start_ns: Ints
     device: Ints
     devices: list[str]
 
 
-_made: weakref.WeakKeyDictionary[Stored, DeviceTimes] = weakref.WeakKeyDictionary()
-
-
-def device_times(stored: Stored) -> DeviceTimes:
+@once
+def device_times(stored: Stored) -> CallDeviceTimes:
     """The times on devices of a trace; made once."""
-    if stored not in _made:
-        _made[stored] = _device_times(stored)
-    return _made[stored]
+    return _device_times(stored)
 
 
+@once
 def accelerators(stored: Stored) -> list[str]:
     """The kinds of devices other than the CPU (`cuda`, `mps`) that outputs of module calls were on."""
-    table = stored.table("calls")
+    table = timeline(stored).calls
     outputs = nullable_codes(table, "outputs")
     tensors = stored.table("signatures").column("tensors")
     kinds: set[str] = set()
@@ -62,7 +68,9 @@ def accelerators(stored: Stored) -> list[str]:
 
 
 def launch_timed(stored: Stored) -> str | None:
-    """Why times are those of the host, which tells a device what to do and goes on; None where they are more."""
+    """Reason for which times are those of the host, which tells a device what to do and goes on; None where they are
+    more.
+    """
     timed = {name.partition(":")[0] for name in device_times(stored).devices}
     untimed = [name for name in accelerators(stored) if name not in timed]
     if not untimed:
@@ -73,24 +81,77 @@ def launch_timed(stored: Stored) -> str | None:
     return f"times are launch times: the time on {names} was not recorded"
 
 
-def _device_times(stored: Stored) -> DeviceTimes:
-    line, found = timeline(stored), stored.table("device_times")
+def _device_times(stored: Stored) -> CallDeviceTimes:
+    line, table = timeline(stored), stored.table("device_times")
     count = len(line.calls)
+    if not len(table):
+        unknown, zero = same(UNKNOWN, np.int64, count), same(0, np.int64, count)
+        return CallDeviceTimes(unknown, same(False, np.bool_, count), zero, zero, unknown, [])
     spent, device = np.full((2, count), UNKNOWN, np.int64)
-    start, placed = np.zeros(count, np.int64), np.zeros(count, np.bool_)
-    if not len(found):
-        return DeviceTimes(spent, start, placed, device, [])
-    at = line.place[column(found, "call")]
-    spent[at] = column(found, "device_ns")
-    start[at], placed[at] = values_and_known(found, "start_ns")
-    names = found.column("device").combine_chunks().dictionary_encode()
-    device[at] = names.indices.to_numpy()
+    (clock, start), placed = np.zeros((2, count), np.int64), np.zeros(count, np.bool_)
+    timed_rows, table_rows = rows_of(stored, "device_times")
+    spent[timed_rows] = column(table, "device_ns")[table_rows]
+    clock[timed_rows], placed[timed_rows] = (
+        values[table_rows] for values in values_and_known(table, "start_ns")
+    )
+    names = table.column("device").combine_chunks().dictionary_encode()
+    device[timed_rows] = values_of(names.indices)[table_rows]
+    rows = np.flatnonzero(placed)
+    process = column(line.calls, "process").astype(np.int64)[rows]
+    launched, key = column(line.calls, "start_ns")[rows], process << 32 | device[rows]
+    for device_key in np.unique(key).tolist():
+        of_device = key == device_key
+        chosen = rows[of_device]
+        start[chosen] = on_host_clock(launched[of_device], clock[chosen], spent[chosen])
     # The phase of a forward is put in around its root call, which is the row after it.
-    kind, phase = column(line.calls, "kind"), nullable_codes(line.calls, "phase")
-    around = np.flatnonzero((kind[:-1] == PHASE) & ((phase[:-1] == FORWARD) | (phase[:-1] == EVAL)))
+    call_kind, phase = column(line.calls, "kind"), nullable_codes(line.calls, "phase")
+    around = np.flatnonzero((call_kind[:-1] == PHASE) & ((phase[:-1] == FORWARD) | (phase[:-1] == EVAL)))
     around = around[column(line.calls, "parent")[around + 1] == around]
     spent[around] = spent[around + 1]
-    return DeviceTimes(spent, start, placed, device, names.dictionary.to_pylist())
+    return CallDeviceTimes(spent, placed, clock, start, device, names.dictionary.to_pylist())
+
+
+def rows_of(stored: Stored, table: str) -> tuple[Ints, Ints]:
+    """The rows of the timeline that rows of a table with `call` are about, and which of them those are: the mark of a
+    step is no row.
+    """
+    call = column(stored.table(table), "call")
+    if not len(call):
+        return call, call
+    rows = np.flatnonzero(column(stored.calls, "kind")[call] != STEP)
+    return timeline(stored).place[call[rows]], rows
+
+
+def on_host_clock(launched_ns: Ints, clock_ns: Ints, took_ns: Ints) -> Ints:
+    """When rows of one device began, by the host's clock.
+
+    The two clocks were compared once, when recording began, possibly behind a queue full of work, and run apart since.
+    What is sure is that nothing begins before its launch: the difference of the clocks is at least (launch - begin) of
+    every row. So it is taken to be the greatest such difference within WINDOW_NS: right for a row that the device began
+    at once, and too small by the shortest wait in the queue there. Where it falls again, rows keep their order and
+    move closer together only where the device did nothing between them.
+
+    Args:
+        launched_ns: when the host came to each row.
+        clock_ns: when the device began it, by its own clock.
+        took_ns: how long the device took.
+    """
+    least, bucket = launched_ns - clock_ns, launched_ns // BUCKET_NS
+    buckets, of = np.unique(bucket, return_inverse=True)
+    of_bucket = np.full(len(buckets), least.min(initial=0), np.int64)
+    np.maximum.at(of_bucket, of, least)
+    greatest = of_bucket.copy()
+    for shift in range(-REACH, REACH + 1):
+        near = np.minimum(np.searchsorted(buckets, buckets + shift), len(buckets) - 1)
+        present = buckets[near] == buckets + shift
+        greatest = np.where(present, np.maximum(greatest, of_bucket[near]), greatest)
+    order = np.argsort(clock_ns, kind="stable")
+    begin, wanted = clock_ns[order], greatest[of][order]
+    reach = np.maximum.accumulate(begin + took_ns[order])
+    idle = np.cumsum(np.append(0, np.maximum(begin[1:] - reach[:-1], 0)))
+    begun_ns = np.empty(len(order), np.int64)
+    begun_ns[order] = begin + np.maximum.accumulate(wanted + idle) - idle
+    return begun_ns
 
 
 def self_device_ns(stored: Stored) -> Ints:
@@ -98,9 +159,9 @@ def self_device_ns(stored: Stored) -> Ints:
     for other rows, and where a part is not known, was on another device or, on another stream, adds up to more.
     """
     times, table = device_times(stored), timeline(stored).calls
-    kind, parent = column(table, "kind"), column(table, "parent").astype(np.int64)
-    works = (kind == MODULE) | (kind == BACKWARD)
-    passes = np.append((kind == FUNCTION) | (kind == SPAN), False)
+    call_kind, parent = column(table, "kind"), column(table, "parent").astype(np.int64)
+    works = (call_kind == MODULE) | (call_kind == BACKWARD)
+    passes = np.append((call_kind == FUNCTION) | (call_kind == SPAN), False)
     around = parent
     while passes[around].any():
         around = np.where(passes[around], np.append(parent, -1)[around], around)
@@ -109,10 +170,11 @@ def self_device_ns(stored: Stored) -> Ints:
     inside, lacking = np.zeros((2, len(table)), np.int64)
     np.add.at(inside, outer, np.maximum(times.device_ns[inner], 0))
     np.add.at(lacking, outer, (times.device_ns[inner] < 0) | (times.device[inner] != times.device[outer]))
-    own = times.device_ns - inside
-    return np.where(works & (times.device_ns >= 0) & (lacking == 0) & (own >= 0), own, UNKNOWN)
+    self_ns = times.device_ns - inside
+    return np.where(works & (times.device_ns >= 0) & (lacking == 0) & (self_ns >= 0), self_ns, UNKNOWN)
 
 
+@once
 def device_of_steps(stored: Stored, low: int, high: int, count: int) -> tuple[Ints, Ints]:
     """For how long the device worked on what was recorded in each step, and for how long on nothing, up to the begin of
     the next step on the device; of several devices the one that worked longest. UNKNOWN where nothing is known.
@@ -130,11 +192,11 @@ def device_of_steps(stored: Stored, low: int, high: int, count: int) -> tuple[In
         rows = np.flatnonzero(placed & (device == number) & (step >= 0) & (step < count))
         if not len(rows):
             continue
-        start = times.start_ns[low:high][rows]
+        start = times.clock_ns[low:high][rows]
         worked, window = _worked(start, start + times.device_ns[low:high][rows], step[rows], count)
-        more = worked > busy
-        busy = np.where(more, worked, busy)
-        idle = np.where(more, np.maximum(window - worked, 0), idle)
+        longer = worked > busy
+        busy = np.where(longer, worked, busy)
+        idle = np.where(longer, np.maximum(window - worked, 0), idle)
     return busy, idle
 
 
@@ -148,10 +210,10 @@ def _worked(start: Ints, end: Ints, step: Ints, count: int) -> tuple[Ints, Ints]
     before = np.concatenate([start[:1], reach[:-1]])
     worked = np.zeros(count, np.int64)
     np.add.at(worked, step, np.maximum(end - np.maximum(start, before), 0))
-    there, first = np.unique(step, return_index=True)
+    steps_present, first = np.unique(step, return_index=True)
     by_start = np.argsort(first, kind="stable")
-    there, begin = there[by_start], start[first[by_start]]
+    steps_present, begin = steps_present[by_start], start[first[by_start]]
     window = np.full(count, UNKNOWN, np.int64)
-    window[there] = np.append(begin[1:], reach[-1]) - begin
+    window[steps_present] = np.append(begin[1:], reach[-1]) - begin
     worked[window < 0] = UNKNOWN
     return worked, window

@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from modtrace.analysis.around import inside
 from modtrace.analysis.calls import error_texts, names
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.failure_reasons import Circumstances, reason
+from modtrace.analysis.nesting import inside
 from modtrace.analysis.phases import BACK, NAMES, OPTIMIZER
 from modtrace.analysis.timeline import timeline
+from modtrace.trace.batch_columns import values_and_nulls
+from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import BACKWARD, MODULE, NO_GRAD, OK, PHASE, RAISED, SHORT_DTYPES
 
 
 @dataclass(frozen=True)
-class Place:
+class PathCall:
     """One call on the way from the root to the failing module, and what it was given; of a backward, what its forward
     had returned.
     """
@@ -44,7 +46,7 @@ class Failure:
 
     step: int | None
     error: str
-    path: list[Place]
+    path: list[PathCall]
     parameters: list[str]
     sibling: tuple[str, str, str] | None
     reason: str | None
@@ -59,12 +61,13 @@ class Failure:
 
     @property
     def outside(self) -> bool:
-        """Whether it left no call, backward or optimizer's step."""
+        """True if it left no call, backward or optimizer's step."""
         return self.left < 0
 
 
+@once
 def last_failure(stored: Stored) -> Failure | None:
-    """What is known of the exception that ended the recording outside of calls, else of the last root call, backward or
+    """The failure of the exception that ended the recording outside of calls, else of the last root call, backward or
     optimizer's step that an exception left.
     """
     ended = _outside(stored)
@@ -72,45 +75,46 @@ def last_failure(stored: Stored) -> Failure | None:
         return ended
     table = timeline(stored).calls
     status = column(table, "status")
-    kind, last, phase = column(table, "kind"), column(table, "last_call"), nullable_codes(table, "phase")
-    is_call = kind == MODULE
+    call_kind, last, phase = column(table, "kind"), column(table, "last_call"), nullable_codes(table, "phase")
+    is_call = call_kind == MODULE
     outermost = ~inside(is_call, last)
-    failing = (kind == PHASE) & ((phase == BACK) | (phase == OPTIMIZER))
+    failing = (call_kind == PHASE) & ((phase == BACK) | (phase == OPTIMIZER))
     failed = np.flatnonzero((is_call | failing) & outermost & (status == RAISED))
     if not len(failed):
         return None
     error = nullable_codes(table, "error")
-    at = int(failed[-1])
-    path = [at]
+    row = int(failed[-1])
+    path = [row]
     depth = column(table, "depth")
-    below_kind = MODULE if is_call[at] else BACKWARD
+    below_kind = MODULE if is_call[row] else BACKWARD
     while True:
         within = np.arange(path[-1] + 1, int(last[path[-1]]) + 1)
         below = within[
-            (kind[within] == below_kind) & (status[within] == RAISED) & (error[within] == error[at])
+            (call_kind[within] == below_kind) & (status[within] == RAISED) & (error[within] == error[row])
         ]
         if not len(below):
             break
         path.append(int(below[depth[below] == depth[below].min()][-1]))
-    if is_call[at]:
-        return _describe(stored, table, path, int(error[at]))
-    before = np.flatnonzero(is_call[:at] & outermost[:at])
-    before = before[column(table, "process")[before] == column(table, "process")[at]]
+    if is_call[row]:
+        return _describe(stored, table, path, int(error[row]))
+    before = np.flatnonzero(is_call[:row] & outermost[:row])
+    before = before[column(table, "process")[before] == column(table, "process")[row]]
     root = int(before[-1]) if len(before) else None
-    return _of_phase(stored, table, path, int(error[at]), root, NAMES[int(phase[at])])
+    return _of_phase(stored, table, path, int(error[row]), root, NAMES[int(phase[row])])
 
 
 def _outside(stored: Stored) -> Failure | None:
-    """What ended the recording without leaving a call."""
+    """The failure that ended the recording without leaving a call."""
     errors = stored.table("errors")
-    rows = np.flatnonzero(~np.asarray(errors.column("left_calls").to_numpy(zero_copy_only=False), np.bool_))
+    left_calls, unknown = values_and_nulls(errors.column("left_calls"))
+    rows = np.flatnonzero(~(left_calls | unknown))  # older traces have only errors that left calls
     if not len(rows):
         return None
     row = int(rows[-1])
     raised = errors.slice(row, 1).to_pylist()[0]
-    given = raised["arguments"] or []
-    named = ", ".join(f"{one['path']} {_shown(one)}" for one in given)
-    facts = Circumstances(raised["type"], raised["message"] or "", raised["function"] or "", [], given)
+    arguments = raised["arguments"] or []
+    named = ", ".join(f"{argument['path']} {_shown(argument)}" for argument in arguments)
+    facts = Circumstances(raised["type"], raised["message"] or "", raised["function"] or "", [], arguments)
     return Failure(
         step=None,
         error=error_texts(stored)[row],
@@ -164,22 +168,22 @@ def _of_phase(
 
 
 def _before(stored: Stored, table: Any, forward: int | None, failed: int, root: int | None) -> dict[str, Any]:
-    """What happened before a backward that failed, for `Circumstances`.
+    """Calls before a backward that failed, for `Circumstances`.
 
     Args:
         forward: the call whose backward failed, None where not known.
         failed: the row of the backward's phase.
         root: the last root call before it.
     """
-    kind, phase = column(table, "kind"), nullable_codes(table, "phase")
+    call_kind, phase = column(table, "kind"), nullable_codes(table, "phase")
     process, step = column(table, "process"), nullable_codes(table, "step")
     facts: dict[str, Any] = {}
     if forward is not None:
         later = (np.arange(len(table)) > forward) & (np.arange(len(table)) < failed)
         later &= process == process[failed]
-        facts["stepped"] = bool((later & (kind == PHASE) & (phase == OPTIMIZER)).any())
+        facts["stepped"] = bool((later & (call_kind == PHASE) & (phase == OPTIMIZER)).any())
         targets = nullable_codes(table, "forward")
-        facts["gone_through"] = bool((later & (kind == BACKWARD) & (targets == forward)).any())
+        facts["gone_through"] = bool((later & (call_kind == BACKWARD) & (targets == forward)).any())
         if 0 <= step[forward] < step[failed]:
             facts["earlier_step"] = int(step[forward])
     if root is not None:
@@ -207,17 +211,17 @@ def _source(module: dict[str, Any] | None) -> str | None:
     return f"{module['source_file']}:{module['source_line']}"
 
 
-def _places(stored: Stored, table: Any, rows: list[int], which: str) -> list[Place]:
+def _places(stored: Stored, table: Any, rows: list[int], which: str) -> list[PathCall]:
     modules = stored.table("modules")
     module, root = nullable_codes(table, "module"), nullable_codes(table, "root")
     texts = stored.table("signatures").column("text").to_pylist()
-    told = nullable_codes(table, which)
+    signature = nullable_codes(table, which)
     codes, labels = names(stored, np.maximum(root, 0), np.maximum(module, 0))
     return [
-        Place(
+        PathCall(
             labels[codes[row]],
             str(modules.column("type")[int(module[row])]),
-            texts[told[row]] if told[row] >= 0 else "?",
+            texts[signature[row]] if signature[row] >= 0 else "?",
         )
         for row in rows
     ]
@@ -260,7 +264,7 @@ def _describe(stored: Stored, table: Any, path: list[int], error: int) -> Failur
 
 
 def is_torchs(module: dict[str, Any]) -> bool:
-    """Whether the class of a module is one of torch's own."""
+    """True if the class of a module is one of torch's own."""
     return str(module["type_module"] or "").partition(".")[0] == "torch"
 
 
@@ -272,9 +276,9 @@ def _sibling(stored: Stored, table: Any, path: list[int]) -> tuple[str, str, str
         (path[-1], len(parent)),
         *((path[i - 1], path[i]) for i in range(len(path) - 1, 0, -1)),
     ):
-        found = np.flatnonzero((parent[:below] == over) & (status[:below] == OK))
-        if len(found):
-            (place,) = _places(stored, table, [int(found[-1])], "outputs")
+        returned = np.flatnonzero((parent[:below] == over) & (status[:below] == OK))
+        if len(returned):
+            (place,) = _places(stored, table, [int(returned[-1])], "outputs")
             return place.name, place.type, place.tensors
     return None
 

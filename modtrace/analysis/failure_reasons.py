@@ -1,4 +1,6 @@
-"""Why a call failed, as far as that follows from torch's message and from what was recorded; nothing is guessed."""
+"""Reasons for which a call failed, as far as that follows from torch's message and from what was recorded; nothing is
+guessed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ Tensor = dict[str, Any]
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What is known of a failure.
+    """Facts about a failure that the rules judge by.
 
     error, message: class name of the exception, first line of its message ("" where it was not kept).
     called: class of the failing module, or `F.name` of a function of torch; "" where neither is known.
@@ -60,11 +62,11 @@ LAYERS: Final = {
 _CLASSES: Final = ("CrossEntropyLoss", "NLLLoss")
 """Losses of an input (N, C, ...) and a target (N, ...) of numbers of classes."""
 _JUDGED: Final = ("RuntimeError", "ValueError", "IndexError", "TypeError", "AssertionError")
-"""What torch raises for sizes, types and devices that do not fit."""
+"""Classes of exceptions that torch raises for sizes, types and devices that do not fit."""
 
 
 def reason(facts: Circumstances) -> str | None:
-    """Why it failed and what to do; None where nothing is certain."""
+    """A sentence: the reason for which it failed and what to do; None where nothing is certain."""
     if facts.error not in _JUDGED:
         return None
     for pattern, explain in _RULES:
@@ -119,7 +121,7 @@ def _one_sample(facts: Circumstances, _: re.Match[str]) -> str | None:
 
 def _changed_in_place(facts: Circumstances, match: re.Match[str]) -> str | None:
     sizes = [int(size) for size in re.findall(r"\d+", match[1])]
-    is_parameter = any(sorted(one["shape"] or ()) == sorted(sizes) for one in facts.parameters)
+    is_parameter = any(sorted(parameter["shape"] or ()) == sorted(sizes) for parameter in facts.parameters)
     if facts.stepped and is_parameter:
         return (
             "an optimizer stepped between this forward and its backward, and changed the parameters in place: "
@@ -158,7 +160,7 @@ def _no_gradient(facts: Circumstances, _: re.Match[str]) -> str | None:
         return "the forward ran without gradients (no_grad, inference_mode or set_grad_enabled(False))"
     if facts.trainable == 0:
         return "no parameter of the model requires gradients"
-    if any(one["requires_grad"] for one in outputs):
+    if any(tensor["requires_grad"] for tensor in outputs):
         return (
             "the model's output has a gradient, the loss made of it has none: argmax, comparisons, rounding, .item(), "
             ".detach() and new tensors cut the graph"
@@ -170,7 +172,7 @@ def _no_gradient(facts: Circumstances, _: re.Match[str]) -> str | None:
 
 
 def _hidden_state(_: Circumstances, match: re.Match[str]) -> str | None:
-    expected, got = ([int(size) for size in re.findall(r"\d+", match[at])] for at in (1, 2))
+    expected, got = ([int(size) for size in re.findall(r"\d+", match[group])] for group in (1, 2))
     if len(expected) == len(got) == 3 and expected[0] == got[0] and expected[2] == got[2]:
         return (
             f"the hidden state is of a batch of {got[1]}, the input of {expected[1]}: "
@@ -245,26 +247,28 @@ _RULES: Final = tuple((re.compile(pattern), rule) for pattern, rule in _TEXTS)
 
 
 def disagreement(facts: Circumstances) -> str | None:
-    """What disagrees between a module's parameters and the tensors it was given; None where no rule is certain."""
-    kind, parameters, given = facts.layer, facts.parameters, facts.given
-    if not given:
+    """A sentence that says what disagrees between a module's parameters and the tensors it was given; None where no
+    rule is certain.
+    """
+    layer, parameters, inputs = facts.layer, facts.parameters, facts.given
+    if not inputs:
         return None
-    weight = next((one for one in parameters if one["path"] in _WEIGHTS), None)
-    first = given[0]
-    devices = _devices(parameters, given, meta=False)
+    weight = next((parameter for parameter in parameters if parameter["path"] in _WEIGHTS), None)
+    first = inputs[0]
+    devices = _devices(parameters, inputs, meta=False)
     if devices is not None:
         return devices
-    if kind in {"Embedding", "EmbeddingBag"}:
+    if layer in {"Embedding", "EmbeddingBag"}:
         if not first["dtype"].startswith(("int", "uint")):
-            return f"the input is {first['dtype']}; {kind} takes integers"
+            return f"the input is {first['dtype']}; {layer} takes integers"
         return None
     if weight is None:
         return None
     if first["shape"] is not None and weight["shape"] is not None:
-        sizes = _sizes(kind, weight["shape"], first["shape"])
+        sizes = _sizes(layer, weight["shape"], first["shape"])
         if sizes is not None:
             return sizes
-    if first["dtype"] != weight["dtype"] and kind in _SAME_DTYPE:
+    if first["dtype"] != weight["dtype"] and layer in _SAME_DTYPE:
         return f"dtypes differ: the input is {first['dtype']}, {weight['path']} is {weight['dtype']}"
     return None
 
@@ -279,47 +283,51 @@ _CELLS: Final = ("LSTMCell", "GRUCell", "RNNCell")
 
 
 def _named(facts: Circumstances, path: str) -> Tensor | None:
-    return next((one for one in [*facts.parameters, *facts.given] if one["path"] == path), None)
+    return next((tensor for tensor in [*facts.parameters, *facts.given] if tensor["path"] == path), None)
 
 
-def _devices(parameters: list[Tensor], given: list[Tensor], *, meta: bool) -> str | None:
-    """Which devices differ; tensors on the meta device count where the message speaks of devices."""
-    devices = {one["device"] for one in [*given, *parameters]}
-    if len(devices) < 2 or not given or ("meta" in devices and not meta):
+def _devices(parameters: list[Tensor], inputs: list[Tensor], *, meta: bool) -> str | None:
+    """A sentence that names the devices that differ; tensors on the meta device count where the message speaks of
+    devices.
+    """
+    devices = {tensor["device"] for tensor in [*inputs, *parameters]}
+    if len(devices) < 2 or not inputs or ("meta" in devices and not meta):
         return None
-    first = given[0]
-    other = next(one for one in [*parameters, *given] if one["device"] != first["device"])
-    what = other["path"] if other in parameters else f"argument {other['path'] or '0'}"
-    return f"devices differ: the input is on {first['device']}, {what} on {other['device']}"
+    first = inputs[0]
+    other = next(tensor for tensor in [*parameters, *inputs] if tensor["device"] != first["device"])
+    name = other["path"] if other in parameters else f"argument {other['path'] or '0'}"
+    return f"devices differ: the input is on {first['device']}, {name} on {other['device']}"
 
 
-def _sizes(kind: str, weight: list[int | None], given: list[int | None]) -> str | None:
+def _sizes(layer: str, weight: list[int | None], input_shape: list[int | None]) -> str | None:
     """Rules that hold for torch's own layers with one group (a weight tells nothing certain of more)."""
-    if kind in ("Linear", "LSTM", "GRU", "RNN", "MultiheadAttention", *_CELLS) and len(weight) == 2:
-        if not given or given[-1] != weight[1]:
-            last = given[-1] if given else "none"
+    if layer in ("Linear", "LSTM", "GRU", "RNN", "MultiheadAttention", *_CELLS) and len(weight) == 2:
+        if not input_shape or input_shape[-1] != weight[1]:
+            last = input_shape[-1] if input_shape else "none"
             return f"the input's last size is {last}; the weight {weight} takes {weight[1]}"
         return None
-    if kind.startswith(("Conv", "ConvTranspose")) and kind.endswith("d"):
-        return _sizes_of_convolution(kind, weight, given)
-    if kind.startswith("BatchNorm") and len(weight) == 1:
-        if len(given) > 1 and given[1] != weight[0]:
-            return f"the input has {given[1]} channels; the weight {weight} takes {weight[0]}"
+    if layer.startswith(("Conv", "ConvTranspose")) and layer.endswith("d"):
+        return _sizes_of_convolution(layer, weight, input_shape)
+    if layer.startswith("BatchNorm") and len(weight) == 1:
+        if len(input_shape) > 1 and input_shape[1] != weight[0]:
+            return f"the input has {input_shape[1]} channels; the weight {weight} takes {weight[0]}"
         return None
-    if kind == "LayerNorm" and given[-len(weight) :] != weight:
-        return f"the input ends in {given[-len(weight) :]}; the weight takes {weight}"
-    if kind == "GroupNorm" and len(given) > 1 and given[1] != weight[0]:
-        return f"the input has {given[1]} channels; the weight {weight} takes {weight[0]}"
+    if layer == "LayerNorm" and input_shape[-len(weight) :] != weight:
+        return f"the input ends in {input_shape[-len(weight) :]}; the weight takes {weight}"
+    if layer == "GroupNorm" and len(input_shape) > 1 and input_shape[1] != weight[0]:
+        return f"the input has {input_shape[1]} channels; the weight {weight} takes {weight[0]}"
     return None
 
 
-def _sizes_of_convolution(kind: str, weight: list[int | None], given: list[int | None]) -> str | None:
+def _sizes_of_convolution(layer: str, weight: list[int | None], input_shape: list[int | None]) -> str | None:
     dimensions = len(weight) - 2
-    if len(given) not in (dimensions + 1, dimensions + 2):
-        return f"the input has {len(given)} dimensions; {kind} takes {dimensions + 2} (or {dimensions + 1})"
-    channels = given[-dimensions - 1]
-    expected = weight[0] if kind.startswith("ConvTranspose") else weight[1]
+    if len(input_shape) not in (dimensions + 1, dimensions + 2):
+        return f"the input has {len(input_shape)} dimensions; {layer} takes {dimensions + 2} (or {dimensions + 1})"
+    channels = input_shape[-dimensions - 1]
+    expected = weight[0] if layer.startswith("ConvTranspose") else weight[1]
     if channels is None or expected is None or not channels % expected:
         return None
-    hint = "; its last size is: are the channels last?" if given[-1] == expected and dimensions > 1 else ""
+    hint = (
+        "; its last size is: are the channels last?" if input_shape[-1] == expected and dimensions > 1 else ""
+    )
     return f"the input has {channels} channels; the weight {weight} takes {expected}{hint}"

@@ -2,13 +2,16 @@
 
 Terms are separated by spaces and all must hold; one with `-` in front must not. Expressions run in RE2, which takes
 time in proportion to the text whatever the expression is, so none can hang a viewer.
+
+The page of a report reads the same language, in views/html/filter.js with the words of `grammar`.
+tests/views/filter_cases.json holds what both must do.
 """
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from modtrace.analysis.metrics import comparable
 from modtrace.analysis.phases import NAMES as PHASES
 from modtrace.errors import UsageError
 from modtrace.text import plain
@@ -25,38 +29,45 @@ Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
 
-_MAX_LENGTH: Final = 500
+MAX_LENGTH: Final = 500
 _TIME: Final = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _BYTES: Final = {
     "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
     "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "k": 10**3, "m": 10**6, "g": 10**9,
 }  # fmt: skip
 _COUNT: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
-_UNITS: Final[dict[str, Mapping[str, int]]] = {
-    "self": _TIME, "total": _TIME, "mem": _BYTES, "calls": _COUNT, "flops": _COUNT,
-}  # fmt: skip
+_FLOP: Final = _COUNT | {
+    f"{prefix}flop": 1000**power for power, prefix in enumerate(("", "k", "m", "g", "t", "p"))
+}
+UNITS: Final[dict[str, Mapping[str, int]]] = {"ns": _TIME, "bytes": _BYTES, "FLOP": _FLOP, "": _COUNT}
+"""Unit of a metric -> the units it can be compared in, in small letters; "" is a number without one."""
+EXAMPLES: Final = {"ns": "5ms", "bytes": "1MB", "FLOP": "1G", "": "100"}
 _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "=": operator.eq,
 }  # fmt: skip
-_NUMBER: Final = re.compile(r"(self|total|mem|calls|flops)(>=|<=|>|<|=)(.*)\Z", re.DOTALL)
-_AMOUNT: Final = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)([a-zA-Z]{0,3})\Z")
-_WORDS: Final = re.compile(r'-?/(?:[^/\\]|\\.)*/|-?(?:[a-z]+:)?"[^"]*"|\S+')
-_PHASES: Final = {
-    "bwd": "backward",
-    "fwd": "forward",
-    "opt": "optimizer",
-    "optim": "optimizer",
-    "zero": "zero_grad",
-}
-NUMBERS: Final = tuple(_UNITS)
-"""What can be compared: times in ns, `mem` in bytes."""
+_TERM: Final = re.compile(
+    r"(-?)(?:/((?:[^/\\]|\\.)*)/(?![^ \t\r\n])"
+    r'|"([^"]*)"?'
+    r'|([A-Za-z_][A-Za-z0-9_]*):(?!:)(?:"([^"]*)"?|([^ \t\r\n]*))'
+    r"|([A-Za-z_][A-Za-z0-9_]*)[ \t\r\n]*(>=|=>|==|!=|<=|=<|<>|>|<|=)[ \t\r\n]*([^ \t\r\n]*)"
+    r"|([^ \t\r\n]+))"
+)
+"""Minus; an expression; a text in quotes; a key and its text; a metric, comparison and number; a word."""
+_NO_METRIC: Final = re.compile(r"(?:>=|<=|>|<|=)(?:[0-9]|\Z)")
+_AMOUNT: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?([A-Za-z]{0,5})\Z")
+_SPACES: Final = " \t\r\n"
+TEXTS: Final = ("type", "path")
+MEMBERS: Final = ("phase", "step", "rank")
+PHASE_WORDS: Final = {
+    "bwd": "backward", "fwd": "forward", "opt": "optimizer", "optim": "optimizer", "zero": "zero_grad",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Term:
-    """One condition. `kind` is word, regex, type, path, phase, step, rank or one of NUMBERS."""
+    """One condition. `key` is word, regex, one of TEXTS or MEMBERS, or with `compare` the key of a metric."""
 
-    kind: str
+    key: str
     text: str
     negated: bool = False
     compare: str = ""
@@ -74,11 +85,11 @@ class Filter:
 
 
 @dataclass
-class Rows:
-    """What a filter is asked about, an array element a row.
+class FilterRows:
+    """Columns that a filter reads, an array element a row.
 
     path, type: keys into `paths` and `types`.
-    numbers: name of NUMBERS -> values and where they are known; asked for when a filter needs it, None for never known.
+    numbers: key of a metric -> values and where they are known; asked for when a filter needs it, None for never known.
     member: ("phase" | "step" | "rank", key) -> which rows belong; None where there is no such thing.
     """
 
@@ -100,63 +111,197 @@ class Rows:
             self._texts[which] = pa.array(texts, pa.string())
         passed = np.asarray(test(self._texts[which]).to_numpy(zero_copy_only=False), np.bool_)
         codes = self.path if which == "path" else self.type
-        found: Bools = np.append(passed, False)[codes]
-        return found
+        matches: Bools = np.append(passed, False)[codes]
+        return matches
+
+
+def grammar() -> dict[str, Any]:
+    """The words of the language, for a reader of it in another language."""
+    return {
+        "maxLength": MAX_LENGTH,
+        "metrics": _metric_units(),
+        "units": UNITS,
+        "examples": EXAMPLES,
+        "texts": TEXTS,
+        "members": MEMBERS,
+        "phases": PHASES,
+        "phaseWords": PHASE_WORDS,
+        "meant": list(_meant().items()),
+    }
+
+
+def _metric_units() -> dict[str, str]:
+    """Unit of each metric that rows are compared by."""
+    return {metric.key: metric.unit for metric in comparable()}
+
+
+def _meant() -> dict[str, str]:
+    """Names that a person may type for a metric -> its key: the key, the head of its column, the name of its column."""
+    meant = {metric.key: metric.key for metric in comparable()}
+    for metric in comparable():
+        for text in (metric.title, metric.name):
+            meant.setdefault(text.lower(), metric.key)
+    return meant
+
+
+def nearest(word: str, options: Sequence[str]) -> str | None:
+    """The option that a mistyped word most likely stands for: one that it begins or that begins it, else one that is
+    at most two edits away (one for less than 4 letters), the nearest first; None where there is none.
+    """
+    word = word.lower()
+    for option in options:
+        if word and (option.startswith(word) or (len(option) > 2 and word.startswith(option))):
+            return option
+    distances = [_distance(word, option) for option in options]
+    least = min(distances, default=9)
+    return options[distances.index(least)] if least < len(word) and least <= 1 + (len(word) > 3) else None
+
+
+def _distance(first: str, second: str) -> int:
+    """Number of letters that must be put in, taken out, changed or exchanged with their neighbour."""
+    before: list[int] = []
+    row = list(range(len(second) + 1))
+    for index, letter in enumerate(first):
+        above, row, last = row, [index + 1], before
+        before = above
+        for place, other in enumerate(second):
+            cost = min(above[place] + (letter != other), above[place + 1] + 1, row[place] + 1)
+            if index and place and letter == second[place - 1] and other == first[index - 1]:
+                cost = min(cost, last[place - 1] + 1)
+            row.append(cost)
+    return row[-1]
 
 
 def parse(text: str) -> Filter:
     """Read a filter.
 
     Raises:
-        UsageError: it cannot be read; the message says which term and what is allowed.
+        UsageError: it cannot be read; the message says which term, what is allowed and what may have been meant.
     """
-    if len(text) > _MAX_LENGTH:
-        raise UsageError(f"a filter has at most {_MAX_LENGTH} characters")
-    return Filter(tuple(_term(word) for word in _WORDS.findall(text) if word != "-"))
+    if len(text) > MAX_LENGTH:
+        raise UsageError(f"a filter has at most {MAX_LENGTH} characters")
+    terms, place = [], 0
+    while place < len(text):
+        match = None if text[place] in _SPACES else _TERM.match(text, place)
+        place = place + 1 if match is None else match.end()
+        if match is not None and match[0] != "-":
+            terms.append(_term(match))
+    return Filter(tuple(terms))
 
 
-def _term(word: str) -> Term:
-    negated = word.startswith("-")
-    body = word[1:] if negated else word
-    if len(body) > 1 and body.startswith("/") and body.endswith("/"):
-        return _checked(Term("regex", body[1:-1], negated))
-    number = _NUMBER.match(body)
-    if number is not None:
-        name, compare, amount = number.groups()
-        return Term(name, body, negated, compare, _amount(name, amount))
-    kind, colon, value = body.partition(":")
-    value = value.strip('"')
-    if colon and kind in ("type", "path"):
-        return Term(kind, value, negated)
-    if colon and kind == "phase":
-        name = _PHASES.get(value, value)
+def _term(match: re.Match[str]) -> Term:
+    minus, expression, quoted, key, in_quotes, value, metric, compare, amount, word = match.groups()
+    negated = minus == "-"
+    if expression is not None:
+        return _checked(Term("regex", expression, negated))
+    if quoted is not None:
+        return Term("word", quoted, negated)
+    if key is not None:
+        return _keyed(key, value, in_quotes, negated)
+    if metric is not None:
+        return _compared(metric, compare, amount, negated)
+    if _NO_METRIC.match(word):
+        raise UsageError(
+            f"{_short(word)} has no number in front of it; there are {', '.join(_metric_units())}"
+        )
+    return Term("word", word, negated)
+
+
+def _keyed(key: str, value: str | None, in_quotes: str | None, negated: bool) -> Term:
+    """`type:Linear`, `phase:backward`, `step:3`."""
+    units = _metric_units()
+    text = (value if in_quotes is None else in_quotes) or ""
+    if key in units:
+        raise UsageError(f"{key} is a number: did you mean {key}>{EXAMPLES[units[key]]}?")
+    if key not in TEXTS and key not in MEMBERS:
+        near = nearest(key, (*TEXTS, *MEMBERS))
+        meant = (
+            f"did you mean {near}:{_short(text)}?" if near else f"there are {_keys()}, and texts in quotes"
+        )
+        raise UsageError(f"{key}: is not known: {meant}")
+    if not text and in_quotes is None:
+        raise UsageError(f"{key}: takes {_TAKES[key]}")
+    if key in TEXTS:
+        return Term(key, text, negated)
+    if key == "phase":
+        name = PHASE_WORDS.get(text, text)
         if name not in PHASES:
-            raise UsageError(f"phase: takes {', '.join(PHASES)}, not {plain(value, 40)!r}")
-        return Term(kind, name, negated, amount=PHASES.index(name))
-    if colon and kind in ("step", "rank"):
-        if not value.isascii() or not value.isdigit() or len(value) > 15:
-            raise UsageError(f"{kind}: takes a number, not {plain(value, 40)!r}")
-        return Term(kind, value, negated, amount=int(value))
-    return Term("word", body.strip('"'), negated)
+            near = nearest(text, (*PHASES, *PHASE_WORDS))
+            meant = f": did you mean phase:{near}?" if near else ""
+            raise UsageError(f"phase: takes {', '.join(PHASES)}, not '{_short(text)}'{meant}")
+        return Term(key, name, negated, amount=PHASES.index(name))
+    if re.fullmatch("[0-9]{1,15}", text) is None:
+        raise UsageError(f"{key}: takes a number, not '{_short(text)}'")
+    return Term(key, text, negated, amount=int(text))
 
 
-def _amount(name: str, text: str) -> float:
-    found = _AMOUNT.match(text)
-    units = _UNITS[name]
-    if found is not None:
-        unit = found[2].lower() or next(iter(units))
-        if unit in units:
-            return float(found[1]) * units[unit]
-    example = {"mem": "1MB", "calls": "100", "flops": "1G"}.get(name, "5ms")
-    raise UsageError(f"{name} is compared with something like {example}, not {plain(text, 40)!r}")
+_TAKES: Final = {
+    "type": "a class, such as type:Linear", "path": "a name, such as path:h.*.mlp", "phase": ", ".join(PHASES),
+    "step": "a number", "rank": "a number",
+}  # fmt: skip
+
+
+def _keys() -> str:
+    return ", ".join(f"{key}:" for key in (*TEXTS, *MEMBERS))
+
+
+def _compared(metric: str, compare: str, amount: str, negated: bool) -> Term:
+    """`self>5ms`."""
+    if metric in TEXTS or metric in MEMBERS:
+        raise UsageError(f"{metric} takes a colon: did you mean {metric}:{_short(amount) or '...'}?")
+    units = _metric_units()
+    if metric not in units:
+        meant = _meant()
+        near = nearest(metric, list(meant))
+        known = f"there are {', '.join(units)}"
+        asked = f"did you mean {meant[near]}{compare}{_short(amount)}?" if near else known
+        raise UsageError(f"{_short(metric)} is no number that is known: {asked}")
+    if compare not in _COMPARE:
+        raise UsageError(
+            f"{compare} is no comparison: there are {', '.join(_COMPARE)}, and - in front for not"
+        )
+    return Term(
+        metric,
+        f"{metric}{compare}{amount}",
+        negated,
+        compare,
+        _amount(metric, compare, amount, units[metric]),
+    )
+
+
+def _amount(metric: str, compare: str, text: str, unit: str) -> float:
+    """The number that a metric is compared with, in the metric's own unit."""
+    match, units = _AMOUNT.match(text), UNITS[unit]
+    if match is None:
+        raise UsageError(f"{metric} is compared with something like {EXAMPLES[unit]}, not '{_short(text)}'")
+    digits, decimals = match[1], match[2] or ""
+    number = match[1] + (f".{decimals}" if decimals else "")
+    asked = match[3].lower()
+    if not asked and "" not in units and int(digits + decimals):
+        default = "ms" if unit == "ns" else "MB"
+        raise UsageError(
+            f"{metric}{compare}{number} has no unit: did you mean {metric}{compare}{number}{default}?"
+        )
+    if asked and asked not in units:
+        near = nearest(asked, [name for name in units if name])
+        meant = f": did you mean {metric}{compare}{number}{near}?" if near else ""
+        raise UsageError(
+            f"{metric} is compared with something like {EXAMPLES[unit]}, not '{_short(text)}'{meant}"
+        )
+    return float(int(digits + decimals) * units.get(asked, 1) / 10 ** len(decimals))
+
+
+def _short(text: str) -> str:
+    """A part of what was typed, as a message shows it."""
+    return plain(text, 40)
 
 
 def _checked(term: Term) -> Term:
     try:
         pc.match_substring_regex(pa.array([""]), _expression(term.text))
     except pa.ArrowInvalid as error:
-        said = plain(str(error).removeprefix("Invalid regular expression: "), 80)
-        raise UsageError(f"/{plain(term.text, 40)}/ is no expression: {said}") from None
+        problem = plain(str(error).removeprefix("Invalid regular expression: "), 80)
+        raise UsageError(f"/{plain(term.text, 40)}/ is no expression: {problem}") from None
     return term
 
 
@@ -169,15 +314,17 @@ def _has_capital(text: str) -> bool:
     return any(char.isupper() for char in text)
 
 
-def mask(wanted: Filter, rows: Rows) -> Bools:
-    """Which rows a filter lets through. A row of which a number is not known passes no comparison, negated or not."""
-    found = np.ones(len(rows), np.bool_)
+def mask(wanted: Filter, rows: FilterRows) -> Bools:
+    """Mask of the rows that a filter lets through, shape (rows,). A row of which a number is not known passes no
+    comparison, negated or not.
+    """
+    passing = np.ones(len(rows), np.bool_)
     for term in wanted.terms:
-        found &= _holds(term, rows)
-    return found
+        passing &= _holds(term, rows)
+    return passing
 
 
-def matching(text: str, rows: Rows) -> Bools:
+def matching(text: str, rows: FilterRows) -> Bools:
     """Rows that a search finds: those with every word in path or type, or `/an expression/`.
 
     Raises:
@@ -185,36 +332,36 @@ def matching(text: str, rows: Rows) -> Bools:
     """
     if len(text) > 1 and text.startswith("/") and text.endswith("/"):
         return _holds(_checked(Term("regex", text[1:-1])), rows)
-    found = np.full(len(rows), bool(text.strip()))
+    passing = np.full(len(rows), bool(text.strip()))
     for word in text.split():
-        found &= _holds(Term("word", word), rows)
-    return found
+        passing &= _holds(Term("word", word), rows)
+    return passing
 
 
-def _holds(term: Term, rows: Rows) -> Bools:
-    if term.kind in _UNITS:
-        numbers = rows.numbers(term.kind)
+def _holds(term: Term, rows: FilterRows) -> Bools:
+    if term.compare:
+        numbers = rows.numbers(term.key)
         if numbers is None:
             return np.zeros(len(rows), np.bool_)
         values, known = numbers
         passed: Bools = known & (_COMPARE[term.compare](values, term.amount) != term.negated)
         return passed
-    if term.kind in ("phase", "step", "rank"):
-        inside = rows.member(term.kind, int(term.amount)) if rows.member is not None else None
-        found = np.zeros(len(rows), np.bool_) if inside is None else inside
+    if term.key in MEMBERS:
+        inside = rows.member(term.key, int(term.amount)) if rows.member is not None else None
+        holds = np.zeros(len(rows), np.bool_) if inside is None else inside
     else:
-        found = _by_text(term, rows)
-    return ~found if term.negated else found
+        holds = _by_text(term, rows)
+    return ~holds if term.negated else holds
 
 
-def _by_text(term: Term, rows: Rows) -> Bools:
-    if term.kind == "path":
+def _by_text(term: Term, rows: FilterRows) -> Bools:
+    if term.key == "path":
         return rows.of_texts("path", lambda texts: pc.match_substring_regex(texts, _glob(term.text)))
-    if term.kind == "type":
+    if term.key == "type":
         return rows.of_texts("type", lambda texts: pc.match_substring_regex(texts, _glob(term.text)))
 
     def test(texts: pa.Array) -> pa.Array:
-        if term.kind == "regex":
+        if term.key == "regex":
             return pc.match_substring_regex(texts, _expression(term.text))
         return pc.match_substring(texts, term.text, ignore_case=not _has_capital(term.text))
 

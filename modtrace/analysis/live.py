@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from modtrace.analysis.live_nodes import Nodes
-from modtrace.analysis.live_steps import LiveSteps, Restart
+from modtrace.analysis.live_nodes import LiveNodes
+from modtrace.analysis.live_steps import LiveSteps, RestartReading
 from modtrace.errors import TraceError
-from modtrace.trace.alive import is_alive
-from modtrace.trace.columns import joined
-from modtrace.trace.follow import MANY_ROWS, Added, Follower, Replaced
+from modtrace.trace.batch_columns import joined
+from modtrace.trace.follow import MANY_ROWS, AddedRows, Follower, ReplacedFiles
+from modtrace.trace.process_alive import is_alive
 from modtrace.trace.reader import Process, Run, folders_of, run_of
 from modtrace.trace.schema import RUN_FILE
 
 WAITING, RUNNING, FINISHED, DIED, SILENT, GONE = "waiting", "running", "finished", "died", "silent", "gone"
-"""How it stands with a process: nothing written yet; running; came to its end; ended without saying so; nothing written
+"""States of a process: nothing written yet; running; came to its end; ended without saying so; nothing written
 for a while and not seen on this machine; its files are gone.
 """
 _HOLD: Final = 20
@@ -34,7 +34,7 @@ class LiveProcess:
         self.folder = folder
         self.gaps: list[str] = []
         self.changed = 0
-        """How often something was added."""
+        """Number of times that something was added."""
         self.fault: str | None = None
         self._begin("root")
         self._seen_alive = False
@@ -42,16 +42,16 @@ class LiveProcess:
 
     def _begin(self, by: str) -> None:
         self.follower = Follower(self.folder)
-        self.nodes = Nodes()
+        self.nodes = LiveNodes()
         self.steps = LiveSteps(self.nodes, by)
         self.signatures: dict[int, str] = {}
         self.gaps = []
-        self._held: list[Added] = []
+        self._held: list[AddedRows] = []
         self._waited = 0
 
     @property
     def process(self) -> Process:
-        """What it says of itself."""
+        """Facts that the process wrote about itself."""
         return self.follower.process
 
     @property
@@ -81,7 +81,7 @@ class LiveProcess:
 
     @property
     def notes(self) -> list[str]:
-        """What is missing or cannot be read, for people."""
+        """Sentences about parts that are missing or cannot be read."""
         return [*self.follower.notes, *self.gaps, *([self.fault] if self.fault is not None else [])]
 
     def look(self, rows: int = MANY_ROWS) -> bool:
@@ -96,10 +96,10 @@ class LiveProcess:
             elif self._held:
                 self._waited += 1
                 self._release()
-        except Replaced:
+        except ReplacedFiles:
             self._begin("root")
             return True
-        except Restart as restart:
+        except RestartReading as restart:
             self._begin(str(restart))
             return self.look(rows)
         except TraceError as error:
@@ -108,7 +108,7 @@ class LiveProcess:
         self.changed += added is not None
         return added is not None
 
-    def _take(self, added: Added) -> None:
+    def _take(self, added: AddedRows) -> None:
         self._waited = 0
         self.nodes.modules.update(added.modules)
         self.nodes.variables.update(added.variables)
@@ -124,7 +124,7 @@ class LiveProcess:
 
     def _release(self) -> None:
         """Count the calls that are held back if all that they point at is there, or it does not come."""
-        parts = [part for held in self._held for part in (held.opened, held.calls) if part is not None]
+        parts = [part for batch in self._held for part in (batch.opened, batch.calls) if part is not None]
         if not parts:
             return
         columns = joined(parts)
@@ -137,7 +137,9 @@ class LiveProcess:
 
 @dataclass(frozen=True)
 class Moment:
-    """What one look at a trace has found: whether anything was added, and whether there is more to read at once."""
+    """The result of reading a growing trace once: `changed` if anything was added, `behind` if there is more to read at
+    once.
+    """
 
     changed: bool
     behind: bool
@@ -195,22 +197,22 @@ class LiveTrace:
             changed = True
         known = {process.folder for process in self.processes}
         try:
-            found = folders_of(self.path)
+            folders = folders_of(self.path)
         except OSError:
             return changed
-        for folder in found:
+        for folder in folders:
             if folder not in known:
                 self.processes.append(LiveProcess(folder))
                 changed = True
         if changed:
             self.processes.sort(
-                key=lambda one: found.index(one.folder) if one.folder in found else len(found)
+                key=lambda one: folders.index(one.folder) if one.folder in folders else len(folders)
             )
         return changed
 
     @property
     def state(self) -> str:
-        """How it stands with all of it: running as long as one of its processes is."""
+        """State of the whole trace: running as long as one of its processes is."""
         if self.gone:
             return GONE
         states = [process.state for process in self.processes]
@@ -223,6 +225,6 @@ class LiveTrace:
     def exit_status(self) -> int | None:
         """The first that is not 0 of those of its processes, None where one is not known."""
         ends = [process.process.end for process in self.processes]
-        found = [None if end is None else end.exit_status for end in ends]
-        wrong = [status for status in found if status != 0]
-        return wrong[0] if wrong else 0 if found else None
+        statuses = [None if end is None else end.exit_status for end in ends]
+        wrong = [status for status in statuses if status != 0]
+        return wrong[0] if wrong else 0 if statuses else None

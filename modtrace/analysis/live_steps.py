@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis import phases
-from modtrace.analysis.leading import Trained, Usual, trained_in
-from modtrace.analysis.live_nodes import BACK, Nodes, Placed
-from modtrace.analysis.phases import DATA, Calls, Earlier, Steps, divide
+from modtrace.analysis.call_arrays import Calls
+from modtrace.analysis.live_nodes import BACK, LiveNodes, PlacedCalls
+from modtrace.analysis.phases import DATA, PrecedingCalls, Steps, divide
 from modtrace.analysis.statistics import choose
+from modtrace.analysis.step_evaluations import TrainedModules, UsualEvaluations, trained_in
 from modtrace.trace.follow import Columns
+from modtrace.trace.optimizer_turns import Pair
 from modtrace.trace.schema import (
     BACKWARD,
     COUNTED,
@@ -34,7 +36,6 @@ from modtrace.trace.schema import (
     THREAD_SHIFT,
     UNFINISHED,
 )
-from modtrace.trace.turns import Pair
 
 Ints = npt.NDArray[np.int64]
 
@@ -53,7 +54,7 @@ _SKELETON: Final = (
 )  # fmt: skip
 
 
-class Restart(Exception):
+class RestartReading(Exception):
     """Other things end the steps than it seemed before: the trace must be read again from its beginning."""
 
 
@@ -92,7 +93,7 @@ class LiveSteps:
     nanoseconds since the start of recording, as far as that is written yet.
     """
 
-    def __init__(self, nodes: Nodes, by: str = "root") -> None:
+    def __init__(self, nodes: LiveNodes, by: str = "root") -> None:
         self.steps: deque[Step] = deque(maxlen=KEPT)
         self.count = 0
         self.by = by
@@ -105,8 +106,8 @@ class LiveSteps:
         self._ended: int | None = None
         self._sure_ns = self._sure_calls = 0
         self._is_call = np.zeros(0, np.bool_)
-        self._usual = Usual()
-        self._trained = Trained()
+        self._usual = UsualEvaluations()
+        self._trained = TrainedModules()
         self._pairs: frozenset[Pair] = frozenset()
         self._all = np.zeros((3, 0), np.int64)
         self._skeleton: Columns = {name: np.zeros(0, np.int64) for name in _SKELETON}
@@ -115,7 +116,7 @@ class LiveSteps:
         self._again: set[int] = set()
         self._took_part: set[int] = set()
 
-    def add(self, placed: Placed) -> None:
+    def add(self, placed: PlacedCalls) -> None:
         """Take in calls that have ended.
 
         Raises:
@@ -136,12 +137,12 @@ class LiveSteps:
 
     @property
     def ended(self) -> int:
-        """How many steps have ended, those among them that later calls may still change."""
+        """Number of steps that have ended, those among them that later calls may still change."""
         return self.count + len(self._provisional)
 
     @property
     def ended_ns(self) -> int:
-        """How long these took."""
+        """Nanoseconds that these took."""
         return self._sure_ns + sum(step.duration_ns for step in self._provisional)
 
     @property
@@ -155,21 +156,21 @@ class LiveSteps:
         known = self.last(count)
         counted = np.array([step.counted for step in known], np.bool_)
         first = known[0].number if known else 0
-        whole = np.ones(len(known), np.bool_)
+        complete = np.ones(len(known), np.bool_)
         watched, compiled = _meet(known, self.watched), _meet(known, self.compiled)
-        chosen = choose(whole, counted, watched, first, compiled=compiled)
+        chosen = choose(complete, counted, watched, first, compiled=compiled)
         return [
             step for step, counts in zip(known, chosen.steps.tolist(), strict=True) if counts
         ], chosen.text
 
     def _of_modules(self) -> npt.NDArray[np.bool_]:
-        """Which nodes are of module calls."""
+        """Mask of the nodes of module calls."""
         nodes, known = self._nodes, len(self._is_call)
-        more = [
+        are_calls = [
             root >= 0 and variant != BACK
             for (root, _), variant in zip(nodes.what[known:], nodes.variant[known:], strict=True)
         ]
-        self._is_call = np.append(self._is_call, np.array(more, np.bool_))
+        self._is_call = np.append(self._is_call, np.array(are_calls, np.bool_))
         return self._is_call
 
     def all(self) -> Sums:
@@ -177,28 +178,28 @@ class LiveSteps:
         return Sums(*_grown(self._all, len(self._nodes)))
 
     def _keep(self, columns: Columns, node: Ints, clear: npt.NDArray[np.bool_]) -> None:
-        total, own = np.maximum(columns["duration_ns"], 0), np.maximum(columns["self_ns"], 0)
+        total, self_ns = np.maximum(columns["duration_ns"], 0), np.maximum(columns["self_ns"], 0)
         self._all = _grown(self._all, len(self._nodes))
         np.add.at(self._all[0], node, 1)
         np.add.at(self._all[1], node, total)
-        np.add.at(self._all[2], node, own)
+        np.add.at(self._all[2], node, self_ns)
         self.calls += int(np.count_nonzero(columns["kind"] == MODULE))
         thread = columns["call"] >> THREAD_SHIFT
         began = self._begin_of_units(columns, clear)
-        fresh = np.stack([began, thread, node, np.ones(len(node), np.int64), total, own])
+        fresh = np.stack([began, thread, node, np.ones(len(node), np.int64), total, self_ns])
         self._recent = np.concatenate([self._recent, fresh], axis=1)
-        kind, mode = columns["kind"], columns["mode"]
-        again = (kind == MODULE) & ((mode & IN_BACKWARD) > 0)
+        call_kind, mode = columns["kind"], columns["mode"]
+        again = (call_kind == MODULE) & ((mode & IN_BACKWARD) > 0)
         self._again.update(np.unique(columns["module"][again]).tolist())
-        more = {name: columns[name][clear] for name in _SKELETON}
-        joined = {name: np.concatenate([values, more[name]]) for name, values in self._skeleton.items()}
+        added = {name: columns[name][clear] for name in _SKELETON}
+        joined = {name: np.concatenate([values, added[name]]) for name, values in self._skeleton.items()}
         order = np.argsort(joined["call"], kind="stable")
         self._skeleton = {name: values[order] for name, values in joined.items()}
-        targets = np.unique(columns["forward"][(kind == BACKWARD) & (columns["forward"] >= 0)])
+        targets = np.unique(columns["forward"][(call_kind == BACKWARD) & (columns["forward"] >= 0)])
         ids: Ints = self._skeleton["call"]
-        at: Ints = np.searchsorted(ids, targets, side="right") - 1
-        evaluating = (self._skeleton["mode"][at] & EVALUATING) > 0 if len(ids) else at >= 0
-        self._took_part.update(ids[at[(at >= 0) & evaluating]].tolist())
+        positions: Ints = np.searchsorted(ids, targets, side="right") - 1
+        evaluating = (self._skeleton["mode"][positions] & EVALUATING) > 0 if len(ids) else positions >= 0
+        self._took_part.update(ids[positions[(positions >= 0) & evaluating]].tolist())
 
     def _begin_of_units(self, columns: Columns, clear: npt.NDArray[np.bool_]) -> Ints:
         """When the unit that each call is in began, or the call itself: that of the last call before it in no unit."""
@@ -208,111 +209,115 @@ class LiveSteps:
         began: Ints = columns["start_ns"].copy()
         if len(ids):
             order = np.argsort(ids)
-            at = np.searchsorted(ids[order], columns["call"], side="right") - 1
-            over = order[np.maximum(at, 0)]
-            within = ~clear & (at >= 0) & (ids[over] >> THREAD_SHIFT == columns["call"] >> THREAD_SHIFT)
+            positions = np.searchsorted(ids[order], columns["call"], side="right") - 1
+            over = order[np.maximum(positions, 0)]
+            within = (
+                ~clear & (positions >= 0) & (ids[over] >> THREAD_SHIFT == columns["call"] >> THREAD_SHIFT)
+            )
             began[within] = start[over[within]]
         return began
 
     def _check_rule(self) -> None:
-        held = self._skeleton
-        phase = self._phase(held)
-        optimizer = (phase == phases.OPTIMIZER) & (held["duration_ns"] >= 0) & (held["status"] == OK)
-        found = 0
-        if bool((held["kind"] == STEP).any()):
-            found = 3
+        skeleton = self._skeleton
+        phase = self._phase(skeleton)
+        optimizer = (phase == phases.OPTIMIZER) & (skeleton["duration_ns"] >= 0) & (skeleton["status"] == OK)
+        rule = 0
+        if bool((skeleton["kind"] == STEP).any()):
+            rule = 3
         elif bool(optimizer.any()):
-            found = 2
+            rule = 2
         elif bool((phase == phases.BACK).any()):
-            found = 1
-        if found > _RULES.index(self.by):
-            raise Restart(_RULES[found])
+            rule = 1
+        if rule > _RULES.index(self.by):
+            raise RestartReading(_RULES[rule])
 
-    def _phase(self, held: Columns) -> Ints:
-        """Which of phases.NAMES each row is."""
-        labels, which = np.unique(held["label"], return_inverse=True)
+    def _phase(self, columns: Columns) -> Ints:
+        """Index into phases.NAMES of each row."""
+        labels, which = np.unique(columns["label"], return_inverse=True)
         names = [self._nodes.labels.get(label, ("",))[0] for label in labels.tolist()]
         code = np.array(
             [phases.NAMES.index(n) if n in phases.NAMES else phases.NONE for n in names], np.int64
         )
-        found: Ints = np.where(held["kind"] == PHASE, code[which] if len(code) else -1, phases.NONE)
-        return found
+        phase_codes: Ints = np.where(columns["kind"] == PHASE, code[which] if len(code) else -1, phases.NONE)
+        return phase_codes
 
     def _divide(self) -> None:
         calls, ids = self._calls()
         if not len(calls):
             self._provisional = []
             return
-        earlier = Earlier(self.by, self._thread, self._ended, self._usual, self._trained, self._pairs)
+        earlier = PrecedingCalls(self.by, self._thread, self._ended, self._usual, self._trained, self._pairs)
         steps = divide(calls, earlier).steps
         if self.by != "root":
             self._thread = steps.thread
-        whole = np.flatnonzero(steps.whole & (steps.end > steps.start))
+        complete = np.flatnonzero(steps.whole & (steps.end > steps.start))
         owner = self._owner(steps, ids[steps.first] >> THREAD_SHIFT if self.by == "root" else ids[:0])
         order = np.argsort(owner, kind="stable")
-        low, high = np.searchsorted(owner[order], [whole, whole + 1])
-        sure = min(max(len(whole) - UNSURE, 0), int(np.searchsorted(whole, steps.final)))
-        first = min(max(len(whole) - KEPT - UNSURE, 0), sure)  # those before would be forgotten at once
-        made = [
-            self._step(steps, int(whole[n]), order[low[n] : high[n]], self.count + n)
-            for n in range(first, len(whole))
+        low, high = np.searchsorted(owner[order], [complete, complete + 1])
+        sure = min(max(len(complete) - UNSURE, 0), int(np.searchsorted(complete, steps.final)))
+        first = min(max(len(complete) - KEPT - UNSURE, 0), sure)  # those before would be forgotten at once
+        ended = [
+            self._step(steps, int(complete[n]), order[low[n] : high[n]], self.count + n)
+            for n in range(first, len(complete))
         ]
-        self._provisional = made[sure - first :]
+        self._provisional = ended[sure - first :]
         if sure:
-            done = whole[:sure]
+            done = complete[:sure]
             self._sure_ns += int((steps.end - steps.start)[done].sum())
             rows = order[np.isin(owner[order], done)]
             self._sure_calls += int(self._recent[3, rows][self._of_modules()[self._recent[2, rows]]].sum())
-            self.steps.extend(made[: sure - first])
+            self.steps.extend(ended[: sure - first])
             self.count += sure
             if self.by == "root":
-                self._forget_roots(ids[steps.first[whole[:sure]]])
+                self._forget_roots(ids[steps.first[complete[:sure]]])
             else:
-                self._forget(steps, whole[:sure])
+                self._forget(steps, complete[:sure])
 
     def _calls(self) -> tuple[Calls, Ints]:
-        """What stands in no unit, with calls that are open, as `divide` takes it, and their ids."""
-        held = self._skeleton
+        """Calls that stand in no unit, with those that are open, as `divide` takes it, and their ids."""
+        columns = self._skeleton
         opened = [entry.row for entry in self._nodes.opened.values() if entry.clear]
         if opened:
-            held = {name: np.append(values, [row[name] for row in opened]) for name, values in held.items()}
-            order = np.argsort(held["call"], kind="stable")
-            held = {name: values[order] for name, values in held.items()}
-        ids, kind, module = held["call"], held["kind"], held["module"]
-        at, mode = np.arange(len(ids)), held["mode"].copy()
+            columns = {
+                name: np.append(values, [row[name] for row in opened]) for name, values in columns.items()
+            }
+            order = np.argsort(columns["call"], kind="stable")
+            columns = {name: values[order] for name, values in columns.items()}
+        ids, call_kind, module = columns["call"], columns["kind"], columns["module"]
+        indices, mode = np.arange(len(ids)), columns["mode"].copy()
         if self._took_part:
             mode[np.isin(ids, list(self._took_part))] &= ~EVALUATING
         if self._again:
             mode[np.isin(module, list(self._again)) & ((mode & EVALUATING) == 0)] &= ~NO_GRAD
         sizes, which = np.unique(module, return_inverse=True)
         has_some = np.array([self._has_parameters(key) for key in sizes.tolist()], np.bool_)
-        parent = np.searchsorted(ids, held["parent"])
-        found = (held["parent"] >= 0) & (parent < len(ids))
-        found &= ids[np.minimum(parent, len(ids) - 1)] == held["parent"] if len(ids) else found
-        last = np.maximum(np.searchsorted(ids, held["last_call"], side="right") - 1, at)
-        depth, thread = held["depth"], ids >> THREAD_SHIFT
-        for row in np.flatnonzero(held["status"] == UNFINISHED)[::-1].tolist():
+        parent = np.searchsorted(ids, columns["parent"])
+        has_parent = (columns["parent"] >= 0) & (parent < len(ids))
+        has_parent &= ids[np.minimum(parent, len(ids) - 1)] == columns["parent"] if len(ids) else has_parent
+        last = np.maximum(np.searchsorted(ids, columns["last_call"], side="right") - 1, indices)
+        depth, thread = columns["depth"], ids >> THREAD_SHIFT
+        for row in np.flatnonzero(columns["status"] == UNFINISHED)[::-1].tolist():
             behind = np.flatnonzero((thread[row + 1 :] != thread[row]) | (depth[row + 1 :] <= depth[row]))
             last[row] = row + int(behind[0]) if len(behind) else len(ids) - 1
-        duration = held["duration_ns"]
-        made = Calls(
-            kind=kind,
-            module=np.where(kind == MODULE, module, -1),
-            parent=np.where(found, parent, -1),
+        duration = columns["duration_ns"]
+        unit_calls = Calls(
+            kind=call_kind,
+            module=np.where(call_kind == MODULE, module, -1),
+            parent=np.where(has_parent, parent, -1),
             last=last,
             depth=depth,
             thread=thread,
-            label=self._phase(held),
-            maker=held["label"],
+            label=self._phase(columns),
+            maker=columns["label"],
             forward=np.full(len(ids), -1, np.int64),
             mode=mode,
-            start=held["start_ns"],
-            end=held["start_ns"] + np.maximum(duration, 0),
+            start=columns["start_ns"],
+            end=columns["start_ns"] + np.maximum(duration, 0),
             known=duration >= 0,
-            status=held["status"],
-            parameters=has_some[which] & (kind == MODULE) if len(ids) else kind == MODULE,
+            status=columns["status"],
+            parameters=has_some[which] & (call_kind == MODULE) if len(ids) else call_kind == MODULE,
         )
-        return made, ids
+        return unit_calls, ids
 
     def _has_parameters(self, module: int) -> bool:
         count = self._nodes.modules.get(module, ("", 0))[1]
@@ -326,27 +331,27 @@ class LiveSteps:
         if steps.by != "root":
             return _in(start, steps.start, steps.end)
         owner = np.full(len(start), -1, np.int64)
-        for one in np.unique(root_thread).tolist():
-            mine, here = np.flatnonzero(root_thread == one), np.flatnonzero(thread == one)
-            at = _in(start[here], steps.start[mine], steps.end[mine])
-            owner[here] = np.where(at >= 0, mine[np.maximum(at, 0)], -1)
+        for root_of in np.unique(root_thread).tolist():
+            step_rows, call_rows = np.flatnonzero(root_thread == root_of), np.flatnonzero(thread == root_of)
+            position = _in(start[call_rows], steps.start[step_rows], steps.end[step_rows])
+            owner[call_rows] = np.where(position >= 0, step_rows[np.maximum(position, 0)], -1)
         return owner
 
-    def _step(self, steps: Steps, at: int, calls: Ints, number: int) -> Step:
+    def _step(self, steps: Steps, row: int, calls: Ints, number: int) -> Step:
         """The sums of one step over some of the recent calls."""
-        mine = self._recent[2:, calls]
-        node, which = np.unique(mine[0], return_inverse=True)
-        counted = self._counted(steps, at)
+        values = self._recent[2:, calls]
+        node, which = np.unique(values[0], return_inverse=True)
+        counted = self._counted(steps, row)
         sums = np.zeros((3, len(node)), np.int64)
-        _add(sums, which, mine[1:])
-        start, end = int(steps.start[at]), int(steps.end[at])
-        return Step(number, start, end - start, int(steps.spent[DATA, at]), counted, node, *sums)
+        _add(sums, which, values[1:])
+        start, end = int(steps.start[row]), int(steps.end[row])
+        return Step(number, start, end - start, int(steps.spent[DATA, row]), counted, node, *sums)
 
-    def _counted(self, steps: Steps, at: int) -> bool:
-        """Whether operations were counted in a step."""
-        held = self._skeleton
-        counted = held["start_ns"][(held["mode"] & COUNTED) > 0]
-        inside = (counted >= steps.start[at]) & (counted < steps.end[at])
+    def _counted(self, steps: Steps, row: int) -> bool:
+        """True if operations were counted in a step."""
+        skeleton = self._skeleton
+        counted = skeleton["start_ns"][(skeleton["mode"] & COUNTED) > 0]
+        inside = (counted >= steps.start[row]) & (counted < steps.end[row])
         return bool(inside.any())
 
     def _forget(self, steps: Steps, done: Ints) -> None:
@@ -355,7 +360,7 @@ class LiveSteps:
         seen = Counter(self._usual.times)
         seen.update(zip(*steps.evals[:, done].tolist(), strict=True))
         first = self._usual.first
-        self._usual = Usual(dict(seen), int(steps.evals[1, done[0]]) if first is None else first)
+        self._usual = UsualEvaluations(dict(seen), int(steps.evals[1, done[0]]) if first is None else first)
         if steps.training is not None:
             self._trained = self._trained.with_more(trained_in(steps.training, int(done[-1]) + 1))
         self._pairs |= {pair for end, pair in steps.pairs if end <= self._ended}
@@ -366,18 +371,20 @@ class LiveSteps:
 
     def _forget_roots(self, ids: Ints) -> None:
         """The same where each root call is a step; `ids` are those of root calls that are kept as sums."""
-        held = self._skeleton
-        keep = (held["kind"] == MODULE) & ~np.isin(held["call"], ids)
-        self._skeleton = held = {name: values[keep] for name, values in held.items()}
+        skeleton = self._skeleton
+        keep = (skeleton["kind"] == MODULE) & ~np.isin(skeleton["call"], ids)
+        self._skeleton = skeleton = {name: values[keep] for name, values in skeleton.items()}
         rows = [
             entry.row for entry in self._nodes.opened.values() if entry.clear and entry.row["kind"] == MODULE
         ]
-        thread = np.append(held["call"], np.array([row["call"] for row in rows], np.int64)) >> THREAD_SHIFT
-        start = np.append(held["start_ns"], np.array([row["start_ns"] for row in rows], np.int64))
-        kept = np.zeros(self._recent.shape[1], np.bool_)
-        for one in np.unique(thread).tolist():
-            kept |= (self._recent[1] == one) & (self._recent[0] >= start[thread == one].min())
-        self._recent = self._recent[:, kept]
+        thread = (
+            np.append(skeleton["call"], np.array([row["call"] for row in rows], np.int64)) >> THREAD_SHIFT
+        )
+        start = np.append(skeleton["start_ns"], np.array([row["start_ns"] for row in rows], np.int64))
+        remaining = np.zeros(self._recent.shape[1], np.bool_)
+        for number in np.unique(thread).tolist():
+            remaining |= (self._recent[1] == number) & (self._recent[0] >= start[thread == number].min())
+        self._recent = self._recent[:, remaining]
 
     def _thin(self) -> None:
         """Add up the recent calls of one node, as if they had begun when the last of them did."""
@@ -401,7 +408,7 @@ def window(steps: Sequence[Step], count: int) -> Sums:
 
 
 def _meet(steps: Sequence[Step], stretches: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
-    """Which steps have a part in one of some stretches of time."""
+    """Mask of the steps that overlap one of the intervals, shape (steps,)."""
     start = np.array([step.start_ns for step in steps], np.int64)
     end = start + np.array([step.duration_ns for step in steps], np.int64)
     met = np.zeros(len(steps), np.bool_)
@@ -411,17 +418,17 @@ def _meet(steps: Sequence[Step], stretches: Sequence[tuple[int, int]]) -> npt.ND
 
 
 def _in(moments: Ints, start: Ints, end: Ints) -> Ints:
-    """Which of some ranges, in order, each moment is in; -1 for none."""
-    at = np.searchsorted(start, moments, side="right") - 1
-    inside = (at >= 0) & (moments < end[np.maximum(at, 0)]) if len(start) else at >= 0
-    found: Ints = np.where(inside, at, -1)
-    return found
+    """Index of the range, of ranges in order, that each moment is in; -1 for none."""
+    position = np.searchsorted(start, moments, side="right") - 1
+    inside = (position >= 0) & (moments < end[np.maximum(position, 0)]) if len(start) else position >= 0
+    range_index: Ints = np.where(inside, position, -1)
+    return range_index
 
 
 def _add(sums: Ints, which: Ints, values: Ints) -> None:
     """Add each column of values to one of the sums."""
-    for row, more in zip(sums, values, strict=True):
-        np.add.at(row, which, more)
+    for row, column in zip(sums, values, strict=True):
+        np.add.at(row, which, column)
 
 
 def _grown(sums: Ints, count: int) -> Ints:

@@ -12,34 +12,40 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.live import LiveProcess, LiveTrace
-from modtrace.analysis.live_nodes import AGAIN, BACK, Nodes
+from modtrace.analysis.live_nodes import AGAIN, BACK, LiveNodes
 from modtrace.analysis.live_steps import Step, Sums, window
-from modtrace.analysis.naming import below, fold, fold_root
+from modtrace.analysis.module_names import below, fold, fold_root
 
 Ints = npt.NDArray[np.int64]
 Key = tuple[Any, ...]
 
 WINDOWS: Final = (20, 100, None)
 """Steps that numbers are of; None for everything since the beginning, or since `reset`."""
-SORTS: Final = ("order", "self", "total", "calls", "name")
-OPEN_DEPTH: Final = 2
-"""Rows less deep than this are open unless the user has closed them."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row. `path`, a number, tells it apart from all others for as long as the trace grows."""
+class LiveRow:
+    """One row.
+
+    path: a number that tells it apart from all others for as long as the trace grows.
+    parent: the row above it, -1 for a root.
+    name: its name in the root module, numbers folded; "" for what is no module.
+    label: the part of the name below that of the row above.
+    class_name: class; "" where that would repeat the label.
+    variant: of live_nodes: a plain call, a recompute, a backward.
+    """
 
     path: int
     parent: int
     depth: int
+    name: str
     label: str
-    kind: str
+    class_name: str
     variant: int
 
 
 @dataclass(frozen=True)
-class Numbers:
+class LiveNumbers:
     """An array element a row: sums over `steps` steps, and over `before_steps` before those."""
 
     steps: int
@@ -56,27 +62,22 @@ class LiveTree:
         self.trace = trace
         self.rank: int | None = None
         self.window: int | None = WINDOWS[0]
-        self.sort = "total"
-        self.rows: list[Row] = []
+        self.rows: list[LiveRow] = []
         self.instances: list[int] = []
-        self.numbers = Numbers(0, 0, *_none(0), 0, *_none(0))
-        self.visible: list[int] = []
-        self.cursor: int | None = None
-        self._open: dict[int, bool] = {}
+        self.numbers = LiveNumbers(0, 0, *_none(0), 0, *_none(0))
         self._paths: dict[tuple[int, Key], int] = {}
         self._built: object = None
         self._row_of: list[Ints] = []
-        self._children: list[list[int]] = []
         self._since: dict[Any, tuple[Ints, int]] = {}
 
     @property
     def processes(self) -> list[LiveProcess]:
         """Those that are shown."""
-        found = self.trace.processes
-        return found if self.rank is None else found[self.rank : self.rank + 1]
+        every = self.trace.processes
+        return every if self.rank is None else every[self.rank : self.rank + 1]
 
     def refresh(self) -> None:
-        """Bring rows and numbers up to what the trace is now; the cursor stays on its row."""
+        """Bring rows and numbers up to what the trace is now."""
         shown = self.processes
         built = (
             self.rank,
@@ -86,7 +87,6 @@ class LiveTree:
             self._build(shown)
             self._built = built
         self.numbers = self._numbers(shown)
-        self.arrange()
 
     def reset(self) -> None:
         """Let the window of everything begin now."""
@@ -98,83 +98,32 @@ class LiveTree:
             )
         self.refresh()
 
-    def value(self, row: int) -> int:
-        """What rows are compared by: total time, or self time where they are sorted by that."""
-        return int((self.numbers.now.self_ns if self.sort == "self" else self.numbers.now.total_ns)[row])
-
-    def change(self, row: int) -> float | None:
-        """By how much a row's time in a step differs from that in the window before; None where one is not known."""
+    def change(self, row: int, by: str = "total") -> float | None:
+        """By how much a row's `total` or `self` time in a step differs from that in the window before; None where one
+        is not known.
+        """
         numbers = self.numbers
-        before = int((numbers.before.self_ns if self.sort == "self" else numbers.before.total_ns)[row])
+        sums = [numbers.now.self_ns, numbers.before.self_ns]
+        if by == "total":
+            sums = [numbers.now.total_ns, numbers.before.total_ns]
+        now, before = (int(values[row]) for values in sums)
         if not numbers.steps or not numbers.before_steps or before <= 0:
             return None
-        return (self.value(row) / numbers.steps) / (before / numbers.before_steps) - 1
-
-    def is_open(self, row: int) -> bool:
-        """Whether the rows below a row are shown."""
-        return self._open.get(self.rows[row].path, self.rows[row].depth < OPEN_DEPTH)
-
-    def has_children(self, row: int) -> bool:
-        return bool(self._children[row])
-
-    def set_open(self, row: int, value: bool) -> None:
-        """Open or close a row."""
-        self._open[self.rows[row].path] = value
-        self.arrange()
-
-    def arrange(self) -> None:
-        """Which rows are shown, in which order; rows that did not run in the window are left out."""
-        ran, found = (self.numbers.now.calls > 0).tolist(), []
-        for row in range(len(self.rows) - 1, -1, -1):  # parents come before their children
-            if ran[row] and self.rows[row].parent >= 0:
-                ran[self.rows[row].parent] = True
-        waiting = self._sorted(self._children[-1] if self._children else [])[::-1]
-        while waiting:
-            row = waiting.pop()
-            if not ran[row]:
-                continue
-            found.append(row)
-            if self.is_open(row):
-                waiting += self._sorted(self._children[row])[::-1]
-        self.visible = found
-        if found and self.cursor not in [self.rows[row].path for row in found]:
-            self.cursor = self.rows[found[0]].path
-
-    def position(self) -> int:
-        """Where among the visible rows the cursor is."""
-        for at, row in enumerate(self.visible):
-            if self.rows[row].path == self.cursor:
-                return at
-        return 0
-
-    def move(self, by: int) -> None:
-        """Move the cursor over visible rows."""
-        if self.visible:
-            at = min(max(self.position() + by, 0), len(self.visible) - 1)
-            self.cursor = self.rows[self.visible[at]].path
-
-    def _sorted(self, rows: list[int]) -> list[int]:
-        if self.sort == "order":
-            return rows
-        if self.sort == "name":
-            return sorted(rows, key=lambda row: self.rows[row].label)
-        now = self.numbers.now
-        values = {"calls": now.calls, "self": now.self_ns}.get(self.sort, now.total_ns)
-        return sorted(rows, key=lambda row: -int(values[row]))
+        return (now / numbers.steps) / (before / numbers.before_steps) - 1
 
     def _build(self, shown: list[LiveProcess]) -> None:
-        rows: list[Row] = []
+        rows: list[LiveRow] = []
         place: dict[tuple[int, Key], int] = {}
         members: list[set[Any]] = []
         names: list[tuple[str, str]] = []
-        wholes: list[str] = []
+        full_names: list[str] = []
         self._row_of = []
         for number, process in enumerate(shown):
             nodes = process.nodes
             of_node = np.zeros(len(nodes), np.int64)
-            for node, (root, what) in enumerate(nodes.what):
+            for node, (root, subject) in enumerate(nodes.what):
                 over = int(of_node[nodes.parent[node]]) if nodes.parent[node] >= 0 else -1
-                name, kind, key = _group(process, nodes, root, what)
+                name, class_name, key = _group(process, nodes, root, subject)
                 key = (*key, nodes.variant[node])
                 row = place.get((over, key))
                 if row is None:
@@ -183,32 +132,37 @@ class LiveTree:
                     same = over >= 0 and names[over][1] == top and root >= 0
                     label = below(name, names[over][0]) if same else name
                     label = label or (f"({top})" if over >= 0 and names[over][1] else top)
-                    wholes.append(nodes.names.get((root, what), "") if root >= 0 else "")
+                    full_names.append(nodes.names.get((root, subject), "") if root >= 0 else "")
                     place_above = (rows[over].path if over >= 0 else -1, key)
                     path = self._paths.setdefault(place_above, len(self._paths))
                     depth = rows[over].depth + 1 if over >= 0 else 0
                     rows.append(
-                        Row(path, over, depth, label, kind if label != kind else "", nodes.variant[node])
+                        LiveRow(
+                            path,
+                            over,
+                            depth,
+                            name if root >= 0 else "",
+                            label,
+                            class_name if label != class_name else "",
+                            nodes.variant[node],
+                        )
                     )
                     names.append((name, top))
                     members.append(set())
                 if root >= 0:
-                    members[row].add((number, what))
+                    members[row].add((number, subject))
                 of_node[node] = row
             self._row_of.append(of_node)
         self.rows = rows
         # Ranks have a module each: how many there are in one process.
-        self.instances = [len({what for _, what in found}) for found in members]
-        for at, whole in enumerate(wholes):  # one by itself has its own number in its name
-            parts = whole.split(".")
-            count = rows[at].label.count(".") + 1
-            if self.instances[at] == 1 and "*" in rows[at].label and len(parts) >= count:
-                rows[at] = replace(rows[at], label=".".join(parts[-count:]))
-        self._children = [[] for _ in range(len(rows) + 1)]
-        for at, one in enumerate(rows):
-            self._children[one.parent].append(at)
+        self.instances = [len({subject for _, subject in modules}) for modules in members]
+        for row_index, full_name in enumerate(full_names):  # one by itself has its own number in its name
+            parts = full_name.split(".")
+            count = rows[row_index].label.count(".") + 1
+            if self.instances[row_index] == 1 and "*" in rows[row_index].label and len(parts) >= count:
+                rows[row_index] = replace(rows[row_index], name=full_name, label=".".join(parts[-count:]))
 
-    def _numbers(self, shown: list[LiveProcess]) -> Numbers:
+    def _numbers(self, shown: list[LiveProcess]) -> LiveNumbers:
         now, before = np.zeros((2, 3, len(self.rows)), np.int64)
         steps = before_steps = span = 0
         for process, of_node in zip(shown, self._row_of, strict=True):
@@ -221,15 +175,15 @@ class LiveTree:
                 values[:, : base.shape[1]] -= base
                 steps += process.steps.ended - ended
                 span += process.wall_ns
-                found = Sums(*np.maximum(values, 0))
+                part = Sums(*np.maximum(values, 0))
             else:
-                found = window(last, count)
+                part = window(last, count)
                 steps += len(last)
                 span += sum(step.duration_ns for step in last)
-            _add(now, of_node, found)
+            _add(now, of_node, part)
             _add(before, of_node, window(earlier, count))
             before_steps += len(earlier)
-        return Numbers(steps, span, Sums(*now), before_steps, Sums(*before))
+        return LiveNumbers(steps, span, Sums(*now), before_steps, Sums(*before))
 
     def _windows(self, process: LiveProcess) -> tuple[list[Step], list[Step]]:
         if self.window is None:
@@ -238,8 +192,8 @@ class LiveTree:
         return both[-self.window :], both[: -self.window]
 
 
-def _add(sums: Ints, of_node: Ints, found: Sums) -> None:
-    for row, values in zip(sums, (found.calls, found.total_ns, found.self_ns), strict=True):
+def _add(sums: Ints, of_node: Ints, part: Sums) -> None:
+    for row, values in zip(sums, (part.calls, part.total_ns, part.self_ns), strict=True):
         np.add.at(row, of_node, values[: len(of_node)])
 
 
@@ -247,20 +201,20 @@ def _none(count: int) -> tuple[Sums]:
     return (Sums(*np.zeros((3, count), np.int64)),)
 
 
-def _group(process: LiveProcess, nodes: Nodes, root: int, what: int) -> tuple[str, str, Key]:
+def _group(process: LiveProcess, nodes: LiveNodes, root: int, subject: int) -> tuple[str, str, Key]:
     """Name, class and what tells a node apart from its siblings. Modules whose names differ only in numbers and that
     are alike in class, parameters and first output are one.
     """
     if root < 0:
-        name, kind, place = nodes.labels.get(what, ("?", "", ""))
-        return name, kind or place, (name, kind, place)
-    name = nodes.names.get((root, what), "")
-    kind, parameters = nodes.modules.get(what, ("?", None))
+        name, class_name, place = nodes.labels.get(subject, ("?", "", ""))
+        return name, class_name or place, (name, class_name, place)
+    name = nodes.names.get((root, subject), "")
+    class_name, parameters = nodes.modules.get(subject, ("?", None))
     top = fold_root(nodes.root_name(root))
-    output = process.signatures.get(nodes.output.get(what, -1), "")
-    return fold(name), kind, (fold(name), kind, top, parameters, output)
+    output = process.signatures.get(nodes.output.get(subject, -1), "")
+    return fold(name), class_name, (fold(name), class_name, top, parameters, output)
 
 
 def mark(variant: int) -> str:
-    """What is said of a row that is no plain call."""
+    """The mark of a row that is no plain call."""
     return {AGAIN: "again ", BACK: "bwd "}.get(variant, "")

@@ -6,17 +6,19 @@ still holds when its root call ends is kept for backward: an activation. What is
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.columns import column, nullable_codes, values_and_known, values_at
 from modtrace.analysis.phases import BACK, EVAL, FORWARD
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.watching import MEMORY, stretches, window
+from modtrace.trace.arrow_arrays import array
+from modtrace.trace.call_table import CallTable
+from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import ACTIVATION, MODULE, TEMPORARY
 
@@ -45,9 +47,9 @@ class Memory:
     call: Ints
 
     def alive(self, moment_ns: int) -> Bools:
-        """Which are held at a moment."""
-        held: Bools = (self.at_ns <= moment_ns) & (self.freed_ns > moment_ns)
-        return held
+        """Mask of the allocations held at a moment."""
+        allocated: Bools = (self.at_ns <= moment_ns) & (self.freed_ns > moment_ns)
+        return allocated
 
 
 @dataclass(frozen=True)
@@ -59,36 +61,30 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class OfCalls:
-    """What calls did to memory, an array element a row of the timeline; -1 in `peak_bytes` where it is not known."""
+class CallMemory:
+    """Change and peak of memory in calls, bytes: an array element a row of the timeline; -1 in `peak_bytes` where it is
+    not known.
+    """
 
     delta_bytes: Ints
     peak_bytes: Ints
     known: Bools
 
 
-_made: weakref.WeakKeyDictionary[Stored, list[Memory]] = weakref.WeakKeyDictionary()
-
-
+@once
 def memory(stored: Stored) -> list[Memory]:
     """The allocations of each process and device that were watched; made once."""
-    if stored not in _made:
-        _made[stored] = _memory(stored)
-    return _made[stored]
-
-
-def _memory(stored: Stored) -> list[Memory]:
     table, calls = stored.table("allocations"), timeline(stored).calls
     devices = table.column("device").to_pylist()
     process = column(table, "process")
     call_process = column(calls, "process")
-    found = []
+    by_device = []
     for number, name in sorted({*zip(process.tolist(), devices, strict=True)}):
-        mine = (process == number) & (np.array(devices, object) == name)
+        of_device = (process == number) & (np.array(devices, object) == name)
         low, high = np.searchsorted(call_process, [number, number + 1]).tolist()
-        found.append(
+        by_device.append(
             _of_device(
-                table.filter(pa.array(mine)),
+                table.filter(array(of_device, pa.bool_())),
                 calls.slice(low, high - low),
                 low,
                 number,
@@ -97,12 +93,12 @@ def _memory(stored: Stored) -> list[Memory]:
                 window(stored, number, MEMORY),
             )
         )
-    return found
+    return by_device
 
 
 def _of_device(
     table: pa.Table,
-    calls: pa.Table,
+    calls: CallTable,
     first: int,
     process: int,
     device: str,
@@ -110,119 +106,120 @@ def _of_device(
     wanted: tuple[int, int],
 ) -> Memory:
     order = np.argsort(column(table, "at_ns"), kind="stable")
-    table = table.take(pa.array(order))
-    at = column(table, "at_ns").astype(np.int64)
+    table = table.take(array(order, pa.int64()))
+    at_ns = column(table, "at_ns").astype(np.int64)
     freed, known = values_and_known(table, "freed_ns")
     freed = np.where(known, freed, NEVER)
     category, named = values_and_known(table, "category")
-    inner = placed(calls, at, nullable_codes(table, "thread"))
-    kept = _kept_for_backward(calls, inner, freed)
-    derived = np.where(kept, ACTIVATION, TEMPORARY)
+    inner = placed(calls, at_ns, nullable_codes(table, "thread"))
+    saved = _kept_for_backward(calls, inner, freed)
+    derived = np.where(saved, ACTIVATION, TEMPORARY)
     columns = (
         column(table, "size_bytes").astype(np.int64),
         np.where(named, category, derived).astype(np.int64),
         np.where(inner >= 0, inner + first, -1),
     )
-    some, at, freed = _cut(at, freed, watched, wanted)
-    return Memory(process, device, at, freed, *(values[some] for values in columns))
+    chosen, at_ns, freed = _cut(at_ns, freed, watched, wanted)
+    return Memory(process, device, at_ns, freed, *(values[chosen] for values in columns))
 
 
 def _cut(
-    at: Ints, freed: Ints, watched: tuple[Ints, Ints], wanted: tuple[int, int]
+    at_ns: Ints, freed: Ints, watched: tuple[Ints, Ints], wanted: tuple[int, int]
 ) -> tuple[Bools, Ints, Ints]:
-    """Which allocations were held in a stretch of time that is wanted, and from when to when in it.
+    """Mask of the allocations that were held in a wanted interval, and from when to when in it.
 
     What was held at the end of one stretch of watching and is not known of in the next is over with it.
     """
     began, ended = watched
     low, high = wanted
     if len(began):
-        stretch = np.maximum(np.searchsorted(began, at, side="right") - 1, 0)
+        stretch = np.maximum(np.searchsorted(began, at_ns, side="right") - 1, 0)
         overlap = (began < high) & (ended > low)
         last = stretch == (int(np.flatnonzero(overlap)[-1]) if overlap.any() else -1)
         freed = np.where((freed == NEVER) & ~last, ended[stretch], freed)
-    some: Bools = (freed > low) & (at < high)
-    at, freed = np.maximum(at[some], low), freed[some]
-    return some, at, np.where(freed > high, NEVER, freed)
+    chosen: Bools = (freed > low) & (at_ns < high)
+    at_ns, freed = np.maximum(at_ns[chosen], low), freed[chosen]
+    return chosen, at_ns, np.where(freed > high, NEVER, freed)
 
 
-def placed(calls: pa.Table, at_ns: Ints, thread: Ints) -> Ints:
+def placed(calls: CallTable, at_ns: Ints, thread: Ints) -> Ints:
     """As `innermost`. What is on no thread of calls belongs to a backward, if one ran then: autograd's engine has a
     thread of its own for a device, and the thread that called backward waits.
     """
-    found = innermost(calls, at_ns, thread)
+    calls_at = innermost(calls, at_ns, thread)
     apart = np.flatnonzero(thread < 0)
     if len(apart) and len(calls):
         phase = nullable_codes(calls, "phase")
         for number in np.unique(column(calls, "thread")).tolist():
             other = innermost(calls, at_ns[apart], np.full(len(apart), number, np.int64))
             inside = (other >= 0) & (phase[other] == BACK)
-            found[apart[inside]] = other[inside]
-    return found
+            calls_at[apart[inside]] = other[inside]
+    return calls_at
 
 
-def innermost(calls: pa.Table, at_ns: Ints, thread: Ints) -> Ints:
+def innermost(calls: CallTable, at_ns: Ints, thread: Ints) -> Ints:
     """For moments on threads the innermost call that runs then, as its position in `calls`; -1 for none."""
-    start, parent = column(calls, "start_ns"), column(calls, "parent")
-    duration, known = values_and_known(calls, "duration_ns")
-    end = np.where(known, start + duration, start)
-    threads = column(calls, "thread")
-    found = np.full(len(at_ns), -1, np.int64)
+    start, parent, duration, threads = (
+        calls.stored(name)[0] for name in ("start_ns", "parent", "duration_ns", "thread")
+    )  # a duration that is not known is 0
+    innermost_call = np.full(len(at_ns), -1, np.int64)
     if not len(calls):
-        return found
+        return innermost_call
     first = int(column(calls, "call")[0])
     for number in np.unique(thread[thread >= 0]).tolist():
-        here = np.flatnonzero(thread == number)
+        on_thread = np.flatnonzero(thread == number)
         low, high = np.searchsorted(threads, [number, number + 1])
-        at = np.searchsorted(start[low:high], at_ns[here], side="right") - 1 + low
-        at[at < low] = -1
+        position = np.searchsorted(start[low:high], at_ns[on_thread], side="right") - 1 + low
+        position[position < low] = -1
         while True:
-            out = (at >= 0) & (end[at] <= at_ns[here])
+            out = (position >= 0) & (start[position] + duration[position] <= at_ns[on_thread])
             if not out.any():
                 break
-            over = parent[at[out]]
-            at[out] = np.where(over >= 0, over - first, -1)
-        found[here] = at
-    return found
+            over = parent[position[out]].astype(np.int64)
+            position[out] = np.where(over >= 0, over - first, -1)
+        innermost_call[on_thread] = position
+    return innermost_call
 
 
-def _kept_for_backward(calls: pa.Table, inner: Ints, freed: Ints) -> Bools:
-    """Which allocations were made in the forward of a training step and outlived its root call."""
+def _kept_for_backward(calls: CallTable, inner: Ints, freed: Ints) -> Bools:
+    """Mask of the allocations that were made in the forward of a training step and outlived its root call."""
     if not len(calls):
         return np.zeros(len(inner), np.bool_)
-    phase, kind = nullable_codes(calls, "phase"), column(calls, "kind")
-    last, first = column(calls, "last_call"), int(column(calls, "call")[0])
-    start = column(calls, "start_ns")
-    end = start + values_and_known(calls, "duration_ns")[0]
-    parent = column(calls, "parent") - first
-    roots = np.flatnonzero((kind == MODULE) & ((parent < 0) | (kind[np.maximum(parent, 0)] != MODULE)))
+
+    def codes(name: str) -> Ints:
+        return calls.stored(name)[0]
+
+    phase, parent, last, first = (codes(name) for name in ("phase", "parent", "last_call", "call"))
+    is_module = calls.stored("kind")[0] == MODULE
+    roots = np.flatnonzero(is_module & ~np.append(is_module, False)[np.maximum(parent - first[0], -1)])
     if not len(roots):
         return np.zeros(len(inner), np.bool_)
-    at = np.searchsorted(roots, inner, side="right") - 1
-    root = roots[np.maximum(at, 0)]
-    inside = (inner >= 0) & (at >= 0) & (last[root] - first >= inner)
-    kept: Bools = inside & (phase[root] == FORWARD) & (phase[root] != EVAL) & (freed > end[root])
-    return kept
+    root_position = np.searchsorted(roots, inner, side="right") - 1
+    root = roots[np.maximum(root_position, 0)]
+    inside = (inner >= 0) & (root_position >= 0) & (last[root] - first[0] >= inner)
+    end = values_at(calls, "start_ns", root)[0] + values_at(calls, "duration_ns", root)[0]
+    saved: Bools = inside & (phase[root] == FORWARD) & (phase[root] != EVAL) & (freed > end)
+    return saved
 
 
-def curve(held: Memory) -> Curve:
+def curve(allocations: Memory) -> Curve:
     """Bytes held over time on one device."""
-    freed = held.freed_ns < NEVER
-    times = np.concatenate([held.at_ns, held.freed_ns[freed]])
-    change = np.concatenate([held.size_bytes, -held.size_bytes[freed]])
+    freed = allocations.freed_ns < NEVER
+    times = np.concatenate([allocations.at_ns, allocations.freed_ns[freed]])
+    change = np.concatenate([allocations.size_bytes, -allocations.size_bytes[freed]])
     order = np.argsort(times, kind="stable")
     return Curve(times[order], np.cumsum(change[order]))
 
 
-def peak_at(held: Memory) -> int:
+def peak_at(allocations: Memory) -> int:
     """The moment at which most was held, nanoseconds since the start of recording; -1 for no allocation."""
-    line = curve(held)
+    line = curve(allocations)
     return int(line.at_ns[int(line.held_bytes.argmax())]) if len(line.at_ns) else -1
 
 
-def of_calls(stored: Stored) -> OfCalls:
-    """What each row of the timeline did to the memory of its process while it was watched: devices added up, or where
-    there is none the host.
+def of_calls(stored: Stored) -> CallMemory:
+    """Change and peak of the memory of its process in each row of the timeline while it was watched: devices added up,
+    or where there is none the host.
     """
     calls = timeline(stored).calls
     start = column(calls, "start_ns")
@@ -238,25 +235,25 @@ def peak_of_steps(stored: Stored, low: int, high: int, start: Ints, end: Ints) -
     return of_stretches(stored, start, end, each, end > start).peak_bytes
 
 
-def of_stretches(stored: Stored, start: Ints, end: Ints, process: Ints, timed: Bools) -> OfCalls:
-    """What was held and by how much it changed in stretches of time of processes; unknown where not `timed`."""
+def of_stretches(stored: Stored, start: Ints, end: Ints, process: Ints, timed: Bools) -> CallMemory:
+    """Bytes held in intervals of processes, and their change; unknown where not `timed`."""
     delta, peak = np.zeros(len(start), np.int64), np.zeros(len(start), np.int64)
     known = np.zeros(len(start), np.bool_)
     for number in sorted(set(column(stored.table("watched"), "process").tolist())):
-        mine = np.flatnonzero(timed & (process == number))
         low, high = stretches(stored, number, MEMORY)
         if not len(low):
             continue
-        at = np.searchsorted(low, start[mine], side="right") - 1
         begin, over = window(stored, number, MEMORY)
-        wanted = (start[mine] >= begin) & (end[mine] <= over)
-        known[mine] = (at >= 0) & (end[mine] <= high[np.maximum(at, 0)]) & wanted
+        wanted = (start >= max(begin, int(low[0]))) & (end <= min(over, int(high.max())))
+        rows = np.flatnonzero(wanted & timed & (process == number))
+        stretch = np.searchsorted(low, start[rows], side="right") - 1
+        known[rows] = end[rows] <= high[stretch]
     watched = memory(stored)
-    on_device = {held.process for held in watched if held.device != HOST}
-    for held in watched:
-        if held.device == HOST and held.process in on_device:
+    on_device = {allocations.process for allocations in watched if allocations.device != HOST}
+    for allocations in watched:
+        if allocations.device == HOST and allocations.process in on_device:
             continue
-        line, rows = curve(held), np.flatnonzero(known & (process == held.process))
+        line, rows = curve(allocations), np.flatnonzero(known & (process == allocations.process))
         if not len(rows) or not len(line.at_ns):
             continue
         before = np.searchsorted(line.at_ns, start[rows], side="right") - 1
@@ -265,4 +262,4 @@ def of_stretches(stored: Stored, start: Ints, end: Ints, process: Ints, timed: B
         delta[rows] += level[after] - level[before]
         pairs = np.stack([np.maximum(before, 0), np.maximum(after, 0) + 1], 1).ravel()
         peak[rows] += np.where(after >= 0, np.maximum.reduceat(level, pairs)[::2], 0)
-    return OfCalls(delta, np.where(known, peak, -1), known)
+    return CallMemory(delta, np.where(known, peak, -1), known)

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
 from modtrace.analysis import recompute
 from modtrace.analysis.calls import commonest, same_text
 from modtrace.analysis.columns import column, distinct_texts, nullable_codes, values_and_known
 from modtrace.analysis.device_times import device_times
-from modtrace.analysis.held import copies_kept, of_keys, output_bytes
+from modtrace.analysis.flops import Work, work
+from modtrace.analysis.memory_from_shapes import copies_kept, of_keys, output_bytes
 from modtrace.analysis.phases import RECOMPUTE
 from modtrace.analysis.roots import roots
-from modtrace.analysis.saved import of_modules as kept_by
+from modtrace.analysis.saved_bytes import of_modules as kept_by
 from modtrace.analysis.statistics import rows_that_count
 from modtrace.analysis.timeline import timeline
-from modtrace.analysis.work import Work, work
+from modtrace.trace.call_table import CallTable
+from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import BACKWARD, MODULE
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+
+_PARAMETERS: Final = (
+    "parameter_count", "parameter_bytes", "trainable_count", "buffer_count", "buffer_bytes"
+)  # fmt: skip
 
 
 def modules(stored: Stored) -> pd.DataFrame:
@@ -45,110 +53,127 @@ def modules(stored: Stored) -> pd.DataFrame:
     `recompute_ns`; it is in no number of its backward. `inputs` and `outputs` are the signatures seen most often. A
     module that never ran has 0 calls and null times.
     """
+    import pandas as pd
+
     table, line = stored.table("modules"), timeline(stored).calls
     count = len(table)
-    kind, phase = column(line, "kind"), nullable_codes(line, "phase")
-    recomputed = (kind == MODULE) & (phase == RECOMPUTE)
-    calls = line.filter(pa.array((kind == MODULE) & ~recomputed))
-    again = line.filter(pa.array(recomputed))
+    forward = _forwards(line)
+    calls, again = line.filter(forward), line.filter(_recomputed(line))
     module = column(calls, "module")
-    name, aliases, root = _names(stored, count)
+    name, aliases, root = module_names(stored)
     signatures = stored.table("signatures").column("text").to_pylist()
-    types = table.column("type").to_pylist()
-    ran_again = np.bincount(column(again, "module"), minlength=count)
-    again_ns = _recomputed(line, recomputed, count)
-    computed = work(stored)
-    backward = kind == BACKWARD
     counts = rows_that_count(stored)
-    of_module, on_device = nullable_codes(line, "module"), device_times(stored).device_ns
-    lists = _operations(stored, computed, of_module, (kind == MODULE), count)
     data: dict[str, Any] = {
         "name": name,
-        "type": types,
+        "type": table.column("type").to_pylist(),
         "root": root,
+        "rank": ranks(stored),
         "instances": instances(table),
         "calls": np.bincount(module, minlength=count),
         "total_ns": _total(line, "duration_ns", count),
         "self_ns": _total(line, "self_ns", count),
-        **_times(calls, counts[(kind == MODULE) & ~recomputed], "forward", count),
-        **_times(_backwards(line), counts[backward], "backward", count),
-        "recompute_calls": ran_again,
-        "recompute_ns": again_ns,
-        "forward_flops": _flops(module, computed.flops[(kind == MODULE) & ~recomputed], count),
-        "backward_flops": _flops(
-            of_module[backward], _without_recompute(line, computed.flops)[backward], count
-        ),
-        "forward_flops_at_least": _flops(module, computed.least[(kind == MODULE) & ~recomputed], count),
-        "backward_flops_at_least": _flops(
-            of_module[backward], _without_recompute(line, computed.least)[backward], count
-        ),
-        "device_total_ns": _on_device(of_module, on_device, count),
-        "forward_device_ns": _on_device(module, on_device[(kind == MODULE) & ~recomputed], count),
-        "backward_device_ns": _on_device(
-            of_module[backward], _without_recompute(line, on_device)[backward], count
-        ),
-        "operations": lists[0],
-        "uncounted": lists[1],
+        **_times(calls, counts[forward], "forward", count),
+        **_times(_backwards(line), counts[column(line, "kind") == BACKWARD], "backward", count),
+        "recompute_calls": np.bincount(column(again, "module"), minlength=count),
+        "recompute_ns": _recompute_ns(line, count),
+        **_computed(stored, line, count),
         "inputs": distinct_texts(
             commonest(module, same_text(stored)[nullable_codes(calls, "inputs")], count), signatures
         ),
         "outputs": distinct_texts(commonest(module, nullable_codes(calls, "outputs"), count), signatures),
+        **{field: _nullable(table, field) for field in _PARAMETERS},
+        **_sizes(stored, table, forward, count),
+        "training": pd.array(table.column("training").to_pylist(), dtype="boolean"),
+        **{field: table.column(field).to_pylist() for field in ("extra_repr", "type_module", "source_file")},
+        "source_line": _nullable(table, "source_line"),
+        "overrides_call": table.column("overrides_call").to_pylist(),
+        "aliases": aliases,
     }
-    for field in ("parameter_count", "parameter_bytes", "trainable_count", "buffer_count", "buffer_bytes"):
-        values, there = values_and_known(table, field)
-        data[field] = _masked(values, there)
-    data |= _sizes(stored, table, (kind == MODULE) & ~recomputed, count)
-    data["training"] = pd.array(table.column("training").to_pylist(), dtype="boolean")
-    data["extra_repr"] = table.column("extra_repr").to_pylist()
-    data["type_module"] = table.column("type_module").to_pylist()
-    data["source_file"] = table.column("source_file").to_pylist()
-    lines, there = values_and_known(table, "source_line")
-    data["source_line"] = _masked(lines.astype(np.int64), there)
-    data["overrides_call"] = table.column("overrides_call").to_pylist()
-    data["aliases"] = aliases
     frame = pd.DataFrame(data)
     frame.index = pd.Index(np.arange(count), name="module_id")
     return frame
 
 
+def _recomputed(line: CallTable) -> Bools:
+    """The rows of module calls that checkpointing made again."""
+    return np.asarray(
+        (column(line, "kind") == MODULE) & (nullable_codes(line, "phase") == RECOMPUTE), np.bool_
+    )
+
+
+def _forwards(line: CallTable) -> Bools:
+    """The rows of module calls that are no recompute."""
+    return np.asarray((column(line, "kind") == MODULE) & ~_recomputed(line), np.bool_)
+
+
+def _nullable(table: pa.Table, name: str) -> pd.arrays.IntegerArray:
+    values, known = values_and_known(table, name)
+    return _masked(values, known)
+
+
+def _computed(stored: Stored, line: CallTable, count: int) -> dict[str, Any]:
+    """FLOPs, times on the device and operations of each module, in forward and in backward."""
+    forward, backward = _forwards(line), column(line, "kind") == BACKWARD
+    module, device_ns = nullable_codes(line, "module"), device_times(stored).device_ns
+    computed = work(stored)
+    data: dict[str, Any] = {}
+    for suffix, flops in (("", computed.flops), ("_at_least", computed.least)):
+        in_backward = _without_recompute(line, flops)[backward]
+        data[f"forward_flops{suffix}"] = _flops(module[forward], flops[forward], count)
+        data[f"backward_flops{suffix}"] = _flops(module[backward], in_backward, count)
+    data["device_total_ns"] = _on_device(module, device_ns, count)
+    data["forward_device_ns"] = _on_device(module[forward], device_ns[forward], count)
+    backward_device_ns = _without_recompute(line, device_ns)[backward]
+    data["backward_device_ns"] = _on_device(module[backward], backward_device_ns, count)
+    is_call = column(line, "kind") == MODULE
+    data["operations"], data["uncounted"] = _operations(stored, computed, module, is_call, count)
+    return data
+
+
+def ranks(stored: Stored) -> Ints:
+    """The rank of the process of each row of the table `modules`."""
+    rank_of = np.array([process.rank for process in stored.processes], np.int64)
+    return rank_of[column(stored.table("modules"), "process")]
+
+
 def instances(table: pa.Table) -> Ints:
-    """How many modules each row of the table `modules` is of."""
+    """Number of modules that each row of the table `modules` is of."""
     values, known = values_and_known(table, "instances")
     return np.where(known, values.astype(np.int64), 1)
 
 
-def _backwards(line: pa.Table) -> pa.Table:
+def _backwards(line: CallTable) -> CallTable:
     """The rows of backwards, their durations without what checkpoints computed again in them."""
     duration, known = values_and_known(line, "duration_ns")
     again, each = recompute.inside_of(line, duration, known)
-    place = line.schema.get_field_index("duration_ns")
-    line = line.set_column(place, "duration_ns", pa.array(duration - again, pa.int64(), mask=~(known & each)))
-    return line.filter(pa.array(column(line, "kind") == BACKWARD))
+    line = line.with_column("duration_ns", duration - again, ~(known & each))
+    return line.filter(column(line, "kind") == BACKWARD)
 
 
-def _without_recompute(line: pa.Table, values: Ints) -> Ints:
+def _without_recompute(line: CallTable, values: Ints) -> Ints:
     """Values of rows without those of checkpoints that computed again inside, -1 where they are not known."""
     again, known = recompute.inside_of(line, values, values >= 0)
     return np.where(known & (values >= 0), np.maximum(values - again, 0), -1)
 
 
-def _recomputed(line: pa.Table, again: Bools, count: int) -> pd.arrays.IntegerArray:
-    """Time of calls of each module made `again`, and of checkpoints that computed again below its backward."""
+def _recompute_ns(line: CallTable, count: int) -> pd.arrays.IntegerArray:
+    """Time of calls of each module made again, and of checkpoints that computed again below its backward."""
+    again = _recomputed(line)
     duration, known = values_and_known(line, "duration_ns")
     below, _ = recompute.inside_of(line, duration, known)
-    kind, module = column(line, "kind"), nullable_codes(line, "module")
-    in_backward = (kind == BACKWARD) & (below > 0)
-    some = (again & known) | in_backward
-    total = sums(module[some], np.where(in_backward, below, duration)[some], count)
+    module = nullable_codes(line, "module")
+    in_backward = (column(line, "kind") == BACKWARD) & (below > 0)
+    counted = (again & known) | in_backward
+    total = sums(module[counted], np.where(in_backward, below, duration)[counted], count)
     return _masked(total, np.bincount(module[again | in_backward], minlength=count) > 0)
 
 
-def _sizes(stored: Stored, table: pa.Table, some: Bools, count: int) -> dict[str, Any]:
+def _sizes(stored: Stored, table: pa.Table, forward: Bools, count: int) -> dict[str, Any]:
     """Bytes of each module: what shapes tell of it, and what it keeps for backward."""
     trainable, known = values_and_known(table, "trainable_bytes")
     copies = copies_kept(stored)
     of_module = nullable_codes(timeline(stored).calls, "module")
-    figures = (*of_keys(of_module[some], output_bytes(stored)[some], count), kept_by(stored, count))
+    figures = (*of_keys(of_module[forward], output_bytes(stored)[forward], count), kept_by(stored, count))
     return {
         "gradient_bytes": _masked(trainable, known),
         "optimizer_state_bytes": _masked(trainable * (copies or 0), known & (copies is not None)),
@@ -159,12 +184,12 @@ def _sizes(stored: Stored, table: pa.Table, some: Bools, count: int) -> dict[str
     }
 
 
-def _total(line: pa.Table, name: str, count: int) -> pd.arrays.IntegerArray:
+def _total(line: CallTable, name: str, count: int) -> pd.arrays.IntegerArray:
     values, known = values_and_known(line, name)
     module = nullable_codes(line, "module")
-    some = known & (module >= 0)
-    ran = np.bincount(module[some], minlength=count) > 0
-    return _masked(sums(module[some], values[some], count), ran)
+    counted = known & (module >= 0)
+    ran = np.bincount(module[counted], minlength=count) > 0
+    return _masked(sums(module[counted], values[counted], count), ran)
 
 
 def _flops(module: Ints, flops: Ints, count: int) -> pd.arrays.IntegerArray:
@@ -176,43 +201,48 @@ def _flops(module: Ints, flops: Ints, count: int) -> pd.arrays.IntegerArray:
 
 def _on_device(module: Ints, device_ns: Ints, count: int) -> pd.arrays.IntegerArray:
     """Sums for each module over the rows whose time on the device is known, null where there is none."""
-    some = (device_ns >= 0) & (module >= 0)
-    return _masked(sums(module[some], device_ns[some], count), np.bincount(module[some], minlength=count) > 0)
+    counted = (device_ns >= 0) & (module >= 0)
+    return _masked(
+        sums(module[counted], device_ns[counted], count), np.bincount(module[counted], minlength=count) > 0
+    )
 
 
 def _operations(
-    stored: Stored, computed: Work, module: Ints, some: Bools, count: int
+    stored: Stored, computed: Work, module: Ints, chosen: Bools, count: int
 ) -> tuple[list[list[str]], list[list[str]]]:
     """The operations of each module in one of its calls, and those that have no formula."""
     table = stored.table("work")
     lists = [table.column(name).to_pylist() for name in ("operations", "uncounted")]
-    row = np.append(computed.row, -1)
-    here = np.flatnonzero(some & (computed.row >= 0))
+    work_row = np.append(computed.row, -1)
+    counted = np.flatnonzero(chosen & (computed.row >= 0))
     first = np.full(count, len(module), np.int64)
-    np.minimum.at(first, module[here], here)
-    found = row[first].tolist()
-    return tuple([one[at] or [] if at >= 0 else [] for at in found] for one in lists)  # type: ignore[return-value]
+    np.minimum.at(first, module[counted], counted)
+    row_of_module = work_row[first].tolist()
+    operations, uncounted = (
+        [names[row] or [] if row >= 0 else [] for row in row_of_module] for names in lists
+    )
+    return operations, uncounted
 
 
-def _times(calls: pa.Table, counts: Bools, prefix: str, count: int) -> dict[str, Any]:
+def _times(calls: CallTable, counts: Bools, prefix: str, count: int) -> dict[str, Any]:
     """Total, self and per-step times of each module over some calls; `counts` is of those in steps that count."""
     module = column(calls, "module")
     duration, known = values_and_known(calls, "duration_ns")
-    own, own_known = values_and_known(calls, "self_ns")
+    self_ns, self_known = values_and_known(calls, "self_ns")
     total = sums(module[known], duration[known], count)
-    total_own = sums(module[own_known], own[own_known], count)
+    total_self = sums(module[self_known], self_ns[self_known], count)
     ran = np.bincount(module[known], minlength=count) > 0
-    ran_own = np.bincount(module[own_known], minlength=count) > 0
+    ran_self = np.bincount(module[self_known], minlength=count) > 0
     step = nullable_codes(calls, "step")
-    some = known & (step >= 0)
-    each, owner = per_step(module[some], step[some], duration[some], counts[some])
+    counted = known & (step >= 0)
+    each, owner = per_step(module[counted], step[counted], duration[counted], counts[counted])
     figures = over_steps(owner, each, count)
     data: dict[str, Any] = {
         f"{prefix}_total_ns": _masked(total, ran),
-        f"{prefix}_self_ns": _masked(total_own, ran_own),
+        f"{prefix}_self_ns": _masked(total_self, ran_self),
     }
-    for at, figure in enumerate(("mean", "p50", "p95", "max")):
-        data[f"{prefix}_{figure}_ns"] = _masked(figures[at], figures[at] >= 0)
+    for row, figure in enumerate(("mean", "p50", "p95", "max")):
+        data[f"{prefix}_{figure}_ns"] = _masked(figures[row], figures[row] >= 0)
     return data
 
 
@@ -222,9 +252,9 @@ def per_step(keys: Ints, steps: Ints, values: Ints, counts: Bools) -> tuple[Ints
     """
     if not len(keys):
         return values, keys
-    pairs, at, which = np.unique(keys << 40 | steps, return_index=True, return_inverse=True)
+    pairs, first, which = np.unique(keys << 40 | steps, return_index=True, return_inverse=True)
     total = np.bincount(which, weights=values).astype(np.int64)
-    owner, usual = pairs >> 40, counts[at]
+    owner, usual = pairs >> 40, counts[first]
     keep = usual | (np.bincount(owner, weights=usual) == 0)[owner]
     return total[keep], owner[keep]
 
@@ -236,8 +266,7 @@ def over_steps(owner: Ints, values: Ints, count: int) -> Ints:
     figures = np.full((4, count), -1, np.int64)
     if not len(owner):
         return figures
-    order = np.lexsort((values, owner))
-    owner, values = owner[order], values[order]
+    owner, values = _sorted(owner, values)
     first = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
     size = np.diff(np.append(first, len(owner)))
     keys = owner[first]
@@ -245,6 +274,17 @@ def over_steps(owner: Ints, values: Ints, count: int) -> Ints:
     for row, share in ((1, 50), (2, 95), (3, 100)):
         figures[row, keys] = values[first + (size * share + 99) // 100 - 1]
     return figures
+
+
+def _sorted(owner: Ints, values: Ints) -> tuple[Ints, Ints]:
+    """Keys, not below zero, and their values, in order of key and then of value."""
+    bits = int(values.max()).bit_length()
+    if int(values.min()) < 0 or int(owner.max()).bit_length() + bits > 62:
+        order = np.lexsort((values, owner))
+        return owner[order], values[order]
+    # Both in one number are sorted in a quarter of the time.
+    code = np.sort(owner.astype(np.int64) << bits | values)
+    return code >> bits, code & ((1 << bits) - 1)
 
 
 def sums(keys: Ints, values: Ints, count: int) -> Ints:
@@ -255,11 +295,15 @@ def sums(keys: Ints, values: Ints, count: int) -> Ints:
 
 
 def _masked(values: Ints, known: npt.NDArray[np.bool_]) -> pd.arrays.IntegerArray:
+    import pandas as pd
+
     return pd.arrays.IntegerArray(values.astype(np.int64), ~known)
 
 
-def _names(stored: Stored, count: int) -> tuple[list[str], list[list[str]], list[str]]:
+@once
+def module_names(stored: Stored) -> tuple[list[str], list[list[str]], list[str]]:
     """Name, aliases and root of each module; of several trees the one that it is a part of."""
+    count = len(stored.table("modules"))
     table, named = stored.table("names"), roots(stored)
     name, root = list(named.prefix), list(range(count))
     aliases: list[list[str]] = [[] for _ in range(count)]

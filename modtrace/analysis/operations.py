@@ -1,4 +1,4 @@
-"""What each group of modules does in one call: its operations, in order, and their FLOPs."""
+"""Work of each group of modules in one call: its operations, in order, and their FLOPs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from modtrace.analysis.columns import column, nullable_codes
-from modtrace.analysis.paths import folded
+from modtrace.analysis.flops import work
+from modtrace.analysis.module_repeats import folded
 from modtrace.analysis.timeline import timeline
-from modtrace.analysis.work import work
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import MODULE
 
 
 @dataclass(frozen=True)
-class Does:
+class GroupOperations:
     """One group of modules, in its first call of which it is known.
 
     flops: of the call with everything inside it; None where a part is not known.
@@ -34,34 +34,35 @@ class Does:
     uncounted: list[str]
 
 
-def operations(stored: Stored) -> list[Does]:
-    """What the modules of a trace do, in order of their first calls."""
-    table, found, computed = timeline(stored).calls, stored.table("work"), work(stored)
+def operations(stored: Stored) -> list[GroupOperations]:
+    """Work of the modules of a trace, in order of their first calls."""
+    table, work_table, computed = timeline(stored).calls, stored.table("work"), work(stored)
     is_call = column(table, "kind") == MODULE
     groups = folded(stored)
     group, module = groups.group[is_call], nullable_codes(table, "module")[is_call]
-    at = np.flatnonzero(is_call)
-    lists = {name: found.column(name).to_pylist() for name in ("operations", "uncounted")}
+    call_rows = np.flatnonzero(is_call)
+    lists = {name: work_table.column(name).to_pylist() for name in ("operations", "uncounted")}
     rows = []
     codes, first = np.unique(group, return_index=True)
     for code in codes[np.argsort(first, kind="stable")].tolist():
-        mine = at[group == code]
-        known = mine[computed.own[mine] >= 0]
-        listed = mine[computed.row[mine] >= 0]
-        one = int(known[0]) if len(known) else int(listed[0]) if len(listed) else None
-        row = int(computed.row[one]) if one is not None else -1
+        rows_of_module = call_rows[group == code]
+        known = rows_of_module[computed.own[rows_of_module] >= 0]
+        listed = rows_of_module[computed.row[rows_of_module] >= 0]
+        shown = int(known[0]) if len(known) else int(listed[0]) if len(listed) else None
+        row = int(computed.row[shown]) if shown is not None else -1
         flops, least = (
-            int(values[mine[0] if one is None else one]) for values in (computed.flops, computed.least)
+            int(values[rows_of_module[0] if shown is None else shown])
+            for values in (computed.flops, computed.least)
         )
         rows.append(
-            Does(
+            GroupOperations(
                 groups.title(code),
                 groups.type[code],
                 len(np.unique(module[group == code])),
-                len(mine),
+                len(rows_of_module),
                 flops if flops >= 0 else None,
                 least if least >= 0 else None,
-                None if one is None else runs(lists["operations"][row] or []) if row >= 0 else [],
+                None if shown is None else runs(lists["operations"][row] or []) if row >= 0 else [],
                 list(lists["uncounted"][row] or []) if row >= 0 else [],
             )
         )

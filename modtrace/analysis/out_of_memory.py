@@ -16,9 +16,10 @@ import numpy.typing as npt
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.device_memory import UNKNOWN, of_steps, when_failed
 from modtrace.analysis.failure import Failure
-from modtrace.analysis.held import optimizers
-from modtrace.analysis.holders import signature_bytes
-from modtrace.analysis.paths import folded
+from modtrace.analysis.findings.allocator_rules import alloc_conf
+from modtrace.analysis.memory_from_shapes import optimizers
+from modtrace.analysis.memory_peaks import signature_bytes
+from modtrace.analysis.module_repeats import folded
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import BACKWARD, MODULE, NO_GRAD, OK, OUT_OF_MEMORY
@@ -41,8 +42,8 @@ STEPS: Final = 5
 
 
 @dataclass(frozen=True)
-class Told:
-    """What torch's message says, bytes; None for what it does not. `unused` is reserved by torch and not allocated."""
+class AllocatorMessage:
+    """Bytes in torch's message; None for a number that it lacks. `unused` is reserved by torch and not allocated."""
 
     asked: int | None
     capacity: int | None
@@ -50,7 +51,7 @@ class Told:
     allocated: int | None
     unused: int | None
 
-    def completed(self, allocated: int, reserved: int) -> Told:
+    def completed(self, allocated: int, reserved: int) -> AllocatorMessage:
         """With what the allocator's counters said when it failed, where the message says nothing."""
         if self.allocated is not None and self.unused is not None:
             return self
@@ -61,12 +62,12 @@ class Told:
         """Held on the device by other processes, and by this one outside of torch's allocator."""
         if self.capacity is None or self.free is None or self.allocated is None or self.unused is None:
             return None
-        left = self.capacity - self.free - self.allocated - self.unused
-        return left if left >= 0 else None
+        remaining = self.capacity - self.free - self.allocated - self.unused
+        return remaining if remaining >= 0 else None
 
 
 @dataclass(frozen=True)
-class Made:
+class OutputGroup:
     """Outputs of one group of leaf modules in the failing step."""
 
     name: str
@@ -77,7 +78,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Autopsy:
-    """What is known of a failed allocation.
+    """Facts about a failed allocation.
 
     parameter_bytes, trainable_bytes: of the root module; None where a size is not known.
     gradients: a backward had run, so gradients may be held: as much as what is trainable.
@@ -87,27 +88,33 @@ class Autopsy:
     steps_bytes: outputs of leaf modules in each of the last steps, the failing one last.
     ends_bytes: what the allocators of devices had given out at the end of each of the last steps that ended before.
     block: the group of repeated modules around the largest outputs, which checkpointing would not keep; None for none.
+    setting: the environment variable that this torch's allocator is set by.
     """
 
-    told: Told
+    told: AllocatorMessage
     parameter_bytes: int | None
     trainable_bytes: int | None
     gradients: bool
     optimizers: list[tuple[str, int | None]]
     kept: bool | None
-    made: list[Made]
+    made: list[OutputGroup]
     made_bytes: int
     steps_bytes: list[int]
     ends_bytes: list[int]
     block: str | None
+    setting: str
 
 
-def told(kind: str, message: str | None) -> Told | None:
-    """What an exception says of memory; None for one that is about something else."""
-    if kind not in _KINDS or message is None or not (kind != "RuntimeError" or _TELLING.search(message)):
+def told(error_type: str, message: str | None) -> AllocatorMessage | None:
+    """The numbers in the message of an exception; None for one that is about something else."""
+    if (
+        error_type not in _KINDS
+        or message is None
+        or not (error_type != "RuntimeError" or _TELLING.search(message))
+    ):
         return None
-    found = {name: pattern.search(message) for name, pattern in _PLACES.items()}
-    return Told(**{name: _bytes(match) for name, match in found.items()})
+    matches = {name: pattern.search(message) for name, pattern in _PLACES.items()}
+    return AllocatorMessage(**{name: _bytes(match) for name, match in matches.items()})
 
 
 def _bytes(match: re.Match[str] | None) -> int | None:
@@ -118,50 +125,54 @@ def _bytes(match: re.Match[str] | None) -> int | None:
 
 
 def autopsy(stored: Stored, failure: Failure) -> Autopsy | None:
-    """What is known of the failed allocation that a failure was; None for another failure, or if no model had run."""
+    """Facts about the failed allocation that a failure was; None for another failure, or if no model had run."""
     errors = stored.table("errors").slice(failure.error_row, 1).to_pylist()[0]
-    said = told(errors["type"], errors["message"])
-    if said is None or failure.root is None:
+    message = told(errors["type"], errors["message"])
+    if message is None or failure.root is None:
         return None
     counters = when_failed(stored, failure.left)
     if counters is not None:
-        said = said.completed(*counters)
+        message = message.completed(*counters)
     table, groups = timeline(stored).calls, folded(stored)
-    kind, status = column(table, "kind"), column(table, "status")
+    call_kind, status = column(table, "kind"), column(table, "status")
     step, start = nullable_codes(table, "step"), column(table, "start_ns")
     outputs = nullable_codes(table, "outputs")
     sizes = np.append(signature_bytes(stored), 0)[outputs]
     leaf = (
-        (kind == MODULE)
+        (call_kind == MODULE)
         & (column(table, "last_call") == column(table, "call"))
         & (status == OK)
         & (sizes > 0)
     )
     process = int(column(table, "process")[failure.root])
-    mine = leaf & (column(table, "process") == process)
-    here = step[failure.root]
-    inside = (step == here) if here >= 0 else (start >= start[failure.root])
-    now = np.flatnonzero(mine & inside & (start <= start[failure.call]))
+    of_process = leaf & (column(table, "process") == process)
+    failing_step = step[failure.root]
+    inside = (step == failing_step) if failing_step >= 0 else (start >= start[failure.root])
+    now = np.flatnonzero(of_process & inside & (start <= start[failure.call]))
     totals = np.bincount(groups.group[now], weights=sizes[now], minlength=len(groups.name)).astype(np.int64)
     calls = np.bincount(groups.group[now], minlength=len(groups.name))
-    largest = [at for at in np.argsort(-totals, kind="stable").tolist() if totals[at] > 0]
-    made = [Made(groups.title(at), groups.type[at], int(calls[at]), int(totals[at])) for at in largest]
+    largest = [group for group in np.argsort(-totals, kind="stable").tolist() if totals[group] > 0]
+    made = [
+        OutputGroup(groups.title(group), groups.type[group], int(calls[group]), int(totals[group]))
+        for group in largest
+    ]
     root = stored.table("modules").slice(int(nullable_codes(table, "module")[failure.root]), 1).to_pylist()[0]
     trainable = root["trainable_bytes"]
     before = (column(table, "process") == process) & (start < start[failure.call])
     mode, mode_known = values_and_known(table, "mode")
     return Autopsy(
-        told=said,
+        told=message,
         parameter_bytes=root["parameter_bytes"],
         trainable_bytes=trainable,
-        gradients=bool((before & (kind == BACKWARD)).any()),
+        gradients=bool((before & (call_kind == BACKWARD)).any()),
         optimizers=optimizers(stored, before, trainable),
         kept=not int(mode[failure.root]) & NO_GRAD if mode_known[failure.root] else None,
         made=made[:5],
         made_bytes=int(totals.sum()),
-        steps_bytes=_by_step(step[mine], sizes[mine], int(here)),
-        ends_bytes=_ends(stored, process, int(here)),
+        steps_bytes=_by_step(step[of_process], sizes[of_process], int(failing_step)),
+        ends_bytes=_ends(stored, process, int(failing_step)),
         block=_block(made),
+        setting=alloc_conf(stored),
     )
 
 
@@ -175,15 +186,15 @@ def _by_step(step: Ints, sizes: Ints, last: int) -> list[int]:
 
 
 def _ends(stored: Stored, process: int, last: int) -> list[int]:
-    """What was allocated at the ends of the last steps before one, as far as that is known."""
-    found = of_steps(stored, process, timeline(stored).steps[process]).allocated_bytes
-    before = found[: max(last, 0)] if last >= 0 else found[:0]
-    return [int(held) for held in before[before != UNKNOWN][-STEPS:]]
+    """Bytes allocated at the ends of the last steps before one, as far as that is known."""
+    allocated_bytes = of_steps(stored, process, timeline(stored).steps[process]).allocated_bytes
+    before = allocated_bytes[: max(last, 0)] if last >= 0 else allocated_bytes[:0]
+    return [int(size_bytes) for size_bytes in before[before != UNKNOWN][-STEPS:]]
 
 
-def _block(made: list[Made]) -> str | None:
+def _block(made: list[OutputGroup]) -> str | None:
     """The repeated part of the largest name: `h.*` of `h.*.mlp.c_fc`."""
-    for one in made[:1]:
-        before, star, _ = one.name.partition("*")
+    for largest in made[:1]:
+        before, star, _ = largest.name.partition("*")
         return before + star if star else None
     return None

@@ -1,4 +1,4 @@
-"""Which phase and which step each call belongs to, and what a step is made of. Arrays in, arrays out.
+"""The phase and the step of each call, and the parts of a step. Arrays in, arrays out.
 
 A *unit* is what a thread's time is divided into: a root call or a phase with nothing around it but spans, functions and
 optimizer steps (one of LBFGS runs forward and backward inside). The calls inside a unit have its phase.
@@ -12,10 +12,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis import leading
-from modtrace.analysis.borders import Borders
+from modtrace.analysis import step_evaluations
+from modtrace.analysis.call_arrays import Calls
 from modtrace.analysis.columns import begun
-from modtrace.analysis.leading import Trained, Usual
+from modtrace.analysis.intervals import covered_between
+from modtrace.analysis.step_borders import Borders
+from modtrace.analysis.step_evaluations import TrainedModules, UsualEvaluations
+from modtrace.trace.optimizer_turns import Pair, turns
 from modtrace.trace.schema import (
     BACKWARD,
     EVALUATING,
@@ -29,44 +32,15 @@ from modtrace.trace.schema import (
     SPAN,
     STEP,
 )
-from modtrace.trace.turns import Pair, turns
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Losses = list[tuple[int, int]]
 
 NAMES: Final = (*PHASES, "recompute")
-"""What `phase` of a call is an index into."""
+"""Names of phases; `phase` of a call is an index into them."""
 DATA, H2D, FORWARD, EVAL, LOSS, BACK, OPTIMIZER, ZERO_GRAD, RECOMPUTE = range(9)
 NONE: Final = -1
-
-
-@dataclass(frozen=True)
-class Calls:
-    """The calls of one process in order of start, an array element a call; ids and `parent` are positions here.
-
-    `label` is the phase of a PHASE (an index into NAMES, NONE for another name) and `maker` tells optimizers apart.
-    `forward` is the call whose backward a BACKWARD is, -1 for none. `parameters` is whether the module has any.
-    """
-
-    kind: Ints
-    module: Ints
-    parent: Ints
-    last: Ints
-    depth: Ints
-    thread: Ints
-    label: Ints
-    maker: Ints
-    forward: Ints
-    mode: Ints
-    start: Ints
-    end: Ints
-    known: Bools
-    status: Ints
-    parameters: Bools
-
-    def __len__(self) -> int:
-        return len(self.kind)
 
 
 @dataclass(frozen=True)
@@ -95,7 +69,7 @@ class Steps:
     evals: Ints
     final: int
     pairs: list[tuple[int, Pair]]
-    training: leading.Units | None
+    training: step_evaluations.Units | None
 
     def __len__(self) -> int:
         return len(self.start)
@@ -103,7 +77,9 @@ class Steps:
 
 @dataclass(frozen=True)
 class Division:
-    """What `divide` finds. `losses` are (forward unit, backward unit) between which a loss was computed."""
+    """Result of `divide`: the phase and the step of each call. `losses` are (forward unit, backward unit) between which
+    a loss was computed.
+    """
 
     phase: Ints
     step: Ints
@@ -113,8 +89,8 @@ class Division:
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """What came before calls that begin with a step, where a trace is divided piece by piece.
+class PrecedingCalls:
+    """Units and steps before calls that begin with a step, where a trace is divided piece by piece.
 
     by, thread: as in Steps.
     end: when the last step ended, None where there was none.
@@ -126,8 +102,8 @@ class Earlier:
     by: str
     thread: int
     end: int | None
-    usual: Usual = field(default_factory=Usual)
-    trained: Trained = field(default_factory=Trained)
+    usual: UsualEvaluations = field(default_factory=UsualEvaluations)
+    trained: TrainedModules = field(default_factory=TrainedModules)
     pairs: frozenset[Pair] = frozenset()
 
 
@@ -139,13 +115,13 @@ class _Ends:
 
     thread: int
     by: str
-    at: Ints
+    end_ns: Ints
     closing: Ints
     final: int
     pairs: list[tuple[int, Pair]]
 
 
-def divide(calls: Calls, earlier: Earlier | None = None, *, over: bool = False) -> Division:
+def divide(calls: Calls, earlier: PrecedingCalls | None = None, *, over: bool = False) -> Division:
     """Find units, phases and steps.
 
     Args:
@@ -157,38 +133,59 @@ def divide(calls: Calls, earlier: Earlier | None = None, *, over: bool = False) 
     phase_of_unit = _phases_of(calls, units)
     ends = _ends(calls, units, earlier)
     if earlier is not None and ends.by != earlier.by:
-        ends = _Ends(earlier.thread, earlier.by, ends.at[:0], ends.at[:0], 0, [])
+        ends = _Ends(earlier.thread, earlier.by, ends.end_ns[:0], ends.end_ns[:0], 0, [])
     thread, by = ends.thread, ends.by
-    mine = np.flatnonzero(calls.thread[units] == thread)
-    losses = _losses(calls, units[mine], phase_of_unit[mine]) if by != "root" else []
+    on_thread = np.flatnonzero(calls.thread[units] == thread)
+    losses = _losses(calls, units[on_thread], phase_of_unit[on_thread]) if by != "root" else []
     bare = (calls.kind[units] == MODULE) & (calls.thread[units] == thread) & _between(units, losses)
     phase_of_unit[bare & ((phase_of_unit == FORWARD) | (phase_of_unit == EVAL))] = LOSS
-    phase = _spread(calls, units, phase_of_unit)
-    phase[(calls.kind == FUNCTION) & (phase == NONE) & _while_lost(calls, thread, losses)] = LOSS
-    phase[_recomputed(calls)] = RECOMPUTE
+    unit_of = _unit_of(calls, units)
+    phase = _spread(calls, units, phase_of_unit, unit_of)
+    functions = calls.kind == FUNCTION
+    if functions.any():
+        phase[functions & (phase == NONE) & _while_lost(calls, thread, losses)] = LOSS
+    tops = _checkpoint_tops(calls)
+    if len(tops):
+        phase[_inside(tops, calls.last)] = RECOMPUTE
     if by == "root":
         return Division(phase, *_each_root(calls, units, phase_of_unit))
     works = np.isin(phase_of_unit, (FORWARD, EVAL, LOSS, BACK, OPTIMIZER))
     others = units[(calls.thread[units] != thread) & works]
-    steps, losses = _steps(calls, units[mine], phase_of_unit[mine], others, losses, ends, earlier, over)
-    began = _begin_of_units(calls, units)
-    at = np.searchsorted(steps.start, began, side="right") - 1
-    inside = (at >= 0) & (began < steps.end[np.maximum(at, 0)]) if len(steps) else at >= 0
-    return Division(phase, np.where(inside, at, NONE), units, losses, steps)
+    steps, losses = _steps(
+        calls, units[on_thread], phase_of_unit[on_thread], others, losses, ends, earlier, over
+    )
+    return Division(phase, _step_of(calls, units, unit_of, steps), units, losses, steps)
 
 
-def _begin_of_units(calls: Calls, units: Ints) -> Ints:
-    """When the unit that each call is in began, or the call itself: on another thread a unit may outlive its step."""
-    began = calls.start.copy()
+def _step_of(calls: Calls, units: Ints, unit_of: Ints, steps: Steps) -> Ints:
+    """The step that each call is in: the one in which its unit began, or the call itself where it is in none.
+
+    On another thread a unit may outlive its step.
+    """
+
+    def of_moments(began: Ints) -> Ints:
+        number = np.searchsorted(steps.start, began, side="right") - 1
+        if not len(steps):
+            return number
+        return np.where((number >= 0) & (began < steps.end[np.maximum(number, 0)]), number, NONE)
+
+    step = np.append(of_moments(calls.start[units]), NONE)[unit_of]
+    outside = np.flatnonzero(unit_of < 0)
+    step[outside] = of_moments(calls.start[outside])
+    return step
+
+
+def _unit_of(calls: Calls, units: Ints) -> Ints:
+    """The innermost unit that each call is in, as its position in `units`; -1 for none."""
+    index = begun(units, len(calls)) - 1
     if len(units):
-        over = units[np.maximum(begun(units, len(calls)) - 1, 0)]
-        within = (over <= np.arange(len(calls))) & (calls.last[over] >= np.arange(len(calls)))
-        began[within] = calls.start[over[within]]
-    return began
+        outside = calls.last[units][index] < np.arange(len(calls))
+        index[outside] = -1  # where no unit has begun it is -1 already, whatever the last unit holds
+    return index
 
 
 def _between(units: Ints, losses: Losses) -> Bools:
-    """Which units stand between the forward and the backward of a loss."""
+    """Mask of the units that stand between the forward and the backward of a loss."""
     pairs = np.array(losses, np.int64).reshape(-1, 2)
     edges = np.zeros(len(units) + 1, np.int64)
     np.add.at(edges, np.searchsorted(units, pairs[:, 0], side="right"), 1)
@@ -197,7 +194,7 @@ def _between(units: Ints, losses: Losses) -> Bools:
 
 
 def _while_lost(calls: Calls, thread: int, losses: Losses) -> Bools:
-    """Which calls of the thread start between the forward and the backward of a loss."""
+    """Mask of the calls of the thread that start between the forward and the backward of a loss."""
     pairs = np.array(losses, np.int64).reshape(-1, 2)
     edges = np.zeros(len(calls) + 1, np.int64)
     np.add.at(edges, calls.last[pairs[:, 0]] + 1, 1)
@@ -213,10 +210,10 @@ def _units(calls: Calls) -> Ints:
     top = calls.parent < 0
     clear = top.copy()
     while True:
-        more = ~top & open_kind[calls.parent] & clear[calls.parent] & ~clear
-        if not more.any():
+        inner = ~top & open_kind[calls.parent] & clear[calls.parent] & ~clear
+        if not inner.any():
             break
-        clear |= more
+        clear |= inner
     return np.flatnonzero(clear & ((calls.kind == MODULE) | (calls.kind == PHASE)))
 
 
@@ -225,26 +222,29 @@ def _phases_of(calls: Calls, units: Ints) -> Ints:
     phase = calls.label[units].copy()
     module = calls.kind[units] == MODULE
     mode = calls.mode[units]
-    targets = np.sort(calls.forward[calls.kind == BACKWARD])
-    took_part = np.searchsorted(targets, calls.last[units], side="right") > np.searchsorted(targets, units)
+    evaluating = (mode & EVALUATING) > 0
     # Checkpointing runs a part without grad first, and again in backward.
-    repeated = np.isin(calls.module[units], calls.module[_recompute_tops(calls)]) & ((mode & EVALUATING) == 0)
-    evaluates = (((mode & NO_GRAD) > 0) & ~repeated) | (((mode & EVALUATING) > 0) & ~took_part)
+    repeated = np.isin(calls.module[units], calls.module[_recompute_tops(calls)]) & ~evaluating
+    evaluates = ((mode & NO_GRAD) > 0) & ~repeated
+    if evaluating.any():
+        evaluates |= evaluating & ~_took_part(calls, units)
     phase[module] = np.where(evaluates[module], EVAL, FORWARD)
     return phase
 
 
-def _spread(calls: Calls, units: Ints, phase: Ints) -> Ints:
+def _took_part(calls: Calls, units: Ints) -> Bools:
+    """Mask of the units that hold a call that had a backward."""
+    targets = np.sort(calls.forward[calls.kind == BACKWARD])
+    return np.searchsorted(targets, calls.last[units], side="right") > np.searchsorted(targets, units)
+
+
+def _spread(calls: Calls, units: Ints, phase: Ints, unit_of: Ints) -> Ints:
     """The phase of every call from that of the innermost unit that it is in."""
-    spread = np.full(len(calls), NONE, np.int64)
-    if not len(units):
-        return spread
-    at = begun(units, len(calls)) - 1
-    inside = (at >= 0) & (calls.last[units[np.maximum(at, 0)]] >= np.arange(len(calls)))
-    spread[inside] = phase[at[inside]]
-    for unit in units[phase == OPTIMIZER].tolist():
-        here = spread[unit : calls.last[unit] + 1]
-        here[here == NONE] = OPTIMIZER
+    spread = np.append(phase, NONE)[unit_of]
+    holds_units = calls.last[units] >= np.append(units[1:], len(calls))
+    for unit in units[(phase == OPTIMIZER) & holds_units].tolist():
+        phases_within = spread[unit : calls.last[unit] + 1]
+        phases_within[phases_within == NONE] = OPTIMIZER
     return spread
 
 
@@ -252,26 +252,31 @@ def _recompute_tops(calls: Calls) -> Ints:
     return np.flatnonzero((calls.kind == MODULE) & ((calls.mode & IN_BACKWARD) > 0))
 
 
-def _recomputed(calls: Calls) -> Bools:
-    """What checkpoints computed again during backward: their rows, module calls, and what is inside them."""
-    tops = np.union1d(
+def _checkpoint_tops(calls: Calls) -> Ints:
+    """The rows of checkpoints that computed again during backward, and the module calls that they made again."""
+    return np.union1d(
         _recompute_tops(calls), np.flatnonzero((calls.kind == PHASE) & (calls.label == RECOMPUTE))
     )
-    edges = np.zeros(len(calls) + 1, np.int64)
+
+
+def _inside(tops: Ints, last: Ints) -> Bools:
+    """Mask of the calls that are one of some calls, or inside one."""
+    edges = np.zeros(len(last) + 1, np.int64)
     np.add.at(edges, tops, 1)
-    np.add.at(edges, calls.last[tops] + 1, -1)
+    np.add.at(edges, last[tops] + 1, -1)
     return np.cumsum(edges[:-1]) > 0
 
 
-def _ends(calls: Calls, units: Ints, earlier: Earlier | None) -> _Ends:
-    """What ends steps, and when."""
+def _ends(calls: Calls, units: Ints, earlier: PrecedingCalls | None) -> _Ends:
+    """The phases that end steps, and their ends in nanoseconds."""
     marks = np.flatnonzero(calls.kind == STEP)
     if len(marks):
         marks = marks[np.argsort(calls.start[marks], kind="stable")]
         return _Ends(_busiest(calls.thread[marks]), "mark", calls.start[marks], marks, len(marks), [])
-    of_optimizer = (calls.kind == PHASE) & (calls.label == OPTIMIZER) & calls.known & (calls.status == OK)
-    around = np.where(calls.parent >= 0, calls.label[calls.parent], NONE)
-    stepping = np.flatnonzero(of_optimizer & (around != OPTIMIZER))
+    of_optimizer = np.flatnonzero((calls.kind == PHASE) & (calls.label == OPTIMIZER))
+    of_optimizer = of_optimizer[calls.known[of_optimizer] & (calls.status[of_optimizer] == OK)]
+    parent = calls.parent[of_optimizer]
+    stepping = of_optimizer[(parent < 0) | (calls.label[parent] != OPTIMIZER)]
     if len(stepping):
         return _optimizer_ends(calls, units, stepping, earlier)
     backward = units[calls.label[units] == BACK]
@@ -287,9 +292,9 @@ def _forward_ends(calls: Calls, units: Ints, thread: int) -> _Ends:
     backward = np.flatnonzero(calls.label[units] == BACK)
     seen = np.cumsum(calls.label[units] == BACK)
     first = np.flatnonzero(begins & (seen > 0))
-    number, at = np.unique(seen[first], return_index=True)
+    number, index = np.unique(seen[first], return_index=True)
     borders = Borders(calls, units)
-    closing = units[first[at]]
+    closing = units[first[index]]
     ended = calls.end[units[backward[number - 1]]]
     ends = [
         borders.begin_after(unit, since) for unit, since in zip(closing.tolist(), ended.tolist(), strict=True)
@@ -297,7 +302,7 @@ def _forward_ends(calls: Calls, units: Ints, thread: int) -> _Ends:
     return _Ends(thread, "forward", np.array(ends, np.int64), closing[:0], len(ends) + 1, [])
 
 
-def _optimizer_ends(calls: Calls, units: Ints, stepping: Ints, earlier: Earlier | None) -> _Ends:
+def _optimizer_ends(calls: Calls, units: Ints, stepping: Ints, earlier: PrecedingCalls | None) -> _Ends:
     """The ends of steps from the calls of optimizers' `step`."""
     thread = _busiest(calls.thread[stepping])
     stepping = stepping[calls.thread[stepping] == thread]
@@ -306,13 +311,15 @@ def _optimizer_ends(calls: Calls, units: Ints, stepping: Ints, earlier: Earlier 
     backward = units[(calls.label[units] == BACK) & (calls.thread[units] == thread)]
     begun_before = np.searchsorted(calls.start[backward], calls.end[stepping])
     before = earlier.pairs if earlier is not None else frozenset[Pair]()
-    found = turns(calls.maker[stepping].tolist(), begun_before.tolist(), before)
-    closing = closing[found.last]
+    turn_ends = turns(calls.maker[stepping].tolist(), begun_before.tolist(), before)
+    closing = closing[turn_ends.last]
     ends = calls.end[closing]
-    pairs = [(end, pair) for end, some in zip(ends.tolist(), found.pairs, strict=True) for pair in some]
-    final = len(np.unique(ends[: found.final]))
-    at, which = np.unique(ends, return_index=True)
-    return _Ends(thread, "optimizer", at, closing[which], final, pairs)
+    pairs = [
+        (end, pair) for end, shared in zip(ends.tolist(), turn_ends.pairs, strict=True) for pair in shared
+    ]
+    final = len(np.unique(ends[: turn_ends.final]))
+    moments, which = np.unique(ends, return_index=True)
+    return _Ends(thread, "optimizer", moments, closing[which], final, pairs)
 
 
 def _busiest(threads: Ints) -> int:
@@ -325,19 +332,20 @@ def _losses(calls: Calls, units: Ints, phase: Ints) -> Losses:
     That is the last root call with parameters since the backward before; a criterion has none. Where no root call has
     any it is the last one.
     """
-    found = []
+    pairs = []
     forward = bare = NONE
-    for unit, name in zip(units.tolist(), phase.tolist(), strict=True):
+    has_parameters = calls.parameters[units].tolist()
+    for unit, name, has_some in zip(units.tolist(), phase.tolist(), has_parameters, strict=True):
         if name in (FORWARD, EVAL):
-            forward, bare = (unit, bare) if calls.parameters[unit] else (forward, unit)
+            forward, bare = (unit, bare) if has_some else (forward, unit)
         elif name == BACK:
             before = forward if forward != NONE else bare
             if before != NONE and calls.known[before] and calls.parent[before] == calls.parent[unit]:
-                found.append((before, unit))
+                pairs.append((before, unit))
             forward = bare = NONE
         elif name == OPTIMIZER:
             forward = bare = NONE
-    return found
+    return pairs
 
 
 def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, Losses, Steps]:
@@ -347,7 +355,7 @@ def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, Loss
     order = np.argsort(calls.start[roots], kind="stable")
     number = np.empty(len(roots), np.int64)
     number[order] = np.arange(len(roots))
-    step = _spread(calls, roots, number)
+    step = _spread(calls, roots, number, _unit_of(calls, roots))
     roots, names = roots[order], names[order]
     spent = np.zeros((len(PHASES), len(roots)), np.int64)
     spent[names, np.arange(len(roots))] = np.where(
@@ -378,16 +386,16 @@ def _steps(
     others: Ints,
     losses: Losses,
     ended: _Ends,
-    earlier: Earlier | None,
+    earlier: PrecedingCalls | None,
     over: bool,
 ) -> tuple[Steps, Losses]:
     """The steps of a thread that end as `_ends` says, and a last one that did not come to its end; the losses that
     were computed within one step. `others` are units of other threads that compute.
     """
-    count = len(ended.at)
-    behind = np.searchsorted(ended.at, calls.start[units], side="right") == count
+    count = len(ended.end_ns)
+    behind = np.searchsorted(ended.end_ns, calls.start[units], side="right") == count
     tail = _tail(calls, units, phase, behind, over)
-    ends, closing = ended.at, ended.closing
+    ends, closing = ended.end_ns, ended.closing
     if tail is not None:
         ends = np.append(ends, max(int(calls.end[tail]), int(calls.start[tail])))
         closing = np.append(closing, tail)
@@ -399,15 +407,15 @@ def _steps(
     ends = np.concatenate(
         [ends[:moved], borders.ends(ends[moved:], closing, max([begin, *ends[:moved][-1:]]))]
     )
-    at = np.searchsorted(ends, calls.start[units], side="right")
-    training = _training(calls, units, phase, at, len(ends))
+    number = np.searchsorted(ends, calls.start[units], side="right")
+    training = _training(calls, units, phase, number, len(ends))
     start, evals = _starts(borders, units, training, begin, ends, count, earlier)
     keep = start < ends
     start, ends, evals = start[keep], ends[keep], evals[:, keep]
     place = np.append(np.cumsum(keep) - 1, np.count_nonzero(keep))
     # What a forward would have ended is as whole as it will be when none comes any more.
     trains = bool((phase[behind] == BACK).any())
-    whole = ((np.arange(len(keep)) < count) | (ended.by == "forward" and trains))[keep]
+    is_whole = ((np.arange(len(keep)) < count) | (ended.by == "forward" and trains))[keep]
     losses = _within(calls, losses, start)
     on_thread = np.flatnonzero(calls.thread == ended.thread)
     times = calls.start[on_thread]
@@ -418,7 +426,7 @@ def _steps(
         thread=ended.thread,
         start=start,
         end=ends,
-        whole=whole,
+        whole=is_whole,
         spent=_spent(calls, units, phase, losses, start, ends),
         threads=_on_others(calls, units, others, losses, start, ends),
         first=low + offset,
@@ -431,7 +439,7 @@ def _steps(
     return steps, losses
 
 
-def _begin(borders: Borders, units: Ints, ends: Ints, closing: Ints, earlier: Earlier | None) -> int:
+def _begin(borders: Borders, units: Ints, ends: Ints, closing: Ints, earlier: PrecedingCalls | None) -> int:
     """When the first step begins."""
     if earlier is not None and earlier.end is not None:
         return earlier.end
@@ -476,9 +484,9 @@ def _tail(calls: Calls, units: Ints, phase: Ints, behind: Bools, over: bool) -> 
     return int(units[np.flatnonzero(tail)[-1]])
 
 
-def _training(calls: Calls, units: Ints, phase: Ints, step: Ints, count: int) -> leading.Units:
-    """What tells which units lead a step and which train a module; `step` is that of each unit, below `count`."""
-    return leading.Units(
+def _training(calls: Calls, units: Ints, phase: Ints, step: Ints, count: int) -> step_evaluations.Units:
+    """Facts that tell which units lead a step and which train a module; `step` is that of each unit, below `count`."""
+    return step_evaluations.Units(
         module=calls.module[units],
         step=step,
         leading=_leading(phase, step, np.searchsorted(step, np.arange(count + 1))),
@@ -490,21 +498,21 @@ def _training(calls: Calls, units: Ints, phase: Ints, step: Ints, count: int) ->
 def _starts(
     borders: Borders,
     units: Ints,
-    training: leading.Units,
+    training: step_evaluations.Units,
     begin: int,
     ends: Ints,
     ended: int,
-    earlier: Earlier | None,
+    earlier: PrecedingCalls | None,
 ) -> tuple[Ints, Ints]:
     """When each step starts, and the evaluations in front of each; `ended` of the steps came to their end."""
-    earlier = earlier or Earlier("", 0, None)
+    earlier = earlier or PrecedingCalls("", 0, None)
     start = np.concatenate([[begin], ends])[: len(ends)]
-    cut, evals = leading.outside(training, ended, len(ends), earlier.usual, earlier.trained)
+    cut, evals = step_evaluations.outside(training, ended, len(ends), earlier.usual, earlier.trained)
     first = np.searchsorted(training.step, np.arange(len(ends) + 1))
     following = np.append(units, len(borders.calls))
     for number in np.flatnonzero(cut >= 0).tolist():
-        since, at = int(start[number]), int(cut[number])
-        start[number] = max(borders.end_before(int(units[at]), int(following[at + 1]), since), since)
+        since, leader = int(start[number]), int(cut[number])
+        start[number] = max(borders.end_before(int(units[leader]), int(following[leader + 1]), since), since)
     # A step whose first unit is in a span that ends behind the step begins inside of it.
     opening = np.where(cut >= 0, cut + 1, first[:-1])
     of_first = (np.arange(len(ends)) == 0) & (cut >= 0) & (earlier.end is None)
@@ -532,27 +540,27 @@ def _spent(calls: Calls, units: Ints, phase: Ints, losses: Losses, start: Ints, 
     spent = np.zeros((len(PHASES), len(start)), np.int64)
     if not len(start):
         return spent
-    own = np.where(calls.known[units], calls.end[units] - calls.start[units], 0)
+    self_ns = np.where(calls.known[units], calls.end[units] - calls.start[units], 0)
     # A unit inside an optimizer step is not the optimizer's time.
     around = calls.parent[units]
     while (in_span := (around >= 0) & np.isin(calls.kind[around], (SPAN, FUNCTION))).any():
         around = np.where(in_span, calls.parent[around], around)
     outer = np.searchsorted(units, around)
     nested = (around >= 0) & (outer < len(units)) & (units[np.minimum(outer, len(units) - 1)] == around)
-    np.subtract.at(own, outer[nested], own[nested].copy())
+    np.subtract.at(self_ns, outer[nested], self_ns[nested].copy())
     step = np.searchsorted(start, calls.start[units], side="right") - 1
     inside = (step >= 0) & (calls.start[units] < end[np.maximum(step, 0)]) & (phase >= 0)
-    np.add.at(spent, (phase[inside], step[inside]), own[inside])
+    np.add.at(spent, (phase[inside], step[inside]), self_ns[inside])
     forward, backward = np.array(losses, np.int64).reshape(-1, 2).T
     low, high = calls.end[forward], calls.start[backward]
-    at = np.searchsorted(start, low, side="right") - 1
+    number = np.searchsorted(start, low, side="right") - 1
     first, last = np.searchsorted(units, forward, side="right"), np.searchsorted(units, backward)
-    ahead = np.concatenate([[0], np.cumsum(own)])
+    ahead = np.concatenate([[0], np.cumsum(self_ns)])
     gap = np.maximum(high - low - np.where(last > first, ahead[last] - ahead[first], 0), 0)
-    counts = (at >= 0) & (low < end[np.maximum(at, 0)])
-    np.add.at(spent[LOSS], at[counts], gap[counts])
+    counts = (number >= 0) & (low < end[np.maximum(number, 0)])
+    np.add.at(spent[LOSS], number[counts], gap[counts])
     counts &= nested[last]  # in the closure of an optimizer
-    np.subtract.at(spent, (phase[outer[last[counts]]], at[counts]), gap[counts])
+    np.subtract.at(spent, (phase[outer[last[counts]]], number[counts]), gap[counts])
     return spent
 
 
@@ -561,33 +569,17 @@ def _on_others(calls: Calls, units: Ints, others: Ints, losses: Losses, start: I
     if not len(others) or not len(start):
         return np.zeros(len(start), np.int64)
     pairs = np.array(losses, np.int64).reshape(-1, 2)
-    own = (
+    loop_spans = (
         np.concatenate([calls.start[units], calls.end[pairs[:, 0]]]),
         np.concatenate([_ends_of(calls, units), calls.start[pairs[:, 1]]]),
     )
     both = (
-        np.concatenate([own[0], calls.start[others]]),
-        np.concatenate([own[1], _ends_of(calls, others)]),
+        np.concatenate([loop_spans[0], calls.start[others]]),
+        np.concatenate([loop_spans[1], _ends_of(calls, others)]),
     )
-    return covered(*both, start, end) - covered(*own, start, end)
+    return covered_between(*both, start, end) - covered_between(*loop_spans, start, end)
 
 
-def _ends_of(calls: Calls, some: Ints) -> Ints:
+def _ends_of(calls: Calls, rows: Ints) -> Ints:
     """When calls ended; of one whose end was not seen, when it began."""
-    return np.where(calls.known[some], calls.end[some], calls.start[some])
-
-
-def covered(start: Ints, end: Ints, low: Ints, high: Ints) -> Ints:
-    """How much of each stretch from `low` to `high` at least one of some intervals covers."""
-    order = np.argsort(start, kind="stable")
-    start, end = start[order], np.maximum.accumulate(end[order])
-    begins = np.maximum(start, np.concatenate([start[:1], end[:-1]]))  # what of each no earlier one covers
-    total = np.concatenate([[0], np.cumsum(np.maximum(end - begins, 0))])
-
-    def until(moment: Ints) -> Ints:
-        at = np.searchsorted(start, moment, side="right")
-        beyond = np.where(at > 0, np.maximum(end[np.maximum(at - 1, 0)] - moment, 0), 0)
-        found: Ints = total[at] - beyond
-        return found
-
-    return until(high) - until(low) if len(start) else np.zeros(len(low), np.int64)
+    return np.where(calls.known[rows], calls.end[rows], calls.start[rows])

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from modtrace.analysis.around import root_calls
 from modtrace.analysis.columns import column, nullable_codes
-from modtrace.analysis.naming import dotted
+from modtrace.analysis.module_names import dotted
+from modtrace.analysis.nesting import root_calls
 from modtrace.analysis.timeline import timeline
+from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import MODULE
 
 Ints = npt.NDArray[np.int64]
-
-_KNOWN: weakref.WeakKeyDictionary[Stored, Roots] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -40,18 +38,16 @@ class Roots:
         return dotted(self.prefix[root], name)
 
 
+@once
 def roots(stored: Stored) -> Roots:
     """The names of all roots of a trace."""
-    known = _KNOWN.get(stored)
-    if known is None:
-        known = _KNOWN[stored] = _Naming(stored).roots()
-    return known
+    return _Naming(stored).roots()
 
 
-def qualified(root: str, name: str, kind: str) -> tuple[str, str]:
+def qualified(root: str, name: str, class_name: str) -> tuple[str, str]:
     """Name, with that of the root, and class of a module, the class only where it is not the name already."""
     name = dotted(root, name)
-    return name, kind if kind != name else ""
+    return name, class_name if class_name != name else ""
 
 
 class _Naming:
@@ -60,10 +56,10 @@ class _Naming:
         self._types: list[str] = modules.column("type").to_pylist()
         self._variables: list[str | None] = modules.column("variable").to_pylist()
         self._module, self._root = nullable_codes(table, "module"), nullable_codes(table, "root")
-        self._kind, self._parent = column(table, "kind"), column(table, "parent")
+        self._call_kind, self._parent = column(table, "kind"), column(table, "parent")
         self._process = column(table, "process")
         self._alone = np.zeros(len(self._types), np.bool_)
-        self._alone[self._module[root_calls(self._kind, column(table, "last_call"))]] = True
+        self._alone[self._module[root_calls(self._call_kind, column(table, "last_call"))]] = True
         self._first = _first_rows(self._root, len(self._types))
         self._names, self._homes = _named(stored, self._first < len(table))
         self._taken: dict[tuple[int, str], int] = {}
@@ -98,7 +94,7 @@ class _Naming:
     def _module_above(self, row: int) -> int:
         """The row of the innermost module call around one, -1 for none."""
         row = int(self._parent[row])
-        while row >= 0 and self._kind[row] != MODULE:
+        while row >= 0 and self._call_kind[row] != MODULE:
             row = int(self._parent[row])
         return row
 
@@ -110,7 +106,9 @@ class _Naming:
 def _first_rows(root: Ints, count: int) -> Ints:
     """For each module the first row whose name is in its tree, the number of rows for none."""
     first = np.full(count, len(root), np.int64)
-    rows = np.flatnonzero(root >= 0)[::-1]
+    # The first row of each stretch in one tree is enough: there are few of them.
+    rows = np.flatnonzero(np.append(True, root[1:] != root[:-1]))[::-1] if len(root) else root
+    rows = rows[root[rows] >= 0]
     first[root[rows]] = rows
     return first
 

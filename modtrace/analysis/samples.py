@@ -1,4 +1,4 @@
-"""How many samples and tokens a step was trained on, where that is certain.
+"""Number of samples and tokens that a step was trained on, where that is certain.
 
 Between two backward passes each module that is trained is called once, on one batch; several backward passes before the
 optimizer's step accumulate gradients of several batches. Where a step does anything else (a critic that sees real and
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from modtrace.analysis.around import inside
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.nesting import inside
 from modtrace.analysis.phases import FORWARD, Steps
 from modtrace.analysis.timeline import Timeline
+from modtrace.trace.call_table import CallTable
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import BACKWARD, PHASE, RETURNED_GRADIENTS
 
@@ -37,34 +37,34 @@ class _Forwards:
     in_optimizer: Bools
 
 
-def amounts(stored: Stored, line: Timeline, table: pa.Table, roots: Ints, found: Steps) -> tuple[Ints, Ints]:
+def amounts(stored: Stored, line: Timeline, table: CallTable, roots: Ints, steps: Steps) -> tuple[Ints, Ints]:
     """Samples and tokens of each step, -1 where they are not certain.
 
     Args:
         stored, line: the trace and its timeline.
         table: the rows of one process.
         roots: positions of its root calls in the table.
-        found: its steps.
+        steps: its steps.
     """
-    count = len(found)
+    count = len(steps)
     sizes = _sizes(stored)
-    given = nullable_codes(table, "inputs")
+    input_signature = nullable_codes(table, "inputs")
     step = nullable_codes(table, "step")
     trained = roots[
         (nullable_codes(table, "phase")[roots] == FORWARD) & (step[roots] >= 0) & (step[roots] < count)
     ]
-    if found.by != "root":
+    if steps.by != "root":
         trained = trained[_takes_part(stored, table, trained)]
         thread = column(table, "thread")
-        own = thread[trained] == found.thread
-        certain = ~np.isin(np.arange(count), step[_beside(table, trained, own)])
-        trained = trained[own]
-        forwards = _forwards(line, table, trained, found.thread)
-        certain &= _one_batch_each(line, table, forwards, found)
-        batches = [_of_batches(forwards, row[given[trained]], count) for row in sizes]
+        on_loop_thread = thread[trained] == steps.thread
+        certain = ~np.isin(np.arange(count), step[_beside(table, trained, on_loop_thread)])
+        trained = trained[on_loop_thread]
+        forwards = _forwards(line, table, trained, steps.thread)
+        certain &= _one_batch_each(line, table, forwards, steps)
+        batches = [_of_batches(forwards, row[input_signature[trained]], count) for row in sizes]
         return np.where(certain, batches[0], -1), np.where(certain, batches[1], -1)
     result = np.full((2, count), -1, np.int64)
-    result[:, step[trained]] = sizes[:, given[trained]]
+    result[:, step[trained]] = sizes[:, input_signature[trained]]
     return result[0], result[1]
 
 
@@ -74,19 +74,21 @@ def _sizes(stored: Stored) -> Ints:
     """
     signatures = stored.table("signatures").column("tensors").to_pylist()
     sizes = np.full((2, len(signatures) + 1), -1, np.int64)
-    for at, tensors in enumerate(signatures):
+    for code, tensors in enumerate(signatures):
         first = tensors[0] if tensors else None
         shape = first["shape"] if first is not None else None
         if first is None or not shape or any(size is None for size in shape):
             continue
-        sizes[0, at] = shape[0]
+        sizes[0, code] = shape[0]
         if "int" in first["dtype"] and len(shape) > 1:
-            sizes[1, at] = int(np.prod(shape[:2]))
+            sizes[1, code] = int(np.prod(shape[:2]))
     return sizes
 
 
-def _takes_part(stored: Stored, table: pa.Table, roots: Ints) -> Bools:
-    """Which root calls have parameters to train and had a backward go through them; all where none is recorded."""
+def _takes_part(stored: Stored, table: CallTable, roots: Ints) -> Bools:
+    """Mask of the root calls that have parameters to train and had a backward go through them; all where none is
+    recorded.
+    """
     counts, known = values_and_known(stored.table("modules"), "trainable_count")
     trains: Bools = ((counts > 0) | ~known)[nullable_codes(table, "module")[roots]]
     targets = nullable_codes(table, "forward")[column(table, "kind") == BACKWARD]
@@ -98,18 +100,18 @@ def _takes_part(stored: Stored, table: pa.Table, roots: Ints) -> Bools:
     return np.asarray(trains & (high > low), np.bool_)
 
 
-def _beside(table: pa.Table, roots: Ints, own: Bools) -> Ints:
+def _beside(table: CallTable, roots: Ints, on_loop_thread: Bools) -> Ints:
     """Root calls on other threads that began while none of the loop's own ran: not parts of one, as replicas are."""
     start = column(table, "start_ns")
     duration, _ = values_and_known(table, "duration_ns")
-    around, others = roots[own], roots[~own]
-    at = np.searchsorted(start[around], start[others], side="right") - 1
-    over = around[np.maximum(at, 0)] if len(around) else others
-    within = (at >= 0) & (start[others] < start[over] + duration[over])
+    around, others = roots[on_loop_thread], roots[~on_loop_thread]
+    index = np.searchsorted(start[around], start[others], side="right") - 1
+    over = around[np.maximum(index, 0)] if len(around) else others
+    within = (index >= 0) & (start[others] < start[over] + duration[over])
     return np.asarray(others[~within], np.int64)
 
 
-def _forwards(line: Timeline, table: pa.Table, roots: Ints, thread: int) -> _Forwards:
+def _forwards(line: Timeline, table: CallTable, roots: Ints, thread: int) -> _Forwards:
     first = int(column(table, "call")[0]) if len(table) else 0
     accumulates = _phases(line, table, thread, "backward", but=RETURNED_GRADIENTS)
     optimizing = _phases(line, table, thread, "optimizer")
@@ -122,16 +124,20 @@ def _forwards(line: Timeline, table: pa.Table, roots: Ints, thread: int) -> _For
     )
 
 
-def _phases(line: Timeline, table: pa.Table, thread: int, name: str, but: str = "?") -> Bools:
-    """Which rows are phases of a name on a thread, those with one type left out."""
-    wanted = np.array([each == name and kind != but for each, kind in line.labels] + [False], np.bool_)
+def _phases(line: Timeline, table: CallTable, thread: int, name: str, but: str = "?") -> Bools:
+    """Mask of the rows that are phases of a name on a thread, those with one type left out."""
+    wanted = np.array(
+        [each == name and label_type != but for each, label_type in line.labels] + [False], np.bool_
+    )
     on_thread = (column(table, "kind") == PHASE) & (column(table, "thread") == thread)
     return np.asarray(on_thread & wanted[nullable_codes(table, "label")], np.bool_)
 
 
-def _one_batch_each(line: Timeline, table: pa.Table, forwards: _Forwards, found: Steps) -> Bools:
-    """Which steps call the same modules once each between every two backward passes, and then step the optimizer."""
-    count = len(found)
+def _one_batch_each(line: Timeline, table: CallTable, forwards: _Forwards, steps: Steps) -> Bools:
+    """Mask of the steps that call the same modules once each between every two backward passes, and then step the
+    optimizer.
+    """
+    count = len(steps)
     certain = np.zeros(count, np.bool_)
     certain[forwards.step] = True
     segments = _distinct(forwards.step, forwards.segment)
@@ -145,7 +151,7 @@ def _one_batch_each(line: Timeline, table: pa.Table, forwards: _Forwards, found:
     first, last = np.full(count, len(table)), np.full(count, -1)
     np.minimum.at(first, forwards.step, forwards.row)
     np.maximum.at(last, forwards.step, forwards.row)
-    rows = np.flatnonzero(_phases(line, table, found.thread, "optimizer"))
+    rows = np.flatnonzero(_phases(line, table, steps.thread, "optimizer"))
     step = nullable_codes(table, "step")[rows]
     rows, step = rows[step >= 0], step[step >= 0]
     ends = column(table, "last_call")[rows] - (int(column(table, "call")[0]) if len(table) else 0)

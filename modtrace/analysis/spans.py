@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from modtrace.analysis.columns import column, values_and_known
 from modtrace.analysis.timeline import timeline
+from modtrace.trace.call_table import CallTable
 from modtrace.trace.reader import Stored
 
 Ints = npt.NDArray[np.int64]
@@ -56,7 +56,7 @@ def spans(stored: Stored) -> Spans:
 
 
 def _close(
-    stored: Stored, table: pa.Table, times: tuple[Ints, Ints], tree: tuple[Bools, Ints, Ints, Bools]
+    stored: Stored, table: CallTable, times: tuple[Ints, Ints], tree: tuple[Bools, Ints, Ints, Bools]
 ) -> None:
     """Give calls whose end was not seen the latest end that they can have had."""
     (start, end), (unknown, parent, after, follows) = times, tree
@@ -75,8 +75,8 @@ def _settle(start: Ints, end: Ints, parent: Ints, track: Ints) -> None:
     """Move times, in order of start, into what is around them and behind what comes before them."""
     free: dict[int, int] = {}
     starts, ends = start.tolist(), end.tolist()
-    for row, (over, here) in enumerate(zip(parent.tolist(), track.tolist(), strict=True)):
-        key = over if over >= 0 else -1 - here
+    for row, (over, track_number) in enumerate(zip(parent.tolist(), track.tolist(), strict=True)):
+        key = over if over >= 0 else -1 - track_number
         begin = max(starts[row], free.get(key, starts[over] if over >= 0 else starts[row]))
         finish = max(ends[row], begin)
         if over >= 0:

@@ -1,4 +1,4 @@
-"""What tracing has cost, as the process measured it."""
+"""Cost of tracing in nanoseconds, as the process measured it."""
 
 from __future__ import annotations
 
@@ -40,15 +40,6 @@ def step_cost(about: Process, steps: int, steps_ns: int, step_calls: int, calls:
 
 def _running_cost(about: Process) -> int | None:
     end = about.end
-    if end is None or end.calls_cost_ns is None:
+    if end is None or "calls" not in end.cost_ns:
         return None
-    parts = (
-        end.flush_cost_ns,
-        end.backward_cost_ns,
-        end.counting_cost_ns,
-        end.functions_cost_ns,
-        end.profiling_cost_ns,
-        end.device_cost_ns,
-        end.optimizers_cost_ns,
-    )
-    return end.calls_cost_ns + sum(part or 0 for part in parts)
+    return sum(end.cost_ns.values())

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from modtrace.analysis.calls import commonest, same_text
-from modtrace.analysis.columns import column, distinct_pairs, nullable_codes, values_and_known
+from modtrace.analysis.columns import column, counted_pairs, distinct_pairs, nullable_codes, values_and_known
+from modtrace.analysis.module_names import below
+from modtrace.analysis.module_repeats import Folded, folded
 from modtrace.analysis.modules import instances, sums
-from modtrace.analysis.naming import below
-from modtrace.analysis.paths import Folded, folded
 from modtrace.analysis.phases import RECOMPUTE
 from modtrace.analysis.timeline import timeline
+from modtrace.trace.call_table import CallTable
+from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import BACKWARD, FUNCTION
 
@@ -29,7 +30,8 @@ class Tree:
 
     `label` is the name below the parent (`attn`, `h.*`), that of the root for a root (`G`); `name` is the whole name
     (`h.*.attn`), "" for a root.
-    `unknown` counts calls whose duration is not known; `total_ns` and `self_ns` leave them out.
+    `unknown` counts calls whose duration is not known, `unknown_self` those whose self time is not; `total_ns` and
+    `self_ns` leave them out.
     """
 
     depth: Ints
@@ -45,12 +47,13 @@ class Tree:
     self_ns: Ints
     raised: Ints
     unknown: Ints
+    unknown_self: Ints
     inputs: list[str]
     outputs: list[str]
 
 
 @dataclass(frozen=True)
-class Placed:
+class MergedTree:
     """The merged tree, and where the rows of the timeline are in it.
 
     node: of each row its node, as its position in `tree`.
@@ -60,36 +63,43 @@ class Placed:
     node: npt.NDArray[np.int32]
 
 
+@once
 def merged(stored: Stored, process: int | None = None) -> Tree:
     """The merged tree of all calls, or of those of one process."""
     return placed(stored, process).tree
 
 
-def placed(stored: Stored, process: int | None = None, *, repeats: bool = True) -> Placed:
+def placed(
+    stored: Stored, process: int | None = None, *, repeats: bool = True, rows: Bools | None = None
+) -> MergedTree:
     """As `merged`, with the node of each of its rows.
 
     Args:
         stored: the trace.
         process: that process alone.
         repeats: fold repeated blocks into one node; otherwise each module of its own name is one.
+        rows: the rows that calls and times are of, an element a row; None for all. Nodes, failures and signatures are
+            of all rows.
     """
     table = timeline(stored).calls
     if process is not None:
         table = table.filter(column(table, "process") == process) if len(stored.processes) > 1 else table
-    groups = folded(stored, repeats=repeats)
+    groups = folded(stored) if repeats else folded(stored, repeats=False)
     group = groups.group[column(table, "call")]
     recomputed = nullable_codes(table, "phase") == RECOMPUTE
-    kind = column(table, "kind")
-    variant = 2 * (kind == BACKWARD) + recomputed
+    call_kind = column(table, "kind")
+    variant = 2 * (call_kind == BACKWARD) + recomputed
     node, parent, depth, key = _nodes(table, group << 2 | variant)
     of_group = key >> 2
     count = len(parent)
+    inside = np.ones(len(node), np.bool_) if rows is None else rows
     duration, known = values_and_known(table, "duration_ns")
-    own, own_known = values_and_known(table, "self_ns")
+    self_ns, self_known = values_and_known(table, "self_ns")
+    timed, self_timed = inside & known, inside & self_known
     signatures, same = stored.table("signatures").column("text").to_pylist(), same_text(stored)
-    of_modules, module, _ = distinct_pairs(node, nullable_codes(table, "module") + 1)
+    of_modules, module, _ = counted_pairs(node, nullable_codes(table, "module") + 1)
     alike = np.append(1, instances(stored.table("modules")))[module]
-    order = _preorder(parent, _first(node, count))
+    order = preorder(parent, _first(node, count))
 
     def texts(name: str) -> list[str]:
         codes = commonest(node, same[nullable_codes(table, name)], count)[order].tolist()
@@ -100,45 +110,50 @@ def placed(stored: Stored, process: int | None = None, *, repeats: bool = True) 
     position[order] = np.arange(count)
     tree = Tree(
         depth=depth[order],
-        label=[_label(names, groups, of_group, parent, int(at)) for at in order],
-        name=[names[at] for at in order.tolist()],
-        function=np.bincount(node[kind == FUNCTION], minlength=count)[order] > 0,
+        label=[_label(names, groups, of_group, parent, int(index)) for index in order],
+        name=[names[index] for index in order.tolist()],
+        function=np.bincount(node[call_kind == FUNCTION], minlength=count)[order] > 0,
         recompute=(key[order] & 1) == 1,
         backward=(key[order] & 2) == 2,
-        type=[groups.type[of_group[at]] for at in order],
+        type=[groups.type[of_group[index]] for index in order],
         instances=np.bincount(of_modules, alike, minlength=count).astype(np.int64)[order],
-        calls=np.bincount(node, minlength=count)[order],
-        total_ns=sums(node[known], duration[known], count)[order],
-        self_ns=sums(node[own_known], own[own_known], count)[order],
+        calls=np.bincount(node[inside], minlength=count)[order],
+        total_ns=sums(node[timed], duration[timed], count)[order],
+        self_ns=sums(node[self_timed], self_ns[self_timed], count)[order],
         raised=np.bincount(node[column(table, "status") == 1], minlength=count)[order],
-        unknown=np.bincount(node[~known], minlength=count)[order],
+        unknown=np.bincount(node[inside & ~known], minlength=count)[order],
+        unknown_self=np.bincount(node[inside & ~self_known], minlength=count)[order],
         inputs=texts("inputs"),
         outputs=texts("outputs"),
     )
-    return Placed(tree, position[node])
+    return MergedTree(tree, position[node])
 
 
 def without_functions(tree: Tree) -> Tree:
     """The tree without functions that nothing else is inside of."""
     keep = ~tree.function
     below = 0  # the depth at which the nearest kept node behind stands
-    for at in range(len(keep) - 1, -1, -1):
-        depth = int(tree.depth[at])
-        keep[at] = keep[at] or below > depth
-        below = depth if keep[at] else min(below, depth)
+    for index in range(len(keep) - 1, -1, -1):
+        depth = int(tree.depth[index])
+        keep[index] = keep[index] or below > depth
+        below = depth if keep[index] else min(below, depth)
     return only(tree, keep)
 
 
 def only(tree: Tree, keep: Bools) -> Tree:
     """The tree with some of its nodes; those above them must be among them."""
-    chosen = np.flatnonzero(keep)
-    held: dict[str, Any] = {field.name: getattr(tree, field.name) for field in fields(Tree)}
-    for name, values in held.items():
-        held[name] = [values[at] for at in chosen] if isinstance(values, list) else values[chosen]
-    return Tree(**held)
+    return chosen(tree, np.flatnonzero(keep))
 
 
-def _nodes(table: pa.Table, group: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+def chosen(tree: Tree, nodes: Ints) -> Tree:
+    """Some nodes of a tree in another order; each must come behind its parent."""
+    columns: dict[str, Any] = {field.name: getattr(tree, field.name) for field in fields(Tree)}
+    for name, values in columns.items():
+        columns[name] = [values[number] for number in nodes] if isinstance(values, list) else values[nodes]
+    return Tree(**columns)
+
+
+def _nodes(table: CallTable, group: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     """Node of each call; parent, depth and group of each node. Level by level, so no depth is too deep."""
     depth = column(table, "depth")
     call = column(table, "call")
@@ -180,28 +195,28 @@ def _positions(call: Ints, parent: Ints) -> Ints:
     return np.where(parent >= 0, np.searchsorted(call, np.maximum(parent, 0)), -1)
 
 
-def _preorder(parent: Ints, first: Ints) -> Ints:
-    """Nodes with each parent before its children, children in the order of their first calls."""
+def preorder(parent: Ints, rank: Ints) -> Ints:
+    """Nodes with each parent before its children, siblings with the smallest rank first."""
     children: dict[int, list[int]] = {}
-    for at in np.argsort(first, kind="stable").tolist():
-        children.setdefault(int(parent[at]), []).append(at)
+    for node in np.argsort(rank, kind="stable").tolist():
+        children.setdefault(int(parent[node]), []).append(node)
     order = []
     pending = children.get(-1, [])[::-1]
     while pending:
-        at = pending.pop()
-        order.append(at)
-        pending.extend(children.get(at, [])[::-1])
+        node = pending.pop()
+        order.append(node)
+        pending.extend(children.get(node, [])[::-1])
     return np.array(order, np.int64)
 
 
-def _label(names: list[str], groups: Folded, of_group: Ints, parent: Ints, at: int) -> str:
+def _label(names: list[str], groups: Folded, of_group: Ints, parent: Ints, index: int) -> str:
     """The name of a node below its parent's."""
-    name, up = names[at], int(parent[at])
+    name, up = names[index], int(parent[index])
     if up < 0 or not groups.of_module[of_group[up]]:
-        return name or groups.root[of_group[at]] or groups.type[of_group[at]]
-    if not groups.of_module[of_group[at]]:
+        return name or groups.root[of_group[index]] or groups.type[of_group[index]]
+    if not groups.of_module[of_group[index]]:
         return name
     if not name:
-        return f"({groups.root[of_group[at]]})"
-    same_tree = groups.root[of_group[at]] == groups.root[of_group[up]]
+        return f"({groups.root[of_group[index]]})"
+    same_tree = groups.root[of_group[index]] == groups.root[of_group[up]]
     return below(name, names[up]) if same_tree else name

@@ -1,4 +1,4 @@
-"""The command line: finds the verb and hands over. Nothing heavy is imported before a verb needs it."""
+"""The command line: finds the command and hands over. Nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
-from modtrace.errors import ModtraceError, TraceError
+from modtrace.errors import ModtraceError, PathTakenError, TraceError, UsageError
 
 _VERBS: Final = {
     "run": "run a script and record its module calls",
@@ -18,17 +18,55 @@ _VERBS: Final = {
     "report": "write one HTML file that shows a trace anywhere",
     "ls": "list the traces in a directory",
     "export": "write a trace in a form that other tools read",
+    "device": "measure what the devices here reach",
 }
 
-_USAGE: Final = "usage: modtrace VERB ...    (modtrace VERB --help)\n\nverbs:\n" + "".join(
-    f"  {verb:8} {text}\n" for verb, text in _VERBS.items()
+_USAGE: Final = (
+    "usage: modtrace COMMAND ...    (modtrace COMMAND --help)\n\ncommands:\n"
+    + "".join(f"  {verb:8} {text}\n" for verb, text in _VERBS.items())
+    + """
+examples:
+  modtrace run train.py --lr 1e-3    record it, and say where the time went
+  modtrace view                      browse the newest trace here
+  modtrace report --open             the same as a page
+
+COLUMNS=120 sets the width of texts, NO_COLOR=1 takes the colour off.
+docs: README.md, docs/index.md
+"""
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; leaves through SystemExit, or through whatever the script that is run raises."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
+    try:
+        command, prepared = _prepared(words)
+        if command.VERB.name != "run":
+            command.execute(prepared)
+            sys.stdout.flush()
+            return
+    except ModtraceError as error:
+        _fail(_message(error), error.exit_code)
+    except MemoryError:
+        _fail("the trace does not fit into memory", TraceError.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        _interrupted()
+    command.execute(prepared)
+
+
+def _prepared(words: list[str]) -> tuple[Any, Any]:
+    """The module of the command, and its command line as it has read it.
+
+    Raises:
+        UsageError: there is no such command, or its command line cannot be read.
+        SystemExit: after a help or the version.
+    """
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
+    if not words or words[0] in ("-h", "--help"):
         print(_USAGE, end="")
         raise SystemExit(0 if words else 2)
     if words[0] == "--version":
@@ -36,31 +74,57 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print(f"modtrace {__version__}")
         raise SystemExit(0)
-    verb = words[0]
-    if verb not in _VERBS and (os.path.isfile(verb) or verb in ("-m", "-c")):
-        verb, words = "run", ["run", *words]
-    if verb not in _VERBS:
-        _fail(f"there is no verb {verb!r}; modtrace --help lists them", 2)
-    try:
-        command = import_module(f"modtrace.cli.{verb}")
-        prepared = command.prepare(words[1:])
-    except ModtraceError as error:
-        _fail(str(error), error.exit_code)
-    if verb == "run":
-        command.execute(prepared)
-        return
-    try:
-        command.execute(prepared)
-        sys.stdout.flush()
-    except ModtraceError as error:
-        _fail(str(error), error.exit_code)
-    except MemoryError:
-        _fail("the trace does not fit into memory", TraceError.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise SystemExit(1) from None
+    if words[0] not in _VERBS and _is_trace(words[0]):
+        words = ["view", *words]
+    if words[0] not in _VERBS:
+        raise UsageError(_unknown(words))
+    command = import_module(f"modtrace.cli.{words[0]}")
+    return command, command.prepare(words[1:])
+
+
+def _is_trace(word: str) -> bool:
+    return word.rstrip("/").endswith(".mtrace") or os.path.isfile(os.path.join(word, "run.json"))
+
+
+def _unknown(words: Sequence[str]) -> str:
+    """The message for a first word that is no command: a script to run, a word mistyped, an option."""
+    import shlex
+    from difflib import get_close_matches
+
+    from modtrace.text import plain
+
+    word = words[0]
+    shown = plain(word, 60)
+    if word in ("-m", "-c") or os.path.exists(word):
+        command = plain(" ".join(map(shlex.quote, words)), 200)
+        return f"to run {shown if os.path.exists(word) else 'it'} and record it: modtrace run {command}"
+    if word.startswith("-"):
+        return f"there is no option {shown}; modtrace --help lists the commands"
+    if word.endswith((".py", ".pyw")) or os.sep in word:
+        return f"there is no command and no file {shown}; a script is run by: modtrace run script.py"
+    near = get_close_matches(word.lower(), _VERBS, n=1, cutoff=0.6)
+    meant = f"did you mean modtrace {near[0]}? " if near else ""
+    return f"there is no command {shown}; {meant}modtrace --help lists them"
+
+
+def _message(error: ModtraceError) -> str:
+    """An error as the command line says it: with an option where code has an argument."""
+    if isinstance(error, PathTakenError):
+        return f"{error.path} exists already; -f replaces it, -o names another place"
+    return str(error)
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"modtrace: {message}".encode("ascii", "backslashreplace").decode(), file=sys.stderr)
+    from modtrace.cli.output import say
+
+    say(f"modtrace: {message}")
     raise SystemExit(status)
+
+
+def _interrupted() -> NoReturn:
+    """End by SIGINT as a program without a handler does, so that a script around it ends too."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+    raise SystemExit(130)  # where a signal does not end a process

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from modtrace.cli.chosen import MAX_MEMORY, opened
-from modtrace.cli.options import Option, Parsed, parse, usage
+from modtrace.analysis.metrics import comparable
+from modtrace.cli.chosen_trace import MAX_MEMORY, opened
+from modtrace.cli.options import Option, ParsedOptions, Verb, parse
+from modtrace.cli.output import show
 from modtrace.errors import UsageError
-from modtrace.text import plain
 
+_KEYS: Final = ", ".join((*(metric.key for metric in comparable()), "name; modules by output too"))
+_MODES: Final = (
+    "tree", "steps", "findings", "memory", "kernels", "syncs", "compilations", "operations", "roofline", "json",
+)  # fmt: skip
+_TABLE: Final = ("", "tree")
 OPTIONS: Final = (
     Option(("--tree",), None, "the call tree"),
     Option(("--steps",), None, "the steps and their phases"),
@@ -26,92 +32,88 @@ OPTIONS: Final = (
         None,
         "where module calls waited for the device; --all: and where they would wait for one",
     ),
-    Option(("--all",), None, "with --syncs: those on the CPU too"),
+    Option(("--all",), None, "with --syncs: those on the CPU too", beside=("syncs",)),
     Option(("--compilations",), None, "what torch.compile compiled, for how long, and why again"),
     Option(("--operations",), None, "what each module does: its operations and FLOPs"),
     Option(("--roofline",), None, "how fast modules compute, beside what the device reaches"),
+    Option(("--json",), None, "for programs: times in ns, unknown is null"),
+    Option(("--depth",), "N", "with --tree: no deeper than this", beside=("tree",)),
+    Option(("--sort",), "KEY", f"a table of modules, or with --tree the tree, by {_KEYS}", beside=_TABLE),
+    Option(("--top",), "N", "a table of the first N modules", beside=("",)),
     Option(
-        ("--device",), None, "measure what the devices here reach (or those named: cpu, cuda:0), and keep it"
+        ("--where",),
+        "EXPR",
+        "only what a filter lets through: 'type:Linear self>5ms -lm_head'",
+        beside=_TABLE,
     ),
-    Option(("--depth",), "N", "no deeper than this"),
-    Option(("--sort",), "KEY", "a table of modules by self, total, calls, flops, output or name"),
-    Option(("--top",), "N", "only the first N modules"),
-    Option(("--where",), "EXPR", "only what a filter lets through: 'type:Linear self>5ms -lm_head'"),
+    Option(("--instances",), None, "a table of modules in which none are folded", beside=("",)),
+    Option(
+        ("--whole-run",),
+        None,
+        "numbers of the whole run: with the first step, imports and all outside of steps",
+        beside=_TABLE,
+    ),
     Option(("--plain",), None, "ASCII, no color, 80 columns"),
     MAX_MEMORY,
-    Option(("--json",), None, "for programs: times in ns, unknown is null"),
-    Option(("-h", "--help"), None, "this text"),
 )
 
 _TABLES: Final = {
     "steps": "steps_table", "memory": "memory_text", "roofline": "roofline_text", "kernels": "kernels_text",
-    "compilations": "compilations_text", "operations": "operations_text",
+    "compilations": "compilations_text", "operations": "operations_text", "findings": "findings_text",
 }  # fmt: skip
 """Option -> the function of `views.console` that makes its table."""
 
+VERB: Final = Verb(
+    "info",
+    "modtrace info [TRACE] [options]",
+    "The summary of a trace, or one of its tables; without TRACE of the newest one here.",
+    OPTIONS,
+    examples=(
+        ("modtrace info", "the summary of the newest trace"),
+        ("modtrace info --tree --depth 3 --sort total", "the call tree, slowest first"),
+        ("modtrace info --top 20 --where type:Linear", "the 20 hottest linear layers"),
+    ),
+    docs="docs/index.md, docs/viewer.md (filters)",
+    modes=_MODES,
+)
 
-def prepare(words: Sequence[str]) -> Parsed:
+
+def prepare(words: Sequence[str]) -> ParsedOptions:
     """Read the command line."""
-    parsed = parse(words, OPTIONS, verb="info")
-    if parsed.on("help"):
-        print(usage("modtrace info [TRACE] [options]", "Without TRACE the newest one here.", OPTIONS), end="")
-        raise SystemExit(0)
+    if "--device" in words:
+        raise UsageError("measuring a device is a command of its own: modtrace device [NAME ...]")
+    parsed = parse(words, VERB)
+    parsed.number("depth")
+    parsed.number("top")
     return parsed
 
 
-def execute(parsed: Parsed) -> None:
+def execute(parsed: ParsedOptions) -> None:
     """Print to stdout."""
     from modtrace.views import console
 
-    style = console.style_of(sys.stdout)
-    if parsed.on("device"):
-        found = _measured(parsed.rest)
-        _print(console.reach_text(found, width=style["width"], ascii=style["ascii"]))
-        return
+    style = console.plain_style(sys.stdout) if parsed.on("plain") else console.style_of(sys.stdout)
     stored = opened(parsed)
-    if parsed.on("plain"):
-        style = console.Style(width=80, color=False, ascii=True)
-    where = parsed.values.get("where", "")
+    where, whole_run = parsed.values.get("where", ""), parsed.on("whole-run")
     if parsed.on("json"):
         print(console.info_json(stored))
     elif parsed.on("tree"):
-        _print(console.tree(stored, depth=parsed.number("depth"), where=where, **style))
+        sort, depth = parsed.values.get("sort", ""), parsed.number("depth")
+        show(console.tree(stored, depth=depth, where=where, sort=sort, whole_run=whole_run, **style))
     elif chosen_table := next((name for name in _TABLES if parsed.on(name)), None):
-        text = getattr(console, _TABLES[chosen_table])(stored, width=style["width"], ascii=style["ascii"])
-        _print(text)
-    elif parsed.on("findings"):
-        _print(console.findings_text(stored, **style))
+        show(getattr(console, _TABLES[chosen_table])(stored, **style))
     elif parsed.on("syncs"):
-        every = parsed.on("all")
-        _print(console.syncs_text(stored, every=every, width=style["width"], ascii=style["ascii"]))
-    elif where or "sort" in parsed.values or "top" in parsed.values:
-        sort, top = parsed.values.get("sort", "self"), parsed.number("top")
-        shown = console.modules_table(
-            stored, sort=sort, top=top, where=where, width=style["width"], ascii=style["ascii"]
+        show(console.syncs_text(stored, every=parsed.on("all"), **style))
+    elif where or parsed.on("instances") or not parsed.values.keys().isdisjoint(("sort", "top")):
+        text = console.modules_table(
+            stored,
+            sort=parsed.values.get("sort", "self"),
+            top=parsed.number("top"),
+            where=where,
+            instances=parsed.on("instances"),
+            whole_run=whole_run,
+            **style,
         )
-        _print(shown)
+        show(text)
     else:
-        _print(console.summary(stored, shown_path=str(stored.path), **style))
-
-
-def _measured(names: Sequence[str]) -> list[Any]:
-    """What devices reach, all of this machine where none is named; torch is imported for this alone."""
-    device = ""
-    try:
-        from modtrace.capture.reach import devices_here, measure
-
-        found = []
-        for device in names or devices_here():
-            one = measure(device)
-            if one not in found:
-                found.append(one)
-        return found
-    except ImportError:
-        raise UsageError("torch is not here, so nothing can be measured") from None
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"{plain(device)} cannot be measured: {plain(str(error), 200)}") from None
-
-
-def _print(text: str) -> None:
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
+        show(console.summary(stored, shown_path=str(stored.path), whole_run=whole_run, **style))

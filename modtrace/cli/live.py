@@ -2,64 +2,67 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from modtrace.cli.chosen import chosen
-from modtrace.cli.options import Option, Parsed, parse, usage
+from modtrace.cli.chosen_trace import chosen
+from modtrace.cli.options import Option, ParsedOptions, Verb, parse
+from modtrace.cli.output import show
 from modtrace.cli.terminal import has_terminal
-from modtrace.errors import UsageError
+from modtrace.errors import TraceError
 from modtrace.text import plain
-from modtrace.trace.folder import find, read_run
+from modtrace.trace.folder import denied, read_run
+from modtrace.trace.newest import newest
+from modtrace.trace.schema import SUFFIX
 
-OPTIONS: Final = (
-    Option(("--plain",), None, "print where it stands, once, as text"),
-    Option(("-h", "--help"), None, "this text"),
-)
+OPTIONS: Final = (Option(("--plain",), None, "print where it stands, once, as text"),)
 _TEXT: Final = (
-    "Look at a run while it goes on: from another shell, another machine that sees the files, or all ranks of a job.\n"
-    "Without TRACE the newest one here; of a directory the newest one there. Nothing is sent to the run.\n"
+    "Look at a run while it goes on: from another shell, another machine that sees the files, or all ranks of a job. "
+    "Without TRACE the newest one here; of a directory the newest one there. Nothing is sent to the run. "
     "Where the output is no terminal it prints where the run stands, and ends."
 )
 
+VERB: Final = Verb(
+    "live",
+    "modtrace live [TRACE|DIR] [options]",
+    _TEXT,
+    OPTIONS,
+    examples=(
+        ("modtrace live", "the run that writes the newest trace here"),
+        ("modtrace live --plain", "where it stands, once: for a log or a script"),
+    ),
+    docs="docs/live.md",
+)
 
-def prepare(words: Sequence[str]) -> Parsed:
+
+def prepare(words: Sequence[str]) -> ParsedOptions:
     """Read the command line."""
-    parsed = parse(words, OPTIONS, verb="live")
-    if parsed.on("help"):
-        print(usage("modtrace live [TRACE|DIR] [options]", _TEXT, OPTIONS), end="")
-        raise SystemExit(0)
-    return parsed
+    return parse(words, VERB)
 
 
-def execute(parsed: Parsed) -> None:
+def execute(parsed: ParsedOptions) -> None:
     """Show it until the user leaves.
 
     Raises:
-        UsageError: there is no trace.
-        TraceError: it is none that this version can read.
+        TraceError: there is no trace, or none that this version can read.
     """
-    path = _trace(chosen(parsed.rest))
+    path = _trace(chosen(parsed.words))
     if parsed.on("plain") or not has_terminal():
-        from modtrace.views.live.plain_text import told
+        from modtrace.views.live.plain_text import status_text
 
-        encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-        print(told(path).encode(encoding, "backslashreplace").decode(encoding), end="")
+        show(status_text(path))
         return
-    from modtrace.views.live.app import view, watch
+    from modtrace.views.tui.app import watch
 
-    if watch(path) == "view":
-        view(path)
+    watch(path)
 
 
 def _trace(path: Path) -> Path:
+    if denied(path):
+        raise TraceError(f"{plain(str(path))} cannot be read: permission denied")
     if not path.exists():
-        raise UsageError(f"there is no trace at {plain(str(path))}")
-    if path.is_dir() and read_run(path) is None:
-        here = find(path)
-        if not here and not path.name.endswith(".mtrace"):
-            raise UsageError(f"there is no trace in {plain(str(path))}")
-        return here[0] if here else path
+        raise TraceError(f"there is no trace at {plain(str(path))}")
+    if path.is_dir() and read_run(path) is None and not path.name.endswith(SUFFIX):
+        return newest(path)
     return path

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from modtrace.capture.launch import Launch
-from modtrace.cli.options import Option, Parsed
+from modtrace.cli.options import Option, ParsedOptions, takes_next
+from modtrace.cli.output import say
 from modtrace.errors import ModtraceError
+from modtrace.launch.rank import Launch
 from modtrace.text import plain
 
 _VARIABLE: Final = "MODTRACE_LIVE"
 
 
 @dataclass(frozen=True)
-class Plan:
+class LiveRun:
     """A run that can be looked at: the command of the child, and the trace that it will make."""
 
     name: str
@@ -28,7 +29,7 @@ class Plan:
 
 
 def against(launched: Launch) -> str | None:
-    """Why a run cannot be looked at from here; None where it can."""
+    """Reason for which a run cannot be looked at from here; None where it can."""
     if launched.key is not None:
         return "is for one process: use modtrace live in another shell"
     if os.environ.get("TERM", "") in ("", "dumb"):
@@ -40,58 +41,57 @@ def against(launched: Launch) -> str | None:
     if not all(terminals):
         return "needs a terminal for input, output and errors"
     try:
-        import modtrace.views.live.script  # noqa: F401 - what it needs is not there on every system
+        import modtrace.views.live.pty_process  # noqa: F401 - what it needs is not there on every system
     except ImportError:
         return "needs pseudo-terminals, which this system has not"
     return None
 
 
-def plan(words: Sequence[str], parsed: Parsed, options: Sequence[Option], *, name: str, trace: Path) -> Plan:
+def plan(
+    words: Sequence[str], parsed: ParsedOptions, options: Sequence[Option], *, name: str, trace: Path
+) -> LiveRun:
     """The command that runs the same without --live: same interpreter, same flags, same entry."""
-    before = list(words[: len(words) - len(parsed.rest)])
-    values = {name for option in options if option.value is not None for name in option.names}
-    kept, skip = [], False
+    before = list(words[: len(words) - len(parsed.words)])
+    words_before, skip = [], False
     for word in before:
         if skip or word != "--live":
-            kept.append(word)
-        skip = not skip and word in values
-    return Plan(name, (*_entry(), "run", "-o", str(trace), *kept, *parsed.rest), trace)
+            words_before.append(word)
+        skip = not skip and takes_next(word, options)
+    return LiveRun(name, (*_entry(), "run", "-o", str(trace), *words_before, *parsed.words), trace)
 
 
-def execute(prepared: Plan) -> None:
+def execute(prepared: LiveRun) -> None:
     """Start it, show it, and end as it ended; after a detach with 0."""
-    from modtrace.views.live.script import Script, die
+    from modtrace.views.live.pty_process import Script, die
 
     env = {name: value for name, value in os.environ.items() if name != _VARIABLE}
     columns, rows = shutil.get_terminal_size()
     try:
         script = Script(prepared.command, prepared.trace, env=env, size=(rows, columns))
     except ModtraceError as error:
-        _say(f"modtrace: {error}")
+        say(f"modtrace: {error}")
         raise SystemExit(error.exit_code) from None
     script.watch_signals()
     outcome = _show(prepared, script)
     if outcome == "detached":
         shown = plain(os.path.relpath(prepared.trace))
-        _say(
+        say(
             f"modtrace: {plain(prepared.name)} goes on as process {script.pid}\n"
             f"  look again  modtrace live {shown}\n  stop it     kill -INT {script.pid}"
         )
         raise SystemExit(0)
     _finish(script, from_start=outcome is None)
-    if outcome == "view":
-        _view(prepared.trace)
     die(1 if script.returncode is None else script.returncode)
 
 
-def _show(prepared: Plan, script: Any) -> str | None:
-    """What the user chose, None where the view itself has failed."""
+def _show(prepared: LiveRun, script: Any) -> str | None:
+    """The user's choice, None where the view itself has failed."""
     try:
-        from modtrace.views.live.app import watch
+        from modtrace.views.tui.app import watch
 
         return watch(prepared.trace, script=script, name=prepared.name)
     except Exception as fault:
-        _say(
+        say(
             f"modtrace: the live view failed: {type(fault).__name__}: {plain(str(fault), 200)}; the output follows"
         )
         return None
@@ -121,25 +121,12 @@ def _finish(script: Any, *, from_start: bool) -> None:
             print(line)
 
 
-def _view(trace: Path) -> None:
-    from modtrace.views.live.app import view
-
-    try:
-        view(trace)
-    except Exception as fault:  # the exit status is the script's, whatever happens to the viewer
-        _say(f"modtrace: the viewer failed: {plain(str(fault), 200)}")
-
-
 def _entry() -> list[str]:
-    """How this very command was started, up to its verb."""
+    """The words that started this very command, up to its command."""
     import subprocess
 
-    given, original = sys.argv[1:], list(getattr(sys, "orig_argv", []))
-    if given and original[-len(given) :] == given and len(original) > len(given):
-        return [sys.executable, *original[1 : -len(given)]]
+    arguments, original = sys.argv[1:], list(getattr(sys, "orig_argv", []))
+    if arguments and original[-len(arguments) :] == arguments and len(original) > len(arguments):
+        return [sys.executable, *original[1 : -len(arguments)]]
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
     return [sys.executable, *flags, "-m", "modtrace"]
-
-
-def _say(text: str) -> None:
-    print(text.encode("ascii", "backslashreplace").decode(), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""How far something long has come: a bar on a terminal's stderr, after half a second, gone when it is over."""
+"""Progress of something long: a bar on a terminal's stderr, after half a second, gone when it is over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, TextIO
 
 WAIT_S: Final = 0.5
-"""What is over sooner shows nothing."""
+"""Seconds before the bar is drawn."""
 _EVERY_S: Final = 0.1
 _WIDTH: Final = 30
 
@@ -17,12 +17,12 @@ class Progress:
 
     Args:
         stream: where to; nothing is shown where that is no terminal.
-        what: what is being done, in a word or two.
+        activity: words before the bar.
         clock: seconds.
     """
 
-    def __init__(self, stream: TextIO, what: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._what, self._clock = stream, what, clock
+    def __init__(self, stream: TextIO, activity: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._activity, self._clock = stream, activity, clock
         self._next = clock() + WAIT_S
         self._terminal = stream.isatty()
         self._shown = 0
@@ -33,7 +33,7 @@ class Progress:
             return
         self._next = now + _EVERY_S
         filled = _WIDTH * done // of
-        line = f"{self._what} [{'#' * filled}{'.' * (_WIDTH - filled)}] {100 * done // of:3}%"
+        line = f"{self._activity} [{'#' * filled}{'.' * (_WIDTH - filled)}] {100 * done // of:3}%"
         self._stream.write(f"\r{line}")
         self._stream.flush()
         self._shown = len(line)

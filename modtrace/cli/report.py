@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from modtrace.cli.chosen import MAX_MEMORY, opened
-from modtrace.cli.options import Option, Parsed, parse, size, usage
+from modtrace.cli.chosen_trace import MAX_MEMORY, opened
+from modtrace.cli.options import Option, ParsedOptions, Verb, parse, size
+from modtrace.cli.output import say
+from modtrace.errors import UsageError
 from modtrace.text import plain
 from modtrace.units import count
 
@@ -17,48 +18,76 @@ if TYPE_CHECKING:
 
 OPTIONS: Final = (
     Option(("-o", "--output"), "F.html", "where to (default: the trace's name with .html, here)"),
+    Option(("-f", "--force"), None, "replace a file that is there"),
     Option(("--full",), None, "with every call, however large the file gets"),
     Option(("--max-size",), "SIZE", "how large the file may get (default 1MB)"),
     Option(("--open",), None, "show it in a browser"),
     MAX_MEMORY,
-    Option(("-h", "--help"), None, "this text"),
+)
+
+VERB: Final = Verb(
+    "report",
+    "modtrace report [TRACE] [options]",
+    "Write one HTML file that shows a trace in any browser, without a network; without TRACE of the newest one here.",
+    OPTIONS,
+    examples=(
+        ("modtrace report --open", "of the newest trace here, shown in a browser"),
+        ("modtrace report run.mtrace -o run.html --full", "with every call"),
+    ),
+    docs="docs/report.md",
 )
 
 
-def prepare(words: Sequence[str]) -> Parsed:
+def prepare(words: Sequence[str]) -> ParsedOptions:
     """Read the command line."""
-    parsed = parse(words, OPTIONS, verb="report")
-    if parsed.on("help"):
-        print(
-            usage("modtrace report [TRACE] [options]", "Without TRACE the newest one here.", OPTIONS), end=""
-        )
-        raise SystemExit(0)
+    parsed = parse(words, VERB)
+    if "max-size" in parsed.values and parsed.on("full"):
+        raise UsageError("--full writes every call, --max-size as many as fit: one of them")
     if "max-size" in parsed.values:
         size(parsed.values["max-size"])
     return parsed
 
 
-def execute(parsed: Parsed) -> None:
+def execute(parsed: ParsedOptions) -> None:
     """Write the file and say where it is, to stderr."""
     stored = opened(parsed)
     target = Path(parsed.values.get("output") or f"{stored.path.resolve().stem}.html")
     limit = size(parsed.values["max-size"]) if "max-size" in parsed.values else None
-    text = written(stored, target, full=parsed.on("full"), max_bytes=limit, show=parsed.on("open"))
-    print(text.encode("ascii", "backslashreplace").decode(), end="", file=sys.stderr)
+    text = written(
+        stored,
+        target,
+        full=parsed.on("full"),
+        max_bytes=limit,
+        show=parsed.on("open"),
+        force=parsed.on("force"),
+    )
+    say(text)
 
 
 def written(
-    stored: Stored, target: Path, *, full: bool = False, max_bytes: int | None = None, show: bool = False
+    stored: Stored,
+    target: Path,
+    *,
+    full: bool = False,
+    max_bytes: int | None = None,
+    show: bool = False,
+    force: bool = False,
 ) -> str:
-    """Write a report, show it in a browser if asked to, and say so."""
+    """Write a report, show it in a browser if asked to, and say so.
+
+    Raises:
+        UsageError: the file is there and not to be replaced, or cannot be written.
+    """
+    from modtrace.export.target import refuse_existing
     from modtrace.views.html.report import write
 
-    made = write(stored, target, full=full, max_bytes=max_bytes)
+    refuse_existing(target, force=force)
+    report = write(stored, target, full=full, max_bytes=max_bytes)
     lines = [f"modtrace: wrote {plain(str(target))} ({count(target.stat().st_size)} bytes)"]
-    lines += [f"  {line}" for line in made.left_out]
+    lines += [f"  {line}" for line in report.left_out]
     if show:
         import webbrowser
 
         if not webbrowser.open(target.resolve().as_uri()):
             lines.append("  no browser could be started; open the file yourself")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

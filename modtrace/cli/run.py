@@ -4,62 +4,72 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from modtrace.capture import runner, session
-from modtrace.capture.launch import Launch, default_path, launch
-from modtrace.capture.runner import Target
-from modtrace.capture.session import Session
-from modtrace.capture.steps import steps_of
+from modtrace.capture.engine.engines import HOOKS, checked_engine
+from modtrace.capture.recorders import options
 from modtrace.cli import live_run
-from modtrace.cli.chosen import memory_limit
-from modtrace.cli.options import Option, Parsed, parse, size, usage
+from modtrace.cli.chosen_trace import memory_limit
+from modtrace.cli.options import Option, ParsedOptions, Verb, lacks_value, parse, size
 from modtrace.errors import UsageError
+from modtrace.export.target import refuse_existing
+from modtrace.launch import run_script, session
+from modtrace.launch.rank import Launch, default_path, launch
+from modtrace.launch.run_script import Target
+from modtrace.launch.session import Session
 from modtrace.text import plain
 from modtrace.trace.folder import create
+from modtrace.trace.run_json import run_facts
 from modtrace.trace.shared_folder import enter
-from modtrace.trace.start import run_facts
 
 OPTIONS: Final = (
     Option(("-o", "--output"), "PATH", "where to write the trace (default: ./NAME-DATE-TIME.mtrace)"),
-    Option(("-f", "--force"), None, "replace a trace that stands there"),
+    Option(("-f", "--force"), None, "replace a trace, or a report, that is there"),
     Option(("-q", "--quiet"), None, "print only where the trace was saved"),
     Option(("--print",), "WHAT", "summary (default), tree or none"),
     Option(
-        ("--functions",), None, "record torch's functions too, below the module that calls them (main thread)"
+        ("--engine",),
+        "NAME",
+        "hooks (default), or calls: Module.__call__ itself is replaced, which costs less",
     ),
-    Option(("--no-flops",), None, "do not count FLOPs and operations"),
-    Option(("--memory",), "STEPS", "watch allocations in these steps, such as 0:3"),
-    Option(("--kernels",), "STEPS", "watch operators and kernels in these steps, such as 2:5"),
-    Option(("--saved",), "STEPS", "count what is kept for backward in these steps, by module"),
-    Option(
-        ("--syncs",), None, "note where module calls wait for the device (.item(), .cpu(), nonzero); slow"
-    ),
+    *(Option((option.flag,), option.value, option.help) for _, option in options()),
     Option(
         ("--html",),
         "F",
-        "write a report at the end too (default: the trace's name with .html)",
+        "write a report at the end too; --html=F names it (default: the trace's name with .html)",
         optional=True,
     ),
     Option(("--open",), None, "show that report in a browser"),
     Option(("--no-messages",), None, "keep only the types of exceptions, not their messages"),
     Option(("--max-size",), "SIZE", "stop recording at this size on disk (default 4GB)"),
-    Option(("--live",), None, "look at it while it runs; q leaves it to itself, k stops it"),
-    Option(("-h", "--help"), None, "this text"),
+    Option(("--live",), None, "look at it while it runs; q leaves it to itself, K stops it"),
 )
 _LINE: Final = "modtrace run [options] script.py | -m module | -c code  [args ...]"
 _TEXT: Final = (
-    "Runs the script as python would and records every module call of it. Everything behind the script's name is\n"
+    "Runs the script as python would and records every module call of it. Everything behind the script's name is "
     "its own. The summary goes to stderr; stdout, exit status and tracebacks are the script's."
+)
+VERB: Final = Verb(
+    "run",
+    _LINE,
+    _TEXT,
+    OPTIONS,
+    stop=("-m", "-c"),
+    examples=(
+        ("modtrace run train.py --lr 1e-3", "--lr is the script's"),
+        ("modtrace run --memory 0:3 train.py", "memory, steps 0 to 2"),
+        ("torchrun --nproc-per-node 2 -m modtrace run train.py", "all ranks, one trace"),
+    ),
+    docs="docs/recording.md, docs/training.md, docs/memory.md, docs/ranks.md",
 )
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A run that can start: the trace's folder exists."""
 
     target: Target
@@ -69,27 +79,24 @@ class Prepared:
     options: dict[str, Any]
     html: Path | None
     open: bool
+    force: bool
 
 
-def prepare(words: Sequence[str]) -> Prepared | live_run.Plan:
+def prepare(words: Sequence[str]) -> PreparedRun | live_run.LiveRun:
     """Read the command line and make the trace; with --live the process that is started makes it.
 
     Raises:
         UsageError: nothing has been started.
     """
-    parsed = parse(words, OPTIONS, stop=("-m", "-c"), verb="run")
-    if parsed.on("help"):
-        print(usage(_LINE, _TEXT, OPTIONS), end="")
-        raise SystemExit(0)
+    parsed = parse(words, VERB)
+    asked = _asked(parsed)
     target = _target(parsed)
     show = "saved" if parsed.on("quiet") else parsed.values.get("print", "summary")
     if show not in ("saved", "summary", "tree", "none"):
         raise UsageError(f"--print takes summary, tree or none, not {show!r}")
+    engine = checked_engine(parsed.values.get("engine") or HOOKS)
     max_bytes = size(parsed.values.get("max-size", "4GB"))
-    for name in ("memory", "kernels", "saved"):
-        if parsed.values.get(name):
-            steps_of(parsed.values[name])
-    runner.check(target)
+    run_script.check(target)
     launched = launch()
     output = parsed.values.get("output")
     path = Path(os.path.abspath(output)) if output else default_path(target.stem, launched)
@@ -101,18 +108,46 @@ def prepare(words: Sequence[str]) -> Prepared | live_run.Plan:
         _write(f"modtrace: --live {against}; this is a run without it\n")
     facts = run_facts(script=target.name, argv=target.args, launch=launched.key)
     folder = _folder(path, facts, launched, force=parsed.on("force"), stem=None if output else target.stem)
-    options = {
+    settings = {
         "rank": launched.rank,
-        "functions": parsed.on("functions"),
-        "memory": parsed.values.get("memory"),
-        "kernels": parsed.values.get("kernels"),
-        "saved": parsed.values.get("saved"),
-        "syncs": parsed.on("syncs"),
-        "flops": not parsed.on("no-flops"),
+        "engine": engine,
         "messages": not parsed.on("no-messages"),
         "max_bytes": max_bytes,
+        **asked,
     }
-    return Prepared(target, folder, launched, show, options, html, parsed.on("open"))
+    return PreparedRun(target, folder, launched, show, settings, html, parsed.on("open"), parsed.on("force"))
+
+
+def _asked(parsed: ParsedOptions) -> dict[str, bool | str | None]:
+    """Values of the options of recorders, by the argument of `trace()`.
+
+    Raises:
+        UsageError: the value of one makes no sense.
+    """
+    asked: dict[str, bool | str | None] = {}
+    for _, option in options():
+        key = option.flag.lstrip("-")
+        if option.value is None:
+            asked[option.argument] = parsed.on(key) != option.default
+        else:
+            asked[option.argument] = parsed.values.get(key) or None
+            if option.check is not None and asked[option.argument]:
+                _check(option.flag, option.value, str(asked[option.argument]), option.check)
+    return asked
+
+
+def _check(flag: str, value: str, text: str, check: Callable[[str], object]) -> None:
+    """Check the value of an option of a recorder.
+
+    Raises:
+        UsageError: it makes no sense; for a file in its place the message says what is missing in front of it.
+    """
+    try:
+        check(text)
+    except UsageError as error:
+        if os.path.exists(text):
+            raise UsageError(lacks_value(flag, value, text)) from None
+        raise UsageError(f"{flag}: {error}") from None
 
 
 def _folder(path: Path, facts: dict[str, Any], launched: Launch, *, force: bool, stem: str | None) -> Path:
@@ -126,37 +161,38 @@ def _folder(path: Path, facts: dict[str, Any], launched: Launch, *, force: bool,
     return folder
 
 
-def execute(prepared: Prepared | live_run.Plan) -> None:
+def execute(prepared: PreparedRun | live_run.LiveRun) -> None:
     """Run it. Whatever the script raises goes on up."""
-    if isinstance(prepared, live_run.Plan):
+    if isinstance(prepared, live_run.LiveRun):
         live_run.execute(prepared)
         return
     session.OWN_FRAMES[:] = [__file__, str(Path(__file__).with_name("__init__.py")), *_entry_files()]
     with Session(
         prepared.folder, prepared.options, lambda ended: _report(prepared, ended), lambda: _prepare(prepared)
     ):
-        runner.run(prepared.target)
+        run_script.run(prepared.target)
 
 
-def _target(parsed: Parsed) -> Target:
-    if not parsed.rest:
+def _target(parsed: ParsedOptions) -> Target:
+    if not parsed.words:
         raise UsageError(f"what should be run? {_LINE}")
-    first, rest = parsed.rest[0], parsed.rest[1:]
+    first, arguments = parsed.words[0], parsed.words[1:]
     if first in ("-m", "-c"):
-        if not rest:
+        if not arguments:
             raise UsageError(f"{first} needs {'a module' if first == '-m' else 'code'}")
-        return Target("module" if first == "-m" else "code", rest[0], tuple(rest[1:]))
-    return Target("script", first, tuple(rest))
+        return Target("module" if first == "-m" else "code", arguments[0], tuple(arguments[1:]))
+    return Target("script", first, tuple(arguments))
 
 
-def _html(parsed: Parsed, trace: Path) -> Path | None:
-    """Where the report goes; None for nowhere. A folder that is not there is told before the script starts."""
+def _html(parsed: ParsedOptions, trace: Path) -> Path | None:
+    """Where the report goes; None for nowhere. Why it cannot be written there is said before the script starts."""
     asked = parsed.values.get("html", "1" if parsed.on("open") else "")
     if asked in ("", "0", "no", "false"):
         return None
     path = trace.with_suffix(".html") if asked == "1" else Path(os.path.abspath(asked))
     if not path.parent.is_dir() or path.is_dir():
         raise UsageError(f"no report can be written to {plain(str(path))}")
+    refuse_existing(path, force=parsed.on("force"))
     return path
 
 
@@ -167,7 +203,7 @@ def _entry_files() -> list[str]:
     return [file] if isinstance(file, str) else []
 
 
-def _report(prepared: Prepared, ended: Session) -> None:
+def _report(prepared: PreparedRun, ended: Session) -> None:
     """Print what is to be said at the end, to stderr. It never makes a run fail."""
     try:
         text = _text(prepared, ended)
@@ -177,20 +213,20 @@ def _report(prepared: Prepared, ended: Session) -> None:
         _write(f"modtrace: the summary could not be made: {type(fault).__name__}: {plain(str(fault))}\n")
     try:
         if prepared.html is not None and not prepared.launched.rank:
-            _write(_write_html(prepared, prepared.html))
+            _write(_write_html(prepared, prepared.html) + "\n")
     except Exception as fault:
         _write(f"modtrace: the report could not be made: {type(fault).__name__}: {plain(str(fault))}\n")
 
 
-def _write_html(prepared: Prepared, path: Path) -> str:
+def _write_html(prepared: PreparedRun, path: Path) -> str:
     from modtrace.cli.report import written
     from modtrace.trace.reader import open_trace
 
     stored = open_trace(prepared.folder.parent, max_memory_bytes=memory_limit())
-    return written(stored, path, show=prepared.open)
+    return written(stored, path, show=prepared.open, force=prepared.force)
 
 
-def _prepare(prepared: Prepared) -> None:
+def _prepare(prepared: PreparedRun) -> None:
     """Import what the report needs, if there will be one."""
     if prepared.launched.rank:
         return
@@ -203,7 +239,7 @@ def _prepare(prepared: Prepared) -> None:
         import_module("modtrace.views.html.report")
 
 
-def _text(prepared: Prepared, ended: Session) -> str:
+def _text(prepared: PreparedRun, ended: Session) -> str:
     troubles = "".join(f"modtrace: {plain(trouble)}\n" for trouble in ended.troubles)
     if prepared.show == "none" or (prepared.launched.rank and not ended.exit_status):
         return troubles

@@ -1,4 +1,4 @@
-"""Whether something can be drawn."""
+"""A check for a terminal to draw in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def has_terminal() -> bool:
-    """Whether there is a terminal to draw in and to take keys from."""
+    """True where there is a terminal to draw in and to take keys from."""
     if os.environ.get("TERM", "") in ("", "dumb"):
         return False
     try:

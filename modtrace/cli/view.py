@@ -6,54 +6,56 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from modtrace.cli.chosen import MAX_MEMORY, chosen, memory_limit_of, opened
-from modtrace.cli.options import Option, Parsed, parse, usage
+from modtrace.cli.chosen_trace import MAX_MEMORY, chosen, memory_limit_of, opened
+from modtrace.cli.options import Option, ParsedOptions, Verb, parse
+from modtrace.cli.output import show
 from modtrace.cli.terminal import has_terminal
-from modtrace.errors import TraceError, UsageError
 
 OPTIONS: Final = (
     Option(("--plain",), None, "the tree as text: ASCII, no color, 80 columns"),
     MAX_MEMORY,
-    Option(("-h", "--help"), None, "this text"),
 )
 _TEXT: Final = (
-    "Browse a trace; without TRACE the newest one here. ? shows the keys. Where the output is no terminal it prints\n"
+    "Browse a trace; without TRACE the newest one here. ? shows the keys. Where the output is no terminal it prints "
     "what modtrace info --tree does."
 )
 
+VERB: Final = Verb(
+    "view",
+    "modtrace view [TRACE] [options]",
+    _TEXT,
+    OPTIONS,
+    examples=(
+        ("modtrace view", "the newest trace here"),
+        ("modtrace view run.mtrace", "another one; modtrace run.mtrace does the same"),
+        ("modtrace view --plain > tree.txt", "the tree as text"),
+    ),
+    docs="docs/viewer.md",
+)
 
-def prepare(words: Sequence[str]) -> Parsed:
+
+def prepare(words: Sequence[str]) -> ParsedOptions:
     """Read the command line."""
-    parsed = parse(words, OPTIONS, verb="view")
-    if parsed.on("help"):
-        print(usage("modtrace view [TRACE] [options]", _TEXT, OPTIONS), end="")
-        raise SystemExit(0)
-    return parsed
+    return parse(words, VERB)
 
 
-def execute(parsed: Parsed) -> None:
+def execute(parsed: ParsedOptions) -> None:
     """Show it until the user leaves.
 
     Raises:
-        UsageError: there is no trace, or none that can be read.
+        TraceError: there is no trace, or none that can be read.
     """
-    try:
-        if parsed.on("plain") or not has_terminal():
-            _print(parsed)
-            return
-        from modtrace.views.tui.app import run
+    if parsed.on("plain") or not has_terminal():
+        _print(parsed)
+        return
+    from modtrace.views.tui.app import run
 
-        run(chosen(parsed.rest), max_memory_bytes=memory_limit_of(parsed))
-    except TraceError as error:
-        raise UsageError(str(error)) from None
+    run(chosen(parsed.words), max_memory_bytes=memory_limit_of(parsed))
 
 
-def _print(parsed: Parsed) -> None:
+def _print(parsed: ParsedOptions) -> None:
     from modtrace.views import console
 
-    style = console.style_of(sys.stdout)
-    if parsed.on("plain"):
-        style = console.Style(width=80, color=False, ascii=True)
+    style = console.plain_style(sys.stdout) if parsed.on("plain") else console.style_of(sys.stdout)
     text = console.tree(opened(parsed), **style)
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
+    show(text)

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modtrace._version import __version__
-from modtrace.analysis.cut import headline_of
+from modtrace.analysis.call_titles import titles
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.memory import curve, memory
+from modtrace.analysis.recording_end import headline_of
 from modtrace.analysis.spans import Spans, spans
 from modtrace.analysis.timeline import timeline
-from modtrace.analysis.titles import titles
-from modtrace.export.lines import Texts, chosen, content, digits, joined, labelled, parts, ranges
+from modtrace.export.lines import TextColumns, chosen, content, digits, joined, labelled, parts, ranges
 from modtrace.export.target import Tick, silent
 from modtrace.export.tracks import Track, offsets, process_name, tracks
 from modtrace.text import plain
@@ -42,7 +42,7 @@ _ARGUMENTS: Final = (
 _FIRST_TID: Final = 1001
 """Above all numbers of processes, so that none of their threads is taken for a main thread."""
 _FRACTIONS: Final = pa.array([f".{ns:03}" for ns in range(1000)] + [f".{ns:03}1" for ns in range(1000)])
-_KINDS: Final = pa.array([f'","cat":"{kind}","args":{{"call":' for kind in KINDS])
+_KINDS: Final = pa.array([f'","cat":"{name}","args":{{"call":' for name in KINDS])
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def chrome(stored: Stored, tick: Tick = silent) -> Iterator[bytes]:
     }
     head = {"displayTimeUnit": "ns", "otherData": about}
     yield json.dumps(head)[:-1].encode() + b', "traceEvents": [\n'
-    found, shift = tracks(stored), offsets(stored)
-    rows = [_Row(track.process, f"thread {track.thread}", 10 + track.thread) for track in found]
+    thread_tracks, shift = tracks(stored), offsets(stored)
+    rows = [_Row(track.process, f"thread {track.thread}", 10 + track.thread) for track in thread_tracks]
     yield ",\n".join(_named_processes(stored)).encode()
-    yield from _calls(stored, tick, found, shift)
+    yield from _calls(stored, tick, thread_tracks, shift)
     yield from _steps(stored, rows, shift)
     yield from _devices(stored, rows, shift)
     for tid, row in enumerate(rows, _FIRST_TID):
@@ -82,13 +82,13 @@ def chrome(stored: Stored, tick: Tick = silent) -> Iterator[bytes]:
             ("thread_sort_index", {"sort_index": row.order}),
         ):
             yield b",\n" + _metadata(row.process, tid, name, value).encode()
-    for held in memory(stored):
-        line = curve(held)
-        name = json.dumps(f"memory {plain(held.device)}")
+    for allocations in memory(stored):
+        line = curve(allocations)
+        name = json.dumps(f"memory {plain(allocations.device)}")
         for low, high in ranges(len(line.at_ns), silent):
-            at = microseconds(line.at_ns[low:high] + shift[held.process])
-            start = f',\n{{"ph":"C","pid":{held.process + 1},"name":{name},"ts":'
-            yield content(joined(start, at, ',"args":{"bytes":', digits(line.held_bytes[low:high]), "}}"))
+            at_us = microseconds(line.at_ns[low:high] + shift[allocations.process])
+            start = f',\n{{"ph":"C","pid":{allocations.process + 1},"name":{name},"ts":'
+            yield content(joined(start, at_us, ',"args":{"bytes":', digits(line.held_bytes[low:high]), "}}"))
     yield b"\n]}\n"
 
 
@@ -98,10 +98,10 @@ def microseconds(ns: Ints) -> pa.Array:
     Perfetto multiplies by 1000 in binary and cuts off what is behind the point, which loses a nanosecond of some
     numbers; these get a tenth of a nanosecond more, so that cut off or rounded they are what they were.
     """
-    whole, rest = np.divmod(np.abs(ns), 1000)
+    micros, nanos = np.divmod(np.abs(ns), 1000)
     lost = (np.abs(ns) / 1000.0 * 1000.0).astype(np.int64) < np.abs(ns)
     sign = pc.if_else(pa.array(ns < 0), "-", "")
-    return joined(sign, digits(whole), _FRACTIONS.take(pa.array(rest + 1000 * lost)))
+    return joined(sign, digits(micros), _FRACTIONS.take(pa.array(nanos + 1000 * lost)))
 
 
 def _named_processes(stored: Stored) -> Iterator[str]:
@@ -114,17 +114,20 @@ def _metadata(process: int, tid: int, name: str, value: dict[str, Any]) -> str:
     return json.dumps({"ph": "M", "pid": process + 1, "tid": tid, "name": name, "args": value})
 
 
-def _calls(stored: Stored, tick: Tick, found: list[Track], shift: Ints) -> Iterator[bytes]:
+def _calls(stored: Stored, tick: Tick, thread_tracks: list[Track], shift: Ints) -> Iterator[bytes]:
     times = spans(stored)
     title, named = titles(stored)
     names = pa.array([f',"name":"{json.dumps(text or "?")[1:-1]}' for text in named], pa.string())
-    lows = np.array([track.low for track in found], np.int64)
-    of_track = np.array([track.process for track in found], np.int64)
+    lows = np.array([track.low for track in thread_tracks], np.int64)
+    of_track = np.array([track.process for track in thread_tracks], np.int64)
     heads = pa.array(
-        [f',\n{{"ph":"X","pid":{track.process + 1},"tid":{tid},"ts":' for tid, track in enumerate(found, _FIRST_TID)],
+        [
+            f',\n{{"ph":"X","pid":{track.process + 1},"tid":{tid},"ts":'
+            for tid, track in enumerate(thread_tracks, _FIRST_TID)
+        ],
         pa.string(),
     )  # fmt: skip
-    texts = Texts(lambda text: json.dumps(plain(text)))
+    texts = TextColumns(lambda text: json.dumps(plain(text)))
     for part in parts(stored, tick):
         rows = part.index.to_numpy()
         track = np.searchsorted(lows, rows, side="right") - 1
@@ -146,7 +149,7 @@ def _calls(stored: Stored, tick: Tick, found: list[Track], shift: Ints) -> Itera
 
 
 def _moved(part: pd.DataFrame, times: Spans) -> pa.Array:
-    """What the call took, where that is not what is drawn."""
+    """Duration of calls in nanoseconds, where it is not the length drawn."""
     duration = pa.array(part["duration_ns"]).cast(pa.string()).fill_null("null")
     moved = pa.array(times.moved[part.index.to_numpy()])
     return pc.if_else(moved, labelled(',"duration_ns":', duration), None)
@@ -162,9 +165,12 @@ def _steps(stored: Stored, rows: list[_Row], shift: Ints) -> Iterator[bytes]:
         begin, end = steps.start, np.maximum(steps.end, steps.start)
         for low, high in ranges(len(steps), silent):
             number = digits(np.arange(low, high))
-            at, took = microseconds(begin[low:high] + shift[process]), microseconds((end - begin)[low:high])
+            at_us, took = (
+                microseconds(begin[low:high] + shift[process]),
+                microseconds((end - begin)[low:high]),
+            )
             named = ('"cat":"steps","name":"step ', number, '","args":{"step":', number, "}}")
-            yield content(joined(start, at, ',"dur":', took, ",", *named))
+            yield content(joined(start, at_us, ',"dur":', took, ",", *named))
 
 
 def _devices(stored: Stored, rows: list[_Row], shift: Ints) -> Iterator[bytes]:
@@ -172,38 +178,38 @@ def _devices(stored: Stored, rows: list[_Row], shift: Ints) -> Iterator[bytes]:
 
     Only calls whose begin on the device is known. Those that overlap, on streams side by side, get a track each.
     """
-    times, process_of = device_times(stored), timeline(stored).calls.column("process").to_numpy()
+    times, process_of = device_times(stored), timeline(stored).calls.values("process")
     title, named = titles(stored)
     names = pa.array([f',"cat":"device","name":{json.dumps(text or "?")}' for text in named], pa.string())
     placed = np.flatnonzero(times.placed & (times.device_ns >= 0))
     key = process_of[placed].astype(np.int64) << 32 | times.device[placed]
-    for one in np.unique(key).tolist():
-        process, device = one >> 32, plain(times.devices[one & 0xFFFFFFFF])
-        mine = placed[key == one]
-        mine = mine[np.argsort(times.start_ns[mine], kind="stable")]
-        lane = _lanes(times.start_ns[mine].tolist(), times.device_ns[mine].tolist())
+    for device_key in np.unique(key).tolist():
+        process, device = device_key >> 32, plain(times.devices[device_key & 0xFFFFFFFF])
+        calls = placed[key == device_key]
+        calls = calls[np.argsort(times.start_ns[calls], kind="stable")]
+        lane = _lanes(times.start_ns[calls].tolist(), times.device_ns[calls].tolist())
         for number in range(int(lane.max()) + 1):
             start = f',\n{{"ph":"X","pid":{process + 1},"tid":{_FIRST_TID + len(rows)},"ts":'
             rows.append(_Row(process, device if not number else f"{device} ({number + 1})", 2 + number))
-            here = mine[lane == number]
-            for low, high in ranges(len(here), silent):
-                some = here[low:high]
-                at, took = (
-                    microseconds(times.start_ns[some] + shift[process]),
-                    microseconds(times.device_ns[some]),
+            calls_of_lane = calls[lane == number]
+            for low, high in ranges(len(calls_of_lane), silent):
+                shown = calls_of_lane[low:high]
+                at_us, took = (
+                    microseconds(times.start_ns[shown] + shift[process]),
+                    microseconds(times.device_ns[shown]),
                 )
-                named_as = (chosen(names, title[some]), ',"args":{"call":', digits(some), "}}")
-                yield content(joined(start, at, ',"dur":', took, *named_as))
+                named_as = (chosen(names, title[shown]), ',"args":{"call":', digits(shown), "}}")
+                yield content(joined(start, at_us, ',"dur":', took, *named_as))
 
 
 def _lanes(start: list[int], took: list[int]) -> Ints:
     """For intervals in order of start the first track that is free by then."""
     free: list[int] = []
-    found = np.zeros(len(start), np.int64)
-    for at, (begin, length) in enumerate(zip(start, took, strict=True)):
+    lane_of = np.zeros(len(start), np.int64)
+    for index, (begin, length) in enumerate(zip(start, took, strict=True)):
         lane = next((number for number, end in enumerate(free) if end <= begin), len(free))
         if lane == len(free):
             free.append(0)
         free[lane] = begin + length
-        found[at] = lane
-    return found
+        lane_of[index] = lane
+    return lane_of

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from modtrace.analysis.call_titles import titles
 from modtrace.analysis.columns import column, values_and_known
 from modtrace.analysis.timeline import timeline
-from modtrace.analysis.titles import titles
 from modtrace.export.lines import PART_ROWS
 from modtrace.export.target import Tick, silent
 from modtrace.trace.reader import Stored
@@ -34,17 +34,17 @@ def collapsed(stored: Stored, tick: Tick = silent) -> Iterator[bytes]:
     else:
         top = np.full(len(table), -1, np.int64)
     path, over, frame = _paths(title.astype(np.int64), column(table, "parent"), column(table, "depth"), top)
-    own, known = values_and_known(table, "self_ns")
+    self_ns, known = values_and_known(table, "self_ns")
     spent = np.zeros(len(over), np.int64)
-    np.add.at(spent, path[known], own[known])
+    np.add.at(spent, path[known], self_ns[known])
     lines: list[str] = []
-    for at in range(len(over)):
-        if spent[at] > 0:
-            lines.append(f"{_stack(at, over, frame, frames)} {spent[at]}\n")
+    for index in range(len(over)):
+        if spent[index] > 0:
+            lines.append(f"{_stack(index, over, frame, frames)} {spent[index]}\n")
         if len(lines) == PART_ROWS:
             yield "".join(lines).encode()
             lines.clear()
-            tick(at + 1, len(over))
+            tick(index + 1, len(over))
     yield "".join(lines).encode()
     tick(len(over), len(over))
 
@@ -60,23 +60,23 @@ def _paths(title: Ints, parent: Ints, depth: Ints, top: Ints) -> tuple[Ints, Int
     path = np.full(len(title), -1, np.int64)
     ranks = np.unique(top[top >= 0])
     over, frame = [np.full(len(ranks), -1, np.int64)], [ranks]
-    made = len(ranks)
+    paths_made = len(ranks)
     order = np.argsort(depth, kind="stable")
     levels = np.split(order, np.flatnonzero(np.diff(depth[order])) + 1) if len(order) else []
     for rows in levels:
         around = path[parent[rows]] if parent[rows[0]] >= 0 else np.searchsorted(ranks, top[rows])
         around = np.where(parent[rows] >= 0, around, np.where(top[rows] >= 0, around, -1))
         pairs, which = np.unique((around + 1) << 32 | title[rows], return_inverse=True)
-        path[rows] = made + which
+        path[rows] = paths_made + which
         over.append((pairs >> 32) - 1)
         frame.append(pairs & 0xFFFFFFFF)
-        made += len(pairs)
+        paths_made += len(pairs)
     return path, np.concatenate(over), np.concatenate(frame)
 
 
-def _stack(at: int, over: Ints, frame: Ints, frames: list[str]) -> str:
-    found = []
-    while at >= 0:
-        found.append(frames[frame[at]])
-        at = int(over[at])
-    return ";".join(reversed(found))
+def _stack(path: int, over: Ints, frame: Ints, frames: list[str]) -> str:
+    titles = []
+    while path >= 0:
+        titles.append(frames[frame[path]])
+        path = int(over[path])
+    return ";".join(reversed(titles))

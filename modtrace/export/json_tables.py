@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
 from modtrace._version import __version__
-from modtrace.analysis.cut import headline_of
-from modtrace.analysis.kernels import kernels
-from modtrace.analysis.modules import modules
-from modtrace.analysis.roofline import device_keys
-from modtrace.analysis.series import memory_series
-from modtrace.analysis.steps import steps
-from modtrace.export.lines import Texts, content, digits, joined, parts
+from modtrace.analysis.recording_end import headline_of
+from modtrace.analysis.tables import exported
+from modtrace.export.lines import TextColumns, content, digits, joined, parts
 from modtrace.export.target import Tick, silent
-from modtrace.trace.frames import CALLS, KERNELS, MEMORY_SERIES, MODULES, STEPS, Shown
-from modtrace.trace.reach import cached_of
+from modtrace.trace.dataframes import (
+    CALLS,
+    PublicColumn,
+    exported_columns,
+    units,
+)
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import VERSION
+
+_ALWAYS: Final = ("modules", "steps", "folded", "findings", "operations")
+_WHERE_RECORDED: Final = ("kernels", "syncs", "compilations", "holders", "memory")
+"""Tables that are there where they have rows."""
 
 
 def json_tables(stored: Stored, tick: Tick = silent) -> Iterator[bytes]:
@@ -46,34 +50,33 @@ def json_tables(stored: Stored, tick: Tick = silent) -> Iterator[bytes]:
     yield from _calls(stored, tick)
     for name, frame, columns in _tables(stored):
         yield b",\n" + _head(name, columns)
-        for at, row in enumerate(_rows(frame, columns)):
-            yield (b",\n" if at else b"\n") + row
+        for index, row in enumerate(_rows(frame, columns)):
+            yield (b",\n" if index else b"\n") + row
         yield b"\n]}"
     yield b"\n}}\n"
 
 
-def _tables(stored: Stored) -> Iterator[tuple[str, pd.DataFrame, tuple[Shown, ...]]]:
-    yield "modules", modules(stored).reset_index(), (Shown("module_id", "int64", ""), *MODULES)
-    reached = cached_of(device_keys(stored))
-    yield "steps", steps(stored, reached).reset_index(), (Shown("step", "int64", ""), *STEPS)
-    if len(stored.table("operators")):
-        yield "kernels", kernels(stored), KERNELS
-    if len(stored.table("allocations")):
-        yield "memory", memory_series(stored), MEMORY_SERIES
+def _tables(stored: Stored) -> Iterator[tuple[str, pd.DataFrame, tuple[PublicColumn, ...]]]:
+    for name in _ALWAYS:
+        yield name, exported(stored, name), exported_columns(name)
+    for name in _WHERE_RECORDED:
+        frame = exported(stored, name)
+        if len(frame):
+            yield name, frame, exported_columns(name)
 
 
-def _head(name: str, columns: tuple[Shown, ...]) -> bytes:
+def _head(name: str, columns: tuple[PublicColumn, ...]) -> bytes:
     about = {
         "columns": [column.name for column in columns],
-        "units": {column.name: column.unit for column in columns if column.unit},
+        "units": units(columns),
     }
     return f'"{name}": {json.dumps(about)[:-1]}, "data": ['.encode()
 
 
 def _calls(stored: Stored, tick: Tick) -> Iterator[bytes]:
     """The long table, a part at a time."""
-    texts, first = Texts(json.dumps), True
-    yield _head("calls", (Shown("call", "int64", ""), *CALLS))
+    texts, first = TextColumns(json.dumps), True
+    yield _head("calls", exported_columns("calls"))
     for part in parts(stored, tick):
         columns = [texts.of(part, column.name) for column in CALLS]
         values = joined(digits(part.index.to_numpy()), *columns, between=",", null="null")
@@ -83,7 +86,7 @@ def _calls(stored: Stored, tick: Tick) -> Iterator[bytes]:
     yield b"\n]}"
 
 
-def _rows(frame: pd.DataFrame, columns: tuple[Shown, ...]) -> Iterator[bytes]:
+def _rows(frame: pd.DataFrame, columns: tuple[PublicColumn, ...]) -> Iterator[bytes]:
     """A short table, row by row."""
     values: list[list[Any]] = []
     for column in columns:

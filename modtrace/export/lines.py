@@ -36,7 +36,7 @@ def parts(stored: Stored, tick: Tick) -> Iterator[pd.DataFrame]:
         yield rows.frame(low, high)
 
 
-class Texts:
+class TextColumns:
     """Columns of parts as Arrow texts, null where they are. What is said of each category is made once.
 
     Args:
@@ -59,7 +59,7 @@ class Texts:
 
 
 def chosen(texts: pa.Array, codes: npt.NDArray[Any]) -> pa.Array:
-    """Texts by position, null for -1."""
+    """TextColumns by position, null for -1."""
     return (
         texts.take(pa.array(np.maximum(codes, 0), mask=codes < 0))
         if len(texts)
@@ -89,5 +89,5 @@ def content(lines: pa.Array | pa.ChunkedArray) -> bytes:
     if not len(lines):
         return b""
     _, offsets, data = lines.buffers()
-    at = np.frombuffer(offsets, np.int32)[lines.offset : lines.offset + len(lines) + 1]
-    return data.slice(int(at[0]), int(at[-1] - at[0])).to_pybytes() if data is not None else b""
+    ends = np.frombuffer(offsets, np.int32)[lines.offset : lines.offset + len(lines) + 1]
+    return data.slice(int(ends[0]), int(ends[-1] - ends[0])).to_pybytes() if data is not None else b""

@@ -1,4 +1,4 @@
-"""How a trace is written for other tools, by type; and the methods of a trace that do it."""
+"""Exporters, which write a trace for other tools, by type; and the methods of a trace that do it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Type:
-    """A type of file: what writes it, how its name ends, and what it is for."""
+    """A type of file: what writes it, how its name ends, and what it is for.
+
+    any_table: it holds one table, which can be chosen; others hold calls, or all.
+    """
 
     module: str
     function: str
     suffix: str
     doc: str
     binary: bool = False
+    any_table: bool = False
 
     def chunks(self, stored: Stored, tick: Tick, **options: Any) -> Iterator[bytes]:
         """The content, piece by piece."""
@@ -32,8 +36,8 @@ class Type:
 
 
 TYPES: Final = {
-    "csv": Type("csv", "csv", ".csv", "one line a call"),
-    "parquet": Type("parquet", "parquet", ".parquet", "one row a call, with types and units", binary=True),
+    "csv": Type("csv", "csv", ".csv", "one line a call, or a row of --table", any_table=True),
+    "parquet": Type("parquet", "parquet", ".parquet", "the same with types and units", binary=True, any_table=True),
     "chrome": Type("chrome", "chrome", ".json", "a time line for Perfetto (ui.perfetto.dev)"),
     "speedscope": Type("speedscope", "speedscope", ".speedscope.json", "a flame chart for speedscope.app"),
     "collapsed": Type("collapsed", "collapsed", ".collapsed.txt", "stacks with self time in ns, for flame graphs"),
@@ -47,16 +51,30 @@ class Exports:
 
     Each takes a path, or a stream of text or bytes (`to_parquet`: of bytes). A file that is there is replaced with
     `force` alone; a new one is there whole or not at all, and readable by the user alone. They raise UsageError for a
-    path that cannot be written. What each file holds is in docs/exports.md.
+    path that cannot be written or a table that is not known. What each file holds is in docs/exports.md.
     """
 
-    def to_csv(self, target: Target, *, raw: bool = False, force: bool = False) -> None:
-        """Write `calls` as CSV. Cells that a spreadsheet would run as formulas get a `'` in front, unless `raw`."""
-        self._export("csv", target, force, raw=raw)
+    def to_csv(self, target: Target, *, table: str = "calls", raw: bool = False, force: bool = False) -> None:
+        """Write a table as CSV: one line a row, times in ns, sizes in bytes, nothing for null.
 
-    def to_parquet(self, target: Target, *, force: bool = False) -> None:
-        """Write `calls` as Parquet, with types; units and descriptions are metadata of the columns."""
-        self._export("parquet", target, force)
+        Args:
+            target: a path or a stream.
+            table: `calls`, `modules`, `steps`, `folded`, `findings`, `gaps`, `operations`, `holders`, `kernels`,
+                `syncs`, `compilations`, or `memory` for that of `series()`.
+            raw: leave cells as they are that a spreadsheet would run as formulas; they get a `'` in front otherwise.
+            force: replace a file that is there.
+        """
+        self._export("csv", target, force, table=_known(table), raw=raw)
+
+    def to_parquet(self, target: Target, *, table: str = "calls", force: bool = False) -> None:
+        """Write a table as Parquet, with types; units and descriptions are metadata of the columns.
+
+        Args:
+            target: a path or a stream of bytes.
+            table: as for `to_csv`.
+            force: replace a file that is there.
+        """
+        self._export("parquet", target, force, table=_known(table))
 
     def to_chrome(self, target: Target, *, force: bool = False) -> None:
         """Write a time line that Perfetto (ui.perfetto.dev) and chrome://tracing open."""
@@ -81,3 +99,10 @@ class Exports:
 
     def _read(self) -> Stored:
         raise NotImplementedError
+
+
+def _known(table: str) -> str:
+    # Columns of tables are made up when this is imported, from a registry that may grow until then.
+    from modtrace.trace.dataframes import known_table
+
+    return known_table(table)

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from modtrace._version import __version__
+from modtrace.analysis.call_titles import titles
 from modtrace.analysis.columns import column
-from modtrace.analysis.cut import headline_of
+from modtrace.analysis.recording_end import headline_of
 from modtrace.analysis.spans import spans
 from modtrace.analysis.timeline import timeline
-from modtrace.analysis.titles import titles
 from modtrace.export.lines import chosen, content, digits, joined, ranges
 from modtrace.export.target import Tick, silent
 from modtrace.export.tracks import Track, offsets, process_name, tracks
@@ -39,7 +39,8 @@ def speedscope(stored: Stored, tick: Tick = silent) -> Iterator[bytes]:
     for number, track in enumerate(tracks(stored)):
         process = stored.processes[track.process]
         start, end = (
-            some[track.low : track.high] + shift[track.process] for some in (times.start_ns, times.end_ns)
+            moments[track.low : track.high] + shift[track.process]
+            for moments in (times.start_ns, times.end_ns)
         )
         profile = {
             "type": "evented",
@@ -67,9 +68,9 @@ def _events(
         event = order[low:high]
         closes = event >= count
         row = event - np.where(closes, count, 0)
-        at = np.where(closes, end[row], start[row])
+        at_ns = np.where(closes, end[row], start[row])
         head = chosen(_HEADS, closes.astype(np.int8))
-        text = content(joined(head, digits(title[row]), ',"at":', digits(at), "}"))
+        text = content(joined(head, digits(title[row]), ',"at":', digits(at_ns), "}"))
         yield text if low else text[2:]
 
 
@@ -79,11 +80,11 @@ def _order(last: Ints) -> Ints:
     Before call i opens, those have closed that end before it; a call closes behind all that is inside it.
     """
     count = len(last)
-    here = np.arange(count)
+    calls = np.arange(count)
     closed = np.concatenate([[0], np.cumsum(np.bincount(last, minlength=count))])  # by the time call i opens
     order = np.empty(2 * count, np.int64)
-    order[here + closed[:count]] = here
+    order[calls + closed[:count]] = calls
     # Of those that end together the innermost, which opened last, closes first.
-    by_end = np.lexsort((-here, last))
-    order[last[by_end] + 1 + here] = count + by_end
+    by_end = np.lexsort((-calls, last))
+    order[last[by_end] + 1 + calls] = count + by_end
     return order

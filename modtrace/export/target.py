@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from modtrace.errors import UsageError
+from modtrace.errors import PathTakenError, UsageError
 from modtrace.text import plain
+from modtrace.trace.atomic_file import write_whole
 
 Target = str | os.PathLike[str] | IO[Any]
 """A path, or a stream of text or bytes."""
@@ -39,28 +39,26 @@ def write(chunks: Iterable[bytes], target: Target, *, force: bool = False) -> No
             target.write(bytes(chunk).decode() if as_text else chunk)
         return
     path = Path(target)
-    _refuse_what_exists(path, force=force)
-    try:
-        descriptor, part = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                for chunk in chunks:
-                    file.write(chunk)
-            _refuse_what_exists(path, force=force)  # it may have come in the meantime
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
-    except OSError as error:
-        raise UsageError(f"cannot write {plain(str(path))}: {error.strerror or error}") from None
+    refuse_existing(path, force=force)
+
+    def checked() -> Iterator[bytes]:
+        yield from chunks
+        refuse_existing(path, force=force)  # it may have come in the meantime
+
+    write_whole(path, checked())
 
 
-def _refuse_what_exists(path: Path, *, force: bool) -> None:
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise where a path is taken, but for a regular file that `force` replaces.
+
+    Raises:
+        UsageError: it is.
+    """
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return  # not there; whether it can be written shows when it is
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{plain(str(path))} is not a regular file; it is not replaced")
     if not force:
-        raise UsageError(f"{plain(str(path))} exists already; use -f (force=True) to replace it")
+        raise PathTakenError(plain(str(path)))

@@ -39,13 +39,13 @@ def tracks(stored: Stored) -> list[Track]:
 
 
 def offsets(stored: Stored) -> Ints:
-    """What to add to the times of each process so that they are since the start of the first: by the clocks of their
-    machines, which may differ. 0 where a process did not say when it started.
+    """Nanoseconds to add to the times of each process so that they are since the start of the first: by the clocks of
+    their machines, which may differ. 0 where a process did not say when it started.
     """
     started = [process.started_unix_ns for process in stored.processes]
-    known = [one for one in started if one is not None]
+    known = [started_ns for started_ns in started if started_ns is not None]
     first = min(known, default=0)
-    return np.array([0 if one is None else one - first for one in started], np.int64)
+    return np.array([0 if started_ns is None else started_ns - first for started_ns in started], np.int64)
 
 
 def process_name(process: Process) -> str:

@@ -48,22 +48,22 @@ def _array_total(array: pa.Array, total: int) -> int:
     total = zlib.crc32(b"%d,%d" % (len(array), array.null_count), total)
     buffers = array.buffers()
     length = len(array)
-    kind = array.type
+    arrow_type = array.type
     if buffers[0] is not None and array.null_count:
         total = zlib.crc32(memoryview(buffers[0])[: (length + 7) // 8], total)
-    if pa.types.is_list(kind):
+    if pa.types.is_list(arrow_type):
         total = zlib.crc32(memoryview(buffers[1])[: 4 * (length + 1)] if buffers[1] else b"", total)
         return _array_total(array.values, total)
-    if pa.types.is_struct(kind):
-        for index in range(kind.num_fields):
+    if pa.types.is_struct(arrow_type):
+        for index in range(arrow_type.num_fields):
             total = _array_total(array.field(index), total)
         return total
-    if pa.types.is_string(kind):
+    if pa.types.is_string(arrow_type):
         offsets = memoryview(buffers[1])[: 4 * (length + 1)] if buffers[1] else b""
         total = zlib.crc32(offsets, total)
         end = int.from_bytes(offsets[-4:], "little")
         return zlib.crc32(memoryview(buffers[2])[:end] if end else b"", total)
-    size = (length + 7) // 8 if kind == pa.bool_() else length * kind.bit_width // 8
+    size = (length + 7) // 8 if arrow_type == pa.bool_() else length * arrow_type.bit_width // 8
     return zlib.crc32(memoryview(buffers[1])[:size] if buffers[1] else b"", total)
 
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from modtrace.errors import UsageError
+from modtrace.errors import PathTakenError, UsageError
 from modtrace.text import plain
-from modtrace.trace.alive import is_alive
+from modtrace.trace.process_alive import is_alive
 from modtrace.trace.schema import END_FILE, FORMAT, PROCESS_FILE, RUN_FILE, STOP_FILE, SUFFIX
 
 _MAX_JSON_BYTES: Final = 1 << 20
@@ -55,14 +55,10 @@ def _make(path: Path) -> bool:
     return True
 
 
-class PathTakenError(UsageError):
-    """Something stands where a trace is to be made."""
-
-
 def _replace(path: Path, *, force: bool) -> None:
     shown = plain(str(path))
     if not force:
-        raise PathTakenError(f"{shown} exists already; use -f to replace it, or -o for another name")
+        raise PathTakenError(shown)
     if path.is_symlink() or not path.is_dir():
         raise UsageError(f"{shown} is not a directory; it is not replaced")
     if read_run(path) is None and any(path.iterdir()):
@@ -87,6 +83,11 @@ def _living_writer(path: Path) -> int | None:
     return None
 
 
+def is_being_written(path: Path) -> bool:
+    """True where a process on this machine has not ended its part of a trace."""
+    return _living_writer(path) is not None
+
+
 def copy(source: Path, target: Path, *, force: bool = False) -> None:
     """Copy a trace directory: regular files only, readable by the user alone.
 
@@ -103,13 +104,13 @@ def copy(source: Path, target: Path, *, force: bool = False) -> None:
         if not _make(target):
             _replace(target, force=force)
         for folder, folders, files in os.walk(source):
-            here = target / Path(folder).relative_to(source)
-            here.mkdir(mode=0o700, exist_ok=True)
+            copied = target / Path(folder).relative_to(source)
+            copied.mkdir(mode=0o700, exist_ok=True)
             folders[:] = [name for name in folders if not (Path(folder) / name).is_symlink()]
             for name in files:
                 if stat.S_ISREG((Path(folder) / name).lstat().st_mode):
-                    shutil.copyfile(Path(folder) / name, here / name, follow_symlinks=False)
-                    (here / name).chmod(0o600)
+                    shutil.copyfile(Path(folder) / name, copied / name, follow_symlinks=False)
+                    (copied / name).chmod(0o600)
     except OSError as error:
         raise UsageError(f"cannot write a trace at {shown}: {error.strerror or error}") from None
 
@@ -212,18 +213,36 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_run(path: Path) -> dict[str, Any] | None:
-    """What `run.json` of a trace directory says; None if it is not one of ours."""
+    """The contents of `run.json` of a trace directory; None if it is not one of ours."""
     run = read_json(path / RUN_FILE)
     return run if run is not None and run.get("format") == FORMAT else None
 
 
+def denied(path: Path) -> bool:
+    """True for a trace directory that this user may not read."""
+    try:
+        with os.scandir(path):
+            pass
+        os.close(os.open(path / RUN_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def find_denied(directory: Path) -> list[Path]:
+    """The traces of a directory, by their names, that this user may not read."""
+    return [path for path in sorted(directory.iterdir()) if path.suffix == SUFFIX and denied(path)]
+
+
 def find(directory: Path) -> list[Path]:
-    """The traces directly in a directory, newest first."""
-    found = []
+    """The traces directly in a directory, newest first; without those that this user may not read."""
+    traces = []
     for path in sorted(directory.iterdir()):
         if path.suffix == SUFFIX and path.is_dir() and not path.is_symlink():
             run = read_run(path)
             if run is not None:
                 started = run.get("started_unix_ns")
-                found.append((started if isinstance(started, int) else 0, path))
-    return [path for _, path in sorted(found, reverse=True)]
+                traces.append((started if isinstance(started, int) else 0, path))
+    return [path for _, path in sorted(traces, reverse=True)]

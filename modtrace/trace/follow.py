@@ -1,7 +1,8 @@
 """Reads a trace while it is written: each time only what has been added, in whole batches.
 
 Every file is opened anew each time, which makes a network file system look again. A batch that is not whole yet is
-waited for. A file that was replaced or became shorter is begun again.
+waited for. A file that was replaced or became shorter is begun again. Of calls only what each says by itself is
+checked, and those that cannot be true are left out; whether they contradict each other is not: not all are there yet.
 """
 
 from __future__ import annotations
@@ -16,20 +17,25 @@ import pyarrow as pa
 
 from modtrace.errors import TraceError
 from modtrace.text import plain
-from modtrace.trace.columns import codes, integers, joined
-from modtrace.trace.framing import Batch, Budget, Cut, Damage, ForeignSchema, messages, open_stream
+from modtrace.trace.batch_columns import codes, integers, joined
 from modtrace.trace.reader import MAX_MEMORY_BYTES, Process, process_of
 from modtrace.trace.schema import END_FILE, KINDS, PROCESS_FILE, STOP_FILE, STREAM_SUFFIX, UNFINISHED
+from modtrace.trace.stream_reader import Batch, Budget, Cut, Damage, ForeignSchema, messages, open_stream
+from modtrace.trace.table_keys import Bools
 from modtrace.trace.validate import check
+from modtrace.units import plural
 
 Columns = dict[str, Any]
 
 PATIENCE: Final = 8
-"""How often what follows a batch may be unreadable before the file counts as damaged: a network file system may show a
-file's new length before its new bytes.
+"""Number of times that the bytes behind a batch may be unreadable before the file counts as damaged: a network file
+system may show a file's new length before its new bytes.
 """
 MANY_ROWS: Final = 100_000
 """Of calls: a reading stops behind the batch with which it has so many."""
+LEFT_OUT: Final = (
+    "{} left out, which cannot be true; what calls say of each other is checked when the trace is opened"
+)
 _LIMIT: Final = 1 << 62
 _KEYS: Final = ("module", "root", "label", "outputs")
 _FOLLOWED: Final = (
@@ -39,14 +45,14 @@ _PLAIN: Final = ("call", "parent", "last_call", "kind", "depth", "start_ns", "st
 _NULLABLE: Final = ("duration_ns", "self_ns")
 
 
-class Replaced(Exception):
+class ReplacedFiles(Exception):
     """The files are not those that were read before."""
 
 
 @dataclass
-class Added:
-    """What a reading has found. Keys are those of the process; `calls` and `opened` are columns of schema.TABLES as
-    arrays: -1 for no key, and `duration_ns` and `self_ns` -1 where they are not known. `watched` and `compiled` say
+class AddedRows:
+    """Rows that a reading has added. Keys are those of the process; `calls` and `opened` are columns of schema.TABLES
+    as arrays: -1 for no key, and `duration_ns` and `self_ns` -1 where they are not known. `watched` and `compiled` say
     when memory or kernels were watched and when torch compiled: (from, to) in nanoseconds since the start of recording.
     """
 
@@ -62,7 +68,7 @@ class Added:
     calls: Columns | None = None
 
 
-class Stream:
+class FollowedStream:
     """One file of a process folder, and how far it has been read."""
 
     def __init__(self, folder: Path, table: str) -> None:
@@ -102,43 +108,44 @@ class Stream:
             Replaced: it is another file than before.
             TraceError: it has columns of another version.
         """
-        found: list[Batch] = []
+        batches: list[Batch] = []
         if self.damage is not None and self._tries > PATIENCE:
-            return found
+            return batches
         opened = None
         try:
             opened = open_stream(self.path)
             if opened is None:
-                return found
+                return batches
             status = opened[1]
             self._same(status)
             end = status.st_size if size is None else min(size, status.st_size)
-            more = self._read(opened[0], end, rows, found)
-            self.behind_bytes = status.st_size - self._position if more else 0
+            stopped = self._read(opened[0], end, rows, batches)
+            self.behind_bytes = status.st_size - self._position if stopped else 0
             self.damage, self._tries = None, 0
         except Cut:
             self.behind_bytes = 0
         except Damage as damage:
-            self._tries = 1 if found else self._tries + 1
+            self._tries = 1 if batches else self._tries + 1
             if self._tries > PATIENCE:
                 self.damage = f"{plain(self.path.parent.name, 200)}/{self.path.name} {damage}"
         except ForeignSchema:
+            name = f"{plain(self.path.parent.name, 200)}/{self.path.name}"
             raise TraceError(
-                f"{plain(self.path.parent.name, 200)}/{self.path.name} has columns of another version of modtrace"
+                f"{name} has columns that do not belong to the format of this modtrace"
             ) from None
         finally:
             if opened is not None:
                 os.close(opened[0])
-        return found
+        return batches
 
-    def _read(self, descriptor: int, end: int, rows: int | None, found: list[Batch]) -> bool:
-        """Whether it stopped because there are so many rows."""
+    def _read(self, descriptor: int, end: int, rows: int | None, batches: list[Batch]) -> bool:
+        """Read on; true if it stopped because there are so many rows."""
         count = 0
         for batch, behind in messages(
             descriptor, end, self.table, self._position, self._number, budget=self._budget
         ):
             check(self.table, batch.rows, f"{plain(self.path.parent.name, 200)}/{self.path.name}")
-            found.append(batch)
+            batches.append(batch)
             self._position = behind
             self._number += 1
             if 0 <= batch.at_ns < 1 << 62:
@@ -151,7 +158,7 @@ class Stream:
     def _same(self, status: os.stat_result) -> None:
         identity = (status.st_dev, status.st_ino)
         if self._position and (identity != self._identity or status.st_size < self._position):
-            raise Replaced
+            raise ReplacedFiles
         self._identity = identity
 
 
@@ -164,12 +171,16 @@ class Follower:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.last_ns = 0
-        self._streams = {table: Stream(folder, table) for table in _FOLLOWED}
+        self._streams = {table: FollowedStream(folder, table) for table in _FOLLOWED}
         self.process: Process = process_of(folder, 0)
+        self.left_out = 0
+        """Calls that cannot be true."""
         self._marks = self._look()
 
     def _look(self) -> list[tuple[int, int] | None]:
-        """What tells each of its JSON files from another that took its place."""
+        """(inode, nanoseconds of its last change) of each of its JSON files, which tell it from another that took its
+        place.
+        """
         marks: list[tuple[int, int] | None] = []
         for name in (PROCESS_FILE, STOP_FILE, END_FILE):
             try:
@@ -181,16 +192,17 @@ class Follower:
 
     @property
     def notes(self) -> list[str]:
-        """What cannot be read of it."""
-        return [stream.damage for stream in self._streams.values() if stream.damage is not None]
+        """The damages and gaps that cannot be read around."""
+        damages = [stream.damage for stream in self._streams.values() if stream.damage is not None]
+        return [*damages, *([LEFT_OUT.format(plural(self.left_out, "call"))] if self.left_out else [])]
 
     @property
     def behind_bytes(self) -> int:
-        """What there is of calls and has not been read."""
+        """Bytes of calls that are written and not read yet."""
         return self._streams["calls"].behind_bytes
 
-    def read(self, rows: int = MANY_ROWS) -> Added | None:
-        """What has been added since the last time, None for nothing.
+    def read(self, rows: int = MANY_ROWS) -> AddedRows | None:
+        """Rows that have been added since the last time, None for nothing.
 
         The length of `calls` is taken before the other files are read: what these calls point at is in them by then.
 
@@ -203,8 +215,8 @@ class Follower:
             size = self._streams["calls"].size()
         except Damage:
             size = 0
-        added = Added()
-        opened = [_opened(batch.rows) for batch in self._streams["open"].read()]
+        added = AddedRows()
+        opened = [self._possible(_opened(batch.rows)) for batch in self._streams["open"].read()]
         for batch in self._streams["modules"].read():
             added.modules.update(_modules(batch.rows))
             added.variables.update(_variables(batch.rows))
@@ -223,12 +235,21 @@ class Follower:
         for batch in self._streams["compilations"].read():
             low, took = (integers(batch.rows.column(name))[0] for name in ("start_ns", "duration_ns"))
             added.compiled += zip(low.tolist(), (low + took).tolist(), strict=True)
-        calls = [_calls(batch.rows) for batch in self._streams["calls"].read(size=size, rows=rows)]
+        calls = [
+            self._possible(_calls(batch.rows)) for batch in self._streams["calls"].read(size=size, rows=rows)
+        ]
         added.opened = joined(opened) if opened else None
         added.calls = joined(calls) if calls else None
         self.last_ns = max(stream.last_ns for stream in self._streams.values())
         other = (added.names, added.modules, added.labels, added.gaps, added.watched, added.compiled)
         return added if opened or calls or any(other) else None
+
+    def _possible(self, columns: Columns) -> Columns:
+        wrong = _impossible(columns)
+        if not bool(wrong.any()):
+            return columns
+        self.left_out += int(wrong.sum())
+        return {name: values[~wrong] for name, values in columns.items()}
 
     def _look_at_process(self) -> None:
         marks = self._look()
@@ -241,11 +262,11 @@ def _modules(rows: pa.RecordBatch) -> dict[int, tuple[str, int | None]]:
     keys = codes(rows.column("module")).tolist()
     counts = rows.column("parameter_count").to_pylist()
     types = rows.column("type").to_pylist()
-    return {key: (kind, count) for key, kind, count in zip(keys, types, counts, strict=True)}
+    return {key: (class_name, count) for key, class_name, count in zip(keys, types, counts, strict=True)}
 
 
 def _variables(rows: pa.RecordBatch) -> dict[int, str]:
-    """What held each root module when it was first called, where that is known."""
+    """The variable that held each root module when it was first called, where that is known."""
     pairs = zip(codes(rows.column("module")).tolist(), rows.column("variable").to_pylist(), strict=True)
     return {key: plain(text) for key, text in pairs if text is not None}
 
@@ -260,18 +281,18 @@ def _labels(rows: pa.RecordBatch) -> dict[int, tuple[str, str, str]]:
     """Name, type and place (`norm.py:12`, empty for what is no function) of each label."""
     keys = codes(rows.column("label")).tolist()
     columns = [rows.column(name).to_pylist() for name in ("name", "type", "source_file", "source_line")]
-    found = {}
-    for key, name, kind, file, line in zip(keys, *columns, strict=True):
+    labels = {}
+    for key, name, label_type, file, line in zip(keys, *columns, strict=True):
         place = "" if file is None else f"{file.replace(chr(92), '/').rpartition('/')[2]}:{line or 0}"
-        found[key] = (name, kind, place)
-    return found
+        labels[key] = (name, label_type, place)
+    return labels
 
 
 def _calls(rows: pa.RecordBatch) -> Columns:
     columns: Columns = {name: integers(rows.column(name))[0] for name in _PLAIN}
     columns |= {name: codes(rows.column(name)) for name in (*_KEYS, "forward", *_NULLABLE)}
     columns["mode"] = integers(rows.column("mode"))[0]
-    return _checked(columns)
+    return columns
 
 
 def _opened(rows: pa.RecordBatch) -> Columns:
@@ -281,21 +302,15 @@ def _opened(rows: pa.RecordBatch) -> Columns:
     none = np.full(rows.num_rows, -1, np.int64)
     columns |= {"outputs": none, "last_call": columns["call"], "duration_ns": none, "self_ns": none}
     columns["status"] = np.full(rows.num_rows, UNFINISHED, np.int64)
-    return _checked(columns)
+    return columns
 
 
-def _checked(columns: Columns) -> Columns:
-    """Columns of calls that can be true.
-
-    Raises:
-        TraceError: they cannot.
-    """
-    call, parent, depth, kind = (columns[name] for name in ("call", "parent", "depth", "kind"))
-    wrong = (call < 0) | (parent >= call) | ((parent < 0) != (depth == 0)) | (depth < 0)
-    wrong |= (kind < 0) | (kind >= len(KINDS)) | (columns["last_call"] < call)
+def _impossible(columns: Columns) -> Bools:
+    """Calls that cannot be true whatever the others say."""
+    call, parent, depth, call_kind = (columns[name] for name in ("call", "parent", "depth", "kind"))
+    wrong: Bools = (call < 0) | (parent >= call) | ((parent < 0) != (depth == 0)) | (depth < 0)
+    wrong |= (call_kind < 0) | (call_kind >= len(KINDS)) | (columns["last_call"] < call)
     wrong |= (columns["module"] < 0) & (columns["label"] < 0)
     for name in ("start_ns", *_NULLABLE):
         wrong |= np.abs(columns[name]) > _LIMIT
-    if bool(wrong.any()):
-        raise TraceError("the trace contradicts itself: a call in it is impossible")
-    return columns
+    return wrong

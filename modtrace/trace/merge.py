@@ -1,113 +1,187 @@
 """Tables of several processes and threads -> one numbering, with every key and range checked.
 
 Keys are renumbered to positions: after this a key of `modules` is the row of that module, and a call is its row in
-`calls`. All checks are vectorised.
+`calls`. All checks are vectorised; only calls that contradict each other are looked at one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from modtrace.errors import TraceError
-from modtrace.trace import beside
+from modtrace.trace import side_tables
 from modtrace.trace.arrow import arrow_schema
-from modtrace.trace.build import array
-from modtrace.trace.keys import Bools, Ints, gapless, ints, last_of_each, position
-from modtrace.trace.schema import (
-    BACKWARD,
-    KINDS,
-    MODULE,
-    RAISED,
-    STATUSES,
-    STEP,
-    THREAD_SHIFT,
-    UNFINISHED,
-)
+from modtrace.trace.arrow_arrays import array, table_of
+from modtrace.trace.batch_columns import values_and_nulls
+from modtrace.trace.call_table import CODED, CallTable, constant, same
+from modtrace.trace.contradictions import contradicting
+from modtrace.trace.schema import THREAD_SHIFT, UNFINISHED
+from modtrace.trace.table_keys import Bools, Ints, gapless, ints, last_of_each, last_rows, position
+from modtrace.units import plural
 
 _INTERNED: Final = {"modules": "module", "signatures": "signature", "labels": "label", "errors": "error"}
 _REFERENCES: Final = {
     "module": "modules", "root": "modules", "label": "labels", "inputs": "signatures", "outputs": "signatures",
     "error": "errors",
 }  # fmt: skip
-_TIMES: Final = ("duration_ns", "self_ns", "tracer_ns", "hooks_ns")
-_LIMIT: Final = 1 << 62
-_CLOCK_NS: Final = 100_000
+_LEFT_OUT: Final = "{} left out, for the trace contradicts itself: {}"
+_NOT_THERE: Final = "they point at rows that are not there"
+_ROUNDS: Final = 8
+"""Two are enough: one for the tree, one for times."""
+
+
+class _LeftOut(NamedTuple):
+    """Rows of a process that are left out: reason, noun of one (`call`), number, and time of the first."""
+
+    reason: str
+    noun: str
+    rows: int
+    at_ns: int
 
 
 def merge(
-    raw: Mapping[str, Sequence[pa.Table]], ranks: Sequence[int], *, damaged: bool
-) -> tuple[dict[str, pa.Table], list[str]]:
-    """All tables over all processes.
+    raw: Mapping[str, list[pa.Table]], ranks: Sequence[int], *, damaged: bool
+) -> tuple[dict[str, pa.Table], CallTable, list[str]]:
+    """All tables over all processes; `raw` has no calls afterwards, which saves their memory.
 
     Args:
         raw: table -> its rows in each process.
         ranks: rank of each process.
-        damaged: whether parts are known to be lost, so that rows may point at what is gone: such are left out. In a
-            whole trace a row that points nowhere is a contradiction.
+        damaged: whether parts are known to be lost, so that rows may point at what is gone: such are left out with a
+            note. In a whole trace a row that points nowhere is a contradiction.
 
     Returns:
-        The tables, and notes on what was left out.
+        The tables, the calls, and notes on what was left out. Rows that contradict each other are left out too
+        (`contradictions` says which), and `gaps` says how many and why.
 
     Raises:
-        TraceError: rows contradict each other.
+        TraceError: a row has numbers that nothing can have.
     """
     notes: list[str] = []
+    out: list[list[_LeftOut]] = [[] for _ in ranks]
     tables: dict[str, pa.Table] = {}
     keys: dict[str, list[Ints]] = {}
     for name, key in _INTERNED.items():
         parts = [last_of_each(part, key) for part in raw[name]]
         keys[name] = [ints(part, key) for part in parts]
-        tables[name] = _numbered(parts, key)
-    offsets = {name: np.cumsum([0, *map(len, found)]) for name, found in keys.items()}
+        tables[name] = _numbered(parts, key, with_process=name == "modules")
+    offsets = {name: np.cumsum([0, *map(len, of_processes)]) for name, of_processes in keys.items()}
     tables["names"] = _names(raw["names"], keys["modules"], offsets["modules"])
     tables["parameters"] = _parameters(raw["parameters"], keys["modules"], offsets["modules"])
-    tables["gaps"] = _with_process(raw["gaps"])
+    raw = {**raw, "allocations": _possible_allocations(raw["allocations"], out)}
     for name in ("allocations", "operators", "watched", "asked", "compilations"):
         tables[name] = _with_process(raw[name], name)
-    beside.check_memory(tables["allocations"], tables["watched"])
-    beside.check_operators(tables["operators"])
-    beside.check_compilations(tables["compilations"])
-    parts = []
-    found: dict[str, list[pa.Table]] = {name: [] for name in beside.OF_CALLS}
+    side_tables.check_memory(tables["allocations"], tables["watched"])
+    side_tables.check_operators(tables["operators"])
+    side_tables.check_compilations(tables["compilations"])
+    ids_of: list[Ints] = []
+    columns_of: list[dict[str, Any]] = []
     start = 0
-    for index, (calls, opened) in enumerate(zip(raw["calls"], raw["open"], strict=False)):
-        columns, left_out = _calls(calls, opened, {name: keys[name][index] for name in keys}, damaged=damaged)
-        if left_out:
-            notes.append(f"{left_out:,} calls are left out: what they belong to is lost")
-        for column, table in _REFERENCES.items():
-            columns[column] = _shifted(columns[column], int(offsets[table][index]))
+    for index, rank in enumerate(ranks):
+        columns, lost, wrong = _calls(
+            raw["calls"],
+            index,
+            raw["open"][index],
+            {name: keys[name][index] for name in keys},
+            damaged=damaged,
+        )
+        out[index] += wrong
+        if lost:
+            notes.append(f"{plural(lost, 'call')} left out: what they belong to is lost")
         ids = columns.pop("ids")
-        for name, of_process in beside.OF_CALLS.items():
-            found[name].append(of_process(raw[name][index], ids, start))
-        count = len(columns["call"])
-        for column in ("call", "last_call", "forward"):
-            columns[column] = _shifted(columns[column], start)
-        if start:
-            columns["parent"] = np.where(columns["parent"] >= 0, columns["parent"] + start, -1)
-        columns["rank"] = np.full(count, ranks[index], np.int32)
-        columns["process"] = np.full(count, index, np.int32)
-        parts.append(columns)
-        start += count
-    tables["calls"] = _calls_table(parts)
-    for name, some in found.items():
-        tables[name] = pa.concat_tables(some) if some else arrow_schema(name).empty_table()
-    tables["device_memory"] = _with_process(found["device_memory"], "device_memory")
-    return tables, notes
+        columns = _among_all(columns, {name: int(offsets[name][index]) for name in offsets}, start)
+        columns["rank"], columns["process"] = (same(of, np.int32, len(ids)) for of in (rank, index))
+        columns_of.append(columns)
+        ids_of.append(ids)
+        start += len(ids)
+    tables |= _by_call(raw, ids_of)
+    others = [name for name in raw if name not in tables and name not in ("calls", "open")]
+    tables |= {name: _with_process(raw[name], name) for name in others}
+    tables["gaps"] = _with_process([_with_gaps(*pair) for pair in zip(raw["gaps"], out, strict=True)])
+    return tables, _calls_table(columns_of), notes
 
 
-def _numbered(parts: Sequence[pa.Table], key: str) -> pa.Table:
-    whole = pa.concat_tables(parts) if parts else arrow_schema(f"{key}s").empty_table()
-    position = whole.schema.get_field_index(key)
-    return whole.set_column(position, key, pa.array(np.arange(len(whole)), pa.int64()))
+def _by_call(raw: Mapping[str, list[pa.Table]], ids_of: Sequence[Ints]) -> dict[str, pa.Table]:
+    """The tables whose rows are of calls, over all processes, with positions among all calls.
+
+    Args:
+        raw: table -> its rows in each process.
+        ids_of: the ids of the calls of each process, by position.
+    """
+    starts = np.cumsum([0, *map(len, ids_of)]).tolist()
+    tables = {}
+    for name, of_process in side_tables.by_call(raw).items():
+        parts = [
+            of_process(part, ids, start) for part, ids, start in zip(raw[name], ids_of, starts, strict=False)
+        ]
+        if name == "device_memory":
+            tables[name] = _with_process(parts, name)
+        else:
+            tables[name] = pa.concat_tables(parts) if parts else arrow_schema(name).empty_table()
+    return tables
+
+
+def _among_all(columns: dict[str, Any], offsets: Mapping[str, int], start: int) -> dict[str, Any]:
+    """Columns of the calls of one process with positions among those of all."""
+    for column, table in _REFERENCES.items():
+        columns[column] = _shifted(columns[column], offsets[table])
+    for column in ("call", "last_call", "forward"):
+        columns[column] = _shifted(columns[column], start)
+    if start:
+        columns["parent"] = np.where(columns["parent"] >= 0, columns["parent"] + start, -1)
+    return columns
+
+
+def _possible_allocations(parts: Sequence[pa.Table], out: Sequence[list[_LeftOut]]) -> list[pa.Table]:
+    """The allocations that were not freed before they were made."""
+    possible = []
+    for part, wrong in zip(parts, out, strict=True):
+        at_ns, (freed, held) = ints(part, "at_ns"), values_and_nulls(part.column("freed_ns"))
+        false = ~held & (freed < at_ns)
+        count = int(np.count_nonzero(false))
+        if count:
+            first = int(at_ns[false].min())
+            wrong.append(_LeftOut("memory was freed before it was allocated", "allocation", count, first))
+        possible.append(part.filter(array(~false, pa.bool_())) if count else part)
+    return possible
+
+
+def _with_gaps(gaps: pa.Table, out: Sequence[_LeftOut]) -> pa.Table:
+    """The gaps of a process, rows that were left out before the others: they are the graver ones."""
+    if not out:
+        return gaps
+    counted: dict[tuple[str, str], _LeftOut] = {}
+    for rejected in out:
+        before = counted.get((rejected.noun, rejected.reason), rejected._replace(rows=0))
+        rows, at_ns = before.rows + rejected.rows, min(before.at_ns, rejected.at_ns)
+        counted[rejected.noun, rejected.reason] = rejected._replace(rows=rows, at_ns=at_ns)
+    columns = {
+        "at_ns": [rejected.at_ns for rejected in counted.values()],
+        "reason": [
+            _LEFT_OUT.format(plural(rejected.rows, rejected.noun), rejected.reason)
+            for rejected in counted.values()
+        ],
+        "lost_calls": [rejected.rows if rejected.noun == "call" else None for rejected in counted.values()],
+    }
+    return pa.concat_tables([table_of(columns, gaps.schema), gaps])
+
+
+def _numbered(parts: Sequence[pa.Table], key: str, *, with_process: bool = False) -> pa.Table:
+    if with_process:
+        table = _with_process(parts, f"{key}s")
+    else:
+        table = pa.concat_tables(parts) if parts else arrow_schema(f"{key}s").empty_table()
+    position = table.schema.get_field_index(key)
+    return table.set_column(position, key, array(np.arange(len(table)), pa.int64()))
 
 
 def _names(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) -> pa.Table:
-    found = []
+    tables = []
     for index, part in enumerate(parts):
         root, module = ints(part, "root"), ints(part, "module")
         root_at, root_known = position(root, modules[index])
@@ -118,53 +192,85 @@ def _names(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) ->
         last = np.ones(len(order), np.bool_)
         last[:-1] = pair[order[1:]] != pair[order[:-1]]
         rows = known[order[last]]
-        kept = part.take(pa.array(rows))
-        kept = kept.set_column(0, "root", pa.array(root_at[rows] + offsets[index], pa.int64()))
-        found.append(kept.set_column(1, "module", pa.array(module_at[rows] + offsets[index], pa.int64())))
-    return pa.concat_tables(found) if found else arrow_schema("names").empty_table()
+        named = part.take(array(rows, pa.int64()))
+        named = named.set_column(0, "root", array(root_at[rows] + offsets[index], pa.int64()))
+        tables.append(named.set_column(1, "module", array(module_at[rows] + offsets[index], pa.int64())))
+    return pa.concat_tables(tables) if tables else arrow_schema("names").empty_table()
 
 
 def _parameters(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) -> pa.Table:
     """The last row of each parameter, with the number of its process; keys of tensors are told apart by that."""
-    found = []
+    tables = []
     for index, part in enumerate(parts):
-        module, of_none = _values_and_nulls(part.column("module"))
-        at, known = position(module.astype(np.int64), modules[index])
+        module, of_none = values_and_nulls(part.column("module"))
+        module_at, known = position(module.astype(np.int64), modules[index])
         key = np.where(of_none, -1, module)
         pairs = zip(key.tolist(), part.column("name").to_pylist(), strict=True)
         usable = (known | of_none).tolist()
         last = {pair: row for row, pair in enumerate(pairs) if usable[row]}
         rows = np.array(sorted(last.values()), np.int64)
-        kept = part.take(pa.array(rows))
-        shifted = pa.array(at[rows] + offsets[index], pa.int64(), mask=of_none[rows])
-        kept = kept.set_column(0, "module", shifted)
-        found.append(kept.append_column("process", pa.array(np.full(len(rows), index, np.int32))))
-    return pa.concat_tables(found) if found else _with_process([], "parameters")
+        latest = part.take(array(rows, pa.int64()))
+        shifted = array(module_at[rows] + offsets[index], pa.int64(), of_none[rows])
+        latest = latest.set_column(0, "module", shifted)
+        tables.append(latest.append_column("process", array(same(index, np.int32, len(rows)), pa.int32())))
+    return pa.concat_tables(tables) if tables else _with_process([], "parameters")
 
 
 def _with_process(parts: Sequence[pa.Table], name: str = "gaps") -> pa.Table:
-    found = [
-        part.append_column("process", pa.array(np.full(len(part), index, np.int32)))
+    tables = [
+        part.append_column("process", array(same(index, np.int32, len(part)), pa.int32()))
         for index, part in enumerate(parts)
     ]
-    return pa.concat_tables(found) if found else arrow_schema(name).empty_table()
+    return pa.concat_tables(tables) if tables else arrow_schema(name).empty_table()
 
 
 def _calls(
-    calls: pa.Table, opened: pa.Table, keys: Mapping[str, Ints], *, damaged: bool
-) -> tuple[dict[str, Any], int]:
-    """Columns of one process, in order of start within each thread, ids as positions; and how many are left out."""
-    calls = last_of_each(calls, "call")
+    parts: list[pa.Table], index: int, opened: pa.Table, keys: Mapping[str, Ints], *, damaged: bool
+) -> tuple[dict[str, Any], int, list[_LeftOut]]:
+    """Columns of one process, in order of start within each thread, ids as positions; how many calls are left out
+    because what they point at is lost; and which because they contradict others.
+    """
+    calls, parts[index] = parts[index], None
+    ids = ints(calls, "call")
+    rows = last_rows(ids, "call")
+    ids = ids if rows is None else ids[rows]
     opened = last_of_each(opened, "call")
-    _, ended = position(ints(opened, "call"), ints(calls, "call"))
-    columns, nulls = _with_unfinished(calls, opened.take(pa.array(np.flatnonzero(~ended))))
+    _, ended = position(ints(opened, "call"), ids)
+    unended = opened.take(array(np.flatnonzero(~ended), pa.int64()))
+    by_name = {name: calls.column(name) for name in calls.schema.names}
+    del calls
+    columns, nulls = _with_unfinished(by_name, rows, unended)
     columns, nulls = _chosen(columns, nulls, ~_behind_a_hole(columns))
-    total = len(columns["call"])
-    columns, nulls = _chosen(columns, nulls, _keep_known(columns, nulls, keys, damaged=damaged))
-    ids = columns["call"].copy()
-    columns["thread"] = (ids >> THREAD_SHIFT).astype(np.int32)
-    parent_at, _ = position(columns["parent"], ids)
-    columns["parent"] = np.where(columns["parent"] >= 0, parent_at, -1)
+    known = _keep_known(columns, nulls, keys)
+    lost, out = 0, []
+    if damaged:
+        lost = int((~known).sum())
+    elif not bool(known.all()):
+        out.append(_left_out(_NOT_THERE, columns, ~known))
+    columns, nulls = _chosen(columns, nulls, known)
+    positions, position_nulls = _positions(columns, nulls, keys)
+    for _ in range(_ROUNDS):
+        wrong = contradicting(positions, position_nulls)
+        if not wrong:
+            positions["nulls"] = position_nulls
+            return positions, lost, out
+        out += [_left_out(reason, columns, rows) for reason, rows in wrong.items()]
+        columns, nulls = _chosen(columns, nulls, ~np.logical_or.reduce([*wrong.values()]))
+        positions, position_nulls = _positions(columns, nulls, keys)
+    raise TraceError(
+        "the trace contradicts itself: " + "; ".join(dict.fromkeys(left_out.reason for left_out in out))
+    )
+
+
+def _positions(
+    raw: Mapping[str, Any], raw_nulls: Mapping[str, Bools], keys: Mapping[str, Ints]
+) -> tuple[dict[str, Any], dict[str, Bools]]:
+    """The same columns with positions instead of ids and keys; the ids are in `ids`."""
+    columns, nulls, ids = dict(raw), dict(raw_nulls), raw["call"]
+    columns["thread"] = _threads(ids)
+    if not _are_rows(columns["parent"], ids):
+        parent_at, _ = position(columns["parent"], ids)
+        columns["parent"] = np.where(columns["parent"] >= 0, parent_at, -1)
     columns["last_call"] = (
         np.clip(columns["last_call"], -1, len(ids) - 1)
         if gapless(ids)
@@ -175,31 +281,47 @@ def _calls(
     for name, table in _REFERENCES.items():
         columns[name], _ = position(columns[name], keys[table])
     columns["forward"], known = position(columns["forward"], ids)
-    nulls["forward"] |= ~known
+    nulls["forward"] = nulls["forward"] | ~known
     _close_unfinished(columns)
-    _check(columns, nulls)
-    columns["nulls"] = nulls
-    return columns, total - len(ids)
+    return columns, nulls
 
 
-def _with_unfinished(calls: pa.Table, opened: pa.Table) -> tuple[dict[str, Any], dict[str, Bools]]:
+def _threads(ids: Ints) -> npt.NDArray[np.int32]:
+    """The thread of each call."""
+    if len(ids) and ids[0] >> THREAD_SHIFT == ids[-1] >> THREAD_SHIFT:
+        return same(ids[0] >> THREAD_SHIFT, np.int32, len(ids))
+    return (ids >> THREAD_SHIFT).astype(np.int32)
+
+
+def _are_rows(parent: Ints, ids: Ints) -> bool:
+    """True if ids of parents are their rows already, -1 for none."""
+    return gapless(ids) and int(parent.min()) >= -1 and int(parent.max()) < len(ids)
+
+
+def _left_out(reason: str, columns: Mapping[str, Any], rows: Bools) -> _LeftOut:
+    return _LeftOut(reason, "call", int(rows.sum()), int(columns["start_ns"][rows].min()))
+
+
+def _with_unfinished(
+    calls: dict[str, pa.ChunkedArray], rows: Ints | None, opened: pa.Table
+) -> tuple[dict[str, Any], dict[str, Bools]]:
+    """Columns of some rows (None for all) and their masks, with calls that never ended; `calls` is empty afterwards."""
     columns: dict[str, Any] = {}
     nulls: dict[str, Bools] = {}
-    count, more = len(calls), len(opened)
-    for field in calls.schema:
-        values, mask = _values_and_nulls(calls.column(field.name))
-        if more:
-            if field.name in opened.schema.names:
-                other_values, other_mask = _values_and_nulls(opened.column(field.name))
+    count, unended = len(calls["call"]) if rows is None else len(rows), len(opened)
+    for name in list(calls):
+        values, mask = (_rows_of(source, rows) for source in values_and_nulls(calls.pop(name)))
+        if unended:
+            if name in opened.schema.names:
+                other_values, other_mask = values_and_nulls(opened.column(name))
             else:
-                other_mask = np.full(more, field.name not in ("status", "last_call"))
-                other_values = np.zeros(more, values.dtype)
+                other_mask = np.full(unended, name not in ("status", "last_call"))
+                other_values = np.zeros(unended, values.dtype)
             values, mask = np.concatenate([values, other_values]), np.concatenate([mask, other_mask])
-        columns[field.name] = (
-            values if values.dtype in (np.bool_, np.int8) else values.astype(np.int64, copy=False)
-        )
-        nulls[field.name] = mask
-    if not more:
+        columns[name] = values
+        nulls[name] = mask
+    pa.default_memory_pool().release_unused()
+    if not unended:
         return columns, nulls
     columns["status"][count:] = UNFINISHED
     columns["last_call"][count:] = columns["call"][count:]
@@ -207,14 +329,11 @@ def _with_unfinished(calls: pa.Table, opened: pa.Table) -> tuple[dict[str, Any],
     return {name: values[order] for name, values in columns.items()}, {n: m[order] for n, m in nulls.items()}
 
 
-def _values_and_nulls(column: pa.ChunkedArray) -> tuple[Any, Bools]:
-    """A column as an array, 0 where it holds nothing, and where that is."""
-    fill = False if column.type == pa.bool_() else 0
-    if not column.null_count:
-        return column.to_numpy(), np.zeros(len(column), np.bool_)
-    if column.null_count == len(column):
-        return np.zeros(len(column), column.type.to_pandas_dtype()), np.ones(len(column), np.bool_)
-    return pc.fill_null(column, fill).to_numpy(), np.asarray(column.is_null().to_numpy(), np.bool_)
+def _rows_of(values: Any, rows: Ints | None) -> Any:
+    """Some rows of a column, None for all."""
+    if rows is None:
+        return values
+    return same(values[0], values.dtype, len(rows)) if constant(values) else values[rows]
 
 
 def _chosen(
@@ -240,116 +359,63 @@ def _behind_a_hole(columns: Mapping[str, Any]) -> Bools:
     return behind
 
 
-def _keep_known(
-    columns: Mapping[str, Any], nulls: Mapping[str, Bools], keys: Mapping[str, Ints], *, damaged: bool
-) -> Bools:
-    """Which calls have everything that they point at: their parent, module, signatures, error."""
+def _keep_known(columns: Mapping[str, Any], nulls: Mapping[str, Bools], keys: Mapping[str, Ints]) -> Bools:
+    """Mask of the calls that have everything that they point at: their parent, module, signatures, error."""
     ids = columns["call"]
     keep = np.ones(len(ids), np.bool_)
     for name, table in _REFERENCES.items():
         _, known = position(columns[name], keys[table])
         keep &= known | nulls[name]
-    at, known = position(columns["parent"], ids)
+    if bool(keep.all()) and _are_rows(columns["parent"], ids):
+        return keep
+    parent_at, known = position(columns["parent"], ids)
     top = columns["parent"] < 0
     keep &= top | known
     while len(ids):
-        next_keep = keep & (top | keep[at])
+        next_keep = keep & (top | keep[parent_at])
         if bool((next_keep == keep).all()):
             break
         keep = next_keep
-    if not damaged and not bool(keep.all()):
-        raise TraceError("the trace contradicts itself: calls point at rows that are not there")
     return keep
 
 
 def _close_unfinished(columns: dict[str, Any]) -> None:
     """The last descendant of calls that never ended: what follows deeper in the same thread."""
     depth, thread = columns["depth"], columns["thread"]
-    for at in np.flatnonzero(columns["status"] == UNFINISHED)[::-1].tolist():
-        end = int(np.searchsorted(thread, thread[at], side="right"))
-        out = depth[at + 1 : end] <= depth[at]
-        columns["last_call"][at] = at + int(np.argmax(out)) if out.any() else end - 1
+    for call in np.flatnonzero(columns["status"] == UNFINISHED)[::-1].tolist():
+        end = int(np.searchsorted(thread, thread[call], side="right"))
+        out = depth[call + 1 : end] <= depth[call]
+        columns["last_call"][call] = call + int(np.argmax(out)) if out.any() else end - 1
 
 
-def _check(columns: Mapping[str, Any], nulls: Mapping[str, Bools]) -> None:
-    """Raise TraceError where rows cannot be true."""
-    call, parent, last = columns["call"], columns["parent"], columns["last_call"]
-    depth, thread = columns["depth"], columns["thread"]
-    inside = parent >= 0
-    over = np.where(inside, parent, 0)
-    if not len(call):
-        return
-    rules = {
-        "a call comes before its parent": parent >= call,
-        "a call ends before it starts": last < call,
-        "a call is deeper than its parent by another number than one": inside & (depth != depth[over] + 1),
-        "a root call has a depth": ~inside & (depth != 0),
-        "a call outlasts its parent": inside & (last > last[over]),
-        "a call is in another thread than its parent": inside & (thread != thread[over]),
-        "a thread has an impossible number": (thread < 0) | (thread >= 1 << 22),
-        "a kind or status is unknown": (columns["kind"] < 0)
-        | (columns["kind"] >= len(KINDS))
-        | (columns["status"] < 0)
-        | (columns["status"] >= len(STATUSES)),
-        "a call is of no module": nulls["module"]
-        & ((columns["kind"] == MODULE) | (columns["kind"] == BACKWARD)),
-        "a module has no root": nulls["root"] != nulls["module"],
-        "a row has no name": nulls["module"] & nulls["label"],
-        "a call was left by an exception that is not there": (columns["status"] == RAISED) & nulls["error"],
-        "the mark at the end of a step holds calls": (columns["kind"] == STEP) & (last != call),
-        "a time is impossible": np.abs(columns["start_ns"]) > _LIMIT,
-    }
-    for name in _TIMES:
-        rules[f"{name} is impossible"] = ~nulls[name] & ((columns[name] < 0) | (columns[name] > _LIMIT))
-    took = np.where(nulls["duration_ns"], _LIMIT, columns["duration_ns"])
-    own = [np.where(nulls[name], 0, columns[name]) for name in ("self_ns", "tracer_ns")]
-    rules["a call takes less time than its own part of it"] = own[0] + own[1] > took
-    rules["a call takes less time than what is inside it"] = _too_short(columns, nulls)
-    if not any(bool(np.any(broken)) for broken in rules.values()):
-        rules = {"a call is inside one that is none of its parents": _open_at(last) != depth}
-    for reason, broken in rules.items():
-        if bool(np.any(broken)):
-            raise TraceError(f"the trace contradicts itself: {reason} (call {int(np.argmax(broken))})")
-
-
-def _open_at(last: Ints) -> Ints:
-    """How many calls begin before each call and end after its start: those that it is inside of, so its depth."""
-    ended = np.cumsum(np.bincount(last, minlength=len(last))[: len(last)])
-    open_at: Ints = np.arange(len(last)) - np.concatenate([[0], ended[:-1]])
-    return open_at
-
-
-def _too_short(columns: Mapping[str, Any], nulls: Mapping[str, Bools]) -> Bools:
-    """Calls whose duration is less than their own time and that of the calls inside, by more than clocks explain."""
-    known = ~nulls["duration_ns"]
-    took = np.where(known, columns["duration_ns"], 0).astype(np.float64)
-    inside = np.where(nulls["self_ns"], 0, columns["self_ns"]) + np.where(
-        nulls["tracer_ns"], 0, columns["tracer_ns"]
-    )
-    below = columns["parent"] >= 0
-    inside = inside + np.bincount(columns["parent"][below], weights=took[below], minlength=len(took))
-    broken: Bools = known & (inside > took * 1.01 + _CLOCK_NS)
-    return broken
-
-
-def _calls_table(parts: Sequence[dict[str, Any]]) -> pa.Table:
+def _calls_table(parts: Sequence[dict[str, Any]]) -> CallTable:
+    """The calls of all processes; numbers of rows are of 32 bits where these are enough."""
     schema = arrow_schema("calls")
-    names = [*schema.names, "thread", "rank", "process"]
-    arrays = []
-    for name in names:
-        values = _one([part[name] for part in parts]) if parts else np.zeros(0, np.int64)
-        mask = None
-        if name in schema.names and parts:
-            mask = _one([part["nulls"][name] for part in parts])
-        kind = (
-            pa.bool_()
-            if name == "output_replaced"
-            else pa.int8()
-            if name in ("kind", "status", "mode")
-            else pa.int64()
-        )
-        arrays.append(array(values, kind, mask))
-    return pa.table(arrays, names=names)
+    rows = sum(len(part["call"]) for part in parts)
+    columns: dict[str, Any] = {}
+    nulls: dict[str, Bools] = {}
+    for name in (*schema.names, "thread", "rank", "process"):
+        values = _joined([part.pop(name) for part in parts]) if parts else np.zeros(0, np.int32)
+        masks = [part["nulls"].pop(name) for part in parts] if name in schema.names else []
+        mask = _joined(masks) if masks and any(bool(mask.any()) for mask in masks) else None
+        if name in CODED:
+            values = values if mask is None else _coded(values, mask)
+        elif mask is not None:
+            nulls[name] = mask
+        columns[name] = values.astype(np.int32) if _fits(name, values, rows) else values
+    return CallTable(columns, nulls, rows)
+
+
+def _coded(values: Any, null: Bools) -> Any:
+    """Values with -1 where they are null."""
+    minus_one = values.dtype.type(-1)
+    return same(-1, values.dtype, len(values)) if constant(null) else np.where(null, minus_one, values)
+
+
+def _fits(name: str, values: Any, rows: int) -> bool:
+    """True if a column counts rows or what is in them, in 64 bits where 32 are enough."""
+    wide = values.dtype == np.int64 and not constant(values) and not name.endswith("_ns")
+    return wide and rows < 1 << 31 and int(values.max(initial=0)) < 1 << 31
 
 
 def _shifted(values: Ints, by: int) -> Ints:
@@ -357,5 +423,11 @@ def _shifted(values: Ints, by: int) -> Ints:
     return values + by if by else values
 
 
-def _one(parts: Sequence[Any]) -> Any:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _joined(parts: Sequence[Any]) -> Any:
+    """One array of several; one value stays one value."""
+    if len(parts) == 1:
+        return parts[0]
+    first = [part[0] for part in parts if len(part)]
+    if first and all(constant(part) or not len(part) for part in parts) and len(set(first)) == 1:
+        return same(first[0], parts[0].dtype, sum(map(len, parts)))
+    return np.concatenate(parts)

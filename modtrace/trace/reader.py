@@ -7,34 +7,41 @@ followed (`merge`); what was cut or damaged is left out and said in `notes`.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from modtrace._version import __version__
 from modtrace.errors import TraceError
-from modtrace.text import plain
+from modtrace.text import and_more, plain
 from modtrace.trace import merge
-from modtrace.trace.alive import is_alive
 from modtrace.trace.arrow import arrow_schema
-from modtrace.trace.folder import read_json, read_run
-from modtrace.trace.framing import Budget, Damage, ForeignSchema, read_batches
+from modtrace.trace.arrow_arrays import table_of
+from modtrace.trace.batch_columns import values_of
+from modtrace.trace.call_table import CallTable
+from modtrace.trace.folder import denied, read_json, read_run
+from modtrace.trace.process_alive import is_alive
 from modtrace.trace.redaction import blanked
 from modtrace.trace.schema import END_FILE, PROCESS_FILE, RUN_FILE, STOP_FILE, STREAM_SUFFIX, TABLES, VERSION
+from modtrace.trace.stream_reader import Budget, Damage, ForeignSchema, read_batches
 from modtrace.trace.validate import check
 
 MAX_PROCESSES: Final = 65_536
 MAX_MEMORY_BYTES: Final = 2_000_000_000
+MANY_NEW: Final = 6
+"""So many unknown tables and columns are named."""
+_MANY_PARTS: Final = 64
 _NS_LIMIT: Final = 1 << 56
 _UNIX_LIMIT: Final = 1 << 62
 
 
 @dataclass(frozen=True)
 class Run:
-    """What `run.json` says."""
+    """The contents of `run.json`."""
 
     modtrace: str
     started_unix_ns: int | None
@@ -46,21 +53,15 @@ class Run:
 
 @dataclass(frozen=True)
 class End:
-    """What `end.json` says of a process that came to its end."""
+    """The contents of `end.json` of a process that came to its end."""
 
     ended_ns: int
     exit_status: int | None
     exception: str | None
     script_start_ns: int | None
     torch_imported: bool | None
-    calls_cost_ns: int | None
-    flush_cost_ns: int | None
-    backward_cost_ns: int | None
-    counting_cost_ns: int | None
-    functions_cost_ns: int | None
-    profiling_cost_ns: int | None
-    device_cost_ns: int | None
-    optimizers_cost_ns: int | None
+    cost_ns: Mapping[str, int]
+    """Cost of tracing in nanoseconds by its parts: `calls`, `flush`, and each recorder by its name."""
     children: int | None
     children_cpu_ns: int | None
     rows: dict[str, int]
@@ -70,7 +71,7 @@ class End:
 
 @dataclass(frozen=True)
 class Stop:
-    """Why recording ended before the program did: `cause` in a few words, `reason` in a sentence.
+    """Reason for which recording ended before the program did: `cause` in a few words, `reason` in a sentence.
 
     stopped_ns: when it ended.
     recorded_ns: all that had happened up to this moment is in the trace, and nothing of what came later.
@@ -112,14 +113,15 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can be seen to run on this machine, its recording not at its end."""
+        """True if it can be seen to run on this machine, its recording not at its end."""
         return self.end is None and self.pid is not None and is_alive(self.pid, self.started_unix_ns)
 
 
 class Stored:
     """A trace on disk. Tables are loaded and checked when they are asked for, and kept.
 
-    `owner` is what must live as long as this: the directory of a trace that is not saved goes with it.
+    `owner` is what must live as long as this: the directory of a trace that is not saved goes with it. `derived` holds
+    what was worked out of it, see `once`; a trace that has grown is opened anew, and begins with none of it.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Stored:
         self.path = path
         self._owner = owner
         self.notes: list[str] = []
+        self.derived: dict[tuple[Any, ...], Any] = {}
         self.run = run_of(path)
         self._folders = folders_of(path)
         if not self._folders:
@@ -136,17 +139,25 @@ class Stored:
         self._raw: dict[str, list[pa.Table]] = {}
         self._last_ns = [0] * len(self._folders)
         self._tables: dict[str, pa.Table] = {}
+        self._calls: CallTable | None = None
+        self._call_count = -1
         self._damaged: set[int] = set()
+        self._unknown: dict[str, set[str]] = {}
+
+    @property
+    def max_memory_bytes(self) -> int:
+        """Bytes that its tables may take in memory."""
+        return self._budget.most_bytes
 
     @cached_property
     def processes(self) -> tuple[Process, ...]:
         """The processes of the trace, by rank."""
         self._read("calls")
         self._read("open")
-        found = tuple(
+        processes = tuple(
             process_of(folder, self._last_ns[i], self._latest_ns(i)) for i, folder in enumerate(self._folders)
         )
-        for index, process in enumerate(found):
+        for index, process in enumerate(processes):
             if process.end is None:
                 self._note(_no_end(process, len(self._read("calls")[index])))
             elif process.stop is None and "calls" in process.end.rows and index not in self._damaged:
@@ -154,55 +165,84 @@ class Stored:
                 if short > 0:
                     self._damaged.add(index)
                     self._note(f"{process.folder}: {short:,} calls that were written are missing")
-        return found
+        return processes
 
     def _latest_ns(self, index: int) -> int:
         """When the last call of a process ended, or began where its end is not known."""
         latest = 0
         for rows in (self._read("calls")[index], self._read("open")[index]):
             if len(rows):
-                start = rows.column("start_ns")
-                took = (
-                    pc.fill_null(rows.column("duration_ns"), 0) if "duration_ns" in rows.schema.names else 0
-                )
-                latest = max(latest, pc.max(pc.add(start, took)).as_py())
+                end = values_of(rows.column("start_ns"))
+                if "duration_ns" in rows.schema.names:
+                    end = end + values_of(rows.column("duration_ns"))
+                latest = max(latest, int(end.max()))
         return latest
 
     @property
     def is_damaged(self) -> bool:
-        """Whether parts of a file are known to be lost."""
+        """True if parts of a file are known to be lost."""
         return bool(self.processes) and bool(self._damaged)
 
     def table(self, name: str) -> pa.Table:
         """A table of schema.TABLES over all processes, keys renumbered to be one numbering.
 
         `calls` is sorted by call, has the columns thread, rank and process too, and holds the calls that never ended.
+        It is made of the property of that name each time.
 
         Raises:
             TraceError: the rows contradict themselves.
         """
         if name not in TABLES or name == "open":
             raise KeyError(name)
+        if name == "calls":
+            return self.calls.to_arrow()
         if name not in self._tables:
             self._load()
         return self._tables[name]
 
+    @property
+    def calls(self) -> CallTable:
+        """The calls, as `table("calls")` would have them.
+
+        Raises:
+            TraceError: the rows contradict themselves.
+        """
+        if self._calls is None:
+            self._load()
+        assert self._calls is not None
+        return self._calls
+
+    @property
+    def call_count(self) -> int:
+        """The number of calls; known also where these have been let go of."""
+        if self._call_count < 0:
+            self._load()
+        return self._call_count
+
     def release(self) -> None:
         """Let go of the calls, the largest table, of which an analysis has a copy. Later they are read anew."""
-        self._tables.pop("calls", None)
+        self._calls = None
+        self._budget.taken_bytes = 0
 
     def _load(self) -> None:
+        processes = self.processes
         raw = {table: self._read(table) for table in TABLES}
-        raw["gaps"] = [_with_gaps(rows, one) for rows, one in zip(raw["gaps"], self.processes, strict=True)]
-        ranks = [process.rank for process in self.processes]
+        self._raw.clear()  # half of what a large trace takes: `merge` lets go of each part that it has taken over
+        raw["gaps"] = [_with_gaps(rows, about) for rows, about in zip(raw["gaps"], processes, strict=True)]
+        ranks = [process.rank for process in processes]
         try:
-            merged, notes = merge.merge(raw, ranks, damaged=bool(self._damaged))
+            merged, self._calls, notes = merge.merge(raw, ranks, damaged=bool(self._damaged))
         except MemoryError:
             raise TraceError("the trace does not fit into memory") from None
+        self._call_count = len(self._calls)
         for note in notes:
             self._note(note)
+        newer = _newer(self._folders, self._unknown)
+        if newer:
+            self._note(
+                f"written by modtrace {self.run.modtrace}, which records more than this version shows: {newer}"
+            )
         self._tables.update(merged)
-        self._raw.clear()  # half of what a large trace takes, and nobody asks again
         pa.default_memory_pool().release_unused()
 
     def _read(self, table: str) -> list[pa.Table]:
@@ -216,14 +256,16 @@ class Stored:
         try:
             for batch in read_batches(folder / f"{table}{STREAM_SUFFIX}", table, self._budget):
                 batches.append(batch.rows)
+                if batch.unknown:
+                    self._unknown.setdefault(table, set()).update(batch.unknown)
                 if 0 <= batch.at_ns < _NS_LIMIT:
                     self._last_ns[index] = max(self._last_ns[index], batch.at_ns)
         except Damage as damage:
             self._damaged.add(index)
-            kept = sum(rows.num_rows for rows in batches)
-            self._note(f"{plain(name)} {damage}; its first {kept:,} rows are used")
+            row_count = sum(rows.num_rows for rows in batches)
+            self._note(f"{plain(name)} {damage}; its first {row_count:,} rows are used")
         except ForeignSchema:
-            raise TraceError(f"{plain(name)} has columns of another version of modtrace") from None
+            raise TraceError(foreign_columns(plain(name), self.run.modtrace)) from None
         except MemoryError:
             raise TraceError(f"{plain(name)} does not fit into memory") from None
         rows = pa.Table.from_batches(batches, schema=arrow_schema(table))
@@ -233,6 +275,22 @@ class Stored:
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
+
+
+def _newer(folders: list[Path], columns: dict[str, set[str]]) -> str:
+    """Tables and columns of a trace that this version does not have, for people; "" for none."""
+    streams = {path.stem for folder in folders for path in folder.glob(f"*{STREAM_SUFFIX}")} - set(TABLES)
+    names = [f"table {plain(name, 60)}" for name in sorted(streams)]
+    names += [f"{table}.{plain(name, 60)}" for table in columns for name in sorted(columns[table])]
+    return and_more(names, MANY_NEW)
+
+
+def foreign_columns(name: str, writer: str) -> str:
+    """Reason for which a file cannot be read whose columns are not those of its format."""
+    return (
+        f"{name} has columns that do not belong to format {VERSION}; modtrace {writer} wrote it, this is "
+        f"{__version__}. Open it with modtrace {writer}, or record it again"
+    )
 
 
 def _no_end(process: Process, calls: int) -> str:
@@ -254,7 +312,7 @@ def _with_gaps(rows: pa.Table, process: Process) -> pa.Table:
         return rows
     at_ns = stop.stopped_ns if stop is not None else process.wall_ns
     columns = {"at_ns": [at_ns] * len(new), "reason": new, "lost_calls": [None] * len(new)}
-    return pa.concat_tables([rows, pa.table(columns, schema=rows.schema)])
+    return pa.concat_tables([rows, table_of(columns, rows.schema)])
 
 
 def open_trace(
@@ -274,12 +332,14 @@ def open_trace(
 
 
 def run_of(path: Path) -> Run:
-    """What `run.json` says.
+    """The contents of `run.json`.
 
     Raises:
         TraceError: there is no trace, or none that this version can read.
     """
     shown = plain(os.fspath(path))
+    if denied(path):
+        raise TraceError(f"{shown} cannot be read: permission denied")
     if not path.exists():
         raise TraceError(f"there is no trace at {shown}")
     if not path.is_dir():
@@ -288,12 +348,16 @@ def run_of(path: Path) -> Run:
     if data is None:
         raise TraceError(f"{shown} is not a trace: it has no readable {RUN_FILE} of modtrace")
     version = data.get("schema")
+    writer = _text(data, "modtrace") or "?"
     if version != VERSION:
         shown_version = version if type(version) is int else "?"
-        raise TraceError(f"{shown} has format {shown_version}; this modtrace reads format {VERSION}")
+        raise TraceError(
+            f"{shown} has format {shown_version}, written by modtrace {writer}; this is modtrace {__version__}, which "
+            f"reads format {VERSION}. Open it with modtrace {writer}, or record it again"
+        )
     argv = data.get("argv")
     return Run(
-        modtrace=_text(data, "modtrace") or "?",
+        modtrace=writer,
         started_unix_ns=_count(data, "started_unix_ns", _UNIX_LIMIT),
         script=_text(data, "script"),
         argv=tuple(plain(a, 2000) for a in blanked([a for a in argv[:1000] if isinstance(a, str)]))
@@ -307,16 +371,13 @@ def run_of(path: Path) -> Run:
 def folders_of(path: Path) -> list[Path]:
     """The process folders of a trace, by rank."""
 
-    def order(folder: Path) -> tuple[str, int, str]:
-        kind, _, number = folder.name.partition("-")
-        return (kind != "rank" and kind) or "", _number(number, 1 << 30), folder.name
+    def order(folder: Path) -> tuple[int, str]:
+        return _number(folder.name.partition("-")[2], 1 << 30), folder.name
 
-    found = [
-        entry for entry in path.iterdir() if entry.name.startswith(("rank-", "pid-")) and _is_folder(entry)
-    ]
-    if len(found) > MAX_PROCESSES:
+    folders = [entry for entry in path.iterdir() if entry.name.startswith("rank-") and _is_folder(entry)]
+    if len(folders) > MAX_PROCESSES:
         raise TraceError(f"{plain(str(path))} has more than {MAX_PROCESSES:,} processes")
-    return sorted(found, key=order)
+    return sorted(folders, key=order)
 
 
 def _number(text: str, otherwise: int) -> int:
@@ -329,7 +390,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def process_of(folder: Path, last_ns: int, last_call_ns: int = 0) -> Process:
-    """What a process folder says of its process.
+    """The facts in a process folder about its process.
 
     Args:
         folder: the folder.
@@ -364,7 +425,9 @@ def process_of(folder: Path, last_ns: int, last_call_ns: int = 0) -> Process:
 
 
 def _stop(folder: Path) -> Stop | None:
-    """Why the recording of a process ended early, from `stopped.json` or else `end.json`; None where it did not."""
+    """Reason for which the recording of a process ended early, from `stopped.json` or else `end.json`; None where it
+    did not.
+    """
     data = read_json(folder / STOP_FILE)
     if data is None:
         data = (read_json(folder / END_FILE) or {}).get("stopped")
@@ -383,8 +446,6 @@ def _end(folder: Path) -> End | None:
     ended = _count(data, "ended_ns") if data is not None else None
     if data is None or ended is None:
         return None
-    cost = data.get("cost")
-    cost = cost if isinstance(cost, dict) else {}
     children = data.get("children")
     children = children if isinstance(children, dict) else {}
     rows, devices, gaps = data.get("rows"), data.get("devices"), data.get("gaps")
@@ -396,14 +457,7 @@ def _end(folder: Path) -> End | None:
         exception=_text(data, "exception"),
         script_start_ns=_count(data, "script_start_ns"),
         torch_imported=imported if type(imported) is bool else None,
-        calls_cost_ns=_count(cost, "calls_ns"),
-        flush_cost_ns=_count(cost, "flush_ns"),
-        backward_cost_ns=_count(cost, "backward_ns"),
-        counting_cost_ns=_count(cost, "counting_ns"),
-        functions_cost_ns=_count(cost, "functions_ns"),
-        profiling_cost_ns=_count(cost, "profiling_ns"),
-        device_cost_ns=_count(cost, "device_ns"),
-        optimizers_cost_ns=_count(cost, "optimizers_ns"),
+        cost_ns=_costs(data.get("cost")),
         children=_count(children, "processes"),
         children_cpu_ns=_count(children, "cpu_ns"),
         rows={k: v for k, v in rows.items() if type(v) is int and 0 <= v < _NS_LIMIT and k in TABLES}
@@ -416,6 +470,17 @@ def _end(folder: Path) -> End | None:
         if isinstance(gaps, list)
         else (),
     )
+
+
+def _costs(data: Any) -> dict[str, int]:
+    """Nanoseconds by part, from keys that end in `_ns`."""
+    cost = data if isinstance(data, dict) else {}
+    known = {key: _count(cost, key) for key in list(cost)[:_MANY_PARTS] if key.endswith("_ns")}
+    return {
+        plain(key.removesuffix("_ns"), 80): spent_ns
+        for key, spent_ns in known.items()
+        if spent_ns is not None
+    }
 
 
 def _text(data: dict[str, Any], key: str) -> str | None:

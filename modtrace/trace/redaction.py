@@ -104,7 +104,7 @@ _SCHEMES: Final = ("bearer", "basic", "token", "digest", "apikey", "negotiate", 
 _USER_INFO: Final = re.compile(
     r"(\b[A-Za-z][A-Za-z0-9+.\-]*://)(?:[^\s/?#]*@|[^\s/:@?#]*:(?!\d+(?:[/?#]|$))[^\s@]*@)"
 )
-_BARE_USER_INFO: Final = re.compile(r"^[\w.+\-]+:[^\s@:]+@(?=[A-Za-z][\w\-]*(?:[.:/]|$))(?!sha\d)")
+_BARE_USER_INFO: Final = re.compile(r"^[\w.+\-]+:(?!//)[^\s@:]+@(?=[A-Za-z][\w\-]*(?:[.:/]|$))(?!sha\d)")
 _BEARER: Final = re.compile(r"\b(bearer)(\s+|%20|\+)[^\s\"',;]+", re.IGNORECASE)
 _BASIC: Final = re.compile(r"\b((?i:basic))(\s+)(?=\S*[A-Z0-9=+/])(?=\S*[a-z])[A-Za-z0-9+/]{8,}={0,2}")
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY")
@@ -137,8 +137,8 @@ def blanked(argv: Sequence[str]) -> list[str]:
     shown: list[str] = []
     pending = ""
     strong = False
-    for given in argv:
-        word = given.encode("utf-8", "backslashreplace").decode()
+    for arg in argv:
+        word = arg.encode("utf-8", "backslashreplace").decode()
         hidden = bool(pending) and (strong or not word.startswith("--" if pending == _ONE else "-"))
         if hidden and word in ("=", ":"):
             shown.append(word)
@@ -153,7 +153,7 @@ def blanked(argv: Sequence[str]) -> list[str]:
 
 
 def _follows(word: str) -> str:
-    """What the words behind one hold, going by its name: nothing secret, one that is, or some."""
+    """Number of the words behind an option are secret, by its name: none, one, or several."""
     if word.lower() == "bearer":
         return _ONE
     option = _OPTION.match(word.removesuffix(":"))
@@ -165,9 +165,9 @@ def _follows(word: str) -> str:
 
 
 def _is_strong(word: str) -> bool:
-    """Whether what follows a name is a secret even where it looks like another option."""
+    """True if what follows a name is a secret even where it looks like another option."""
     words = _words(word)
-    return any(one in _STRONG or one == "pass" for one in words) or bool(
+    return any(part in _STRONG or part == "pass" for part in words) or bool(
         _RUN_TOGETHER.search(word.strip("-:"))
     )
 
@@ -177,7 +177,7 @@ def _words(name: str) -> list[str]:
 
 
 def is_secret(name: str) -> bool:
-    """Whether the name of an option, a header or a key says that its value is a secret."""
+    """True if the name of an option, a header or a key says that its value is a secret."""
     words = _words(name)
     together = name.rpartition(".")[2].strip("-_+~/")
     if any(word in _STRONG for word in words) or any(

@@ -1,10 +1,14 @@
-"""What a trace holds: tables, columns, units, codes, limits. The one place that names a column.
+"""The tables of a trace: tables, columns, units, codes, limits. The one place that names a column.
 
 A trace is a directory `NAME.mtrace` with `run.json` and one folder a process; a folder holds `process.json`,
 one Arrow IPC stream a table (`calls.arrows`, ...) and, after a clean end, `end.json`.
 
+A format has a major and a minor version. A minor version adds tables and nullable columns, nothing else: a reader fills
+what is missing with null, leaves out what it does not know, and refuses only another major version.
+
 Version history
-    1  first layout: module calls.
+    1.0  calls of modules, functions, backwards, phases and spans; FLOPs, memory, kernels, device times, waits.
+    1.1  what a recording's failures were raised by, compilations, parameters of optimizers, the steps asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 VERSION: Final = 1
+"""The major version."""
+MINOR_VERSION: Final = 1
 FORMAT: Final = "modtrace"
 SUFFIX: Final = ".mtrace"
 
@@ -23,7 +29,7 @@ STOP_FILE: Final = "stopped.json"
 """Written at once when a recording ends before the program does."""
 STREAM_SUFFIX: Final = ".arrows"
 OUTPUT_FILE: Final = "output.txt"
-"""What the script printed, where it was run with --live."""
+"""Output of the script, where it was run with --live."""
 
 KINDS: Final = ("module", "function", "backward", "phase", "span", "step")
 """`calls.kind` is an index into this."""
@@ -41,11 +47,11 @@ counted, so the times of the call and of those inside it include that.
 """
 
 CATEGORIES: Final = ("parameter", "buffer", "gradient", "optimizer_state", "activation", "temporary")
-"""What memory is held for. `activation` and `temporary` are not recorded: they follow from when it was freed."""
+"""Purposes that memory is held for. `activation` and `temporary` are not recorded: they follow from when it was freed."""
 PARAMETER, BUFFER, GRADIENT, OPTIMIZER_STATE, ACTIVATION, TEMPORARY = range(6)
 
 OPERATOR_KINDS: Final = ("operator", "kernel", "memcpy", "memset")
-"""What ran: an operator of torch on the host; a kernel, a copy or a fill on a device."""
+"""Kinds of rows in the table `operators`: an operator of torch on the host; a kernel, a copy or a fill on a device."""
 OPERATOR, KERNEL, MEMORY_COPY, MEMORY_SET = range(4)
 
 MOMENTS: Final = ("start", "end", "reset", "recount", "recording")
@@ -55,7 +61,7 @@ or ended.
 AT_START, AT_END, AT_RESET, AT_RECOUNT, AT_RECORDING = range(5)
 
 COPY_TO_HOST, COPY_TO_DEVICE = "copy to host", "copy to device"
-"""What is in `syncs.what` beside the names of operations."""
+"""Values of `syncs.what` beside the names of operations."""
 
 STATUSES: Final = ("ok", "raised", "aborted", "unfinished")
 """`calls.status` is an index into this. aborted: left by a BaseException; unfinished: open when recording ended."""
@@ -72,7 +78,7 @@ MESSAGE_LIMIT: Final = 300
 MEMORY_MESSAGE_LIMIT: Final = 700
 """The same of one that speaks of allocating memory."""
 OUT_OF_MEMORY: Final = ("out of memory", "can't allocate memory", "not enough memory")
-"""What a RuntimeError of torch says, one of these, when an allocation has failed."""
+"""Parts of the message of torch's RuntimeError, one of them there when an allocation has failed."""
 
 
 SHORT_DTYPES: Final[dict[str, str]] = {
@@ -81,7 +87,7 @@ SHORT_DTYPES: Final[dict[str, str]] = {
     "uint64": "u64", "uint32": "u32", "uint16": "u16", "uint8": "u8",
     "complex128": "c128", "complex64": "c64", "complex32": "c32", "bool": "bool",
 }  # fmt: skip
-"""How signatures write a dtype; others are written in full."""
+"""Short names of dtypes in signatures; others are written in full."""
 
 DTYPE_BYTES: Final[dict[str, int]] = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1,
@@ -94,12 +100,16 @@ DTYPE_BYTES: Final[dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `type` is int8/int32/int64/bool/string/list<string>/tensors; unit in the name, `doc` for people."""
+    """One column: `type` is int8/int32/int64/bool/string/list<string>/tensors; unit in the name, `doc` for people.
+
+    since: the minor version that added it. Such a column is nullable: in older traces it is null.
+    """
 
     name: str
     type: str
     doc: str
     nullable: bool = False
+    since: int = 0
 
 
 TENSOR_FIELDS: Final = (
@@ -156,8 +166,8 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
     # that cannot be told apart and never lived at the same time, such as those made in a loop or in forward, share a row.
     "modules": (
         Column("module", "int32", "key, one a module instance"),
-        Column("variable", "string", "variable or attribute by which the code around its first call reached it (`G`, `Lit.encoder`, `nets[0]`); null where it was not called as a root, or nothing holds it", True),
-        Column("instances", "int64", "how many modules, one after another, the row is of"),
+        Column("variable", "string", "variable or attribute by which the code around its first call reached it (`G`, `Lit.encoder`, `nets[0]`); null where it was not called as a root, or nothing holds it", True, since=1),
+        Column("instances", "int64", "how many modules, one after another, the row is of", True, since=1),
         Column("type", "string", "class name"),
         Column("type_module", "string", "Python module of the class"),
         Column("parameter_count", "int64", "elements of all parameters in the subtree, shared ones once", True),
@@ -212,7 +222,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("signature", "int32", "key"),
         Column("text", "string", "as shown: f32[2,225,15,15], (f32[2,3], mask=bool[2,3])"),
         Column("tensors", "tensors", "its tensors in order"),
-        Column("opaque", "bool", "it holds something that was not looked into, on which work may depend"),
+        Column("opaque", "bool", "it holds something that was not looked into, on which work may depend", True, since=1),
     ),
     # The name of what is no module; one row a distinct one, one an optimizer, one a place in the code that calls a function.
     "labels": (
@@ -230,17 +240,26 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("call", "int64", "row key in `calls`: a module call, a backward or a phase that operations were counted in"),
         Column("whole", "bool", "all that happened inside the call was counted, not only its own operations"),
         Column("flops", "int64", "of its own operations, those of calls inside left out; a multiply-accumulate is two"),
-        Column("unsteady", "bool", "it read a value after it had drawn a few random numbers: chance may decide what it computes"),
+        Column("unsteady", "bool", "it read a value after it had drawn a few random numbers: chance may decide what it computes", True, since=1),
         Column("uncounted", "list<string>", "its operations that may multiply matrices and have no formula"),
         Column("operations", "list<string>", "its own operations in order, as torch's dispatcher names them"),
     ),
     # Time on the device, between events recorded on its stream at both ends of a call; written when the device has come to
-    # them, which may be after or before the row of the call. Gaps between kernels are in it.
+    # them, which may be after or before the row of the call. Gaps between kernels are in it. It is the time on one device, that
+    # of the call's input: what a model does on a second one is in no row, but in those of calls whose input is there.
+    # In backward a row is on the device of its forward.
     "device_times": (
         Column("call", "int64", "row key in `calls`: a module call, a backward or a phase"),
-        Column("device", "string", "cuda:0"),
+        Column("device", "string", "cuda:0: that of the call's input, of a phase that its thread used last, of a backward that of its forward"),
         Column("start_ns", "int64", "by the device's clock, about nanoseconds since the start of recording; null for a call inside another one on the same stream", True),
         Column("device_ns", "int64", "from the end of what was on the stream before the call to the end of what the call put there"),
+    ),
+    # Whether a device had run dry when a root call or a phase began: asked before that one's first event, not while a graph
+    # is captured. A row a call that asked; none before the first work on a stream, and where the device was not known yet.
+    "device_starts": (
+        Column("call", "int64", "row key in `calls`: a module call with no module around it, or a phase"),
+        Column("device", "string", "cuda:0"),
+        Column("dry", "bool", "the device had done all that was on the stream in use"),
     ),
     # What the allocator of a device says of itself, read at both ends of root calls, phases and spans, not of every call;
     # nothing is read while a graph is captured. A row a reading and device.
@@ -253,6 +272,13 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("reserved_bytes", "int64", "taken by the allocator from the device"),
         Column("peak_bytes", "int64", "the most that was allocated since the program began or has last reset this counter"),
         Column("total_bytes", "int64", "the sum of all allocations since then, where the allocator counts it", True),
+        Column("retries", "int64", "how often it has emptied its cache since then because the device had no more memory", True, since=1),
+        Column("ooms", "int64", "how often that did not help", True, since=1),
+        Column("device_allocs", "int64", "how often it has taken memory from the device since then (cudaMalloc, mapping)", True, since=1),
+        Column("device_frees", "int64", "how often it has given some back", True, since=1),
+        Column("inactive_split_bytes", "int64", "free in segments that are used in part, so the device cannot get it back", True, since=1),
+        Column("active_bytes", "int64", "given out, or freed and waited for by another stream", True, since=1),
+        Column("requested_bytes", "int64", "given out, before it is rounded up to blocks", True, since=1),
     ),
     # Operations inside module calls at which the host waits for the device (--syncs): one row a kind in a place of the code.
     "syncs": (
@@ -291,6 +317,8 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("device", "string", "cpu, cuda:0"),
         Column("kind", "int8", "index into OPERATOR_KINDS"),
         Column("thread", "int32", "as the threads of calls; null for one that ran no module", True),
+        Column("size_bytes", "int64", "of a copy or a fill on a device", True, since=1),
+        Column("waited", "bool", "of a copy between host and device: the operator that asked for it waited for its end", True, since=1),
     ),
     # When memory or kernels were watched: one row a stretch of time. Nothing is known of what was outside.
     "watched": (
@@ -309,11 +337,11 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("error", "int32", "key, one an exception object"),
         Column("type", "string", "class name"),
         Column("message", "string", "first line, at most MESSAGE_LIMIT characters (MEMORY_MESSAGE_LIMIT of one about memory); null with --no-messages", True),
-        Column("source_file", "string", "file of the last line of the program's own code that it was raised below", True),
-        Column("source_line", "int32", "that line", True),
-        Column("function", "string", "function of torch.nn.functional that this line called, as F.name; null for anything else", True),
-        Column("arguments", "tensors", "the tensors that function was given"),
-        Column("left_calls", "bool", "it left a module call, a backward or an optimizer's step; else it ended the recording without"),
+        Column("source_file", "string", "file of the last line of the program's own code that it was raised below", True, since=1),
+        Column("source_line", "int32", "that line", True, since=1),
+        Column("function", "string", "function of torch.nn.functional that this line called, as F.name; null for anything else", True, since=1),
+        Column("arguments", "tensors", "the tensors that function was given", True, since=1),
+        Column("left_calls", "bool", "it left a module call, a backward or an optimizer's step; else it ended the recording without", True, since=1),
     ),
     # What could not be recorded. Every view shows it.
     "gaps": (
@@ -322,6 +350,9 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("lost_calls", "int64", "calls known to be lost; null when the number is unknown", True),
     ),
 }
+
+TABLES_SINCE: Final = {"parameters": 1, "compilations": 1, "asked": 1, "device_starts": 1}
+"""The minor versions that added tables; the others were there from the first."""
 
 _CODES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("calls", "kind"): KINDS, ("open", "kind"): KINDS, ("calls", "status"): STATUSES, ("operators", "kind"): OPERATOR_KINDS,
@@ -347,7 +378,7 @@ def bounds(table: str, column: Column) -> tuple[int, int]:
 
 
 def adds_up(column: Column) -> bool:
-    """Whether a column is one of amounts, which are added up."""
+    """True if a column is one of amounts, which are added up."""
     return column.type == "int64" and column.name not in _MOMENTS and (
         column.name.endswith(("_ns", "_bytes", "count", "storages", "packed")) or column.name == "flops"
     )
@@ -355,8 +386,8 @@ def adds_up(column: Column) -> bool:
 
 CALL_COLUMNS: Final = (
     "parent", "kind", "name", "type", "root", "module_id", "step", "phase", "rank", "thread", "depth",
-    "start_ns", "duration_ns", "self_ns", "device_ns", "inputs", "outputs",
-    "memory_delta_bytes", "memory_peak_bytes", "saved_bytes", "flops", "flops_at_least", "status", "error",
+    "start_ns", "duration_ns", "self_ns", "device_ns", "device_dry", "inputs", "outputs",
+    "memory_delta_bytes", "memory_peak_bytes", "memory_retries", "memory_device_allocs", "saved_bytes", "flops", "flops_at_least", "status", "error",
     "last_call", "forward", "tracer_ns", "hooks_ns", "output_replaced", "source_file", "source_line",
 )  # fmt: skip
 """Columns of the public `calls` DataFrame, indexed by `call`. Null where not known."""

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from modtrace.errors import UsageError
-from modtrace.trace.folder import PathTakenError, create, find, make_process_folder, read_run
+from modtrace.errors import PathTakenError, UsageError
+from modtrace.trace.folder import create, find, make_process_folder, read_run
 from modtrace.trace.schema import RUN_FILE, SUFFIX
 
 WAIT_SECONDS: Final = 15.0
-"""How long a process waits for the one that gives the trace its name."""
+"""Seconds that a process waits for the one that gives the trace its name."""
 _MADE_SECONDS: Final = 10.0
-"""How long a directory may be without its `run.json` while another process makes it."""
+"""Seconds that a directory may be without its `run.json` while another process makes it."""
 _CLOCKS_SECONDS: Final = 2.0
 """By how much clocks of machines, and of their boots, are expected to differ."""
 _MANY: Final = 1000
@@ -30,7 +30,7 @@ _MANY: Final = 1000
 
 @dataclass(frozen=True)
 class Membership:
-    """What a process knows of its launch.
+    """Facts that a process knows of its launch.
 
     key: the same in all processes of the launch, and in `run.json`.
     process: name of the process folder.
@@ -126,12 +126,8 @@ def _candidates(path: Path, stem: str | None) -> Iterator[Path]:
 
 
 def _is_of(path: Path, member: Membership) -> bool:
-    """Whether a trace is that of the member's launch; waits a little for one that is just being made."""
-    until = time.monotonic() + _MADE_SECONDS
-    run = read_run(path)
-    while run is None and _may_become_one(path) and time.monotonic() < until:
-        time.sleep(0.02)
-        run = read_run(path)
+    """True if a trace is that of the member's launch; waits a little for one that is just being made."""
+    run = _run_of(path)
     if run is None or run.get("launch") != member.key:
         return False
     if not member.restarted and os.path.lexists(path / member.process):
@@ -143,8 +139,20 @@ def _is_of(path: Path, member: Membership) -> bool:
     return member.exact or written > member.since_unix + _clock_difference(path.parent) - _CLOCKS_SECONDS
 
 
+def _run_of(path: Path) -> dict[str, Any] | None:
+    """The contents of a trace's `run.json`; waits for one that another process is just writing."""
+    until = time.monotonic() + _MADE_SECONDS
+    while time.monotonic() < until:
+        waits = _may_become_one(path)  # asked before reading: what is written after the reading is awaited
+        run = read_run(path)
+        if run is not None or not waits:
+            return run
+        time.sleep(0.02)
+    return read_run(path)
+
+
 def _may_become_one(path: Path) -> bool:
-    """Whether a directory was made a moment ago and holds nothing yet but parts of `run.json`."""
+    """True if a directory was made a moment ago and holds nothing yet but parts of `run.json`."""
     try:
         recent = path.stat().st_mtime > time.time() + _clock_difference(path.parent) - _MADE_SECONDS
         return recent and path.is_dir() and all(name.startswith(".") for name in os.listdir(path))

@@ -60,10 +60,10 @@ def _check_integers(table: str, column: Column, values: pa.Array, where: str) ->
 
 def _flat(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     """The elements of all lists, one behind the other."""
-    whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if isinstance(whole, pa.ChunkedArray):  # of no chunk, or of several that are too large for one
-        whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], whole.type)
-    return whole.flatten()
+    combined = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if isinstance(combined, pa.ChunkedArray):  # of no chunk, or of several that are too large for one
+        combined = pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.nulls(0, combined.type)
+    return combined.flatten()
 
 
 def _check_no_null(values: pa.Array, where: str) -> None:
@@ -73,8 +73,8 @@ def _check_no_null(values: pa.Array, where: str) -> None:
 
 def _check_tensors(tensors: pa.Array, where: str) -> None:
     _check_no_null(tensors, where)
-    for at, field in enumerate(TENSOR_FIELDS):
-        values = tensors.field(at)
+    for index, field in enumerate(TENSOR_FIELDS):
+        values = tensors.field(index)
         if not field.nullable:
             _check_no_null(values, f"{where}.{field.name}")
         if field.type == "list<int64>" and len(values):

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from modtrace.errors import WriteError
 from modtrace.trace.arrow import CONTROL, WRITTEN, arrow_schema, control_total
-from modtrace.trace.build import array
+from modtrace.trace.arrow_arrays import array
 from modtrace.trace.schema import STREAM_SUFFIX, TABLES
 
 _OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)

@@ -4,66 +4,73 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO, TypedDict
 
 import numpy as np
 
 from modtrace.analysis.compilations import compilations
-from modtrace.analysis.cut import headline_of, why_nothing
 from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.findings import findings
-from modtrace.analysis.held import held
-from modtrace.analysis.holders import peaks
-from modtrace.analysis.kept import most_kept
+from modtrace.analysis.flat_profile import flat_profile
+from modtrace.analysis.flops import StepWork
 from modtrace.analysis.kernels import ran
-from modtrace.analysis.modules import modules
+from modtrace.analysis.memory_from_shapes import sizes_by_shapes
+from modtrace.analysis.memory_peaks import peaks
 from modtrace.analysis.operations import operations
+from modtrace.analysis.phases import Steps
+from modtrace.analysis.recording_end import headline_of, why_nothing
 from modtrace.analysis.roofline import device_keys, roofline
+from modtrace.analysis.saved_totals import most_kept
 from modtrace.analysis.statistics import chosen_steps
+from modtrace.analysis.step_columns import copies_known
 from modtrace.analysis.steps import steps
 from modtrace.analysis.summary import summarise
 from modtrace.analysis.syncs import places
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.tree import merged
 from modtrace.analysis.watching import KERNELS, MEMORY, notes
-from modtrace.analysis.work import StepWork
-from modtrace.errors import TraceError, UsageError
+from modtrace.device_peaks.cache import DevicePeaks, cache_folder, cache_name, cached_of
+from modtrace.errors import TraceError
 from modtrace.text import fit, plain
 from modtrace.text import width as width_of
-from modtrace.trace.reach import Reach, cache_folder, cache_name, cached_of
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
-from modtrace.units import bounded, count, duration, size
+from modtrace.units import count, duration, size
 from modtrace.views.compilations import compilations_lines
-from modtrace.views.filtered import filtered_modules, filtered_tree
+from modtrace.views.filtered import checked_key, no_hit, tree_and_column
 from modtrace.views.findings import findings_lines
-from modtrace.views.kept import held_lines, kept_lines
 from modtrace.views.kernels import kernels_lines
 from modtrace.views.memory import memory_lines
+from modtrace.views.module_table import module_table, module_table_lines
 from modtrace.views.operations import operations_lines
+from modtrace.views.profile import outside_texts, window_text
 from modtrace.views.roofline import reach_lines, roofline_lines
 from modtrace.views.steps import steps_lines
+from modtrace.views.styled_lines import Line, plain_lines
 from modtrace.views.summary import summary_lines
 from modtrace.views.syncs import syncs_lines
+from modtrace.views.tensor_memory import held_lines, kept_lines
 from modtrace.views.tree import tree_lines
-
-SORT_KEYS = ("self", "total", "calls", "flops", "output", "name")
 
 
 class Style(TypedDict):
-    """How a stream wants its text."""
+    """Width, color and character set of a stream; `cut` where a line that is wider is cut, as on a terminal."""
 
     width: int
     color: bool
     ascii: bool
+    cut: bool
 
 
 def style_of(stream: TextIO | None) -> Style:
-    """The style for a stream: 80 columns and no color unless it is a terminal. COLUMNS, NO_COLOR, FORCE_COLOR count."""
+    """The style for a stream: 80 columns, no color and nothing cut unless it is a terminal. COLUMNS, NO_COLOR,
+    FORCE_COLOR count.
+    """
     terminal = False
     columns = 80
     try:
@@ -81,7 +88,12 @@ def style_of(stream: TextIO | None) -> Style:
     elif os.environ.get("FORCE_COLOR"):
         color = True
     encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
-    return Style(width=max(columns, 20), color=color, ascii=not encoding.startswith("utf"))
+    return Style(width=max(columns, 20), color=color, ascii=not encoding.startswith("utf"), cut=terminal)
+
+
+def plain_style(stream: TextIO | None) -> Style:
+    """ASCII, no color, 80 columns."""
+    return Style(width=80, color=False, ascii=True, cut=style_of(stream)["cut"])
 
 
 def summary(
@@ -90,10 +102,13 @@ def summary(
     width: int = 80,
     color: bool = False,
     ascii: bool = False,
+    cut: bool = True,
     shown_path: str | None = None,
+    whole_run: bool = False,
 ) -> str:
-    """The summary of a trace, at most 30 lines."""
-    return _finished(summary_lines(stored, width=max(width, 20), shown_path=shown_path), color, ascii)
+    """The summary of a trace, at most 30 lines; `cut` to the width, else with the whole of each last column."""
+    lines = summary_lines(stored, width=max(width, 20), shown_path=shown_path, whole_run=whole_run, cut=cut)
+    return _finished(lines, width, color, ascii, cut)
 
 
 def tree(
@@ -101,167 +116,190 @@ def tree(
     *,
     depth: int | None = None,
     where: str = "",
+    sort: str = "",
+    whole_run: bool = False,
     width: int = 80,
     color: bool = False,
     ascii: bool = False,
+    cut: bool = True,
 ) -> str:
-    """The merged call tree; with `where` what a filter lets through, of the first process, with all above it."""
-    found = summarise(stored)
-    wall = found.wall_ns if found is not None else 0
-    shown = filtered_tree(stored, where) if where else merged(stored)
-    lines = tree_lines(shown, width=max(width, 20), wall_ns=wall, depth=depth)
-    return _finished(_headed(stored, lines, width), color, ascii)
+    """The merged call tree of the first process, its numbers those of the steps that count or of the whole run; with
+    `where` what a filter lets through, with all above it; with `sort` siblings by a number, which has a column then.
+    """
+    profile = flat_profile(stored, whole_run=whole_run) if stored.processes else None
+    rows = None if profile is None else profile.window.rows
+    shown, column = tree_and_column(stored, where=where, sort=sort, rows=rows)
+    if where and not len(shown.depth):
+        lines = [no_hit(where, len(merged(stored, 0).depth))]
+        return _finished(_headed(stored, lines), width, color, ascii, cut)
+    base_ns = 0 if profile is None else profile.window.base_ns
+    lines = tree_lines(shown, width=max(width, 20), base_ns=base_ns, depth=depth, column=column)
+    if profile is not None:
+        lines.insert(0, f"  {window_text(profile)}")
+        lines += [] if where else [f"  {text}" for text in outside_texts(profile, 1)]
+    return _finished(_headed(stored, [*lines, *_ranks(stored)]), width, color, ascii, cut)
 
 
-def steps_table(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
+def _ranks(stored: Stored) -> list[str]:
+    """That a table is of the first process alone, where there are others."""
+    others = len(stored.processes) - 1
+    return [f"  rank 0 of {others + 1} is shown: modtrace view has the others"] if others > 0 else []
+
+
+def steps_table(
+    stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False, cut: bool = True
+) -> str:
     """A line a step, for each process."""
     frame = steps(stored)
     lines: list[str] = []
     first = 0
-    for number, (found, process) in enumerate(zip(timeline(stored).steps, stored.processes, strict=True)):
+    for number, (process_steps, process) in enumerate(
+        zip(timeline(stored).steps, stored.processes, strict=True)
+    ):
         if len(stored.processes) > 1:
             lines.append(f"  rank {process.rank}")
-        rows = frame.iloc[first : first + len(found)]  # a restarted rank has several processes
-        first += len(found)
+        rows = frame.iloc[first : first + len(process_steps)]  # a restarted rank has several processes
+        first += len(process_steps)
         samples, flops, least = (
             rows[name].fillna(-1).to_numpy(int) for name in ("samples", "flops", "flops_at_least")
         )
         work = StepWork(flops, least, rows["counted"].to_numpy(bool), rows["uncounted"].tolist())
         timed = launch_timed(stored) is None
         chosen = chosen_steps(stored, number)
-        lines += steps_lines(found, samples, work, chosen, width=max(width, 20), timed=timed)
-    return _finished(_headed(stored, [fit(line, max(width, 20)) for line in lines], width), False, ascii)
+        lines += steps_lines(process_steps, samples, work, chosen, width=max(width, 20), timed=timed)
+    return _finished(_headed(stored, lines), width, color, ascii, cut)
 
 
-def findings_text(stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False) -> str:
-    """Everything that is worth a look; nothing at all when there is nothing."""
-    lines = findings_lines(findings(stored), width=max(width, 20))
-    lines = _headed(stored, [fit(line, max(width, 20)) for line in lines], width)
-    return _finished(lines, color, ascii) if lines else ""
+def findings_text(
+    stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False, cut: bool = True
+) -> str:
+    """Everything that is worth a look, or that nothing is."""
+    lines = findings_lines(findings(stored), width=max(width, 20)) or ["  nothing stands out"]
+    return _finished(_headed(stored, lines), width, color, ascii, cut)
 
 
-def operations_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
-    """What each module does: its operations and their FLOPs."""
+def operations_text(
+    stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False, cut: bool = True
+) -> str:
+    """A line a group of modules: its operations and their FLOPs."""
     lines = operations_lines(operations(stored), width=max(width, 20))
-    return _finished(
-        _headed(stored, [fit(line.rstrip(), max(width, 20)) for line in lines], width), False, ascii
-    )
+    return _finished(_headed(stored, lines), width, color, ascii, cut)
 
 
-def roofline_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
-    """How fast modules compute, beside what the device of the trace was measured to reach on this machine."""
+def roofline_text(
+    stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False, cut: bool = True
+) -> str:
+    """FLOP/s of modules beside the peaks that the device of the trace was measured to reach on this machine."""
     reached = cached_of(device_keys(stored))
-    found = summarise(stored)
+    totals = summarise(stored)
     utilised = None
-    if found is not None and len(found.steps):
+    if totals is not None and len(totals.steps):
         frame = steps(stored, reached)
-        shares = frame["mfu"].iloc[: len(found.steps)].to_numpy(float, na_value=np.nan)
-        known = np.sort(shares[found.chosen.steps])
+        shares = frame["mfu"].iloc[: len(totals.steps)].to_numpy(float, na_value=np.nan)
+        known = np.sort(shares[totals.chosen.steps])
         known = known[~np.isnan(known)]
         utilised = float(known[len(known) // 2]) if len(known) else None
     lines = roofline_lines(roofline(stored, reached), reached, utilised, width=max(width, 20))
-    return _finished(
-        _headed(stored, [fit(line.rstrip(), max(width, 20)) for line in lines], width), False, ascii
-    )
+    return _finished(_headed(stored, lines), width, color, ascii, cut)
 
 
-def reach_text(found: Sequence[Reach], *, width: int = 80, ascii: bool = False) -> str:
-    """What devices reach, and where that is kept."""
-    lines = [line for one in found for line in reach_lines(one)]
+def reach_text(
+    reaches: Sequence[DevicePeaks],
+    *,
+    width: int = 80,
+    color: bool = False,
+    ascii: bool = False,
+    cut: bool = True,
+) -> str:
+    """Measured peaks of devices, and the file that keeps them."""
+    lines = [line for reach in reaches for line in reach_lines(reach)]
     lines += [
         "  kept in this file until it is measured again:",
         f"  {plain(str(cache_folder() / cache_name()))}",
     ]
-    return _finished([fit(line, max(width, 20), keep_end=line is lines[-1]) for line in lines], False, ascii)
+    return _finished(lines, width, color, ascii, cut)
 
 
-def kernels_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
+def kernels_text(
+    stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False, cut: bool = True
+) -> str:
     """Operators and kernels by module, where they were watched."""
     lines = kernels_lines(*ran(stored), width=max(width, 20))
     lines += [f"  {line}" for line in notes(stored, KERNELS)]
-    return _finished(
-        _headed(stored, [fit(line.rstrip(), max(width, 20)) for line in lines], width), False, ascii
-    )
+    return _finished(_headed(stored, lines), width, color, ascii, cut)
 
 
-def syncs_text(stored: Stored, *, every: bool = False, width: int = 80, ascii: bool = False) -> str:
+def syncs_text(
+    stored: Stored,
+    *,
+    every: bool = False,
+    width: int = 80,
+    color: bool = False,
+    ascii: bool = False,
+    cut: bool = True,
+) -> str:
     """Where module calls waited for a device; with `every` also where they would have, on the CPU."""
     lines = syncs_lines(places(stored), every=every, width=max(width, 20))
-    return _finished(
-        _headed(stored, [fit(line.rstrip(), max(width, 20)) for line in lines], width), False, ascii
-    )
+    return _finished(_headed(stored, lines), width, color, ascii, cut)
 
 
-def compilations_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
-    """What torch compiled."""
-    lines = compilations_lines(compilations(stored), width=max(width, 20))
-    return _finished(_headed(stored, lines, width), False, ascii)
+def compilations_text(
+    stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False, cut: bool = True
+) -> str:
+    """A line a compilation of torch."""
+    lines = compilations_lines(compilations(stored))
+    return _finished(_headed(stored, lines), width, color, ascii, cut)
 
 
-def memory_text(stored: Stored, *, width: int = 80, ascii: bool = False) -> str:
+def memory_text(
+    stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False, cut: bool = True
+) -> str:
     """The peak of memory and who held it, what was kept for backward, and what shapes tell; how to see the others."""
     room = max(width, 20)
-    watched, kept = memory_lines(peaks(stored), width=room), kept_lines(most_kept(stored), width=room)
+    watched, saved = memory_lines(peaks(stored), width=room), kept_lines(most_kept(stored), width=room)
     watched += [f"  {line}" for line in notes(stored, MEMORY)]
-    parts = [part for part in (watched, kept, held_lines(held(stored), width=room)) if part]
+    parts = [part for part in (watched, saved, held_lines(sizes_by_shapes(stored), width=room)) if part]
     if not watched:
         parts.append(["  memory was not watched: modtrace run --memory 0:3 script.py"])
-    if not kept:
+    if not saved:
         parts.append(["  what is kept for backward was not counted: modtrace run --saved 0:3 script.py"])
     lines = [line for part in parts for line in ("", *part)][1:]
-    return _finished(
-        _headed(stored, [fit(line.rstrip(), max(width, 20)) for line in lines], width), False, ascii
-    )
+    return _finished(_headed(stored, lines), width, color, ascii, cut)
 
 
-def modules_table(
+def modules_table(  # noqa: PLR0913 - an argument an option of `modtrace info`
     stored: Stored,
     *,
     sort: str = "self",
     top: int | None = None,
     where: str = "",
+    instances: bool = False,
+    whole_run: bool = False,
     width: int = 80,
+    color: bool = False,
     ascii: bool = False,
+    cut: bool = True,
 ) -> str:
-    """A line a module: name, class, calls, self and total time, output."""
-    if sort not in SORT_KEYS:
-        raise UsageError(f"--sort takes {', '.join(SORT_KEYS)}, not {sort!r}")
-    frame = modules(stored)
-    backward = frame["backward_flops"].where(frame["backward_total_ns"].notna(), 0)  # none where none ran
-    frame["flops"] = frame["forward_flops"] + backward
-    least = frame["backward_flops_at_least"].where(frame["backward_total_ns"].notna(), 0)
-    frame["flops_at_least"] = frame["forward_flops_at_least"] + least
-    if where:
-        frame = frame[filtered_modules(frame, where)]
-    names = {"self": "self_ns", "total": "total_ns", "output": "output_bytes", "flops": "flops_at_least"}
-    key = names.get(sort, sort)
-    frame = frame.sort_values(key, ascending=sort == "name", kind="stable", na_position="last")
-    if top is not None:
-        frame = frame.head(top)
-    last = "outputs" if sort == "output" else "FLOPs"
-    lines = [f"  {'self':>8} {'total':>8} {'calls':>7} {last:>10}  module"]
-    for row in frame.to_dict("records"):
-        name = plain(row["name"] or f"({row['type']})")
-        times = [duration(_int(row[key])) for key in ("self_ns", "total_ns")]
-        output = plain(str(row["outputs"])) if isinstance(row["outputs"], str) else ""
-        label = f"{name}  {plain(row['type'])}  {output}".rstrip()
-        flops = bounded(_int(row["flops"]), _int(row["flops_at_least"]), "FLOP")
-        returned = size(_int(row["output_bytes"]))
-        computed = returned if sort == "output" else flops
-        lines.append(f"  {times[0]:>8} {times[1]:>8} {count(int(row['calls'])):>7} {computed:>10}  {label}")
-    return _finished(_headed(stored, [fit(line, max(width, 20)) for line in lines], width), False, ascii)
+    """A line a row of the flat profile of the first process, repeated modules in one row unless `instances`."""
+    checked_key(sort, "modules")
+    lines: list[str] = []
+    if stored.processes:
+        table = module_table(stored, instances=instances, whole_run=whole_run)
+        lines = module_table_lines(table, sort=sort, top=top, where=where, width=max(width, 20))
+    return _finished(_headed(stored, [*lines, *_ranks(stored)]), width, color, ascii, cut)
 
 
-def _int(value: Any) -> int | None:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return None
+def _phases_ns(stored: Stored, of: Steps) -> dict[str, int | None]:
+    """Phase -> nanoseconds in all steps; None for copies that were not recorded."""
+    spent: dict[str, int | None] = {name: int(of.spent[code].sum()) for code, name in enumerate(PHASES)}
+    if not copies_known(stored, of.spent[PHASES.index("h2d")]):
+        spent["h2d"] = None
+    return spent
 
 
 def info_json(stored: Stored) -> str:
     """The facts of a trace for programs: counts and nanoseconds as integers, unknown as null."""
-    found = summarise(stored)
+    totals = summarise(stored)
     run = stored.run
     data: dict[str, Any] = {
         "path": str(stored.path),
@@ -276,6 +314,7 @@ def info_json(stored: Stored) -> str:
                 "ended": process.end is not None,
                 "exit_status": process.end.exit_status if process.end is not None else None,
                 "torch": process.torch,
+                "tracing_cost_ns": dict(process.end.cost_ns) if process.end is not None else None,
                 "recorded_until_ns": process.wall_ns,
                 "stopped": None if process.stop is None else asdict(process.stop),
             }
@@ -284,23 +323,27 @@ def info_json(stored: Stored) -> str:
         "recorded": headline_of(stored) or None,
         "notes": [*stored.table("gaps").column("reason").to_pylist(), *stored.notes],
     }
-    if found is not None:
+    if totals is not None:
+        profile = flat_profile(stored, whole_run=True)
         data |= {
-            "steps": len(found.steps),
-            "steps_end_by": found.steps.by,
-            "flops": int(found.flops.sum()) if len(found.flops) and (found.flops >= 0).all() else None,
-            "flops_at_least": int(found.work.least.sum()) if (found.work.least >= 0).all() else None,
-            "steps_counted": int(found.counted.sum()),
-            "steps_in_statistics": {"count": int(found.chosen.steps.sum()), "which": found.chosen.text},
-            "phases_ns": {name: int(found.steps.spent[at].sum()) for at, name in enumerate(PHASES)},
-            "findings": [asdict(one) for one in findings(stored)],
-            "calls": found.calls,
-            "outside_ns": found.outside_ns,
-            "tracer_ns": found.tracer_ns,
-            "tracing_cost_ns": found.cost_ns,
-            "raised_root_calls": found.raised_roots,
-            "aborted_calls": found.aborted,
-            "unfinished_calls": found.unfinished,
+            "steps": len(totals.steps),
+            "steps_end_by": totals.steps.by,
+            "flops": int(totals.flops.sum()) if len(totals.flops) and (totals.flops >= 0).all() else None,
+            "flops_at_least": int(totals.work.least.sum()) if (totals.work.least >= 0).all() else None,
+            "steps_counted": int(totals.counted.sum()),
+            "steps_in_statistics": {
+                "count": int(totals.chosen.steps.sum()),
+                "which": totals.chosen.text,
+            },
+            "phases_ns": _phases_ns(stored, totals.steps),
+            "findings": [asdict(finding) for finding in findings(stored)],
+            "calls": totals.calls,
+            "outside_ns": totals.outside_ns,
+            "tracer_ns": profile.tracer_ns,
+            "tracing_cost_ns": totals.cost_ns,
+            "raised_root_calls": totals.raised_roots,
+            "aborted_calls": totals.aborted,
+            "unfinished_calls": totals.unfinished,
             "modules": [
                 {
                     "name": r.name,
@@ -309,76 +352,88 @@ def info_json(stored: Stored) -> str:
                     "calls": r.calls,
                     "self_ns": r.self_ns,
                 }
-                for r in found.rows
+                for r in profile.rows
             ],
         }
     return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False)
 
 
 def ls_table(
-    paths: Sequence[Path], *, max_memory_bytes: int | None = None, width: int = 80, ascii: bool = False
+    paths: Sequence[Path],
+    unreadable: Sequence[Path] = (),
+    *,
+    max_memory_bytes: int | None = None,
+    color: bool = False,
+    ascii: bool = False,
 ) -> str:
-    """A line a trace: when, script, wall time, steps, calls, exit status, size."""
+    """A line a trace: when, wall time, steps, calls, exit status, size, and its name, which is never cut.
+
+    Args:
+        paths: traces.
+        unreadable: those that this user may not read.
+        max_memory_bytes: what the tables of one may take in memory.
+        color, ascii: as in a Style.
+    """
     lines = [f"  {'when':16}  {'wall':>8} {'steps':>6} {'calls':>8} {'exit':>8} {'size':>9}  trace"]
     for path in paths:
-        held = sum(file.lstat().st_size for file in path.rglob("*"))
-        try:
-            stored = open_trace(path, max_memory_bytes=max_memory_bytes)
-            found = summarise(stored)
-        except TraceError as error:
-            lines.append(f"  {plain(path.name)}: {error}")
-            continue
-        began = stored.run.started_unix_ns
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(began / 1e9)) if began else "?"
-        end = found.process.end if found is not None else None
-        alive = found is not None and found.process.is_alive
-        status = (
-            "runs"
-            if alive
-            else "no end"
-            if end is None
-            else "?"
-            if end.exit_status is None
-            else str(end.exit_status)
-        )
-        wall, steps, calls = (
-            (found.wall_ns, len(found.steps), found.calls) if found is not None else (None, 0, 0)
-        )
-        lines.append(
-            f"  {when:16}  {duration(wall):>8} {count(steps):>6} {count(calls):>8} {status:>8} {size(held):>9}  "
-            f"{plain(path.name)}"
-        )
-        cut = headline_of(stored)
-        lines += [f"    {plain(cut)}"] if cut else []
-    return _finished([fit(line, max(width, 40)) for line in lines], False, ascii)
+        lines += _trace_lines(path, max_memory_bytes)
+    lines += [f"  {plain(path.name)}: permission denied" for path in unreadable]
+    return _finished(lines, 0, color, ascii, cut=False)
 
 
-def _headed(stored: Stored, lines: Sequence[str], width: int) -> list[str]:
+def _trace_lines(path: Path, max_memory_bytes: int | None) -> list[str]:
+    """The line of one trace, and that its recording was cut short, where it was."""
+    size_bytes = sum(file.lstat().st_size for file in path.rglob("*"))
+    try:
+        stored = open_trace(path, max_memory_bytes=max_memory_bytes)
+        totals = summarise(stored)
+    except TraceError as error:
+        return [f"  {plain(path.name)}: {error}"]
+    began = stored.run.started_unix_ns
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(began / 1e9)) if began else "?"
+    end = totals.process.end if totals is not None else None
+    if totals is not None and totals.process.is_alive:
+        status = "runs"
+    elif end is None:
+        status = "no end"
+    else:
+        status = "?" if end.exit_status is None else str(end.exit_status)
+    wall, steps, calls = (
+        (totals.wall_ns, len(totals.steps), totals.calls) if totals is not None else (None, 0, 0)
+    )
+    figures = f"{duration(wall):>8} {count(steps):>6} {count(calls):>8} {status:>8} {size(size_bytes):>9}"
+    cut = headline_of(stored)
+    return [f"  {when:16}  {figures}  {plain(path.name)}", *([f"    {plain(cut)}"] if cut else [])]
+
+
+def _headed(stored: Stored, lines: Sequence[str]) -> list[str]:
     """Lines of a view, above them that the recording was cut short, where it was."""
     cut = headline_of(stored)
-    found = stored.processes
-    if not cut and found and not len(stored.table("calls")):
-        cut = why_nothing(found[0])
-    return [*([fit(f"  ! {plain(cut)}", max(width, 20))] if cut else []), *lines]
+    processes = stored.processes
+    if not cut and processes and not stored.call_count:
+        cut = why_nothing(processes[0])
+    return [*([f"  ! {plain(cut)}"] if cut else []), *lines]
 
 
-def _finished(lines: Sequence[str], color: bool, ascii: bool) -> str:
+def _fitted(line: Line, room: int) -> list[Line]:
+    """A line cut to a width; a warning is broken between words instead."""
+    if not line.text.startswith("  ! ") or width_of(line.text) <= room:
+        return [replace(line, text=fit(line.text, room))]
+    words = textwrap.wrap(line.text.strip(), room - 2, initial_indent="  ", subsequent_indent="    ")
+    return [replace(line, text=fit(text, room)) for text in words]
+
+
+def _finished(lines: Sequence[str | Line], width: int, color: bool, ascii: bool, cut: bool) -> str:
+    """The lines as one text, `cut` to a width. They hold no escapes themselves: they went through `plain`."""
+    marked = [line if isinstance(line, Line) else plain_lines([line])[0] for line in lines]
     if ascii:
-        room = max(map(width_of, lines), default=0)
-        lines = [fit(line.encode("ascii", "backslashreplace").decode(), room) for line in lines]
-    text = "\n".join(lines) + "\n"
-    if color:
-        marked = [_colored(line) for line in text.splitlines()]
-        text = "\n".join(marked) + "\n"
-    return text
-
-
-def _colored(line: str) -> str:
-    """Headings bold, warnings yellow. The text itself holds no escapes: it went through `plain`."""
-    word = line.strip()
-    if word.startswith(("WHERE", "WORTH", "CALL T", "modtrace ")):
-        return f"\x1b[1m{line}\x1b[0m"
-    return f"\x1b[33m{line}\x1b[0m" if word.startswith(("!", "->")) else line
+        marked = [
+            replace(line, text=line.text.encode("ascii", "backslashreplace").decode()) for line in marked
+        ]
+    marked = [replace(line, text=line.text.rstrip()) for line in marked]
+    if cut:
+        marked = [fitted for line in marked for fitted in _fitted(line, max(width, 20))]
+    return "".join(f"{line.colored() if color else line.text}\n" for line in marked)
 
 
 __all__ = [

@@ -12,8 +12,12 @@ def cost_text(costs: Iterable[StepCost | None]) -> str:
     """`7.0% of the steps (4.1 ms each)`, of several processes together; `?` where one is not known."""
     known = list(costs)
     total = steps = steps_ns = 0
-    for one in known:
-        if one is None:
+    for step_cost in known:
+        if step_cost is None:
             return "?"
-        total, steps, steps_ns = total + one.cost_ns, steps + one.steps, steps_ns + one.steps_ns
+        total, steps, steps_ns = (
+            total + step_cost.cost_ns,
+            steps + step_cost.steps,
+            steps_ns + step_cost.steps_ns,
+        )
     return f"{percent(total, steps_ns)}% of the steps ({duration(total // steps)} each)" if steps else "?"

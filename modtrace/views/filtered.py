@@ -1,55 +1,98 @@
-"""What a filter lets through, for the tables of `modtrace info --where`."""
+"""The rows of `modtrace info --tree`: filtered, in order, with their numbers."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from modtrace.analysis.filters import Rows, mask, parse
-from modtrace.analysis.tree import Tree, merged, only
+from modtrace.analysis.filters import Filter, mask, parse
+from modtrace.analysis.metric_values import GroupNumbers
+from modtrace.analysis.metrics import METRICS, comparable
+from modtrace.analysis.tree import Tree, chosen, placed, preorder
 from modtrace.errors import UsageError
+from modtrace.text import plain
 from modtrace.trace.reader import Stored
-from modtrace.views.tui.trees import Part, grown
+from modtrace.units import plural
+from modtrace.views.models.nodes import parents_of
+from modtrace.views.models.trees import ProcessRows, grouped, grown
+from modtrace.views.tree import ColumnOf
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+OTHER_KEYS: Final = {"modules": ("output", "name"), "tree": ("order", "name")}
+"""Sort keys of a table beside metrics."""
 
-def filtered_tree(stored: Stored, where: str) -> Tree:
-    """The merged tree of the first process: nodes that a filter lets through and all above them.
+
+def checked_key(key: str, table: str) -> str:
+    """A key that a table can be sorted by.
+
+    Args:
+        key: as it was given.
+        table: a key of OTHER_KEYS.
 
     Raises:
-        UsageError: the filter cannot be read.
+        UsageError: there is no such key.
     """
-    wanted = parse(where)
-    if not stored.processes:
-        return merged(stored)
-    placed = grown(Part.of(stored, 0), "merged")
-    nodes, tree = placed.nodes, placed.tree
+    keys = (*(metric.key for metric in comparable()), *OTHER_KEYS[table])
+    if key not in keys:
+        raise UsageError(f"--sort takes {', '.join(keys)}, not {plain(key, 40)!r}")
+    return key
+
+
+def tree_and_column(
+    stored: Stored, *, where: str = "", sort: str = "", rows: Bools | None = None
+) -> tuple[Tree, ColumnOf | None]:
+    """The merged tree of the first process, and the number that it is sorted by.
+
+    Args:
+        stored: the trace.
+        where: a filter; nodes that it lets through stay, and all above them.
+        sort: a metric by which siblings are sorted, the largest first and unknown ones last, or `name`; "" and `order`
+            for the order of calls.
+        rows: the rows of the process that numbers are of, None for all.
+
+    Raises:
+        UsageError: the filter or the key cannot be read.
+    """
+    key, wanted = checked_key(sort or "order", "tree"), parse(where)
+    merged_tree = placed(stored, 0, rows=rows)
+    tree, metric = merged_tree.tree, METRICS.get(key)
+    count = len(tree.depth)
+    node = merged_tree.node if rows is None else np.where(rows, merged_tree.node, -1)
+    groups = GroupNumbers(stored, node, count, 0, len(node))
+    order, shown = np.arange(count), None
+    if metric is not None:
+        values = groups.filled(metric.key)
+        least = groups.filled(metric.bound) if metric.bound else values
+        ranked = np.where(values < 0, least, values)
+        order = preorder(parents_of(tree.depth), -ranked)
+        shown = ColumnOf(metric, values, least)
+    elif key == "name":
+        names = sorted(range(count), key=tree.label.__getitem__)
+        rank = np.empty(count, np.int64)
+        rank[names] = np.arange(count)
+        order = preorder(parents_of(tree.depth), rank)
+    if wanted and stored.processes:
+        order = order[_passing(ProcessRows.of(stored, 0), wanted, groups)[order]]
+    if shown is not None:
+        shown = ColumnOf(shown.metric, shown.values[order], shown.least[order])
+    return chosen(tree, order), shown
+
+
+def _passing(part: ProcessRows, wanted: Filter, groups: GroupNumbers) -> Bools:
+    """Nodes of the merged tree of a process that a filter lets through, and all above them; by numbers of `groups`."""
+    grown_tree = grown(part, grouped(part, "merged"), whole_run=False)
+    nodes, tree = grown_tree.nodes, grown_tree.tree
     assert tree is not None
-    ahead = np.concatenate([[0], np.cumsum(mask(wanted, nodes.rows))])
-    kept = ahead[nodes.end] > ahead[:-1]
-    return only(tree, kept[: len(tree.depth)])
+    ahead = np.concatenate([[0], np.cumsum(mask(wanted, replace(nodes.rows, numbers=groups.values)))])
+    passing: Bools = ahead[nodes.end] > ahead[:-1]
+    return passing[: len(tree.depth)]
 
 
-def filtered_modules(frame: pd.DataFrame, where: str) -> Bools:
-    """Which rows of the table of modules a filter lets through.
-
-    Raises:
-        UsageError: the filter cannot be read, or asks for what a module as a whole does not have.
-    """
-    wanted = parse(where)
-    for term in wanted.terms:
-        if term.kind in ("phase", "step", "rank", "mem"):
-            raise UsageError(f"{term.kind} is known of calls, not of modules: use it with --tree")
-    names = {"self": "self_ns", "total": "total_ns", "calls": "calls", "flops": "flops"}
-
-    def numbers(name: str) -> tuple[Ints, Bools]:
-        column = frame[names[name]]
-        known = column.notna().to_numpy(np.bool_)
-        return column.fillna(0).to_numpy(np.int64), known
-
-    paths = [name or kind for name, kind in zip(frame["name"], frame["type"], strict=True)]
-    every = np.arange(len(frame))
-    return mask(wanted, Rows(every, paths, every, [str(kind) for kind in frame["type"]], numbers))
+def no_hit(where: str, rows: int) -> str:
+    """Line of a table in which no row passes its filter."""
+    return f"  nothing passes the filter {plain(where, 60)!r}: 0 of {plural(rows, 'row')}"

@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from modtrace.analysis.flops import StepWork
 from modtrace.analysis.phases import Steps
 from modtrace.analysis.statistics import Chosen, quantile
-from modtrace.analysis.work import StepWork
-from modtrace.text import plain
+from modtrace.text import and_more, plain
 from modtrace.trace.schema import PHASES
 from modtrace.units import count, duration, percent, plural, scaled
 
@@ -28,65 +28,98 @@ MANY: Final = 40
 """More steps than that are not all shown: the first, the slowest and the last are."""
 
 
+BAR: Final = 40
+"""Columns that the bars of the phases take together, where there is room."""
+
+
 def steps_summary(
-    found: Steps, work: StepWork, chosen: Chosen, width: int, *, timed: bool = True
+    steps: Steps, work: StepWork, chosen: Chosen, width: int, *, timed: bool = True
 ) -> list[str]:
-    """How long steps take, what they are made of, what they compute, and which steps these figures are of."""
-    if not len(found):
+    """Quantiles of step times with FLOPs of a step, bars of its phases, and the steps that these figures are of."""
+    if not len(steps):
         return []
-    some = chosen.steps
-    took, number = (found.end - found.start)[some], np.flatnonzero(some)
-    computed = _computed(found.end - found.start, work, some, timed=timed)
-    of = [f"  of        {chosen.text}"]
-    if found.by == "root":
-        return [*computed, *of] if computed else []
+    in_statistics = chosen.steps
+    took, number = (steps.end - steps.start)[in_statistics], np.flatnonzero(in_statistics)
+    computed = _computed(steps.end - steps.start, work, in_statistics, timed=timed)
+    if steps.by == "root" and len(set(steps.first.tolist())) > 1 and not computed:
+        return []
+    if not steps.whole[in_statistics].any():
+        return [f"  counted  {chosen.text}"]  # how long any took is not known
     p50, p95 = (quantile(took, share) for share in (50, 95))
-    at = int(took.argmax())
-    total = int(took.sum())
-    spent = [(name, int(found.spent[code][some].sum())) for code, name in enumerate(PHASES)]
-    spent.append(("other threads", int(found.threads[some].sum())))
+    slowest = int(took.argmax())
+    head = "CALL" if steps.by == "root" else "STEP"
+    figures = f"  {head}  median {duration(p50)}"
+    if len(took) > 1:
+        tail, most = (_same_unit(duration(ns), duration(p50)) for ns in (p95, int(took[slowest])))
+        figures += f"  p95 {tail}  slowest {most} at {number[slowest]}"
+    lines = [figures]
+    if computed:
+        together = f"{figures}     {computed}"
+        lines = [together] if len(together) <= width else [figures, f"        {computed}"]
+    if steps.by != "root":
+        lines += _phase_bars(steps, in_statistics, int(took.sum()), width)
+    return [*lines, f"  counted  {chosen.text}"]
+
+
+def _same_unit(text: str, before: str) -> str:
+    """A time behind another one: its unit is said again only where it is another."""
+    number, _, unit = text.partition(" ")
+    return number if unit and unit == before.partition(" ")[2] else text
+
+
+def phase_shares(steps: Steps, in_statistics: Bools) -> list[tuple[str, int]]:
+    """(phase, nanoseconds) of the steps that count, in the order of a step; they add up to these steps."""
+    spent = [(name, int(steps.spent[code][in_statistics].sum())) for code, name in enumerate(PHASES)]
+    spent.append(("other threads", int(steps.threads[in_statistics].sum())))
+    total = int((steps.end - steps.start)[in_statistics].sum())
     spent.append(("other", total - sum(ns for _, ns in spent)))
-    parts = [f"{name} {percent(ns, total)}%" for name, ns in spent if ns]
-    longest = f"max {duration(int(took[at]))} at step {number[at]}"
-    lines = [f"  step      p50 {duration(p50)}   p95 {duration(p95)}   {longest}"]
-    line = "  of which "
-    for part in parts:
-        if len(line) + len(part) + 2 > width:
-            lines.append(line)
-            line = "           "
-        line += f" {part} "
-    return [*lines, line.rstrip(), *computed, *of]
+    return [(name, ns) for name, ns in spent if ns]
 
 
-def _computed(took: Ints, work: StepWork, chosen: Bools, *, timed: bool) -> list[str]:
+def _phase_bars(steps: Steps, in_statistics: Bools, total: int, width: int) -> list[str]:
+    """`forward ######### 27.1%  backward ...`: phases of less than 1 % are in `other`."""
+    shares = phase_shares(steps, in_statistics)
+    spent = [(name, ns) for name, ns in shares if name != "other" and 100 * ns >= total]
+    if len(spent) < len(shares):
+        spent.append(("other", total - sum(ns for _, ns in spent)))
+    texts = [f"{name}  {percent(ns, total)}%" for name, ns in spent]
+    room = min(BAR, max(width - sum(map(len, texts)) - 2 * len(texts), 0))
+    lines = [""]
+    for name, ns in spent:
+        bar = "#" * round(room * ns / total) if total else ""
+        part = " ".join(filter(None, (name, bar, f"{percent(ns, total)}%")))
+        if lines[-1] and len(lines[-1]) + len(part) + 2 > width:
+            lines.append("")
+        lines[-1] += f"  {part}"
+    return lines
+
+
+def _computed(took: Ints, work: StepWork, chosen: Bools, *, timed: bool) -> str:
     """FLOPs of a step and how fast they were; of steps of which a part is not known the least that they can be, and
-    what that leaves out. No line where nothing is computed, or nothing was counted. No speed where times are not those
+    what that leaves out. "" where nothing is computed, or nothing was counted. No speed where times are not those
     of the work (`timed`) but of its launch.
     """
     flops, least = work.flops[chosen], work.least[chosen]
     if not len(flops) or (least < 0).any():
-        return []
+        return ""
     if (flops >= 0).all():
         if not flops.sum():
-            return []
+            return ""
         rate = int(flops.sum()) * 10**9 // max(int(took[chosen].sum()), 1)
-        speed = f"   {scaled(rate, 'FLOP/s')}" if timed else ""
-        return [f"  computes  {scaled(int(np.median(flops)), 'FLOP')} a step{speed}"]
-    names = dict.fromkeys(name for at in np.flatnonzero(chosen) for name in work.uncounted[at])
-    return [
-        f"  computes  at least {scaled(int(np.median(least)), 'FLOP')} a step, without {_named(list(names))}"
-    ]
+        speed = f"  {scaled(rate, 'FLOP/s')}" if timed else ""
+        return f"{scaled(int(np.median(flops)), 'FLOP')}{speed}"
+    names = dict.fromkeys(name for step in np.flatnonzero(chosen) for name in work.uncounted[step])
+    return f"at least {scaled(int(np.median(least)), 'FLOP')}, without {_named(list(names))}"
 
 
 def _named(names: list[str]) -> str:
     """Operations by their own names, without the library's."""
     shown = list(dict.fromkeys(plain(name.rpartition(".")[2]) for name in names))
-    more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
-    return ", ".join(shown[:4]) + more
+    return and_more(shown, 4)
 
 
 def steps_lines(
-    found: Steps,
+    steps: Steps,
     samples: Ints,
     work: StepWork,
     chosen: Chosen,
@@ -97,21 +130,21 @@ def steps_lines(
     """A line a step: its time, that of each phase, samples and FLOPs a second; `*` where operations were counted.
 
     Args:
-        found: the steps of one process.
+        steps: the steps of one process.
         samples: of each step, -1 where they are not known.
         work: what each step computes; `>` stands before the least that it can be.
         chosen: the steps that the figures below are of.
         width: columns; phases that do not fit are left out, the smallest first.
         timed: times are those of the work, not of its launch on a device.
     """
-    head = f"  {plural(len(found), 'step')}, {_ENDS[found.by]}"
-    if not len(found):
+    head = f"  {plural(len(steps), 'step')}, {_ENDS[steps.by]}"
+    if not len(steps):
         return [head]
-    took = found.end - found.start
-    spent = {name: found.spent[code] for code, name in enumerate(PHASES) if found.spent[code].any()}
-    if found.threads.any():
-        spent["threads"] = found.threads
-    spent["other"] = took - found.spent.sum(axis=0) - found.threads
+    took = steps.end - steps.start
+    spent = {name: steps.spent[code] for code, name in enumerate(PHASES) if steps.spent[code].any()}
+    if steps.threads.any():
+        spent["threads"] = steps.threads
+    spent["other"] = took - steps.spent.sum(axis=0) - steps.threads
     rates = [("samples/s", samples, "")] if (samples >= 0).any() else []
     rates += [("FLOP/s", work.least, "FLOP/s")] if timed and (work.least > 0).any() and width >= 100 else []
     room = max((width - 20 - 13 * len(rates)) // 9, 1)
@@ -121,29 +154,32 @@ def steps_lines(
     tail = "".join(f" {name:>12}" for name, _, _ in rates)
     lines = [head, f"  {'step':>6} {'total':>8}{cells}{tail}"]
     before = -1
-    for at in _chosen(took):
-        if at != before + 1:
+    for step in _chosen(took):
+        if step != before + 1:
             lines.append(f"  {'...':>6}")
-        before = at
-        row = "".join(f" {duration(int(spent[name][at])):>8}" for name in shown)
+        before = step
+        timed_ns = int(took[step]) if steps.whole[step] or took[step] else None
+        row = "".join(
+            f" {duration(None if timed_ns is None else int(spent[name][step])):>8}" for name in shown
+        )
         rate = "".join(
-            f" {_bound(unit, work, at) + _rate(int(values[at]), int(took[at]), unit):>12}"
+            f" {_bound(unit, work, step) + _rate(int(values[step]), int(took[step]), unit):>12}"
             for _, values, unit in rates
         )
-        mark = "*" if work.counted[at] else " "
+        mark = "*" if work.counted[step] else " "
         lines.append(
-            f"  {at:>6}{mark}{duration(int(took[at])):>8}{row}{rate}{'' if found.whole[at] else ' unfinished'}"
+            f"  {step:>6}{mark}{duration(timed_ns):>8}{row}{rate}{'' if steps.whole[step] else ' unfinished'}"
         )
     hidden = len(took) - len(_chosen(took))
     if hidden:
         lines.append(f"  {plural(hidden, 'step')} between are not shown: modtrace.load(...).steps has all")
     if work.counted.any():
         lines.append("  * operations were counted in it, which its times include")
-    return [*lines, *steps_summary(found, work, chosen, width, timed=timed)]
+    return [*lines, *steps_summary(steps, work, chosen, width, timed=timed)]
 
 
-def _bound(unit: str, work: StepWork, at: int) -> str:
-    return ">" if unit == "FLOP/s" and work.flops[at] < 0 <= work.least[at] else ""
+def _bound(unit: str, work: StepWork, step: int) -> str:
+    return ">" if unit == "FLOP/s" and work.flops[step] < 0 <= work.least[step] else ""
 
 
 def _rate(amount: int, took_ns: int, unit: str) -> str:

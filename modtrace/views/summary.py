@@ -3,96 +3,132 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 
 from modtrace.analysis.compilations import compiled
-from modtrace.analysis.cut import headline_of, when_it_ended, why_nothing
 from modtrace.analysis.device_memory import wholes
 from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.findings import findings
-from modtrace.analysis.holders import peaks
-from modtrace.analysis.kept import most_kept
+from modtrace.analysis.findings.process_rules import unrecorded_children
+from modtrace.analysis.flat_profile import FlatProfile, flat_profile
+from modtrace.analysis.memory_peaks import peaks
 from modtrace.analysis.out_of_memory import autopsy
-from modtrace.analysis.summary import Row, Summary, summarise
-from modtrace.analysis.training_findings import unrecorded_children
-from modtrace.analysis.tree import merged, without_functions
+from modtrace.analysis.outcome import outcome
+from modtrace.analysis.recording_end import headline_of, when_it_ended, why_nothing
+from modtrace.analysis.saved_totals import most_kept
+from modtrace.analysis.summary import Summary, failure_ended_run, summarise
 from modtrace.analysis.watching import KERNELS, MEMORY, notes
-from modtrace.text import fit, pad, plain
+from modtrace.text import and_more, fit, pad, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored
-from modtrace.units import count, duration, percent, plural
+from modtrace.units import count, duration, plural
 from modtrace.views.compilations import compilations_summary
 from modtrace.views.cost import cost_text
 from modtrace.views.device import device_summary
 from modtrace.views.findings import findings_lines
-from modtrace.views.kept import kept_summary
 from modtrace.views.memory import device_memory_summary, memory_summary
 from modtrace.views.out_of_memory import autopsy_lines
+from modtrace.views.profile import profile_lines
 from modtrace.views.steps import steps_summary
-from modtrace.views.tree import says_something, tree_lines
+from modtrace.views.styled_lines import HEADING, WARNING, Line, plain_lines
+from modtrace.views.tensor_memory import kept_summary
 
 MAX_LINES = 30
+MAX_ROWS = 14
 _SAME = 8
 
 
-def summary_lines(stored: Stored, *, width: int, shown_path: str | None) -> list[str]:
-    """The lines of a summary; `width` columns at most."""
-    found = summarise(stored)
-    if found is None:
-        return [
-            _title(stored, None, width),
-            "  nothing was recorded: the trace holds no process",
-            *_notes(stored),
-        ]
-    head = [_title(stored, found, width)]
-    cut = headline_of(stored)
-    if cut:
-        head.append(f"  ! {plain(cut)}")
-    if not found.calls:
-        head += _nothing(stored, found, width)
-        return [fit(line, width) for line in [*head, *_notes(stored), *_tail(shown_path)]]
-    head += _facts(found)
-    head += device_summary(found.chosen.steps, found.device_busy_ns, found.device_idle_ns)
-    launches = launch_timed(stored)
-    head += steps_summary(found.steps, found.work, found.chosen, width, timed=launches is None)
-    if launches is not None:
-        head.append(f"  ! {launches}")
-    head += compilations_summary(compiled(stored), width)
-    head += device_memory_summary(wholes(stored))
-    head += memory_summary(peaks(stored)) + kept_summary(most_kept(stored))
-    head += [f"  {line}" for line in notes(stored, MEMORY, KERNELS)]
+def summary_lines(
+    stored: Stored, *, width: int, shown_path: str | None, whole_run: bool = False, cut: bool = True
+) -> list[Line]:
+    """The lines of a summary.
+
+    Args:
+        stored: the trace.
+        width: columns that it is laid out for.
+        shown_path: where the trace is, as it is to be printed; None for no such line.
+        whole_run: where the time went in the whole run, not in the steps that count.
+        cut: whether what does not fit is cut; where nobody's screen limits a line its last column is whole.
+    """
+    lines = _lines(stored, width=width, shown_path=shown_path, whole_run=whole_run)
+    if not cut:
+        return [replace(line, text=line.text.rstrip()) for line in lines]
+    return [replace(line, text=fit(line.text.rstrip(), width)) for line in lines]
+
+
+def _lines(stored: Stored, *, width: int, shown_path: str | None, whole_run: bool) -> list[Line]:
+    summary = summarise(stored)
+    if summary is None:
+        nothing = "  nothing was recorded: the trace holds no process"
+        return [Line(title(stored, None, width), HEADING), *plain_lines([nothing, *_notes(stored)])]
+    head = [Line(title(stored, summary, width), HEADING)]
+    cut_short = headline_of(stored)
+    if cut_short:
+        head.append(Line(f"  ! {plain(cut_short)}", WARNING))
+    ended = outcome(stored)
+    if ended.open_calls:
+        head.append(Line(f"  ! {plain(ended.headline)}", WARNING))
+    if not summary.calls:
+        nothing_lines = [*_nothing(stored, summary, width), *_notes(stored), *_saved(shown_path)]
+        return [*head, *plain_lines(nothing_lines)]
+    head += plain_lines(_facts(summary, width))
     failure = last_failure(stored)
-    failed = failure is not None and _matters(found, failure)
-    caught = _caught(found, failure) if failure is not None and not failed else []
-    told = [*caught, *_warnings(found), *_notes(stored)]
-    worth = [] if failed else _worth(stored, width)
-    tail = _tail(shown_path)
-    room = MAX_LINES - len(head) - len(told) - len(worth) - len(tail) - 2
-    middle: list[str] = []
+    failed = failure is not None and failure_ended_run(summary, failure)
+    facts = _numbers(stored, summary, width)
+    caught = caught_lines(summary, failure) if failure is not None and not failed else []
+    warnings = plain_lines([*caught, *_warnings(summary), *_notes(stored)])
+    tail = plain_lines(_tail(shown_path, width))
+    room = MAX_LINES - len(head) - len(facts) - len(warnings) - len(tail) - 1
+    first: list[Line] = []
     if failed and failure is not None:
-        found_dead = autopsy(stored, failure)
-        told_of = [] if found_dead is None else autopsy_lines(found_dead, width=width)
-        middle = ["", *_failure(failure, width), *told_of][: max(room - 4 if told_of else room - 6, 3)]
-    else:
-        nodes, limit = without_functions(merged(stored, 0)), min(14, max(room - 9, 3))
-        if says_something(nodes, limit):
-            middle = ["", *tree_lines(nodes, width=width, wall_ns=found.wall_ns, limit=limit)]
-    heading = "WHERE THE TIME WENT" if launches is None else "LAUNCH TIMES"
-    table = _table(found, width, max(room - len(middle) - 4, 2), heading)
-    lines = [*head, *middle, "", *table, *worth, *([""] if told else []), *told, *tail]
-    return [fit(line.rstrip(), width) for line in lines]
+        memory_report = autopsy(stored, failure)
+        memory_lines = [] if memory_report is None else autopsy_lines(memory_report, width=width)
+        most = max(room - 5 if memory_lines else room - 7, 3)
+        first = [Line(""), *plain_lines([*failure_lines(failure, width), *memory_lines][:most]), Line("")]
+    worth = [] if failed else plain_lines(_worth(stored, width))
+    profile = flat_profile(stored, whole_run=whole_run)
+    launches = launch_timed(stored) is not None
+    spacer = [Line("")] if warnings else []
+    around = len(head) + len(first) + len(facts) + len(worth) + len(spacer) + len(warnings) + len(tail)
+    table = _fitting(profile, width, MAX_LINES - around - 1, launches)
+    return [*head, *first, *facts, *worth, Line(""), *table, *spacer, *warnings, *tail]
 
 
-def _nothing(stored: Stored, found: Summary, width: int) -> list[str]:
-    """Why no call was recorded, children that did the work, and what failed all the same."""
+def _fitting(profile: FlatProfile, width: int, most: int, launches: bool) -> list[Line]:
+    """The table with as many rows as leave `most` lines, at least two; what is behind them may take several lines."""
+    for limit in range(MAX_ROWS, 2, -1):
+        lines = profile_lines(profile, width=width, limit=limit, launches=launches)
+        if len(lines) <= most:
+            return lines
+    return profile_lines(profile, width=width, limit=2, launches=launches)[: max(most, 3)]
+
+
+def _numbers(stored: Stored, summary: Summary, width: int) -> list[Line]:
+    """Of a step: its times, phases and FLOPs; memory, devices, compilations."""
+    launches = launch_timed(stored)
+    lines = steps_summary(summary.steps, summary.work, summary.chosen, width, timed=launches is None)
+    lines += device_summary(
+        summary.chosen.steps, summary.device_busy_ns, summary.device_idle_ns, summary.device_dry
+    )
+    if launches is not None:
+        lines.append(f"  ! {launches}")
+    lines += compilations_summary(compiled(stored), width)
+    lines += device_memory_summary(wholes(stored))
+    lines += memory_summary(peaks(stored)) + kept_summary(most_kept(stored))
+    return plain_lines([*lines, *(f"  {line}" for line in notes(stored, MEMORY, KERNELS))])
+
+
+def _nothing(stored: Stored, summary: Summary, width: int) -> list[str]:
+    """Lines that say why no call was recorded, children that did the work, and what failed all the same."""
     unseen = unrecorded_children(stored)
-    why = why_nothing(found.process) if unseen is None else "no module was called in this process"
+    why = why_nothing(summary.process) if unseen is None else "no module was called in this process"
     children = findings_lines([unseen], width=width) if unseen is not None else []
     failure = last_failure(stored)
     return [
-        f"  {plain(why)}",
+        *textwrap.wrap(plain(why), max(width, 30), initial_indent="  ", subsequent_indent="  "),
         *children,
-        *(["", *_failure(failure, width), ""] if failure is not None else []),
+        *(["", *failure_lines(failure, width), ""] if failure is not None else []),
     ]
 
 
@@ -102,134 +138,51 @@ def _worth(stored: Stored, width: int) -> list[str]:
     return ["", "  WORTH A LOOK", *lines] if lines else []
 
 
-def _title(stored: Stored, found: Summary | None, width: int) -> str:
+def title(stored: Stored, summary: Summary | None, width: int) -> str:
+    """The command, and how it ended: exit status, wall time, number and time of the steps."""
     run = stored.run
     words = " ".join(plain(word) for word in (run.script or "trace", *run.argv))
-    end = found.process.end if found is not None else None
-    if found is None:
-        right = ""
-    elif end is None:
-        state = "still running" if found.process.is_alive else "did not end"
-        right = f"{duration(found.wall_ns)}   {state}"
-    else:
-        status = "" if end.exit_status is None else f"   exit {end.exit_status}"
-        right = f"{duration(end.ended_ns)}{status}"
-    left = fit(f"modtrace  {words}", max(width - len(right) - 2, 8))
-    return pad(left, max(width - len(right) - 1, len(left))) + " " + right if right else left
+    right = ""
+    if summary is not None:
+        times = duration(summary.wall_ns)
+        if summary.steps.by != "root" and len(summary.steps):
+            spent_ns = int((summary.steps.end - summary.steps.start).sum())
+            times += f", {plural(len(summary.steps), 'step')} in {duration(spent_ns)}"
+        elif summary.roots:
+            spent_ns = summary.wall_ns - summary.outside_ns
+            times += f", {plural(summary.roots, 'call')}" + (f" in {duration(spent_ns)}" if spent_ns else "")
+        right = "   ".join(filter(None, (plain(outcome(stored).state), times)))
+    command = fit(f"modtrace  {words}", max(width - len(right) - 2, 8))
+    return pad(command, max(width - len(right) - 1, len(command))) + " " + right if right else command
 
 
-def _facts(found: Summary) -> list[str]:
-    model, parameters = found.models[0]
-    more = f" (+{len(found.models) - 1} more)" if len(found.models) > 1 else ""
-    facts = [
-        f"{plain(model)} {count(parameters)} params{more}",
-        plural(len(found.steps), "step"),
-        plural(found.calls, "call"),
-        "fwd+bwd" if found.backwards else "fwd",
-        ",".join(plain(device, 40) for device in found.devices[:3]),
-    ]
-    busy = found.wall_ns - found.outside_ns
-    what = "modules ran" if found.steps.by == "root" else "recorded"
-    return [
-        "  " + "   ".join(fact for fact in facts if fact),
-        f"  {what} {percent(busy, found.wall_ns)}% of the time, tracing cost {cost_text([found.step_cost])}",
-    ]
+def _facts(summary: Summary, width: int) -> list[str]:
+    """The model, devices, and what tracing cost: a step, where there is room for it."""
+    model, parameters = summary.models[0]
+    others = f" (+{len(summary.models) - 1} more)" if len(summary.models) > 1 else ""
+    size_text = "no parameters" if parameters == 0 else f"{count(parameters)} parameters"
+    devices = ", ".join(plain(device, 40) for device in summary.devices[:3])
+    facts = [f"{plain(model)}  {size_text}{others}", devices]
+    cost = f"tracing cost {cost_text([summary.step_cost])}"
+    shorter = (cost, cost.partition(" (")[0], cost.partition(" of ")[0])
+    texts = ("  " + "   ".join(filter(None, [*facts, text])) for text in shorter)
+    return [next((text for text in texts if width_of(text) <= width), "  " + "   ".join(filter(None, facts)))]
 
 
-def _table(found: Summary, width: int, limit: int, heading: str) -> list[str]:
-    """Where the time went: groups of modules by self time, and all the rest, so that the column adds up."""
-    wide = width >= 80
-    wall = found.wall_ns
-    name_width = max(30 + (width - 80) // 2 if wide else min(30, width - 27), 8)
-    lines = [_cells(heading, "", "self", "%", "calls", "per call", "output", name_width, width)]
-    rows = [row for row in found.rows if row.self_ns > 0]
-    for row in rows[:limit]:
-        each = duration(row.self_ns // row.calls) if row.calls else ""
-        cells = (
-            _folded(row),
-            row.type,
-            duration(row.self_ns),
-            percent(row.self_ns, wall),
-            count(row.calls),
-            each,
-        )
-        lines.append(_cells(*cells, plain(row.output), name_width, width))
-    left = sum(row.self_ns for row in rows[limit:])
-    rest = [(f"{len(rows) - limit} more", left)] if len(rows) > limit else []
-    unknown = found.aborted + found.unfinished
-    outside = "outside modules" + (" or interrupted" if unknown else "")
-    rest += [("modtrace itself", found.tracer_ns), ("around interrupted calls", found.interrupted_ns)]
-    rest += [(outside, found.outside_ns), ("in parallel, counted twice", -found.parallel_ns)]
-    for text, ns in rest:
-        if ns or text == outside:
-            share = percent(ns, wall) if ns >= 0 else f"-{percent(-ns, wall)}"
-            lines.append(_cells(text, "", duration(ns), share, "", "", "", name_width, width))
-    return lines
+def caught_lines(summary: Summary, failure: Failure) -> list[str]:
+    """That exceptions left calls and the program went on."""
+    subject = f"a {failure.phase}" if failure.phase else plural(summary.raised_roots, "root call")
+    return [f"  {subject} raised and went on, last {plain(failure.error)}"]
 
 
-_LABELS = {"step": "between phases", "backward": "backward outside modules", "loss": "loss outside modules"}
-"""What is left of these when what was recorded in them is taken out."""
-
-
-def _folded(row: Row) -> str:
-    name = plain(row.name) if row.of_module else _LABELS.get(row.name, plain(row.name))
-    return f"{name} x{row.instances}" if row.instances > 1 else name
-
-
-def _cells(
-    name: str,
-    kind: str,
-    own: str,
-    share: str,
-    calls: str,
-    each: str,
-    output: str,
-    name_width: int,
-    width: int,
-) -> str:
-    left = _label(name, "" if kind == name else plain(kind), name_width)
-    line = f"  {pad(left, name_width)} {own:>8} {share:>5}"
-    if width >= 60:
-        line += f" {calls:>7}"
-    if width >= 80:
-        line += f" {each:>8}  {output}"
-    return line
-
-
-def _label(name: str, kind: str, columns: int) -> str:
-    """Name and class. Names of one model begin alike, so a long one keeps its end, and the class has what is left;
-    headings and other words of ours have no class and keep their beginning.
-    """
-    if not kind:
-        return fit(name, columns)
-    name = fit(name, columns, keep_end=True)
-    left = columns - width_of(name) - 2
-    return f"{name}  {fit(kind, left)}" if kind and left >= 5 else name
-
-
-def _matters(found: Summary, failure: Failure) -> bool:
-    """Whether the failure is what the run ended with, rather than one that the program dealt with."""
-    end = found.process.end
-    last = len(found.steps) - 1
-    return (
-        failure.step is None
-        or failure.step >= last
-        or (end is not None and bool(end.exit_status or end.exception))
-    )
-
-
-def _caught(found: Summary, failure: Failure) -> list[str]:
-    what = f"a {failure.phase}" if failure.phase else plural(found.raised_roots, "root call")
-    return [f"  {what} raised and went on, last {plain(failure.error)}"]
-
-
-def _failure(failure: Failure, width: int) -> list[str]:
+def failure_lines(failure: Failure, width: int) -> list[str]:
+    """WHERE IT FAILED: the way through the modules, what each was given, and why."""
     step = "" if failure.step is None else f"step {failure.step}   "
     phase = f"{failure.phase}   " if failure.phase else "outside modules   " if failure.outside else ""
     lines = [f"  WHERE IT FAILED   {step}{phase}{plain(failure.error, 300)}"]
     if failure.called is not None:
-        function, given = failure.called
-        lines.append(f"    {plain(function)} got {plain(given)}")
+        function, arguments = failure.called
+        lines.append(f"    {plain(function)} got {plain(arguments)}")
     verb = "returned" if failure.phase else "got"
     column = max(min(width // 2, 40), 12)
     path = failure.path
@@ -244,9 +197,9 @@ def _failure(failure: Failure, width: int) -> list[str]:
     if failure.parameters:
         lines.append(f"    its parameters: {', '.join(plain(p) for p in failure.parameters)}")
     if failure.sibling is not None:
-        name, kind, returned = failure.sibling
+        name, class_name, returned = failure.sibling
         lines.append(
-            f"    last that worked before it: {plain(name)} {plain(kind)} returned {plain(returned)}"
+            f"    last that worked before it: {plain(name)} {plain(class_name)} returned {plain(returned)}"
         )
     if failure.reason is not None:
         text = f"-> {plain(failure.reason)}"
@@ -259,25 +212,26 @@ def _failure(failure: Failure, width: int) -> list[str]:
     return lines
 
 
-def _warnings(found: Summary) -> list[str]:
+def _warnings(summary: Summary) -> list[str]:
     lines = []
     broken = [
-        (found.aborted, "interrupted"),
-        (found.unfinished, f"still running {when_it_ended(found.process)}"),
+        (summary.aborted, "interrupted"),
+        (summary.unfinished, f"still running {when_it_ended(summary.process)}"),
     ]
-    told = ", ".join(f"{plural(number, 'call')} {what}" for number, what in broken if number)
-    if told:
-        lines.append(f"  ! {told}: their times are not known")
-    if found.own_call:
-        lines.append(f"  ! not seen where a class has a __call__ of its own: {_some(found.own_call)}")
-    if found.called_directly:
-        lines.append(f"  ! only parts were called, or .forward() itself: {_some(found.called_directly)}")
+    unfinished = ", ".join(f"{plural(number, 'call')} {state}" for number, state in broken if number)
+    if unfinished:
+        lines.append(f"  ! {unfinished}: their times are not known")
+    if summary.own_call:
+        lines.append(f"  ! not seen where a class has a __call__ of its own: {_names_text(summary.own_call)}")
+    if summary.called_directly:
+        lines.append(
+            f"  ! only parts were called, or .forward() itself: {_names_text(summary.called_directly)}"
+        )
     return lines
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(plain, names[:3])) + more
+def _names_text(names: list[str]) -> str:
+    return and_more([plain(name) for name in names], 3)
 
 
 def _notes(stored: Stored) -> list[str]:
@@ -290,7 +244,15 @@ def _notes(stored: Stored) -> list[str]:
     return notes
 
 
-def _tail(shown_path: str | None) -> list[str]:
-    if shown_path is None:
-        return []
-    return [f"  saved  {plain(shown_path)}", "  next   modtrace view       modtrace report --open"]
+def _tail(shown_path: str | None, width: int) -> list[str]:
+    """Where the trace is and what to do with it; on one line where that fits."""
+    then = "next  modtrace view   modtrace report --open"
+    for saved in _saved(shown_path):
+        together = f"{saved}     {then}"
+        return [together] if width_of(together) <= width else [saved, f"  {then}"]
+    return []
+
+
+def _saved(shown_path: str | None) -> list[str]:
+    """Where the trace is; alone where there is nothing in it to look at."""
+    return [] if shown_path is None else [f"  saved  {plain(shown_path)}"]

@@ -2,73 +2,96 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from modtrace.analysis.metrics import METRICS, Metric
 from modtrace.analysis.tree import Tree
 from modtrace.text import pad, plain
-from modtrace.units import count, duration, percent, plural
+from modtrace.units import percent, plural
+
+Ints = npt.NDArray[np.int64]
 
 MAX_INDENT = 12
 _HEAD = "CALL TREE"
+NOT_RUN = "-"
+"""Number of a row that did not run in the window."""
+
+
+@dataclass(frozen=True)
+class ColumnOf:
+    """A metric of each row of a tree, and its lower bound; -1 where not known."""
+
+    metric: Metric
+    values: Ints
+    least: Ints
+
+    def text(self, row: int) -> str:
+        """The number of a row as text."""
+        value, least = int(self.values[row]), int(self.least[row])
+        return self.metric.text(None if value < 0 else value, None if least < 0 else least)
 
 
 def tree_lines(
-    tree: Tree, *, width: int, wall_ns: int, depth: int | None = None, limit: int | None = None
+    tree: Tree,
+    *,
+    width: int,
+    base_ns: int,
+    depth: int | None = None,
+    column: ColumnOf | None = None,
 ) -> list[str]:
-    """A line a node: name, class, calls, inclusive time, share, output.
+    """A line a node: name, class, calls, inclusive time, share, output; `-` for what did not run in the window.
 
     Args:
         tree: the merged tree.
         width: columns.
-        wall_ns: what shares are of.
+        base_ns: what shares are of.
         depth: the deepest level shown; None for all.
-        limit: at most so many lines, the head with them; the levels that fit are shown whole.
+        column: a further number of each node.
     """
-    if depth is None and limit is not None:
-        depth = _fitting(tree, limit - 2)
-    name_width = max(min(34, width - 40 if width >= 80 else width - 27), 8)
-    lines = [_line(_HEAD, "calls", "total", "%", "output", name_width, width)]
+    further = column if column is not None and column.metric.key not in ("total", "calls") else None
+    total_of, calls_of = METRICS["total"], METRICS["calls"]
+    extra = "" if further is None else f" {further.metric.title:>{further.metric.width}}"
+    name_width = max(min(34, width - 40 if width >= 80 else width - 27 - len(extra)), 8)
+    lines = [_line((_HEAD, total_of.title, "%", calls_of.title, extra, "output"), name_width, width)]
     hidden = 0
-    for at, level in enumerate(tree.depth.tolist()):
-        if (depth is not None and level > depth) or (limit is not None and len(lines) > limit - 1):
+    for node, level in enumerate(tree.depth.tolist()):
+        if depth is not None and level > depth:
             hidden += 1
             continue
-        folded = f" x{tree.instances[at]}" if tree.instances[at] > 1 else ""
+        folded = f" x{tree.instances[node]}" if tree.instances[node] > 1 else ""
         indent = "  " * level if level <= MAX_INDENT else "  " * MAX_INDENT + f"[{level}] "
-        kind = plain(tree.type[at])
-        again = " recompute" if tree.recompute[at] else ""
-        label = plain(tree.label[at])
+        class_name = plain(tree.type[node])
+        again = " recompute" if tree.recompute[node] else ""
+        label = plain(tree.label[node])
         name = (
             f"{indent}{label}{folded}"
-            + (f"  {kind}" if kind and label not in (kind, f"({kind})") else "")
+            + (f"  {class_name}" if class_name and label not in (class_name, f"({class_name})") else "")
             + again
         )
-        calls = int(tree.calls[at])
-        unknown = tree.unknown[at] == calls
-        total = "?" if unknown else duration(int(tree.total_ns[at]))
-        share = "?" if unknown else percent(int(tree.total_ns[at]), wall_ns)
-        output = plain(tree.outputs[at]) if not tree.raised[at] else f"raised {tree.raised[at]}x"
-        lines.append(_line(name, count(calls), total, share, output, name_width, width))
-    if hidden:
-        lines.append(f"  {plural(hidden, 'more line')}: modtrace info --tree")
+        calls = int(tree.calls[node])
+        unknown = tree.unknown[node] == calls
+        total = total_of.text(None if unknown else int(tree.total_ns[node])) if calls else NOT_RUN
+        share = "?" if unknown else percent(int(tree.total_ns[node]), base_ns)
+        share = share if calls else NOT_RUN
+        output = plain(tree.outputs[node]) if not tree.raised[node] else f"raised {tree.raised[node]}x"
+        number = "" if further is None else further.text(node) if calls else NOT_RUN
+        extra = "" if further is None else f" {number:>{further.metric.width}}"
+        lines.append(_line((name, total, share, calls_of.text(calls), extra, output), name_width, width))
+    if depth is not None and hidden:
+        lines.append(f"  {plural(hidden, 'deeper line')}: --depth {depth + 1}")
     return lines
 
 
-def says_something(tree: Tree, limit: int) -> bool:
-    """Whether what fits into `limit` lines is more than the outermost row of a tree that has more."""
-    return len(tree.depth) == 1 or _fitting(tree, limit - 2) > 0 or int((tree.depth == 0).sum()) > 1
-
-
-def _fitting(tree: Tree, room: int) -> int:
-    """The deepest level whose nodes still fit with all above them."""
-    level = 0
-    while int((tree.depth <= level + 1).sum()) <= room and level < int(tree.depth.max(initial=0)):
-        level += 1
-    return level
-
-
-def _line(name: str, calls: str, total: str, share: str, output: str, name_width: int, width: int) -> str:
+def _line(cells: tuple[str, str, str, str, str, str], name_width: int, width: int) -> str:
+    """Name, total, share, calls, a further number as wide as its column, and output; as much of it as fits."""
+    name, total, share, calls, extra, output = cells
     line = f"  {pad(name, name_width)} {total:>8} {share:>5}"
     if width >= 60:
         line += f" {calls:>7}"
+    line += extra
     if width >= 80:
         line += f"  {output}"
     return line

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from torch import nn
 
 import modtrace
-from modtrace.analysis import device_findings as rules
-from modtrace.analysis.findings import Facts, findings
+from modtrace.analysis.findings import device_rules as rules
+from modtrace.analysis.findings import findings
+from modtrace.analysis.findings.base import Facts
+from modtrace.analysis.step_columns import step_columns
+from modtrace.analysis.timeline import timeline
 from modtrace.trace.arrow import arrow_schema
 from modtrace.trace.schema import KERNEL, MEMORY_COPY
 
@@ -29,9 +32,9 @@ def run(model, x, *, steps=STEPS, **options):
 
 
 def facts_of(trace):
-    steps = trace.steps
-    whole = steps[steps["whole"].astype(bool)]
-    return Facts(trace._read(), trace.calls, trace.modules, steps, whole, whole.iloc[1:])
+    steps = step_columns(trace._read(), 0)
+    whole = steps.chosen(steps["whole"])
+    return Facts(trace._read(), timeline(trace._read()).calls, steps, whole, whole.chosen(slice(1, None)))
 
 
 def only(rule, facts):
@@ -47,10 +50,10 @@ def plain():
 
 def with_device(facts, busy_ms, idle_ms, data_ms=0.0):
     """All steps with these times of a device; None for one that is not known."""
-    steady = facts.steady.assign(data_ns=int(data_ms * MS))
+    steady = facts.steady.changed(data_ns=int(data_ms * MS))
     for name, value in (("device_ns", busy_ms), ("device_idle_ns", idle_ms)):
         each = value if isinstance(value, list) else [value] * len(steady)
-        steady[name] = pd.array([None if one is None else int(one * MS) for one in each], "Int64")
+        steady = steady.changed(**{name: np.array([-1 if ms is None else int(ms * MS) for ms in each])})
     return dataclasses.replace(facts, steady=steady)
 
 
@@ -71,7 +74,7 @@ def test_device_idle_almost(plain):
     assert not list(rules.device_idle(with_device(plain, 9, [1, 1, 1, 1, 90, 90, 90]))), "not in most steps"
     assert not list(rules.device_idle(with_device(plain, 0.006, 0.004))), "nothing worth the while"
     few = with_device(plain, 6, 4)
-    assert not list(rules.device_idle(dataclasses.replace(few, steady=few.steady.head(4))))
+    assert not list(rules.device_idle(dataclasses.replace(few, steady=few.steady.chosen(slice(4)))))
     assert not list(rules.device_idle(with_device(plain, 6, [4, 4, 4, None, None, None, None])))
 
 
@@ -137,7 +140,7 @@ def test_copies_almost():
     assert not list(rules.copies(facts_of(trace))), "in the first step alone"
 
 
-def with_kernels(trace, copied_ns, name="Memcpy HtoD (Pageable -> Device)"):
+def with_kernels(trace, copied_ns, name="Memcpy HtoD (Pageable -> Device)", waited=True):
     """The trace with a kernel and a copy in each call of a Linear."""
     stored = trace._read()
     table = stored.table("calls")
@@ -161,6 +164,8 @@ def with_kernels(trace, copied_ns, name="Memcpy HtoD (Pageable -> Device)"):
             "device": "cuda:0",
             "kind": kind,
             "thread": thread,
+            "size_bytes": 4 << 20 if kind == MEMORY_COPY else None,
+            "waited": waited if kind == MEMORY_COPY else None,
         }
         for moment, thread in at
         for label, kind, spent in (("gemm", KERNEL, 20 * MS), (name, MEMORY_COPY, copied_ns))
@@ -168,6 +173,20 @@ def with_kernels(trace, copied_ns, name="Memcpy HtoD (Pageable -> Device)"):
     found = pa.Table.from_pylist(rows, schema=arrow_schema("operators"))
     stored._tables["operators"] = found.append_column("process", pa.array([0] * len(rows), pa.int32()))
     return facts_of(trace)
+
+
+def test_pageable():
+    trace = run(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.ones(2, 4))
+    one = only(rules.pageable, with_kernels(trace, MS, waited=False))
+    assert "from pageable memory (4.00 MiB a step)" in one.text
+    assert "pin_memory" in one.remedy
+    for name, waited in (
+        ("Memcpy HtoD (Pageable -> Device)", True),
+        ("Memcpy HtoD (Pageable -> Device)", None),
+        ("Memcpy HtoD (Pinned -> Device)", False),
+        ("Memcpy DtoH (Device -> Pageable)", False),
+    ):
+        assert not list(rules.pageable(with_kernels(trace, MS, name, waited)))
 
 
 def test_copies_by_kernels():

@@ -12,8 +12,13 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 import modtrace
-from modtrace.analysis import findings as rules
-from modtrace.analysis.findings import Facts, findings
+from modtrace.analysis.calls import calls as calls_frame
+from modtrace.analysis.findings import findings, mode_rules, time_rules, training_rules
+from modtrace.analysis.findings.base import MIN_STEPS, Facts
+from modtrace.analysis.findings.ranked import RULES
+from modtrace.analysis.phases import RECOMPUTE
+from modtrace.analysis.step_columns import step_columns
+from modtrace.analysis.timeline import timeline
 from modtrace.trace.schema import PHASES
 
 MS = 1_000_000
@@ -44,27 +49,28 @@ def healthy():
 
 
 def facts_of(trace):
-    steps = trace.steps
-    return steady(Facts(trace._read(), trace.calls, trace.modules, steps, steps, steps))
+    steps = step_columns(trace._read(), 0)
+    return steady(Facts(trace._read(), timeline(trace._read()).calls, steps, steps, steps))
 
 
 def steady(facts):
-    whole = facts.steps[facts.steps["whole"].astype(bool)]
-    return dataclasses.replace(facts, whole=whole, steady=whole.iloc[1:])
+    complete = facts.steps.chosen(facts.steps["whole"])
+    return dataclasses.replace(facts, complete=complete, steady=complete.chosen(slice(1, None)))
 
 
 def with_phases(facts, **ms):
     """All steps with these phases, in milliseconds: numbers, or one a step."""
-    steps = facts.steps.copy()
-    names = [*PHASES, "other"]
-    for name in names:
-        steps[f"{name}_ns"] = (np.ones(len(steps)) * ms.get(name, 0) * MS).astype(int)
-    steps["duration_ns"] = steps[[f"{name}_ns" for name in names]].sum(axis=1)
+    each = np.ones(len(facts.steps))
+    times = {f"{name}_ns": (each * ms.get(name, 0) * MS).astype(int) for name in (*PHASES, "other")}
+    steps = facts.steps.changed(**times, duration_ns=np.sum([*times.values()], axis=0))
     return steady(dataclasses.replace(facts, steps=steps))
 
 
 def with_calls(facts, **columns):
-    return dataclasses.replace(facts, calls=facts.calls.assign(**columns))
+    calls = facts.calls
+    for name, values in columns.items():
+        calls = calls.with_column(name, np.array(np.broadcast_to(np.asarray(values, np.int64), len(calls))))
+    return dataclasses.replace(facts, calls=calls)
 
 
 USUAL = {"data": 0.5, "forward": 10, "loss": 1, "backward": 20, "optimizer": 3, "other": 1}
@@ -81,83 +87,100 @@ def only(rule, facts):
 
 
 def test_data(healthy):
-    assert not found(rules.data, with_phases(healthy, **USUAL))
-    text = only(rules.data, with_phases(healthy, **{**USUAL, "data": 12}))
+    assert not found(time_rules.data, with_phases(healthy, **USUAL))
+    text = only(time_rules.data, with_phases(healthy, **{**USUAL, "data": 12}))
     assert text.startswith(
         "waiting for data: 468 ms (25.5% of the steps, 39 steps over 10 ms) in DataLoader(num_workers=0)"
     )
-    (one,) = rules.data(with_phases(healthy, **{**USUAL, "data": 12}))
+    (one,) = time_rules.data(with_phases(healthy, **{**USUAL, "data": 12}))
     assert "num_workers" in one.remedy
     assert one.won_ns == 39 * 12 * MS
 
 
 def test_too_few_steps_say_nothing(healthy):
     bad = with_phases(healthy, data=50, forward=1, backward=90, optimizer=50)
-    few = dataclasses.replace(bad, steady=bad.steady.head(rules.MIN_STEPS - 1))
-    for rule in (rules.data, rules.first_step, rules.long_backward, rules.long_optimizer, rules.recompute):
+    few = dataclasses.replace(bad, steady=bad.steady.chosen(slice(MIN_STEPS - 1)))
+    for rule in (
+        time_rules.data,
+        time_rules.first_step,
+        time_rules.long_backward,
+        time_rules.long_optimizer,
+        time_rules.recompute,
+    ):
         assert not found(rule, few)
-    assert found(rules.data, bad)
+    assert found(time_rules.data, bad)
 
 
 def test_first_step(healthy):
     healthy = with_calls(healthy, tracer_ns=0)
-    healthy = dataclasses.replace(healthy, steps=healthy.steps.assign(counted=False))
+    healthy = dataclasses.replace(healthy, steps=healthy.steps.changed(counted=False))
     first = np.array([400] + [10] * (STEPS - 1))
-    assert only(rules.first_step, with_phases(healthy, **{**USUAL, "forward": first})).startswith(
+    assert only(time_rules.first_step, with_phases(healthy, **{**USUAL, "forward": first})).startswith(
         "step 0 took 12.0x the median (426 ms)"
     )
     # Long, but little of the whole; or much of a short run, but not that long.
     assert not found(
-        rules.first_step, with_phases(healthy, **{**USUAL, "forward": np.array([160] + [10] * 39)})
+        time_rules.first_step, with_phases(healthy, **{**USUAL, "forward": np.array([160] + [10] * 39)})
     )
-    assert not found(rules.first_step, with_phases(healthy, **USUAL))
+    assert not found(time_rules.first_step, with_phases(healthy, **USUAL))
 
 
 def test_what_tracing_costs_is_not_the_first_step_s(healthy):
     """A first step that is long for modtrace's own work in it is no finding; nor one of which that is not known."""
     first = with_phases(healthy, **{**USUAL, "forward": np.array([400] + [10] * (STEPS - 1))})
-    rows = (first.calls["step"] == 0) & (first.calls["kind"] == "phase") & (first.calls["name"] == "backward")
+    calls = calls_frame(first.stored)
+    rows = (calls["step"] == 0) & (calls["kind"] == "phase") & (calls["name"] == "backward")
     assert rows.sum() == 1
-    uncounted = steady(dataclasses.replace(first, steps=first.steps.assign(counted=False)))
-    tracer = first.calls["tracer_ns"].where(~rows, 300 * MS)
-    assert not found(rules.first_step, with_calls(uncounted, tracer_ns=tracer))
-    assert found(rules.first_step, with_calls(uncounted, tracer_ns=first.calls["tracer_ns"].where(~rows, 0)))
+    uncounted = steady(dataclasses.replace(first, steps=first.steps.changed(counted=False)))
+    tracer = calls["tracer_ns"].where(~rows, 300 * MS)
+    assert not found(time_rules.first_step, with_calls(uncounted, tracer_ns=tracer))
+    assert found(time_rules.first_step, with_calls(uncounted, tracer_ns=calls["tracer_ns"].where(~rows, 0)))
     assert bool(first.steps["counted"][0])
-    assert not found(rules.first_step, with_calls(first, tracer_ns=0)), "it is not known without the counting"
+    assert not found(time_rules.first_step, with_calls(first, tracer_ns=0)), (
+        "it is not known without the counting"
+    )
 
 
 def test_one_module(healthy):
-    calls = healthy.calls
+    healthy = with_phases(healthy, **USUAL)  # 35.5 ms a step
+    calls = calls_frame(healthy.stored)
     even = with_calls(healthy, self_ns=np.full(len(calls), MS))
-    assert not found(rules.one_module, even)
-    heavy = np.where(calls["name"] == "2", 100 * MS, MS)
-    assert only(rules.one_module, with_calls(healthy, self_ns=heavy)) == (
-        "2 (Linear) is 94.3% of the time of all modules: 200 ms in 1 call a step, the median of 39 steps"
+    assert not found(time_rules.one_module, even)
+    heavy = np.where(calls["name"] == "2", 10 * MS, MS)
+    assert only(time_rules.one_module, with_calls(healthy, self_ns=heavy)) == (
+        "2 (Linear) is 56.3% of a step: 20.0 ms in 1 call, mean of 39 steps"
     )
+    # The most of the modules, but little of the step: there the time is elsewhere.
+    assert not found(time_rules.one_module, with_calls(healthy, self_ns=heavy // 4))
     # The time of the first step, or of one long one, is not what a step takes.
     for some in (calls["step"] == 0, calls["step"] == 3):
         assert not found(
-            rules.one_module, with_calls(healthy, self_ns=np.where(some & (calls["name"] == "2"), heavy, MS))
+            time_rules.one_module,
+            with_calls(healthy, self_ns=np.where(some & (calls["name"] == "2"), heavy, MS)),
         )
-    few = dataclasses.replace(healthy, steady=healthy.steady.head(rules.MIN_STEPS - 1))
-    assert not found(rules.one_module, with_calls(few, self_ns=heavy))
+    few = dataclasses.replace(healthy, steady=healthy.steady.chosen(slice(MIN_STEPS - 1)))
+    assert not found(time_rules.one_module, with_calls(few, self_ns=heavy))
 
 
 def test_one_module_of_few_says_nothing():
     facts = facts_of(train(nn.Sequential(nn.Linear(4, 1)), steps=8))
-    assert not found(rules.one_module, with_calls(facts, self_ns=np.full(len(facts.calls), MS)))
+    assert not found(time_rules.one_module, with_calls(facts, self_ns=np.full(len(facts.calls), MS)))
 
 
 def test_long_backward(healthy):
-    assert not found(rules.long_backward, with_phases(healthy, **USUAL))
-    text = only(rules.long_backward, with_phases(healthy, **{**USUAL, "backward": 41}))
+    assert not found(time_rules.long_backward, with_phases(healthy, **USUAL))
+    text = only(time_rules.long_backward, with_phases(healthy, **{**USUAL, "backward": 41}))
     assert text.startswith("backward takes 4.1x the forward, most of it in ")
 
 
 def test_long_optimizer(healthy):
-    assert not found(rules.long_optimizer, with_phases(healthy, **USUAL))
-    text = only(rules.long_optimizer, with_phases(healthy, **{**USUAL, "optimizer": 30}))
-    assert text.startswith("AdamW.step takes 48.0% of the usual step (30.0 ms)")
+    assert not found(time_rules.long_optimizer, with_phases(healthy, **USUAL))
+    text = only(time_rules.long_optimizer, with_phases(healthy, **{**USUAL, "optimizer": 30}))
+    assert text.startswith("AdamW.step takes 48.0% of a step (30.0 ms)")
+    # Its numbers are those of the phases of a step, one slow step among them.
+    slow = np.array([30] * (STEPS - 1) + [400])
+    text = only(time_rules.long_optimizer, with_phases(healthy, **{**USUAL, "optimizer": slow}))
+    assert text.startswith("AdamW.step takes 54.9% of a step (39.5 ms)")
 
 
 class Unused(nn.Module):
@@ -183,11 +206,11 @@ class Cut(nn.Module):
 
 
 def test_no_gradient(healthy):
-    assert not found(rules.no_gradient, healthy)
-    assert only(rules.no_gradient, facts_of(train(Cut(freeze=False), steps=2))).startswith(
+    assert not found(training_rules.no_gradient, healthy)
+    assert only(training_rules.no_gradient, facts_of(train(Cut(freeze=False), steps=2))).startswith(
         "no gradient reached cut (Linear)"
     )
-    assert not found(rules.no_gradient, facts_of(train(Cut(freeze=True), steps=2)))
+    assert not found(training_rules.no_gradient, facts_of(train(Cut(freeze=True), steps=2)))
 
 
 def test_no_gradient_of_what_others_train():
@@ -211,7 +234,7 @@ def test_no_gradient_of_what_others_train():
             optimizer.zero_grad()
             model(torch.ones(2, 4)).sum().backward()
             optimizer.step()
-    assert not found(rules.no_gradient, facts_of(trace))
+    assert not found(training_rules.no_gradient, facts_of(trace))
 
 
 def test_no_gradient_knows_checkpoints():
@@ -229,7 +252,7 @@ def test_no_gradient_knows_checkpoints():
             return self.head(checkpoint(self.body, self.first(x), use_reentrant=self.reentrant))
 
     for reentrant in (False, True):
-        assert not found(rules.no_gradient, facts_of(train(Model(reentrant), steps=2)))
+        assert not found(training_rules.no_gradient, facts_of(train(Model(reentrant), steps=2)))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +263,7 @@ def test_batch_norm(batch, training, fires):
     model.train(training)
     with modtrace.trace() as trace:
         model(torch.ones(batch, 3, 4, 4)).sum().backward()
-    assert bool(found(rules.batch_norm, facts_of(trace))) is fires
+    assert bool(found(mode_rules.batch_norm, facts_of(trace))) is fires
 
 
 def test_batch_norm_of_a_last_batch():
@@ -250,31 +273,38 @@ def test_batch_norm_of_a_last_batch():
         for size in (4, 4, 1):
             model(torch.ones(size, 3, 4, 4)).sum().backward()
     facts = facts_of(trace)
-    assert only(rules.batch_norm, facts) == "batches of 1 in training mode: 0 (BatchNorm2d), in 1 call of 3"
-    (one,) = rules.batch_norm(facts)
+    assert (
+        only(mode_rules.batch_norm, facts) == "batches of 1 in training mode: 0 (BatchNorm2d), in 1 call of 3"
+    )
+    (one,) = mode_rules.batch_norm(facts)
     assert one.remedy.startswith("drop_last=True")
 
 
 def test_batch_norm_that_is_synchronized():
     class Ranks:
-        processes = (0, 1)
+        def __init__(self, stored):
+            self.stored = stored
+            self.processes = (0, 1)
+
+        def __getattr__(self, name):
+            return getattr(self.stored, name)
 
     model = nn.Sequential(nn.SyncBatchNorm(3).eval()).train()
     model[0].forward = lambda x: x
     with modtrace.trace() as trace:
         model(torch.ones(1, 3, 4, 4, requires_grad=True)).sum().backward()
     facts = facts_of(trace)
-    assert found(rules.batch_norm, facts), "alone"
-    assert not found(rules.batch_norm, dataclasses.replace(facts, stored=Ranks()))
+    assert found(mode_rules.batch_norm, facts), "alone"
+    assert not found(mode_rules.batch_norm, dataclasses.replace(facts, stored=Ranks(facts.stored)))
 
 
 def test_times_of_launching_say_nothing_of_backward_and_optimizer(healthy):
     slow = with_phases(healthy, **{**USUAL, "backward": 90, "optimizer": 300})
-    assert found(rules.long_optimizer, slow)
-    assert found(rules.long_backward, slow)
-    beside = steady(dataclasses.replace(slow, steps=slow.steps.assign(device_ns=1)))
-    assert not found(rules.long_optimizer, beside)
-    assert not found(rules.long_backward, beside)
+    assert found(time_rules.long_optimizer, slow)
+    assert found(time_rules.long_backward, slow)
+    beside = steady(dataclasses.replace(slow, steps=slow.steps.changed(device_ns=1)))
+    assert not found(time_rules.long_optimizer, beside)
+    assert not found(time_rules.long_backward, beside)
 
 
 def test_a_module_named_like_a_phase_is_none():
@@ -287,35 +317,35 @@ def test_a_module_named_like_a_phase_is_none():
             return self.optimizer(self.data(x))
 
     facts = with_phases(facts_of(train(Named())), **{**USUAL, "data": 30, "optimizer": 40})
-    assert "DataLoader" in only(rules.data, facts)
-    assert only(rules.long_optimizer, facts).startswith("AdamW.step")
+    assert "DataLoader" in only(time_rules.data, facts)
+    assert only(time_rules.long_optimizer, facts).startswith("AdamW.step")
 
 
 def test_tiny_calls(healthy, monkeypatch):
-    monkeypatch.setattr(rules, "TINY_CALLS", 5)
+    monkeypatch.setattr(time_rules, "TINY_CALLS", 5)
     small = with_calls(with_phases(healthy, **USUAL), self_ns=np.full(len(healthy.calls), 1_000))
-    assert not found(rules.tiny_calls, small), "many, but nothing beside the rest"
+    assert not found(time_rules.tiny_calls, small), "many, but nothing beside the rest"
     crowded = with_calls(with_phases(healthy, other=0.1), self_ns=np.full(len(healthy.calls), 10_000))
-    assert only(rules.tiny_calls, crowded).startswith("7 module calls a step take under 20.0 us each")
+    assert only(time_rules.tiny_calls, crowded).startswith("7 module calls a step take under 20.0 us each")
     large = with_calls(with_phases(healthy, other=0.1), self_ns=np.full(len(healthy.calls), 30_000))
-    assert not found(rules.tiny_calls, large)
+    assert not found(time_rules.tiny_calls, large)
 
 
 def test_drift(healthy):
-    assert not found(rules.drift, with_phases(healthy, **USUAL))
+    assert not found(time_rules.drift, with_phases(healthy, **USUAL))
     slower = with_phases(healthy, **{**USUAL, "forward": np.linspace(10, 60, STEPS)})
-    assert only(rules.drift, slower).startswith("steps grow slower: ")
+    assert only(time_rules.drift, slower).startswith("steps grow slower: ")
     noisy = with_phases(healthy, **{**USUAL, "forward": np.tile([5, 80], STEPS // 2)})
-    assert not found(rules.drift, noisy)
+    assert not found(time_rules.drift, noisy)
 
 
 def test_drift_names_the_phase_and_knows_larger_inputs(healthy):
     slower = with_phases(healthy, **{**USUAL, "data": np.linspace(1, 60, STEPS)})
-    assert only(rules.drift, slower).endswith("most of it in data")
-    (one,) = rules.drift(slower)
+    assert only(time_rules.drift, slower).endswith("most of it in data")
+    (one,) = time_rules.drift(slower)
     assert one.remedy == "look at what the loader does"
-    more = dataclasses.replace(slower, steps=slower.steps.assign(flops=np.arange(1, STEPS + 1) * 1000))
-    assert not found(rules.drift, steady(more)), "there is more to compute"
+    more = dataclasses.replace(slower, steps=slower.steps.changed(flops=np.arange(1, STEPS + 1) * 1000))
+    assert not found(time_rules.drift, steady(more)), "there is more to compute"
 
 
 @pytest.mark.parametrize("guarded", [False, True])
@@ -324,7 +354,7 @@ def test_eval_with_grad(guarded):
     with modtrace.trace() as trace, torch.set_grad_enabled(not guarded):
         for _ in range(3):
             model(torch.ones(1, 4))
-    assert bool(found(rules.eval_with_grad, facts_of(trace))) is not guarded
+    assert bool(found(mode_rules.eval_with_grad, facts_of(trace))) is not guarded
 
 
 def test_recompute():
@@ -337,10 +367,10 @@ def test_recompute():
             return checkpoint(self.body, x, use_reentrant=False)
 
     facts = facts_of(train(Model(), steps=10))
-    again = facts.calls["phase"] == "recompute"
+    again = facts.calls.values("phase") == RECOMPUTE
     for ms, fires in ((10, True), (1, False)):
         calls = with_calls(with_phases(facts, **USUAL), duration_ns=np.where(again, ms * MS, 1))
-        assert bool(found(rules.recompute, calls)) is fires
+        assert bool(found(time_rules.recompute, calls)) is fires
 
 
 def test_results_come_first_then_the_time_at_stake():
@@ -356,7 +386,7 @@ def test_every_rule_is_tested_and_documented():
 
     page = (Path(__file__).parents[2] / "docs" / "findings.md").read_text()
     tests = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*findings.py"))
-    for rule in rules.RULES:
+    for rule in RULES:
         assert f"`{rule.__name__}`" in page
         assert f"def test_{rule.__name__}(" in tests
         assert rule.__doc__

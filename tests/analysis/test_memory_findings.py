@@ -7,8 +7,8 @@ from torch import nn
 
 import modtrace
 from modtrace.analysis.findings import findings
-from modtrace.capture import memory_readings
-from modtrace.capture.device_memory import Counters
+from modtrace.capture.mechanisms import counter_readings as memory_readings
+from modtrace.capture.mechanisms.device_memory import Counters
 
 
 def rules(keep, *, steps=10, watch="0:10", width=64, rows=64, depth=1):

@@ -14,11 +14,11 @@ from torch import nn
 
 import modtrace
 from modtrace.analysis.failure import last_failure
-from modtrace.analysis.out_of_memory import Told, autopsy, told
-from modtrace.capture import memory_readings
-from modtrace.capture.device_memory import Counters
-from modtrace.capture.flushing import Flusher
-from modtrace.capture.raised import first_line, is_out_of_memory
+from modtrace.analysis.out_of_memory import AllocatorMessage, autopsy, told
+from modtrace.capture.engine.exceptions import first_line, is_out_of_memory
+from modtrace.capture.engine.flusher import Flusher
+from modtrace.capture.mechanisms import counter_readings as memory_readings
+from modtrace.capture.mechanisms.device_memory import Counters
 from modtrace.views.out_of_memory import autopsy_lines
 
 GIB = 1 << 30
@@ -78,14 +78,14 @@ def test_a_message_cut_anywhere_gives_no_other_number():
 
 
 def test_what_torch_says():
-    assert told("OutOfMemoryError", CUDA) == Told(
+    assert told("OutOfMemoryError", CUDA) == AllocatorMessage(
         2 * GIB, round(79.11 * GIB), round(1.19 * GIB), round(55.5 * GIB), round(21.5 * GIB)
     )
-    assert told("RuntimeError", HOST) == Told(1 << 52, None, None, None, None)
+    assert told("RuntimeError", HOST) == AllocatorMessage(1 << 52, None, None, None, None)
     assert told("RuntimeError", "mat1 and mat2 shapes cannot be multiplied") is None
     assert told("ValueError", HOST) is None
     assert told("OutOfMemoryError", None) is None
-    assert told("OutOfMemoryError", "") == Told(None, None, None, None, None)
+    assert told("OutOfMemoryError", "") == AllocatorMessage(None, None, None, None, None)
 
 
 @given(st.text())
@@ -206,6 +206,13 @@ def test_what_would_help(message, advice):
     found = autopsy(t._read(), last_failure(t._read()))
     text = " ".join(autopsy_lines(replace(found, told=told("OutOfMemoryError", message)), width=200))
     assert advice in text
+
+
+def test_the_setting_is_named_as_its_torch_does():
+    t = failed()
+    found = replace(autopsy(t._read(), last_failure(t._read())), told=told("OutOfMemoryError", CUDA))
+    older = " ".join(autopsy_lines(replace(found, setting="PYTORCH_CUDA_ALLOC_CONF"), width=200))
+    assert "set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in older
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -397,7 +404,7 @@ def run_out(monkeypatch, kept, message="CUDA out of memory. Tried to allocate 2.
 
 def test_the_allocators_counters_stand_in_for_the_message(monkeypatch):
     _, found = run_out(monkeypatch, [100 << 20] * 4)
-    assert found.told == Told(2 * GIB, None, None, 440 << 20, 110 << 20)
+    assert found.told == AllocatorMessage(2 * GIB, None, None, 440 << 20, 110 << 20)
     assert found.ends_bytes == [100 << 20, 200 << 20, 300 << 20, 400 << 20]
     text = "\n".join(autopsy_lines(found, width=120))
     assert "asked for 2.00 GiB   allocated 440 MiB   reserved but unused 110 MiB" in text
@@ -422,8 +429,8 @@ def test_the_counters_are_on_disk_when_the_error_leaves_the_model(monkeypatch, t
     seen = []
     original = Flusher.at_once
 
-    def at_once(self, lane):
-        original(self, lane)
+    def at_once(self, buffer):
+        original(self, buffer)
         seen.append(dict(self._blocks.writer.rows))
 
     monkeypatch.setattr(Flusher, "at_once", at_once)

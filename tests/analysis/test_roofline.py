@@ -12,18 +12,18 @@ import torch
 from torch import nn
 
 import modtrace
-from modtrace.analysis.holders import tensors_bytes
+from modtrace.analysis.memory_peaks import tensors_bytes
 from modtrace.analysis.roofline import device_keys, mfu_of_steps, roofline
 from modtrace.analysis.steps import steps
 from modtrace.analysis.timeline import timeline
-from modtrace.capture import reach as measuring
+from modtrace.device_peaks import measure as measuring
+from modtrace.device_peaks.cache import DevicePeaks, cached, entry_of
 from modtrace.errors import UsageError
-from modtrace.trace.reach import Reach, cached, entry_of
 from modtrace.trace.reader import open_trace
 from modtrace.views import console
 from modtrace.views.roofline import roofline_lines
 
-REACHED = {"cpu": Reach("a device", {"float32": 10**12}, 10**11)}
+REACHED = {"cpu": DevicePeaks("a device", {"float32": 10**12}, 10**11)}
 
 
 FLOPS = 2 * 8 * 32 * 64
@@ -75,7 +75,7 @@ def test_a_linear_by_hand(trace):
 
 
 def test_what_was_not_measured_is_unknown(trace):
-    other = Reach("other", {"bfloat16": 1}, 1)
+    other = DevicePeaks("other", {"bfloat16": 1}, 1)
     for reached in ({}, {"cpu": other}, {"cuda:0": REACHED["cpu"]}):
         assert all(one.share is None for one in roofline(trace._read(), reached))
         assert steps(trace._read(), reached)["mfu"].isna().all()
@@ -119,14 +119,14 @@ def test_each_type_has_its_own_peak():
         for _ in range(3):
             model(torch.ones(8, 32))
     points = {one.dtype: one for one in roofline(t._read(), REACHED)}
-    faster = {"cpu": Reach("a device", {"float32": 10**12, "float16": 10**15}, 10**11)}
+    faster = {"cpu": DevicePeaks("a device", {"float32": 10**12, "float16": 10**15}, 10**11)}
     text = "\n".join(roofline_lines(list(points.values()), faster, None, width=100))
     assert "cpu reaches 1.00 TFLOP/s in float32, copies 100 GB/s" in text  # nothing computed in float16
     assert set(points) == {"float32", "bfloat16"}
     assert points["bfloat16"].share is None
     assert points["float32"].share is not None
     assert steps(t._read(), REACHED)["mfu"].isna().all()
-    both = {"cpu": Reach("a device", {"float32": 10**12, "bfloat16": 4 * 10**12}, 10**11)}
+    both = {"cpu": DevicePeaks("a device", {"float32": 10**12, "bfloat16": 4 * 10**12}, 10**11)}
     frame = steps(t._read(), both)
     ideal = FLOPS * 1e9 * (1 / 10**12 + 1 / (4 * 10**12))
     assert frame["mfu"].tolist() == pytest.approx((ideal / frame["duration_ns"]).tolist())
@@ -145,7 +145,7 @@ def test_an_accelerator_is_not_timed_by_the_host(trace, monkeypatch):
     stored = open_trace(trace._read().path)
     stored.table("signatures")
     moved_to(stored, "cuda:0", monkeypatch)
-    reached = {**REACHED, "cuda:0": Reach("a gpu", {"float32": 10**14}, 10**12)}
+    reached = {**REACHED, "cuda:0": DevicePeaks("a gpu", {"float32": 10**14}, 10**12)}
     points = roofline(stored, reached)
     assert [(one.device, one.spent_ns, one.flops_per_s, one.share) for one in points] == [
         ("cuda:0", None, None, None)
@@ -206,7 +206,7 @@ def test_as_text(trace, columns, tmp_path, monkeypatch):
     text = console.roofline_text(trace._read(), width=columns)
     assert all(len(line) <= columns for line in text.splitlines())
     if columns > 20:
-        assert "modtrace info --device" in text
+        assert "modtrace device" in text
     key = trace._read().processes[0].devices[0]
     keep(tmp_path, {key: ENTRY})
     if columns == 120:
@@ -250,11 +250,11 @@ def test_a_broken_cache_says_nothing(held, tmp_path, monkeypatch):
 
 
 def test_a_device_that_is_not_there():
-    from modtrace.cli import info
+    from modtrace.cli import device
 
     for name in ("cuda:99", "meta", "nonsense"):
         with pytest.raises(UsageError, match=f"{name} cannot be measured"):
-            info._measured([name])
+            device.execute(device.prepare([name]))
 
 
 def test_a_broken_cache_is_measured_anew(tmp_path, monkeypatch):
@@ -266,15 +266,16 @@ def test_a_broken_cache_is_measured_anew(tmp_path, monkeypatch):
     assert cached("another") is not None
 
 
-def test_the_verb(tmp_path, monkeypatch, capsys):
-    from modtrace.cli import info
+def test_the_command(tmp_path, monkeypatch, capsys):
+    from modtrace.cli import device
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     quickly(monkeypatch)
-    for words in (["--device"], ["--device", "cpu"]):
-        info.execute(info.prepare(words))
+    for words in ([], ["cpu"], ["cpu", "cpu", "--plain"]):
+        device.execute(device.prepare(words))
         text = capsys.readouterr().out
         assert "float32" in text
+        assert text.count("float32") == 1
         assert text.splitlines()[-1].endswith("devices.json")
 
 

@@ -9,14 +9,14 @@ from torch import nn
 import modtrace
 from modtrace.analysis.device_times import UNKNOWN, self_device_ns
 from modtrace.analysis.roofline import roofline
-from modtrace.capture import device_times
-from modtrace.trace.reach import Reach
+from modtrace.capture.mechanisms import device_events as device_times
+from modtrace.device_peaks.cache import DevicePeaks
 from modtrace.views.roofline import NO_DEVICE_TIME, ON_DEVICE, roofline_lines
 from tests.capture.test_clocks import FakeClock
 
 FLOPS = 2 * 8 * 32 * 64
 MOVED = (8 * 32 + 8 * 64 + 32 * 64 + 64) * 4
-REACHED = {"meta": Reach("a device", {"float32": 10**12}, 10**11)}
+REACHED = {"meta": DevicePeaks("a device", {"float32": 10**12}, 10**11)}
 
 
 class Slow(nn.Linear):

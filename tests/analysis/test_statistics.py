@@ -16,9 +16,10 @@ from modtrace.analysis.statistics import choose, chosen_steps, quantile
 from modtrace.units import duration
 from modtrace.views import console
 from modtrace.views.html.facts import facts
-from modtrace.views.live import words
+from modtrace.views.html.report import report as page_of
+from modtrace.views.live import live_text
+from modtrace.views.models.viewer_model import Rank
 from modtrace.views.tui.detail import Detail
-from modtrace.views.tui.opened import Rank
 
 YES, NO = True, False
 
@@ -112,12 +113,14 @@ def test_one_quantity_has_one_value(record, tmp_path):
     if record is watched:
         assert not some.index.isin([2, 3]).any()
     p50 = duration(quantile(some["duration_ns"].to_numpy(np.int64), 50))
-    summary, table = trace.summary(), console.steps_table(stored)
+    summary, table = console.summary(stored, width=120), console.steps_table(stored)
     report = dict(facts(stored).figures)
-    assert report["median step"] == f"{p50} ({chosen.text})"
+    first_screen = page_of(stored).html
     if record is not inference:
-        assert f"p50 {p50} " in summary
-        assert f"p50 {p50} " in table
+        assert f">median {p50}" in first_screen
+        assert f"Of {chosen.text}." in first_screen
+        assert f"STEP  median {p50} " in summary
+        assert f"STEP  median {p50} " in table
     for text in (summary, table):
         assert re.sub(r"\s+", " ", chosen.text) in re.sub(r"\s+", " ", text)
     # A module that runs once a step: the mean of its time over those steps.
@@ -130,7 +133,7 @@ def test_one_quantity_has_one_value(record, tmp_path):
     node = next(
         at
         for at in range(len(placed.nodes))
-        if "Sequential" in placed.nodes.kind(at) + placed.nodes.label(at)
+        if "Sequential" in placed.nodes.class_name(at) + placed.nodes.label(at)
     )
     shown = " ".join(piece for line in Detail(Rank(stored, 0), placed, node).lines(80) for piece, _ in line)
     if record is not watched:  # the backward of a module is a node of its own
@@ -141,13 +144,13 @@ def test_one_quantity_has_one_value(record, tmp_path):
         live.look()
     tree = LiveTree(live)
     tree.refresh()
-    assert words.cost(tree) in summary
-    assert f"tracing cost {report['tracing cost']}" == words.cost(tree)
+    assert live_text.cost(tree) in summary
+    assert f"tracing cost {report['tracing cost']}" == live_text.cost(tree)
     if record is not watched:  # what was watched is not followed
-        lines = words.step_lines(tree, 80, ascii=True)
+        lines = live_text.step_lines(tree, 80, ascii=True)
         assert any(line.split() == ["of", *chosen.text.split()] for line in lines)
         assert any(f"p50 {p50} " in line for line in lines)
-        assert f"{p50}/step" in words.title(live, None, tree, live.state)
+        assert f"{p50}/step" in live_text.title(live, None, tree, live.state)
 
 
 def test_a_module_that_runs_in_none_of_these_has_the_times_of_its_steps():

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import modtrace
-from modtrace.analysis.phases import covered
+from modtrace.analysis.intervals import covered_between
 from modtrace.trace.schema import PHASES
 from tests.torture.compare import assert_well_formed
 
@@ -146,4 +146,4 @@ def test_covered_against_counting(seed):
     inside = {moment for start, end in spans for moment in range(start, end)}
     expected = [len(inside & set(range(a, b))) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
     start, end = np.array(spans).T
-    assert covered(start, end, low, high).tolist() == expected
+    assert covered_between(start, end, low, high).tolist() == expected

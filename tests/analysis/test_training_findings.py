@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 import modtrace
-from modtrace.analysis import training_findings
-from modtrace.analysis.findings import findings
+from modtrace.analysis.findings import findings, training_rules
 
 STEPS = 8
 RULES = ("never_ran", "no_optimizer", "earlier_steps")
@@ -176,7 +175,7 @@ def test_never_ran(kind):
 
 
 def test_never_ran_of_experts_needs_many_steps():
-    texts = said(train(Experts(), steps=training_findings.SIBLING_STEPS))
+    texts = said(train(Experts(), steps=training_rules.SIBLING_STEPS))
     assert texts == ["1 module with parameters never ran and got no gradient: experts.2 (Linear)"]
 
 
@@ -517,7 +516,7 @@ def test_looks_are_few_and_keep_nothing_alive():
 
 
 def test_a_fault_of_a_look_ends_the_looks_alone(monkeypatch):
-    from modtrace.capture import optimizers
+    from modtrace.capture.mechanisms import optimizer_parameters as optimizers
 
     def broken(_):
         raise TypeError("no")

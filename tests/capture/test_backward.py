@@ -358,13 +358,13 @@ def test_models_outside_the_trace_are_not_attributed():
 
 
 def test_long_ago_and_many_calls(monkeypatch):
-    monkeypatch.setattr("modtrace.capture.flushing.MANY_GROWN", 50)
+    monkeypatch.setattr("modtrace.capture.engine.flusher.MANY_GROWN", 50)
     model = nn.Linear(2, 2)
     with modtrace.trace() as trace:
         early = model(torch.ones(1, 2))
         for _ in range(200):
             model(torch.ones(1, 2))
-            trace._tracer._state.due = 0
+            trace._tracer._context.due = 0
         late = model(torch.ones(1, 2))
         early.sum().backward()
         late.sum().backward()

@@ -13,6 +13,8 @@ import modtrace
 STEPS = 7
 NODE = "autograd::engine::evaluate_function: "
 MILLISECOND = 1_000_000
+RETURN_NS = 100_000
+"""What the engine may take to come back from the last node on a machine that is busy."""
 
 
 def model_of_many_kinds():
@@ -92,6 +94,7 @@ def test_within_five_percent_of_the_profiler():
             if max(ratios) - min(ratios) > 0.15:
                 pytest.skip(f"this machine is too noisy to tell: {min(ratios):.2f} to {max(ratios):.2f}")
             judged.append(name)
-            assert statistics.median(ratios) == pytest.approx(1, abs=0.05), name
+            allowed = 0.05 + RETURN_NS / statistics.median(expected[name])
+            assert statistics.median(ratios) == pytest.approx(1, abs=allowed), name
     if len(judged) < 3:
         pytest.skip("too few modules take a millisecond here")

@@ -10,9 +10,16 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import modtrace
-from modtrace.capture import clocks, device_times
+from modtrace.capture.mechanisms import clocks
+from modtrace.capture.mechanisms import device_events as device_times
 from modtrace.errors import TraceError
 from modtrace.trace.writer import Writer
+
+
+def device_events_of(trace):
+    """The part that records device times, of a trace that records or has ended."""
+    (recorder,) = [recorder for recorder in trace._tracer._recorders if recorder.name == "device_times"]
+    return recorder._events
 
 
 class Event:
@@ -31,7 +38,6 @@ class FakeClock:
         self.made = 0
         self.recorded = []
         self.asked = 0
-        self.device = 0
         self.in_use = 0
         self.capturing = False
         self.broken = set()
@@ -40,9 +46,17 @@ class FakeClock:
         if name in self.broken:
             raise RuntimeError(f"{name} is broken")
 
-    def current_device(self):
-        self._may_break("current_device")
-        return self.device
+    def watch(self, reading):
+        pass
+
+    def close(self):
+        pass
+
+    def may_read(self):
+        return not self.capturing
+
+    def handle(self, device, stream):
+        return device, stream
 
     def stream(self, device):
         self._may_break("stream")
@@ -53,11 +67,18 @@ class FakeClock:
         self.made += 1
         return Event()
 
-    def record(self, event, device, stream):
+    def record(self, event, handle):
         self._may_break("record")
         assert not self.capturing
+        device, stream = handle
         event.at, event.stream = self.now, stream
         self.recorded.append((device, stream, self.now))
+
+    def is_idle(self, handle):
+        self._may_break("is_idle")
+        if self.capturing:
+            return None
+        return self.passed is None or self.passed >= self.now
 
     def is_complete(self, event):
         self._may_break("is_complete")
@@ -192,7 +213,7 @@ def test_steps_and_summary(clock):
     steps = trace.steps.iloc[:4]
     assert steps["device_ns"].tolist() == [300] * 4
     assert steps["device_idle_ns"].tolist() == [0, 100, 100, 100]  # a step ends with its optimizer
-    assert "device    busy at most 75.0% of the step, idle at least 25.0%" in trace.summary()
+    assert "device    idle at least 25.0% of the step; gaps between kernels are not seen" in trace.summary()
     forward = trace.calls[(trace.calls["kind"] == "phase") & (trace.calls["name"] == "forward")]
     assert forward["device_ns"].tolist() == [100] * 4
 
@@ -260,7 +281,7 @@ def test_tensors_that_are_not_positional(clock):
         made()
         neither()
     assert on_device(trace) == [1, 4, 5, None]
-    assert trace._tracer._device_times._under_way == 1  # what times are told from
+    assert device_events_of(trace).under_way == 1  # what times are told from
 
 
 def test_own_hooks_belong_to_the_call(clock):
@@ -366,7 +387,6 @@ def test_two_devices(clock):
     first, second = Busy(clock, 10), Busy(clock, 40)
     with modtrace.trace(flops=False) as trace:
         for number, model in enumerate((first, second)):
-            clock.device = number
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(device_times, "devices_in", lambda key, n=number: [("meta", n)])
                 model(torch.empty(number + 1, device="meta"))
@@ -576,3 +596,105 @@ def test_clocks_there_are():
     assert clocks.clock_of("mps") is None  # reading one of its events waits for the device
     if not torch.cuda.is_available():
         assert clocks.clock_of("cuda") is None
+
+
+# whether the device had run dry ----------------------------------------------------------------------------------
+
+
+def starts(trace):
+    """(name of the phase or type of the root, dry) of each row at whose start that was asked, in order."""
+    stored = trace._read()
+    calls, labels = stored.table("calls").to_pylist(), stored.table("labels").to_pylist()
+    types = stored.table("modules")["type"].to_pylist()
+    return [
+        (
+            types[calls[row["call"]]["module"]] if calls[row["call"]]["module"] is not None
+            else labels[calls[row["call"]]["label"]]["name"],
+            row["dry"],
+        )
+        for row in stored.table("device_starts").to_pylist()
+    ]  # fmt: skip
+
+
+def test_a_device_that_has_run_dry_and_one_that_has_not(clock):
+    model = Busy(clock, 5, Busy(clock, 2), Busy(clock, 3))
+    with modtrace.trace(flops=False) as trace:
+        for passed in (None, None, 0, None):
+            clock.passed = passed
+            model(given())
+        clock.passed = None
+    assert starts(trace) == [("Busy", True), ("Busy", False), ("Busy", True)], "the first is not asked of"
+
+
+def test_dry_at_phases(clock):
+    model = Trained(clock, 5, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with modtrace.trace(flops=False) as trace:
+        for _ in range(2):
+            clock.passed = None
+            out = model(given()).sum()
+            clock.passed = 0
+            out.backward()
+            clock.passed = None
+            optimizer.step()
+    assert starts(trace) == [
+        ("backward", False), ("optimizer", True), ("Trained", True), ("backward", False), ("optimizer", True),
+    ]  # fmt: skip
+
+
+def test_nothing_is_asked_while_a_graph_is_captured(clock):
+    model = Busy(clock, 5)
+    with modtrace.trace(flops=False) as trace:
+        model(given())
+        clock.capturing = True
+        model(given())
+        clock.capturing = False
+        model(given())
+    assert starts(trace) == [("Busy", True)]
+
+
+def test_another_stream_is_not_taken_for_dry(clock):
+    model = Busy(clock, 5)
+    with modtrace.trace(flops=False) as trace:
+        for stream in (0, 0, 1, 1):
+            clock.in_use = stream
+            model(given())
+    assert len(starts(trace)) == 2
+
+
+def test_a_question_that_fails_ends_device_times_alone(clock):
+    model = Busy(clock, 5)
+    with modtrace.trace(flops=False) as trace:
+        model(given())
+        clock.broken.add("is_idle")
+        with pytest.warns(RuntimeWarning, match="device time is not recorded from here on"):
+            model(given())
+        model(given())
+    assert len(trace.calls) == 3
+    assert starts(trace) == []
+
+
+# several devices -------------------------------------------------------------------------------------------------
+
+
+def test_a_second_device_is_a_gap(clock, monkeypatch):
+    """There is no second `meta`: the test says where the tensors of a signature are."""
+    real = device_times.devices_in
+    places = iter((0, 0, 1, 1, 2))
+    monkeypatch.setattr(
+        device_times, "devices_in", lambda key: [(kind, next(places, 0)) for kind, _ in real(key)]
+    )
+    model = nn.Identity()
+    with modtrace.trace(flops=False) as trace:
+        for size in range(1, 6):
+            model(torch.empty(size, device="meta"))
+    told = trace._read().table("gaps").column("reason").to_pylist()
+    assert told.count(device_times.SEVERAL) == 1
+
+
+def test_one_device_is_none(clock):
+    model = nn.Identity()
+    with modtrace.trace(flops=False) as trace:
+        for size in range(1, 6):
+            model(torch.empty(size, device="meta"))
+    assert trace._read().table("gaps").num_rows == 0

@@ -395,7 +395,7 @@ def test_no_mode_is_left_when_a_trace_ends_inside_a_call():
 
 @pytest.mark.parametrize("where", ["operation", "keywords_key", "crossing", "Unit"])
 def test_a_fault_while_counting_ends_the_counting_alone(monkeypatch, where):
-    from modtrace.capture import counting
+    from modtrace.capture.mechanisms import operation_counting as counting
 
     def fails(*args, **kwargs):
         raise ZeroDivisionError
@@ -427,7 +427,7 @@ def test_calls_on_other_threads_are_looked_up():
 
 
 def test_only_so_many_kinds_of_inputs_are_counted_at_any_price(monkeypatch):
-    from modtrace.capture import counting
+    from modtrace.capture.mechanisms import operation_counting as counting
 
     monkeypatch.setattr(counting, "SHARE", 0.0)
     model = nn.Linear(4, 2)
@@ -496,7 +496,7 @@ def gates(kind):
 
 
 def test_the_formula_of_cudas_recurrent_kernel():
-    from modtrace.capture.formulas import _recurrent
+    from modtrace.capture.mechanisms.flop_formulas import _recurrent
 
     weights = [(28, 6), (28, 7), (28,), (28,)]
     assert _recurrent((5, 3, 6), weights, 4, None, (1, 3, 7)) == 2 * 5 * 3 * 28 * 13
@@ -578,7 +578,7 @@ def test_state_that_changes_what_is_computed():
         for _ in range(6):
             model(x)
     assert right_or_null(t, range(1, 7)) == [True, True, False, True, False, False]
-    assert "at least 0 FLOP a step, without Applied" in t.summary()
+    assert "at least 0 FLOP, without Applied" in t.summary()
 
 
 def test_state_that_changes_late_makes_what_was_not_counted_unknown():
@@ -807,7 +807,7 @@ def test_an_operation_without_a_formula_leaves_a_lower_bound_everywhere(tmp_path
     with torch.no_grad(), modtrace.trace() as t:
         for _ in range(5):
             model(given)
-    assert "computes  at least 3.20 kFLOP a step, without nms" in t.summary()
+    assert "at least 3.20 kFLOP, without nms" in t.summary()
     assert t.steps["flops"].isna().all()
     assert t.steps["flops_at_least"].tolist() == [product] * 5
     assert t.steps["uncounted"].tolist() == [["modtrace_bound.nms"]] * 5

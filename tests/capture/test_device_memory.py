@@ -11,8 +11,9 @@ from torch import nn
 
 import modtrace
 from modtrace.analysis.device_memory import wholes
-from modtrace.capture import device_memory, memory_readings
-from modtrace.capture.device_memory import Counters
+from modtrace.capture.mechanisms import counter_readings as memory_readings
+from modtrace.capture.mechanisms import device_memory
+from modtrace.capture.mechanisms.device_memory import Counters
 from modtrace.errors import TraceError
 from modtrace.trace.schema import AT_END, AT_RECORDING, AT_RECOUNT, AT_RESET, AT_START
 from modtrace.trace.writer import Writer
@@ -333,7 +334,7 @@ def test_nothing_is_read_on_the_cpu(memory):
         for _ in range(3):
             model(torch.ones(1, 2)).sum().backward()
             optimizer.step()
-        assert trace._tracer._state.device_memory is None
+        assert [handler for handler in trace._tracer._context.events.phase_began if handler] == []
     assert memory.asked == asked
     assert trace._read().table("device_memory").num_rows == 0
     columns = ["memory_allocated_bytes", "memory_reserved_bytes", "memory_peak_bytes"]
@@ -372,7 +373,7 @@ def test_a_call_that_raises_and_one_that_is_interrupted(memory):
             stops(given())
         after(given())
     assert of_roots(trace) == [(70, 70), (None, None), (2, 147)]
-    assert trace._tracer._lanes.lane.readings == []
+    assert trace._tracer._context.buffers.current.awaited == []
 
 
 def test_one_error_through_a_span_stays_one(memory):
@@ -525,7 +526,7 @@ def test_what_torch_calls_the_counters(monkeypatch):
     monkeypatch.setattr(torch._C, "_cuda_memoryStats", lambda device: counted, raising=False)
     monkeypatch.setattr(device_memory, "cuda_memory_stats", lambda device: counted)
     monkeypatch.setattr(torch.cuda.memory, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(device_memory, "cuda_is_capturing", lambda: False)
     found = device_memory.CudaMemory().read(0)
     asked = torch.cuda.memory_allocated, torch.cuda.memory_reserved, torch.cuda.max_memory_allocated
     assert found[:3] == tuple(function(0) for function in asked)

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import modtrace
-from modtrace.capture import decode, hooks, registry, signature
+from modtrace.capture.engine import decode, module_calls
+from modtrace.capture.engine import modules as registry
+from modtrace.capture.engine import signatures as signature
 from modtrace.trace import writer
 
 
@@ -56,7 +58,7 @@ PLACES = {
     "enter a tree": (registry.Registry, "_enter"),
     "facts": (registry.Registry, "_facts"),
     "number a signature": (signature.Signatures, "number"),
-    "remember": (hooks, "remember"),
+    "remember": (module_calls, "remember"),
     "write": (writer.Writer, "append"),
     "take out": (decode, "records_of"),
 }

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import modtrace
-from modtrace.capture.formulas import flops, operation
+from modtrace.capture.mechanisms.flop_formulas import flops, operation
 
 aten = torch.ops.aten
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 
 import pytest
 import torch
@@ -377,3 +378,25 @@ def test_a_run_with_functions(tmp_path):
     assert done.stdout == plain.stdout
     shown = names(modtrace.load(tmp_path / "t.mtrace").calls)
     assert [name for name in shown if name in ("F.linear", "Tensor.sum")] == ["F.linear", "Tensor.sum"]
+
+
+def test_a_function_next_to_the_limit_of_recursion_costs_that_call_alone():
+    """Wherever in our handler python's limit is met, the program sees its own error and the recording goes on."""
+
+    def deeper(x):
+        torch.neg(x)
+        return deeper(x)
+
+    x, relu = torch.ones(2), nn.ReLU()
+    limit = sys.getrecursionlimit()
+    with warnings.catch_warnings(record=True) as caught, modtrace.trace(functions=True) as trace:
+        warnings.simplefilter("always")
+        for more in range(12):  # each time another frame is the one too many
+            sys.setrecursionlimit(limit + more)
+            with pytest.raises(RecursionError):
+                deeper(x)
+        sys.setrecursionlimit(limit)
+        relu(x)
+    sys.setrecursionlimit(limit)
+    assert not [warning for warning in caught if "switched off" in str(warning.message)]
+    assert (trace.calls["kind"] == "module").sum() == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -10,8 +11,11 @@ from torch import nn
 
 import modtrace
 from modtrace.analysis.memory import curve, memory
-from modtrace.capture import held_before, history, profiling
-from modtrace.capture.allocations import Event
+from modtrace.capture.mechanisms import allocator_history as history
+from modtrace.capture.mechanisms import memory_before as held_before
+from modtrace.capture.mechanisms import profiler_window as profiling
+from modtrace.capture.mechanisms.allocations import Clocks, Event, paired
+from modtrace.capture.torch_private.spelled import CUDA_MARKS_ANYTHING
 from modtrace.trace.schema import CATEGORIES, PARAMETER
 
 FLOAT = 4
@@ -22,6 +26,7 @@ class FakeHistory:
 
     def __init__(self, held=0):
         self.held = held
+        self.marked, self.lacks = False, []
         self.on = False
         self.entries = []
         self.taken = False
@@ -163,7 +168,7 @@ class Core:
     """What `CudaHistory` asks of `torch._C`, put into its place."""
 
     def __init__(self, monkeypatch):
-        self.on, self.asked = False, []
+        self.on, self.asked, self.texts = False, [], threading.local()
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         for name, stand_in in {
@@ -175,6 +180,13 @@ class Core:
             monkeypatch.setattr(torch._C, name, stand_in, raising=False)
         monkeypatch.setattr(history, "cuda_has_history", torch._C._cuda_isHistoryEnabled)
         monkeypatch.setattr(history, "cuda_memory_stats", torch._C._cuda_memoryStats)
+        monkeypatch.setattr(history, "missing", lambda _: [])
+        monkeypatch.setattr(history, "mark_allocations", self.mark)
+        monkeypatch.setattr(history, "mark_of_allocations", lambda: getattr(self.texts, "text", ""))
+        monkeypatch.setattr(torch._C, CUDA_MARKS_ANYTHING, lambda: True, raising=False)
+
+    def mark(self, text):
+        self.texts.text = text
 
     def record(self, enabled, context, stacks, most, *more):
         self.on = enabled is not None
@@ -207,7 +219,9 @@ def test_one_that_the_program_begins_meanwhile_goes_on(monkeypatch):
     torch.cuda.memory._record_memory_history(max_entries=5)
     assert found.end() is None
     assert core.on
-    assert core.asked[1:] == [("all", "all", 5)]
+    # Ours ends first: it would stand in the program's snapshots.
+    assert core.asked[1][0] is None
+    assert core.asked[2:] == [("all", "all", 5)]
     assert torch._C._cuda_record_memory_history == core.record
 
 
@@ -223,6 +237,137 @@ def test_entries_are_events():
         Event(3_500, 8, 100, "cuda:1", 0, 140),
         Event(6_500, 8, -100, "cuda:1", 0, 40),
     ]
+
+
+def test_what_the_watching_thread_allocates_is_marked(monkeypatch):
+    core = Core(monkeypatch)
+    found = history.CudaHistory()
+    found.begin()
+    assert found.marked
+    assert core.texts.text == history.MARK
+    found.end()
+    assert core.texts.text == ""
+
+
+def test_a_text_of_the_programs_stays(monkeypatch):
+    core = Core(monkeypatch)
+    core.mark("of the program")
+    found = history.CudaHistory()
+    found.begin()
+    assert not found.marked
+    found.end()
+    assert core.texts.text == "of the program"
+    core.mark("")
+    found = history.CudaHistory()
+    found.begin()
+    core.mark("of the program")
+    found.end()
+    assert core.texts.text == "of the program"
+
+
+def test_no_mark_is_left_in_the_programs_own_history(monkeypatch):
+    core = Core(monkeypatch)
+    found = history.CudaHistory()
+    found.begin()
+    torch.cuda.memory._record_memory_history(max_entries=5)
+    assert core.texts.text == ""
+
+
+def test_an_allocator_without_marks_is_given_none(monkeypatch):
+    core = Core(monkeypatch)
+    monkeypatch.setattr(torch._C, CUDA_MARKS_ANYTHING, lambda: False)
+    found = history.CudaHistory()
+    found.begin()
+    assert not found.marked
+    assert not hasattr(core.texts, "text")
+
+
+def test_a_torch_without_marks_says_so(monkeypatch):
+    Core(monkeypatch)
+    monkeypatch.setattr(history, "missing", lambda part: [f"lacks {part}"])
+    found = history.CudaHistory()
+    found.begin()
+    assert found.lacks == ["lacks marks of threads in the history of CUDA's allocator"]
+    assert not found.marked
+
+
+def test_other_threads_are_told_by_their_marks():
+    """An entry as torch 2.13 writes it, of a thread that has no text."""
+    entry = {
+        "action": "alloc", "addr": 8, "size": 100, "stream": 0, "time_us": 3, "compile_context": "N/A",
+        "user_metadata": "", "pool_id": (0, 0), "frames": [],
+    }  # fmt: skip
+    mine = entry | {"user_metadata": history.MARK, "addr": 9}
+    for marked, threads in ((True, [1, 0]), (False, [0, 0])):
+        events = list(history.events_in([[entry, mine]], [0], marked=marked))
+        assert [event.thread for event in events] == threads
+
+
+class OnTwoThreads(nn.Module):
+    """While it runs another thread allocates."""
+
+    def __init__(self, found):
+        super().__init__()
+        self.found = found
+
+    def forward(self, x):
+        self.found.allocate(20, 1_000)
+        thread = threading.Thread(target=self.found.allocate, args=(30, 5_000))
+        thread.start()
+        thread.join()
+        return x
+
+
+def test_what_another_thread_allocates_is_no_modules(monkeypatch):
+    found = FakeHistory()
+    found.marked, watching = True, threading.get_ident()
+    original = found._note
+
+    def note(*args):
+        before = len(found.entries)
+        original(*args)
+        mark = history.MARK if threading.get_ident() == watching else ""
+        for entry in found.entries[before:]:
+            entry["user_metadata"] = mark
+
+    monkeypatch.setattr(found, "_note", note)
+    trace = watched(monkeypatch, found, OnTwoThreads(found))
+    rows = trace._read().table("allocations").to_pylist()
+    assert {row["size_bytes"]: row["thread"] for row in rows} == {1_000: 0, 5_000: None, 300: None}
+
+
+def recorded():
+    """A step of one device, with every kind of entry and the fields that `torch.cuda.memory._snapshot` documents.
+
+    A block of 512 bytes is the least that is given out, and sizes are those that were asked for. Memory ran out once,
+    the cache was given back, and a block waited for another stream before it could be used again.
+    """
+    steps = [
+        ("segment_alloc", 0x7F00_0000, 2 << 20), ("alloc", 0x7F00_0000, 40), ("alloc", 0x7F00_0200, 512),
+        ("oom", None, 80 << 30), ("free_requested", 0x7F00_0200, 512), ("segment_map", 0x7F40_0000, 2 << 20),
+        ("free_completed", 0x7F00_0200, 512), ("snapshot", 0, 0), ("annotate", 0x7F00_0000, 0),
+        ("segment_unmap", 0x7F40_0000, 2 << 20), ("alloc", 0x7F00_0200, 100), ("segment_free", 0x7F80_0000, 20 << 20),
+        ("of a later torch", None, None),
+    ]  # fmt: skip
+    for at, (action, address, size) in enumerate(steps):
+        entry = {"action": action, "stream": 0, "time_us": 1_700_000_000_000_000 + at, "pool_id": (0, 0)}
+        entry |= {"frames": [], "compile_context": "N/A", "user_metadata": ""}
+        entry |= {"device_free": 1 << 20} if action == "oom" else {"addr": address}
+        yield entry if size is None else entry | {"size": size}
+
+
+def test_a_recorded_history():
+    events = list(history.events_in([list(recorded())], [1_000]))
+    assert [(event.size_bytes, event.total_bytes) for event in events] == [
+        (40, 1_040), (512, 1_552), (-512, 1_040), (100, 1_140),
+    ]  # fmt: skip
+    clock = Clocks((events[0].at_ns, events[-1].at_ns), (0, events[-1].at_ns - events[0].at_ns))
+    rows = paired(events, clock, [], [])
+    found = zip(rows.at_ns, rows.freed_ns, rows.size_bytes, strict=True)
+    assert sorted(found, key=str) == sorted(
+        [(0, None, 40), (1_000, 3_000, 512), (9_000, None, 100), (0, None, 1_000)], key=str
+    )
+    assert set(rows.device) == {"cuda:0"}
 
 
 def test_there_is_none_without_a_driver(monkeypatch):

@@ -14,10 +14,19 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import modtrace
-from modtrace.analysis.holders import peaks
 from modtrace.analysis.memory import NEVER, Memory, curve, memory
-from modtrace.capture import profiling as watching
-from modtrace.capture.allocations import CLOCK_RANGE, MOMENTS, Before, Clocks, Event, Holder, clocks, paired
+from modtrace.analysis.memory_peaks import peaks
+from modtrace.capture.mechanisms import profiler_window as watching
+from modtrace.capture.mechanisms.allocations import (
+    CLOCK_RANGE,
+    MOMENTS,
+    AddressPurpose,
+    Clocks,
+    EarlierAllocation,
+    Event,
+    clocks,
+    paired,
+)
 from modtrace.errors import UsageError
 from modtrace.trace.schema import CATEGORIES, GRADIENT, OPTIMIZER_STATE, PARAMETER
 from modtrace.views import console
@@ -209,8 +218,8 @@ def test_inference_without_an_optimizer():
 
 def test_a_step_of_several_root_calls(monkeypatch):
     for name in ("FIRST_NS", "OUTSIDE_NS", "INSIDE_NS"):  # nothing is written before the end
-        monkeypatch.setattr(f"modtrace.capture.flushing.{name}", 1 << 60)
-    monkeypatch.setattr("modtrace.capture.watch.WATCH_SECONDS", 1e6)
+        monkeypatch.setattr(f"modtrace.capture.engine.flusher.{name}", 1 << 60)
+    monkeypatch.setattr("modtrace.capture.engine.watch_thread.WATCH_SECONDS", 1e6)
     model, where = nn.Linear(4, 4), torch.ones(2, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with modtrace.trace(memory="1:2", saved="1:2") as t:
@@ -289,7 +298,7 @@ def test_allocation_and_release_are_one_row():
         Event(50, 9, -5, "cpu", 1),  # allocated before
         Event(60, 1, 30, "cuda:0", 1),  # the same address elsewhere
     ]
-    rows = paired(events, beside, [Holder(5045, 1, GRADIENT), Holder(5015, 2, 3)])
+    rows = paired(events, beside, [AddressPurpose(5045, 1, GRADIENT), AddressPurpose(5015, 2, 3)])
     assert rows.at_ns == [5010, 5020, 5040, 5060]
     assert rows.freed_ns == [5030, None, None, None]
     assert rows.size_bytes == [100, 50, 70, 30]
@@ -375,8 +384,10 @@ def test_what_is_held_on_a_device_is_what_its_allocator_counts(seed):
     allocator.free(lost)
     allocator.some(300)
     kept = [at for at in (state, parameter) if at in allocator.held]
-    holders = [Holder(allocator.clock, at, PARAMETER, 1_000, "cuda:0") for at in kept if at == parameter]
-    before = [Before(1_000, OPTIMIZER_STATE, state, "cuda:0")]
+    holders = [
+        AddressPurpose(allocator.clock, at, PARAMETER, 1_000, "cuda:0") for at in kept if at == parameter
+    ]
+    before = [EarlierAllocation(1_000, OPTIMIZER_STATE, state, "cuda:0")]
     rows = paired(allocator.events, Clocks((0, 10_000), (0, 10_000)), holders, before, began)
     nothing = np.full(len(rows.at_ns), -1)
     freed = np.array([NEVER if at is None else at for at in rows.freed_ns])
@@ -391,7 +402,7 @@ def test_what_is_held_on_a_device_is_what_its_allocator_counts(seed):
 def test_a_holder_that_was_not_there_before_takes_nothing_from_what_was():
     beside = Clocks((0, 1000), (0, 1000))
     events = [Event(10, 512, 1024, "cuda:0", 1, 1536)]
-    held_by_another_thread = Holder(20, 9999, GRADIENT, 4096, "cuda:0")
+    held_by_another_thread = AddressPurpose(20, 9999, GRADIENT, 4096, "cuda:0")
     rows = paired(events, beside, [held_by_another_thread], [], 5)
     assert (rows.size_bytes, rows.at_ns, rows.category) == ([1024, 512], [10, 5], [None, None])
 

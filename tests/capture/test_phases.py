@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 import modtrace
 from modtrace.trace.schema import PHASES
+from modtrace.views.console import info_json
 
 SPENT = [f"{name}_ns" for name in (*PHASES, "other")]
 
@@ -401,19 +403,40 @@ def test_a_wrapper_put_on_top_stays_and_works():
         torch.optim.Optimizer.zero_grad = original
 
 
-def test_copies_to_a_device(monkeypatch):
-    """The accelerator is played by the meta device: what is tested is which copies are seen."""
-    monkeypatch.setattr("modtrace.capture.phases._accelerator", lambda: "meta")
-    original = torch.Tensor.to
+class Tagged(torch.Tensor):
+    """Keeps its class through the conversions it knows, as torchvision's tv_tensors do."""
+
+    KNOWN = frozenset({torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.clone})
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            result = function(*args, **kwargs or {})
+        return result.as_subclass(cls) if function in cls.KNOWN else result
+
+
+def test_tensor_itself_is_never_patched():
+    before = dict(vars(torch.Tensor))
+    with modtrace.trace(functions=True, memory="0:2", kernels="0:2", saved="0:2", syncs=True):
+        assert dict(vars(torch.Tensor)) == before
+        tagged = torch.ones(3).as_subclass(Tagged)
+        assert type(tagged.to(torch.float16)) is Tagged
+        assert type(tagged.to("meta")) is Tagged
+        assert type(tagged + 1) is torch.Tensor
+
+
+def test_copies_to_a_device_are_not_known():
+    """The device is played by the meta device. No copy to it is recorded, so their time is null, not 0."""
     with modtrace.trace() as trace:
-        x = torch.ones(2, 4).to("meta")
-        x.to("meta")
-        torch.ones(2).to(torch.float64)
-        net().to("meta")(x)
-    assert torch.Tensor.to is original
-    assert (trace.calls["name"] == "h2d").sum() >= 1
-    assert trace.calls["name"].iloc[0] == "h2d"
-    assert (trace.calls["status"] == "ok").all()
+        model = net().to("meta")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for x in batches():
+            model(x.to("meta")).sum().backward()
+            optimizer.step()
+    assert trace.steps["h2d_ns"].isna().all()
+    assert json.loads(info_json(trace._read()))["phases_ns"]["h2d"] is None
+    parts = trace.steps.filter(regex="_ns$").drop(columns=["start_ns", "duration_ns"])
+    assert parts.filter(regex="^(data|forward|loss|backward|optimizer|other)").notna().all(axis=None)
 
 
 @pytest.mark.cuda
@@ -425,7 +448,7 @@ def test_copies_to_cuda():
         for x in batches():
             model(x.cuda()).sum().backward()
             optimizer.step()
-    assert of_step(trace, 1) == ["data", "h2d", "forward", "loss", "backward", "optimizer"]
+    assert of_step(trace, 1) == ["data", "forward", "loss", "backward", "optimizer"]
     backward = trace.calls[trace.calls["kind"] == "backward"]
     assert len(backward) == 4 * 5
     assert_adds_up(trace)

@@ -8,6 +8,7 @@ import threading
 import warnings
 import weakref
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -17,12 +18,12 @@ from torch.utils.checkpoint import checkpoint
 import modtrace
 import modtrace.analysis.calls
 import modtrace.analysis.timeline
-from modtrace.analysis.kept import most_kept
-from modtrace.capture import saved as saving
+from modtrace.analysis.saved_totals import most_kept
+from modtrace.capture.mechanisms import saved_storages as saving
 from modtrace.capture.torch_private import lookup
 from modtrace.errors import TraceError
-from modtrace.trace.framing import read_batches
 from modtrace.trace.reader import open_trace
+from modtrace.trace.stream_reader import read_batches
 from modtrace.trace.writer import Writer
 
 FLOAT = 4
@@ -197,7 +198,7 @@ def test_what_hooks_of_torch_tell_in_a_plain_run(name):
     t = traced(model, given)
     assert own_of(t) == expected
     kept = most_kept(t._read())
-    assert kept.whole
+    assert kept.complete
     assert kept.saved_bytes == sum(expected.values()) > 0
     assert sum(one.saved_bytes for one in kept.keepers) == kept.saved_bytes
     phase = t.calls[(t.calls["kind"] == "phase") & (t.calls["name"] == "backward")]
@@ -293,7 +294,7 @@ def test_what_a_checkpoint_holds_is_not_counted():
     assert modules[["", "block", "block.0", "block.1"]].isna().all()
     kept = most_kept(t._read())
     assert kept.packed > 0
-    assert not kept.whole
+    assert not kept.complete
     assert {one.name for one in kept.keepers if one.packed} == {"block.0", "block.1"}
 
 
@@ -384,7 +385,7 @@ def test_what_cannot_be_counted_is_named(change, name):
 
     t = traced(Net(), torch.ones(4, 6), torch.sum)
     calls = t.calls[t.calls["kind"] == "module"].set_index("name")["saved_bytes"]
-    assert calls[""] is modtrace.analysis.calls.pd.NA
+    assert calls[""] is pd.NA
     assert calls["first"] == 4 * 6 * FLOAT
     assert most_kept(t._read()).uncounted == (name,)
 
@@ -549,7 +550,7 @@ def test_double_backward_and_a_backward_inside_a_forward():
     t = traced(Penalised(), torch.randn(4, 6, requires_grad=True))
     kept = most_kept(t._read())
     assert kept.backwards == 2
-    assert kept.whole
+    assert kept.complete
     assert t.calls[t.calls["name"] == ""]["saved_bytes"].iloc[0] > 0
 
 
@@ -579,7 +580,7 @@ def test_a_compiled_region():
             compiled(given).sum().backward()
     torch._dynamo.reset()
     kept = most_kept(t._read())
-    assert kept.whole
+    assert kept.complete
     assert (
         kept.saved_bytes == 2 * 4 * 6 * FLOAT
     )  # the input, and what the Sigmoid returned: both Linears share it
@@ -597,7 +598,7 @@ def test_a_fault_ends_counting_alone(monkeypatch):
     assert len(caught) == 1
     assert (t.calls["kind"] == "backward").sum() == 3
     assert t._read().table("gaps").column("reason").to_pylist() == [
-        "what is kept for backward was not counted any further: IndexError"
+        "what is kept for backward is not counted from here on: IndexError"
     ]
 
 

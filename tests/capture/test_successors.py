@@ -248,7 +248,7 @@ def test_different_models_in_a_loop_are_bounded_too():
     with modtrace.trace() as trace:
         for width in range(3_000):
             call(nn.Linear(4, 1 + width))
-        registry = trace._tracer._registry
+        registry = trace._tracer._context.registry
         trace._tracer.flush()
         sizes = {
             name: len(value)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import modtrace
 from modtrace.analysis.syncs import places
-from modtrace.capture import syncs as recorder
+from modtrace.capture.mechanisms import device_waits as recorder
 from modtrace.errors import TraceError
 from modtrace.trace.writer import Writer
 from modtrace.views import console

@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 import modtrace
 from modtrace.analysis.memory import memory
-from modtrace.capture.step_numbers import StepNumbers
+from modtrace.capture.mechanisms.step_numbers import StepNumbers
+from modtrace.trace.optimizer_turns import turns
 from modtrace.trace.schema import CATEGORIES
-from modtrace.trace.turns import turns
 from modtrace.views import console
 
 FLOAT = 4

@@ -16,7 +16,7 @@ from modtrace.analysis.device_memory import wholes
 from modtrace.analysis.failure import last_failure
 from modtrace.analysis.memory import curve, memory
 from modtrace.analysis.out_of_memory import autopsy
-from modtrace.capture import profiling
+from modtrace.capture.mechanisms import profiler_window as profiling
 
 pytestmark = [
     pytest.mark.cuda,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import modtrace
-from modtrace.trace.frames import FRAMES
+from modtrace.trace.dataframes import FRAMES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "data.md").read_text(encoding="utf-8")
@@ -100,7 +100,9 @@ def test_page_is_not_stale():
 def test_types_are_those_described(made, request):
     t = request.getfixturevalue(made)
     frames = {"calls": t.calls, "modules": t.modules, "steps": t.steps, "kernels": t.kernels, "syncs": t.syncs,
-              "compilations": t.compilations, "series(name)": t.series("Net"), "series()": t.series()}  # fmt: skip
+              "compilations": t.compilations, "folded": t.folded, "findings": t.findings, "gaps": t.gaps,
+              "operations": t.operations, "holders": t.holders,
+              "series(name)": t.series("Net"), "series()": t.series()}  # fmt: skip
     for name, frame in frames.items():
         for shown in FRAMES[name]:
             kind = str(frame[shown.name].dtype)

@@ -297,6 +297,31 @@ def test_messages_and_force_from_the_environment(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("verb", "settings"),
+    [
+        (("info",), {"MEMORY": "0:3", "KERNELS": "0:3", "TREE": "1", "JSON": "1", "SORT": "name"}),
+        (("report", "-o", "r.html"), {"MAX_SIZE": "1KB", "OUTPUT": "t.mtrace", "FULL": "1"}),
+        (("export", "-t", "csv", "-o", "calls.csv"), {"FORCE": "1", "OUTPUT": "other.csv"}),
+    ],
+)
+def test_settings_of_a_recording_change_no_other_verb(tmp_path, verb, settings):
+    write(tmp_path, "model(torch.ones(2, 3))")
+    assert start(tmp_path, "-m", "modtrace", "run", "-q", "-o", "t.mtrace", "train.py").returncode == 0
+    words = ("-m", "modtrace", *verb, "t.mtrace")
+    plain = start(tmp_path, *words)
+    assert plain.returncode == 0, plain.stderr
+    if verb[0] == "report":
+        (tmp_path / "r.html").unlink()
+    beside = start(tmp_path, *words, env={f"MODTRACE_{name}": value for name, value in settings.items()})
+    if verb[0] == "export":
+        assert beside.returncode == 2, "the file stands there, and is not to be overwritten"
+        assert not (tmp_path / "other.csv").exists()
+    else:
+        assert (beside.returncode, beside.stdout) == (0, plain.stdout)
+        assert verb[0] == "info" or (tmp_path / "r.html").exists()
+
+
 def test_interrupt_of_a_stopped_run(tmp_path):
     """SIGSTOP and SIGCONT: the time stopped is part of the call, and the run goes on."""
     write(

@@ -198,15 +198,14 @@ def test_what_is_printed_of_a_loop(tmp_path):
     assert len(told.splitlines()) <= 30
     assert all(len(line) <= 80 for line in told.splitlines())
     for words in (
-        "6 steps",
-        "fwd+bwd",
-        "step      p50",
-        "of which",
+        "6 steps in ",
+        "STEP  median ",
+        "counted  ",
         "backward",
-        "WHERE THE TIME WENT",
+        "a step",
         "between phases",
     ):
-        assert words in told
+        assert words.lower() in told.lower()
     shown = start(tmp_path, "-m", "modtrace", "info", "--steps", "t.mtrace").stdout.decode().splitlines()
     assert shown[0] == "  6 steps, ended by the optimizer"
     assert (

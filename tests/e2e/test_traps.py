@@ -186,11 +186,16 @@ def test_directory_and_archive(tmp_path):
     both(tmp_path, ("a",), name="app")
 
 
+# torchrun ends rank 0 as soon as rank 1 has failed: rank 1 lets it make its calls first.
 RANKS = """
-import os, sys, torch
+import os, sys, time, torch
 model = torch.nn.Sequential(torch.nn.Linear(3, 4))
 model(torch.ones(2, 3)).sum().backward()
-if os.environ["RANK"] == "1" and "fail" in sys.argv:
+if os.environ["RANK"] == "0":
+    open("called", "w").close()
+elif "fail" in sys.argv:
+    while not os.path.exists("called"):
+        time.sleep(0.01)
     raise SystemExit(3)
 """
 
@@ -200,6 +205,7 @@ def test_status_of_ranks(tmp_path, words):
     (tmp_path / "train.py").write_text(RANKS)
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     plain = start(tmp_path, *launcher, "train.py", *words)
+    (tmp_path / "called").unlink()
     traced = start(tmp_path, *launcher, "-m", "modtrace", "run", "train.py", *words)
     assert traced.returncode == plain.returncode == len(words)
     (found,) = tmp_path.glob("*.mtrace")
@@ -227,7 +233,7 @@ def test_interrupt_twice_while_saving(tmp_path):
     import os, signal, sys, torch
     model = torch.nn.ReLU()
     model(torch.ones(2))
-    import modtrace.capture.tracer as tracer
+    import modtrace.capture.engine.tracer as tracer
     def stop(self):
         os.kill(os.getpid(), signal.SIGINT)
         while True: pass

@@ -14,7 +14,7 @@ from torch import nn
 
 import modtrace
 from modtrace.cli.progress import Progress
-from modtrace.trace.frames import FRAMES
+from modtrace.trace.dataframes import FRAMES
 from modtrace.trace.schema import CALL_COLUMNS
 
 KINDS = ("csv", "parquet", "chrome", "speedscope", "collapsed", "json")
@@ -130,7 +130,9 @@ def test_json(trace):
     text = text_of(trace, "json")
     assert text.isascii()
     tables = json.loads(text)["tables"]
-    assert set(tables) == {"calls", "modules", "steps", "memory"}
+    always = {"calls", "modules", "steps", "folded", "findings", "operations"}
+    assert set(tables) == always | {"holders", "memory"}
+    assert [row[0] for row in tables["folded"]["data"]] == trace.folded["name"].tolist()
     calls = tables["calls"]
     assert calls["units"]["self_ns"] == "ns"
     at = calls["columns"].index("self_ns")
@@ -154,6 +156,8 @@ def test_what_exists_is_refused(trace, tmp_path, kind):
 def test_columns_are_those_described(trace):
     assert tuple(shown.name for shown in FRAMES["calls"]) == CALL_COLUMNS
     for name, frame in {"modules": trace.modules, "steps": trace.steps, "kernels": trace.kernels, "syncs": trace.syncs,
+                        "folded": trace.folded, "findings": trace.findings, "gaps": trace.gaps,
+                        "operations": trace.operations, "holders": trace.holders, "compilations": trace.compilations,
                         "series(name)": trace.series("0"), "series()": trace.series()}.items():  # fmt: skip
         assert [shown.name for shown in FRAMES[name]] == list(frame.columns), name
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import modtrace
-from modtrace.trace.frames import CALLS
+from modtrace.trace.dataframes import CALLS
 
 POLARS = {"int64": pl.Int64, "Int64": pl.Int64, "boolean": pl.Boolean}
 DUCKDB = {"int64": "BIGINT", "Int64": "BIGINT", "boolean": "BOOLEAN", "category": "VARCHAR"}

@@ -189,6 +189,19 @@ def test_a_device_has_a_track_of_its_own(clock):  # noqa: F811 - the fixture
     assert nested == {0: 150, 1: 20, 2: 30, 3: 150, 4: 20, 5: 30}
 
 
+def test_nothing_on_a_device_before_its_launch(clock):  # noqa: F811 - the fixture
+    """The clock of this device runs a million times slower than that of the host."""
+    model = Busy(clock, 1)
+    with modtrace.trace(flops=False) as trace:
+        for _ in range(50):
+            model(given())
+    events = events_of(trace)
+    launched = {call: event["ts"] for call, (_, _, event) in calls_in(events).items()}
+    begun = {e["args"]["call"]: e["ts"] for e in events if e.get("cat") == "device"}
+    assert len(begun) == 50
+    assert all(begun[call] >= launched[call] for call in begun)
+
+
 def test_streams_side_by_side_do_not_cross(clock):  # noqa: F811 - the fixture
     model = Busy(clock, 150)
     with modtrace.trace(flops=False) as trace:

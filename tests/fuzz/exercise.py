@@ -19,29 +19,35 @@ import modtrace
 import modtrace.views.html.facts
 import modtrace.views.summary
 from modtrace.analysis.findings import findings
+from modtrace.analysis.flat_profile import flat_profile
+from modtrace.analysis.metrics import comparable
 from modtrace.analysis.summary import summarise
 from modtrace.analysis.timeline import timeline
 from modtrace.errors import ModtraceError
 from modtrace.export.methods import TYPES
 from modtrace.export.target import silent
+from modtrace.trace.dataframes import EXPORTED
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.views import console
 from modtrace.views.html.inline import table
 from modtrace.views.html.report import report
-from modtrace.views.live.plain_text import told
+from modtrace.views.live.plain_text import status_text
+from modtrace.views.models.tree_model import TreeModel
+from modtrace.views.models.trees import MODES
+from modtrace.views.models.viewer_model import Rank, ViewerModel
 from modtrace.views.tui.detail import Detail
-from modtrace.views.tui.opened import Opened, Rank
 from modtrace.views.tui.ops_screen import OpLines, ops_of
 from modtrace.views.tui.step_lines import StepLines
-from modtrace.views.tui.tree_lines import TreeLines
-from modtrace.views.tui.tree_model import TreeModel
-from modtrace.views.tui.trees import MODES
+from modtrace.views.tui.tree_lines import TreeLines, sort_keys
 
 UNSAFE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069]")
 SECTIONS = (
     console.summary, console.tree, console.steps_table, console.findings_text, console.memory_text, console.kernels_text,
     console.syncs_text, console.operations_text, console.roofline_text,
 )  # fmt: skip
+
+
+KEYS = ("output", "name", *(metric.key for metric in comparable()))
 
 
 class Wrong(AssertionError):
@@ -125,6 +131,12 @@ def _frames(stored: Stored) -> None:
         if name.endswith(("_ns", "_bytes")) and name not in ("start_ns", "other_ns")
     ]
     _never_below(steps, [*names, "calls", "samples", "tokens", "flops"])
+    demand(trace.run.wall_ns >= 0, "wall_ns is below zero")
+    repr(trace.failure)
+    for frame in (trace.findings, trace.operations, trace.holders, trace.gaps, trace.profile(whole_run=True)):
+        _never_below(
+            frame, ["won_ns", "flops", "share", "calls", "lost_calls"] if "name" in frame else ["won_ns"]
+        )
     for frame in (trace.kernels, trace.syncs, trace.series()):
         _never_below(frame, [name for name in frame.columns if name.endswith(("_bytes", "count", "self_ns"))])
     for name in list(dict.fromkeys([*modules["name"].dropna(), *modules["type"].dropna()]))[:4]:
@@ -142,18 +154,19 @@ def _never_below(frame: pd.DataFrame, names: object) -> None:
 
 
 def _summary(stored: Stored, index: int) -> None:
-    found = summarise(stored, index)
-    numbers = [
-        found.outside_ns,
-        found.tracer_ns,
-        found.interrupted_ns,
-        found.parallel_ns,
-        found.wall_ns,
-        *(r.self_ns for r in found.rows),
-    ]
-    demand(min(numbers) >= 0, f"times of the summary below zero: {numbers}")
-    parts = sum(row.self_ns for row in found.rows) + found.tracer_ns + found.interrupted_ns + found.outside_ns
-    demand(parts - found.parallel_ns == found.wall_ns, "the summary adds up to the wall time")
+    for whole_run in (False, True):
+        profile = flat_profile(stored, index, whole_run=whole_run)
+        sides = [profile.tracer_ns, profile.unknown_ns, profile.before_ns, profile.outside_ns]
+        numbers = [
+            *sides,
+            profile.parallel_ns,
+            profile.window.base_ns,
+            *(row.self_ns for row in profile.rows),
+        ]
+        demand(min(numbers) >= 0, f"times of the flat profile below zero: {numbers}")
+        parts = sum(row.spent_ns for row in profile.rows) + sum(sides) - profile.parallel_ns
+        demand(parts == profile.window.base_ns, "the flat profile adds up to its window")
+    demand(summarise(stored, index).outside_ns >= 0, "time outside of calls is below zero")
 
 
 def _texts(stored: Stored) -> None:
@@ -165,10 +178,8 @@ def _texts(stored: Stored) -> None:
             not re.search(r" -\d[\d.]* (ns|us|ms|s|B|KiB|MiB|GiB|FLOP)", _without_parallel(text)),
             f"{section.__name__}: {text[:2000]}",
         )
-    console.modules_table(
-        stored, sort=console.SORT_KEYS[len(str(stored.notes)) % len(console.SORT_KEYS)], where="self>1us"
-    )
-    console.tree(stored, where="Linear", depth=2)
+    console.modules_table(stored, sort=KEYS[len(str(stored.notes)) % len(KEYS)], where="self>1us")
+    console.tree(stored, where="Linear", depth=2, sort="p95")
     json.loads(console.info_json(stored), parse_constant=_refuse)
     console.ls_table([stored.path])
 
@@ -192,6 +203,8 @@ def _exports(stored: Stored) -> None:
         elif name == "parquet":
             demand(pq.read_table(io.BytesIO(data)).num_rows == rows, "a row a call in Parquet")
         elif name == "csv":
+            for table in set(EXPORTED) - {"calls"}:
+                b"".join(kind.chunks(stored, silent, table=table))
             demand(len(pd.read_csv(io.BytesIO(data))) == rows, "a row a call in CSV")
         else:
             for line in data.decode().splitlines():
@@ -205,7 +218,7 @@ def _page(stored: Stored) -> None:
 
 
 def _viewer(path: Path) -> None:
-    opened = Opened(path)
+    opened = ViewerModel(path)
     for process in range(min(opened.processes, 3)):
         rank = opened.rank(process)
         demand(not UNSAFE.search(opened.title(process)), "control characters in the title")
@@ -216,21 +229,21 @@ def _of_rank(rank: Rank) -> Iterator[object]:
     for mode in MODES:
         placed = rank.tree(mode)
         model = TreeModel(placed.nodes)
-        lines = TreeLines(model, rank.part.wall_ns, 120, timed=mode == "calls")
-        for key in ("order", "self", "total", "calls", "mem", "flops"):
+        lines = TreeLines(model, placed.base_ns, 120, timed=mode == "calls")
+        for key in sort_keys():
             model.sort(key)
             lines.head(120)
             yield [lines.line(row, 120) for row in range(min(len(lines), 40))]
         for node in range(min(len(placed.nodes), 6)):
             detail = Detail(rank, placed, node)
-            yield detail.brief(80), detail.lines(60, whole=True), detail.title, detail.place
+            yield detail.brief(80), detail.lines(60, full=True), detail.title, detail.place
     steps = StepLines(rank)
     for key in steps.keys:
         steps.sort(key, descending=True)
     yield steps.head(120), [steps.line(row, 120) for row in range(min(len(steps), 20))]
     ops = OpLines(ops_of(rank))
     yield [ops.line(row, 100) for row in range(min(len(ops), 60))]
-    for icicle in (rank.icicle, rank.callers):
+    for icicle in (rank.icicle(), rank.icicle(inverted=True)):
         boxes = icicle.boxes
         for level in range(min(boxes.levels, 20)):
             yield boxes.cells(level, 0.0, float(boxes.end.max()), 80)
@@ -244,6 +257,6 @@ def _of_rank(rank: Rank) -> Iterator[object]:
 
 
 def _live(path: Path) -> None:
-    text = told(path)
+    text = status_text(path)
     demand(not UNSAFE.search(text), "control characters in the live view")
     demand(not re.search(r" -\d[\d.]* (ns|us|ms|s)\b", text), text)

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from modtrace.trace.arrow import CONTROL, WRITTEN, control_total
-from modtrace.trace.framing import read_batches
+from modtrace.trace.stream_reader import read_batches
 
 HUGE = (
     -1,

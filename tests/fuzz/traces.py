@@ -8,9 +8,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 
 import modtrace
+from modtrace.trace.arrow import arrow_schema
+from modtrace.trace.schema import AT_END, AT_START, BACKWARD, MODULE, PHASE
+from tests.fuzz.mutate import Image
 
 
 class Block(torch.nn.Module):
@@ -57,7 +61,7 @@ def _train(path: Path, steps: int = 7, **options):
 
 def forward(path: Path) -> None:
     model = Block().eval()
-    with torch.no_grad(), modtrace.trace(path=path) as t:
+    with torch.no_grad(), modtrace.trace(path=path, syncs=True) as t:
         t._tracer.gaps.append("something was not recorded")
         for size in (2, 3, 2):
             model(torch.randn(size, 4))
@@ -117,10 +121,34 @@ def ranks(path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        while not t._tracer._state.off:
+        while not t._tracer._context.off:
             model(torch.randn(2, 4))
             t._tracer.flush()
     shutil.copytree(other / "rank-0", path / "rank-1")
+
+
+def device(path: Path) -> None:
+    """A training loop as a device would be seen in it, which no machine of the tests has."""
+    whole = path.with_name(f"{path.name}-whole")
+    _train(whole, 7)
+    image = Image(whole)
+    tables = image.folders["rank-0"]
+    times, starts, memory = [], [], []
+    for at, row in enumerate(sorted(tables["calls.arrows"].to_pylist(), key=lambda row: row["call"])):
+        begin, took, of = row["start_ns"], row["duration_ns"], {"call": row["call"], "device": "cuda:0"}
+        if row["kind"] in (MODULE, BACKWARD, PHASE):
+            top = row["parent"] < 0
+            times.append({**of, "start_ns": begin + 7 * at if top else None, "device_ns": took + 100 * at})
+        if row["parent"] < 0 and row["kind"] in (MODULE, PHASE):
+            starts.append({**of, "dry": at % 3 == 0})
+            for moment, at_ns in ((AT_START, begin), (AT_END, begin + took)):
+                held = {"allocated_bytes": at << 10, "reserved_bytes": at << 11, "peak_bytes": at << 11}
+                events = {"total_bytes": at << 12, "retries": at // 3, "ooms": 0, "device_allocs": at}
+                split = {"device_frees": at // 2, "inactive_split_bytes": at << 9}
+                memory.append({**of, "at_ns": at_ns, "moment": moment, **held, **events, **split})
+    for name, rows in (("device_times", times), ("device_starts", starts), ("device_memory", memory)):
+        tables[f"{name}.arrows"] = pa.Table.from_pylist(rows, schema=arrow_schema(name))
+    image.write(path)
 
 
 TRACES: dict[str, Callable[[Path], None]] = {
@@ -131,4 +159,5 @@ TRACES: dict[str, Callable[[Path], None]] = {
     "failed": failed,
     "killed": killed,
     "ranks": ranks,
+    "device": device,
 }

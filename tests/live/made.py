@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from modtrace.trace.folder import create, make_process_folder, write_json
+from modtrace.trace.run_json import run_facts
 from modtrace.trace.schema import BACKWARD, END_FILE, MODULE, PHASE, PROCESS_FILE
-from modtrace.trace.start import run_facts
 from modtrace.trace.writer import Writer
 
 MS = 1_000_000
@@ -94,5 +94,7 @@ class Made:
     def end(self, status: int = 0) -> None:
         self.writer.close()
         write_json(
-            self.folder, END_FILE, {"ended_ns": self.now, "exit_status": status, "rows": {}, "cost": {}}
+            self.folder,
+            END_FILE,
+            {"ended_ns": self.now, "exit_status": status, "rows": {"calls": self.calls}, "cost": {}},
         )

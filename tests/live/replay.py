@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from modtrace.trace.framing import messages, open_stream
 from modtrace.trace.schema import END_FILE, TABLES
+from modtrace.trace.stream_reader import messages, open_stream
 
 TRAINING = """
 import sys, time, torch

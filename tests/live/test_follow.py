@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -20,6 +21,8 @@ from modtrace.analysis.live_tree import LiveTree
 from modtrace.analysis.statistics import chosen_steps
 from modtrace.errors import TraceError
 from modtrace.trace.reader import open_trace
+from modtrace.views.models.live_model import LiveModel
+from tests.fuzz.mutate import Image
 from tests.live.replay import INFERENCE, MARKED, STAGED, TRAINING, Replay, record
 
 
@@ -108,7 +111,7 @@ def test_the_steps_that_count_are_those_of_every_view(tmp_path):
     optimizer = torch.optim.SGD(net.parameters())
     fast = torch.compile(lambda x: x * 2 + 1, backend="eager")
     with modtrace.trace(path=path, memory="3:5"):
-        for step in range(12):
+        for step in range(24):
             out = net(torch.ones(2, 8))
             if step == 9:
                 fast(out.detach())
@@ -246,13 +249,11 @@ def test_deep_trees(tmp_path):
     trace.look()
     process = trace.processes[0]
     assert (process.steps.ended, len(process.nodes)) == (3, 800)
-    tree = LiveTree(trace)
-    tree.refresh()
-    for row in range(800):
-        tree.set_open(row, True)
-    assert len(tree.visible) == 800
-    tree.move(10_000)
-    assert tree.rows[tree.visible[tree.position()]].depth == 799
+    shown = LiveModel(LiveTree(trace))
+    shown.refresh()
+    shown.model.set_open_below(0, opened=True)
+    assert len(shown.model) == 800
+    assert shown.model.nodes.depth[shown.model.node_at(799)] == 799
 
 
 def test_what_is_no_trace(tmp_path):
@@ -261,6 +262,25 @@ def test_what_is_no_trace(tmp_path):
     (path / "something").write_text("else")
     with pytest.raises(TraceError):
         LiveTrace(path).look()
+
+
+def test_calls_that_cannot_be_true_are_left_out_with_a_note(tmp_path):
+    whole, path = tmp_path / "whole.mtrace", tmp_path / "forged.mtrace"
+    with modtrace.trace(path=whole):
+        for _ in range(3):
+            torch.nn.Sequential(torch.nn.Tanh())(torch.ones(2))
+    image = Image(whole)
+    tables = image.folders["rank-0"]
+    rows = tables["calls.arrows"].to_pylist()
+    rows[-1] |= {"parent": rows[-1]["call"], "depth": 1}
+    tables["calls.arrows"] = pa.Table.from_pylist(rows, tables["calls.arrows"].schema)
+    image.write(path)
+    trace = LiveTrace(path)
+    trace.look()
+    (process,) = trace.processes
+    assert process.fault is None
+    assert [note for note in process.notes if note.startswith("1 call left out")]
+    assert process.changed
 
 
 def test_memory_is_bounded_by_the_window(made):

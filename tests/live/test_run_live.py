@@ -88,12 +88,24 @@ def test_it_shows_steps_modules_and_output(live):
     terminal.until(r"Sequential")
     terminal.until(r"twenty steps")
     terminal.until(r"\[running\]")
-    terminal.press("k")
+    for key in "kkjj":  # they move, as everywhere
+        terminal.press(key)
+    terminal.until(r"\[running\]")
+    terminal.press("K")
     terminal.until(r"stop the script\?")
     terminal.press("y")
     terminal.until(r"\[ended by signal 2\]")
     terminal.press("q")
     assert terminal.ended() == -signal.SIGINT
+
+
+def test_it_becomes_the_viewer_and_ends_as_the_script(live):
+    terminal = live(f"{STEPS}\nsys.exit(3)")
+    terminal.until(r"\[exit 3\]")
+    terminal.press("\r")
+    terminal.until(r"\[1Hot\]|\[3Tree\]")
+    terminal.press("q")
+    assert terminal.ended() == 3
 
 
 def test_ctrl_c_asks_first(live):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import re
 import signal
 import threading
 
@@ -12,7 +13,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from torch.nn.modules import module as torch_module
 
 import modtrace
-from modtrace.capture.tracer import Tracer, running
+from modtrace import magic
+from modtrace.capture.engine.tracer import Tracer, running
+from modtrace.capture.recorders import options
 from modtrace.magic import record
 
 HOOKS = ("_global_forward_pre_hooks", "_global_forward_hooks", "_global_backward_hooks")
@@ -77,14 +80,239 @@ def test_a_line_that_means_nothing(shell, line):
     assert "ran" not in shell.user_ns
 
 
-def test_syntax_errors_are_those_of_the_cell(shell):
-    assert isinstance(shell.run_cell("%%modtrace\nfor").error_in_exec, SyntaxError)
+def test_syntax_errors_are_those_of_the_cell(shell, capsys):
+    done = shell.run_cell("%%modtrace\nran = True\nfor")
+    assert isinstance(done.error_before_exec, SyntaxError)
+    assert done.error_before_exec.lineno == 3
+    assert not {"ran", "t"} & set(shell.user_ns)
+    assert "modtrace  trace" not in capsys.readouterr().out
 
 
-def test_await_at_the_top_is_refused_before_anything_runs(shell):
-    done = shell.run_cell("%%modtrace\nran = True\nimport asyncio\nawait asyncio.sleep(0)")
-    assert isinstance(done.error_in_exec, SyntaxError)
+AWAITS = """%%modtrace
+import asyncio
+async def forward():
+    await asyncio.sleep(0)
+    return model(torch.ones(2, 3)).sum()
+await forward()
+(await forward()).shape"""
+
+
+@pytest.mark.parametrize("end", ["", ";"])
+def test_await_at_the_top(shell, capsys, end):
+    done = shell.run_cell(AWAITS + end, store_history=True)
+    assert done.success
+    assert names(shell.user_ns["t"]) == THREE * 2
+    assert ("torch.Size([])" in capsys.readouterr().out) == (not end)
+
+
+@pytest.mark.parametrize("end", ["x + 'def'", "x + 'def';", "x + 'def' ;  # hidden", "y = x + 'def'"])
+def test_the_last_value_is_shown_unless_hidden(shell, capsys, end):
+    assert shell.run_cell(f"%%modtrace\nx = 'abc'\n{FORWARD}{end}", store_history=True).success
+    printed = capsys.readouterr().out
+    assert ("abcdef" in printed) == (end == "x + 'def'")
+    assert "modtrace  trace" in printed
+    assert names(shell.user_ns["t"]) == THREE
+
+
+@pytest.mark.parametrize("above", ["%%capture shown", "%%time"])
+def test_below_another_magic(shell, capsys, above):
+    assert shell.run_cell(f"{above}\n%%modtrace\n{FORWARD}", store_history=True).success
+    assert names(shell.user_ns["t"]) == THREE
+    shown = shell.user_ns["shown"].stdout if "capture" in above else capsys.readouterr().out
+    assert "modtrace  trace" in shown
+
+
+def test_above_another_magic(shell, capsys):
+    assert shell.run_cell(f"%%modtrace\n\n%%time\n{FORWARD}'abc' + 'def'", store_history=True).success
+    assert names(shell.user_ns["t"]) == THREE
+    printed = capsys.readouterr().out
+    assert "Wall time" in printed
+    assert "modtrace  trace" in printed
+
+
+FAILS = """def fails():
+    return model(torch.ones(2, 5))
+
+fails()"""
+
+
+def frames_of(error):
+    traceback = error.__traceback__
+    while traceback is not None:
+        yield traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
+        traceback = traceback.tb_next
+
+
+def printed_without_colors(capsys):
+    return re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+
+
+def test_a_traceback_is_that_of_any_cell(shell, capsys):
+    shell.run_cell("1", store_history=True)
+    plain = shell.run_cell(f"# as below\n{FAILS}", store_history=True)
+    expected = printed_without_colors(capsys)
+    done = shell.run_cell(f"%%modtrace\n{FAILS}", store_history=True)
+    printed, _, summary = printed_without_colors(capsys).partition("modtrace  trace")
+    assert not [file for file, _ in frames_of(done.error_in_exec) if "/modtrace/" in file]
+    lines = [line for file, line in frames_of(done.error_in_exec) if "ipython-input" in file]
+    assert (
+        lines == [line for file, line in frames_of(plain.error_in_exec) if "ipython-input" in file] == [5, 3]
+    )
+    heads = [
+        re.sub(r"(ipython-input-\d+)-\w+", r"\1", line)
+        for line in printed.splitlines()
+        if line.startswith("File <ipython")
+    ]
+    assert heads == ["File <ipython-input-3>:5", "File <ipython-input-3>:3, in fails()"]
+    assert plain.execution_count == 2
+    assert "hidden" not in printed
+    assert "File <ipython-input-2" in expected
+    assert summary
+
+
+def test_a_failed_cell_leaves_where_and_why(shell, capsys):
+    shell.run_cell(f"%%modtrace\n{FAILS}")
+    t = shell.user_ns["t"]
+    assert [(place.name, place.type, place.tensors) for place in t.failure.path] == [
+        ("", "Sequential", "f32[2,5]"), ("0", "Linear", "f32[2,5]")
+    ]  # fmt: skip
+    assert "5" in t.failure.reason
+    assert t.run.state == "ended by RuntimeError"
+    assert "f32[2,5]" in capsys.readouterr().out.partition("modtrace  trace")[2]
+
+
+OPTIONS = {
+    "--memory 0:2": {"memory": "0:2"}, "--kernels=auto": {"kernels": "auto"}, "--saved 1": {"saved": "1"},
+    "--functions": {"functions": True}, "--no-flops": {"flops": False}, "--syncs": {"syncs": True},
+    "--engine calls": {"engine": "calls"}, "--no-messages": {"messages": False},
+    "--no-flops --memory 0:2 --functions": {"memory": "0:2", "flops": False, "functions": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", OPTIONS)
+def test_options_are_those_of_run(shell, monkeypatch, words):
+    asked = {}
+    monkeypatch.setattr(
+        magic, "trace", lambda model, **given: asked.update(given) or modtrace.trace(model, **given)
+    )
+    assert shell.run_cell(f"%%modtrace {words} -o kept model\n{FORWARD}").success
+    assert {name: asked[name] for name in OPTIONS[words]} == OPTIONS[words]
+    defaults = {option.argument: option.default for _, option in options()} | {
+        "engine": "hooks",
+        "messages": True,
+    }
+    others = set(asked) - set(OPTIONS[words])
+    assert {name: asked[name] for name in others} == {name: defaults[name] for name in others}
+    assert len(names(shell.user_ns["kept"])) >= 3
+
+
+def test_every_option_of_a_recorder_is_there():
+    text = magic.parsed("--help").help
+    assert not [option.flag for _, option in options() if option.flag not in text]
+
+
+def test_an_expression_for_the_model_may_have_blanks(shell):
+    shell.run_cell("nets = {'a b': model}")
+    assert shell.run_cell(f"%%modtrace --no-flops nets['a b'][0]\n{FORWARD}").success
+    assert names(shell.user_ns["t"]) == ["Linear"]
+
+
+@pytest.mark.parametrize("cell", ["%%modtrace --help\nran = True", "%%modtrace -h", "%modtrace --help"])
+def test_help(shell, capsys, cell):
+    assert shell.run_cell(cell).success
+    printed = capsys.readouterr().out
+    assert "--memory STEPS" in printed
+    assert "%%modtrace [options] [MODEL]" in printed
+    assert not {"ran", "t"} & set(shell.user_ns)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--memory x", "memory='x' names no steps; give \"2:5\""),
+        ("--memory", "argument --memory: expected one argument; %%modtrace --help lists the options"),
+        ("--qqq", "unrecognized arguments: --qqq; %%modtrace --help lists the options"),
+        ("-o 3", "-o takes the name of a variable, not '3'"),
+        ("--engine fast", "fast"),
+        ("nobody", "%%modtrace nobody: NameError: name 'nobody' is not defined"),
+        ("3", "%%modtrace takes a torch.nn.Module, not int"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said_without_a_traceback(shell, capsys, line, message):
+    done = shell.run_cell(f"%%modtrace {line}\nran = True")
+    assert message in str(done.error_in_exec)
+    printed = printed_without_colors(capsys)
+    assert printed.startswith("UsageError: ")
+    assert printed.count("\n") == 1
     assert "ran" not in shell.user_ns
+
+
+def test_cells_run_by_a_cell_belong_to_it(shell):
+    cell = f"%%modtrace\n{FORWARD}get_ipython().run_cell('x = model(torch.ones(2, 3))')\n{FORWARD}"
+    assert shell.run_cell(cell).success
+    assert names(shell.user_ns["t"]) == THREE * 3
+
+
+def test_a_cell_that_runs_a_recorded_one_goes_on_unrecorded(shell):
+    cell = f"get_ipython().run_cell('%%modtrace\\n{FORWARD.strip()}')\n{FORWARD}"
+    assert shell.run_cell(cell).success
+    assert names(shell.user_ns["t"]) == THREE
+
+
+def test_from_the_middle_of_a_cell(shell):
+    assert shell.run_cell(f"{FORWARD}%modtrace -o kept\n{FORWARD}{FORWARD}").success
+    assert names(shell.user_ns["kept"]) == THREE * 2
+
+
+@pytest.mark.parametrize("call", ["run_cell_magic('modtrace', '', {!r})"])
+def test_the_magic_as_a_function(shell, capsys, call):
+    body = f"{FORWARD}1 + 41"
+    assert shell.run_cell(f"get_ipython().{call.format(body)}").success
+    assert names(shell.user_ns["t"]) == THREE
+    assert "42" in capsys.readouterr().out
+    done = shell.run_cell(f"get_ipython().{call.format(FAILS)}", store_history=True)
+    assert isinstance(done.error_in_exec, RuntimeError)
+    assert (
+        len([file for file, _ in frames_of(done.error_in_exec) if file.endswith("/modtrace/magic.py")]) <= 1
+    )
+    assert "magic.py" not in printed_without_colors(capsys)
+    assert names(shell.user_ns["t"]) == ["Sequential", "Linear"]
+
+
+def test_a_recording_that_was_not_ended_is_ended_before_the_next_cell(shell):
+    with_end = next(
+        f for f in shell.events.callbacks["post_run_cell"] if isinstance(f.__self__, magic.CellMagic)
+    )
+    shell.events.unregister("post_run_cell", with_end)
+    shell.run_cell(f"%%modtrace\n{FORWARD}")
+    assert running()
+    shell.events.register("post_run_cell", with_end)
+    shell.run_cell("model(torch.ones(2, 3))")
+    assert not running()
+    assert names(shell.user_ns["t"]) == THREE
+    assert shell.run_cell(f"%%modtrace -o again\n{FORWARD}").success
+    assert names(shell.user_ns["again"]) == THREE
+
+
+def test_unloading(shell):
+    shell.run_line_magic("unload_ext", "modtrace")
+    assert not shell.run_cell(f"%%modtrace\n{FORWARD}").success
+    shell.run_line_magic("load_ext", "modtrace")
+    shell.run_line_magic("reload_ext", "modtrace")
+    assert shell.run_cell(f"%%modtrace\n{FORWARD}").success
+    assert names(shell.user_ns["t"]) == THREE
+    mine = [
+        f
+        for f in shell.input_transformers_cleanup
+        if isinstance(getattr(f, "__self__", None), magic.CellMagic)
+    ]
+    assert len(mine) == 1
+
+
+def test_a_cell_ends_at_a_blank_line_in_a_terminal(shell):
+    check = shell.input_transformer_manager.check_complete
+    assert check("%%modtrace\nx = 1\n")[0] == "incomplete"
+    assert check("%%modtrace\nx = 1\n\n")[0] == "complete"
 
 
 @pytest.mark.parametrize("error", ["ValueError('mine')", "KeyboardInterrupt()", "SystemExit(3)"])

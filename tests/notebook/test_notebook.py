@@ -46,7 +46,7 @@ def test_it_runs(executed):
     shown = {cell["id"]: text_of(cell) for cell in book.cells if cell["cell_type"] == "code"}
     for cell in ("training", "again"):
         assert "modtrace  trace" in shown[cell]
-        assert "5 steps   20 calls" in shown[cell]
+        assert "5 steps in " in shown[cell]
     modules = [line.split()[-3:] for line in shown["modules"].splitlines()[2:]]
     assert modules[1] == ["5", str(5 * 2 * 32 * 64 * 256), str(64 * 256 + 256)]
     assert shown["alone"].startswith("torch.Size([1, 256])")

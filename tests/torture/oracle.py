@@ -1,6 +1,7 @@
 """What was called, according to python's own profiler: every frame of `Module._wrapped_call_impl`.
 
-It shares nothing with modtrace: no hooks, no clock, no notion of a tree but which of those frames are alive.
+It shares nothing with modtrace: no hooks, no clock, no notion of a tree but which of those frames are alive. Where that
+function is replaced, a frame that runs in its place has its name and file.
 """
 
 from __future__ import annotations
@@ -16,6 +17,14 @@ from torch import nn
 
 _CODE = nn.Module._wrapped_call_impl.__code__
 _RETURNS = frozenset(dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in dis.opmap)
+
+
+def _is_call(frame: FrameType | None) -> bool:
+    return (
+        frame is not None
+        and frame.f_code.co_name == _CODE.co_name
+        and frame.f_code.co_filename == _CODE.co_filename
+    )
 
 
 def _class_name(kind: type) -> str:
@@ -58,7 +67,9 @@ class Oracle:
         threading.setprofile(None)
 
     def _profile(self, frame: FrameType, event: str, _argument: object) -> None:
-        if frame.f_code is not _CODE:
+        if not _is_call(frame) or _is_call(
+            frame.f_back
+        ):  # the second: what is replaced may call the original
             return
         if event == "call":
             self._enter(frame)

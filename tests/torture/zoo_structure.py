@@ -254,14 +254,18 @@ def _with_room(model):
         sys.setrecursionlimit(limit)
 
 
-@case(run=_with_room)
-def deep_500() -> nn.Module:
-    return Nest(500)
+if sys.version_info[:2] != (
+    3,
+    12,
+):  # its C code may nest 212 modules and no more, whatever the limit is set to
 
+    @case(run=_with_room)
+    def deep_500() -> nn.Module:
+        return Nest(500)
 
-@case(run=_with_room)
-def deep_3000() -> nn.Module:
-    return Nest(3_000)
+    @case(run=_with_room)
+    def deep_3000() -> nn.Module:
+        return Nest(3_000)
 
 
 @case(run=lambda model: [model(torch.randn(2, 4)) for _ in range(20)])

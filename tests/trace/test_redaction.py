@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modtrace.trace.redaction import BLANK, blanked
-from modtrace.trace.start import run_facts
+from modtrace.trace.run_json import run_facts
 
 CANARY = "Zq9xK2canary"
 """No word, no number and no shape: only its place tells that it is secret."""
@@ -63,6 +63,13 @@ def test_a_value_under_a_secret_name(name):
 def test_by_place(words):
     words = [word.replace("SECRET", CANARY) for word in words]
     assert CANARY not in " ".join(blanked(words))
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "redis", "https", "postgresql+psycopg2"])
+def test_the_place_of_a_url_stays(scheme):
+    """What is blanked is the user and the password: scheme, host and path say what was used."""
+    (shown,) = blanked([f"{scheme}://u:{CANARY}@h/db"])
+    assert shown == f"{scheme}://{BLANK}@h/db"
 
 
 @pytest.mark.parametrize(

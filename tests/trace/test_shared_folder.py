@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modtrace.trace import shared_folder
+from modtrace.trace.folder import create
 from modtrace.trace.schema import FORMAT
 from modtrace.trace.shared_folder import Membership, enter
 
@@ -34,3 +35,25 @@ def test_a_trace_made_between_looking_and_making_is_found(tmp_path, monkeypatch,
     assert folder.parent == first[0].parent
     assert folder.parent.name == ("x-2.mtrace" if taken else "x.mtrace")
     assert sorted(one.name for one in folder.parent.glob("rank-*")) == ["rank-0", "rank-1"]
+
+
+def test_a_trace_written_between_reading_and_looking_is_found(tmp_path, monkeypatch):
+    """Another process writes `run.json` and its folder after this one has read in vain, before it looks again."""
+    path = tmp_path / "x.mtrace"
+    path.mkdir()
+    run = {"format": FORMAT, "launch": "job"}
+    read = shared_folder.read_run
+    seen = []
+
+    def read_too_early(asked):
+        answer = read(asked)
+        if not seen:
+            create(asked, run, process="rank-0", force=True)
+        seen.append(answer)
+        return answer
+
+    monkeypatch.setattr(shared_folder, "read_run", read_too_early)
+    member = Membership("job", "rank-1", names_it=False, exact=True, since_unix=0.0, restarted=False)
+    folder, warning = enter(path, run, member)
+    assert seen[0] is None
+    assert (folder, warning) == (path / "rank-1", None)

@@ -17,8 +17,8 @@ from modtrace.trace.reader import open_trace
 from modtrace.views import console
 from modtrace.views.html.inline import table
 from modtrace.views.html.report import report
-from modtrace.views.live.plain_text import told
-from modtrace.views.tui.opened import Opened
+from modtrace.views.live.plain_text import status_text
+from modtrace.views.models.viewer_model import ViewerModel
 
 CONSOLE = {
     "info": console.summary, "info --tree": console.tree, "info --steps": console.steps_table,
@@ -35,11 +35,11 @@ def heads(path: Path) -> dict[str, str]:
     stored = open_trace(path)
     found = {name: view(stored) for name, view in CONSOLE.items()}
     found["ls"] = console.ls_table([path])
-    found["live"] = told(path).split("\n")[0]
-    found["viewer"] = Opened(path).title(0)
+    found["live"] = status_text(path).split("\n")[0]
+    found["viewer"] = ViewerModel(path).title(0)
     found["repr"] = repr(modtrace.load(path))
-    head = re.search(r"<h1>.*?</h1>", report(stored).html, re.DOTALL)
-    found["report"] = unescape(head[0])
+    heads = re.findall(r'<h1>.*?</h1>|<div class="failure">.*?</div>', report(stored).html, re.DOTALL)
+    found["report"] = unescape(" ".join(heads))
     found["notebook"] = unescape(table(stored))
     for name in ("chrome", "json", "speedscope"):
         data = json.loads(b"".join(TYPES[name].chunks(stored, silent)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,13 @@ from hypothesis import strategies as st
 
 import modtrace
 from modtrace import units
+from modtrace.analysis.flat_profile import flat_profile
 from modtrace.analysis.summary import summarise
 from modtrace.text import cell, fit, plain, width
 from modtrace.trace.reader import open_trace
 from modtrace.views import console
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 PAYLOADS = [
     "\x1b]0;title\x07",
     "[/]",
@@ -65,9 +68,13 @@ def test_fits_and_is_clean(stored, columns, ascii):
 
 def test_the_self_column_adds_up_to_the_wall(stored):
     found = summarise(stored)
-    parts = sum(row.self_ns for row in found.rows) + found.tracer_ns + found.interrupted_ns + found.outside_ns
-    assert parts - found.parallel_ns == found.wall_ns
-    assert found.interrupted_ns == 0
+    profile = flat_profile(stored, whole_run=True)
+    parts = (
+        profile.tracer_ns + profile.unknown_ns + profile.before_ns + profile.outside_ns - profile.parallel_ns
+    )
+    assert sum(row.spent_ns for row in profile.rows) + parts == found.wall_ns
+    assert profile.unknown_ns == 0
+    assert profile.before_ns + profile.outside_ns == found.outside_ns
     assert found.raised_roots == 1
 
 
@@ -193,3 +200,26 @@ def test_long_names_keep_their_ends(width):
     assert sum("value_of_attention" in line for line in told) == 1
     if width == 140:
         assert "backbone.bert_of_two.encoder.query_of_attention  Linear" in "\n".join(told)
+
+
+@pytest.mark.parametrize("width", [72, 80, 100])
+@pytest.mark.parametrize("version", ["format-1.0", "format-1.1"])
+def test_numbers_are_never_cut(version, width):
+    """Where the output is a terminal a name may be cut, a number and the unit behind it never."""
+    golden = open_trace(GOLDEN / version / "trace")
+    for view in (console.memory_text, console.kernels_text, console.roofline_text):
+        lines = view(golden, width=width).splitlines()
+        assert lines
+        assert [line for line in lines if re.search(r"\s[0-9.]+ ?[A-Za-z]*\.\.$", line)] == []
+    times = re.compile(r"[0-9.]+ (?:ns|us|ms|s)$")
+    rows = [line for line in console.kernels_text(golden, width=80).splitlines()[2:] if "::" in line]
+    assert rows
+    assert all(times.search(row) for row in rows)
+
+
+def test_the_direction_of_the_roofline_has_a_column():
+    golden = open_trace(GOLDEN / "format-1.1" / "trace")
+    head, *rows = [line for line in console.roofline_text(golden, width=80).splitlines() if "Linear" in line]
+    place = {row.index(f" {word} ") for row in (head, *rows) for word in ("fwd", "bwd") if f" {word} " in row}
+    assert len(place) == 1
+    assert all(("fwd" in row) != ("bwd" in row) for row in (head, *rows))

@@ -82,7 +82,7 @@ def test_what_is_not_known_is_unknown_everywhere(trace):
     assert steps["uncounted"].tolist() == [[]] * 4 + [["Linear"]] * 2
     facts = json.loads(console.info_json(trace._read()))
     assert (facts["flops"], facts["flops_at_least"]) == (None, 6 * each)
-    assert f"computes  at least {units.scaled(each, 'FLOP')} a step, without Linear" in trace.summary()
+    assert f"at least {units.scaled(each, 'FLOP')}, without Linear" in trace.summary()
     late = trace.modules.set_index("name").loc["2.late"]
     assert late["forward_flops"] is not late["forward_flops"] or late.isna()["forward_flops"]
 
@@ -92,14 +92,14 @@ def test_flops_in_the_summary():
     with modtrace.trace() as found:
         for _ in range(4):
             model(torch.ones(8, 64))
-    assert "computes  65.5 kFLOP a step" in found.summary()
+    assert "65.5 kFLOP  " in found.summary()
     assert json.loads(console.info_json(found._read()))["flops"] == 4 * 2 * 8 * 64 * 64
 
 
 def test_modules_ranked_by_flops(trace):
     lines = console.modules_table(trace._read(), sort="flops", width=100).splitlines()
-    assert "FLOPs" in lines[0]
-    assert lines[1].split()[-3] != "?"
+    assert "FLOPs" in lines[1]
+    assert "FLOP " in lines[2]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 import re
 import stat
@@ -109,7 +110,8 @@ def test_nothing_of_a_stranger_is_markup(page):
     found = tags(html)
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]", html)
     assert sum("type" not in given for tag, given in found if tag == "script") == 2
-    assert not {tag for tag, _ in found} & {"img", "svg", "iframe", "object", "embed", "base"}
+    assert not {tag for tag, _ in found} & {"img", "iframe", "object", "embed", "base"}
+    assert all("chart" in (given["class"] or "") for tag, given in found if tag == "svg")
     assert not [name for _, given in found for name in given if name.startswith("on")]
     assert all((given["href"] or "").startswith(("#", "data:,")) for _, given in found if "href" in given)
     assert html.count("window.pwned") == html.count("window.pwned=1&lt;/script&gt;")
@@ -135,7 +137,7 @@ def test_the_policy_allows_what_is_there_and_nothing_else(page):
 
 def test_readable_without_a_script(trace, page):
     text = re.sub(r"<(script|style).*?</\1>", "", page.html, flags=re.DOTALL)
-    for told in ("Worth a look", "What is missing", "Where the time went", "Environment", "blocks", "torch"):
+    for told in ("Worth a look", "Where the time went", "Environment", "blocks", "torch"):
         assert told in text
     assert len(re.findall(r'<tr><th scope="row"', text)) > 5
 
@@ -233,6 +235,45 @@ def test_a_file_of_the_user_alone(trace, tmp_path, capsys):
     with pytest.raises(modtrace.UsageError):
         trace.to_html(tmp_path / "no" / "r.html")
     assert os.listdir(tmp_path) == ["r.html"]
+
+
+@pytest.mark.parametrize("way", ["code", "command", "run", "run --html"])
+def test_a_file_that_is_there_is_replaced_where_that_is_said(trace, tmp_path, way, monkeypatch, capsys):
+    target = tmp_path / "r.html"
+    target.write_text("before")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.py").write_text("open('ran', 'w').close()")
+    words = {
+        "command": ["report", str(trace.path), "-o", "r.html"],
+        "run": ["run", "-q", "--html=r.html", "s.py"],
+        "run --html": ["run", "-q", "-o", "r.mtrace", "--html", "s.py"],
+    }
+
+    def write(force):
+        if way == "code":
+            trace.to_html(target, force=force)
+        elif way == "command" or not force:
+            main([words[way][0], *(["-f"] if force else []), *words[way][1:]])
+        else:
+            command = [sys.executable, "-m", "modtrace", words[way][0], "-f", *words[way][1:]]
+            subprocess.run(command, check=True, capture_output=True)
+
+    with pytest.raises((modtrace.UsageError, SystemExit)) as refused:
+        write(force=False)
+    remedy = "force=True" if way == "code" else "-f"
+    assert f"exists already; {remedy} replaces it" in f"{refused.value}{capsys.readouterr().err}"
+    assert target.read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "s.py"]
+    write(force=True)
+    assert target.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_page_goes_to_a_stream_too(trace):
+    text, data = io.StringIO(), io.BytesIO()
+    trace.to_html(text)
+    trace.to_html(data)
+    assert text.getvalue() == data.getvalue().decode()
+    assert text.getvalue().startswith("<!DOCTYPE html>")
 
 
 def test_it_is_shown_if_asked_to(trace, tmp_path, monkeypatch, capsys):

@@ -45,7 +45,7 @@ _disable_dispatch: Final[Any] = take(
     lost="what subclasses of tensors with operations of their own hold is not known",
 )
 READS_WRAPPERS: Final[bool] = _disable_dispatch is not None
-"""Whether a tensor whose class has operations of its own can be read without running them."""
+"""True if a tensor whose class has operations of its own can be read without running them."""
 without_dispatch: Final[Any] = _disable_dispatch if READS_WRAPPERS else _WithoutModes
 
 

@@ -18,17 +18,20 @@ CUSTOM_FUNCTIONS: Final = "custom functions"
 FLOPS: Final = "flops"
 FORMULAS: Final = "formulas"
 PROFILER: Final = "profiler"
+DEVICE_ROWS: Final = "kernels of devices"
 SAVED: Final = "saved"
 CUDA_MEMORY: Final = "memory of CUDA devices"
 CUDA_HISTORY: Final = "history of CUDA's allocator"
+CUDA_MARKS: Final = "marks of threads in the history of CUDA's allocator"
 CUDA_TIMES: Final = "device time"
-"""What names are for. Where any of FUNCTIONS, FLOPS, PROFILER, SAVED or one of CUDA's is absent, that is not recorded;
-for each of the others something stands in.
+XPU_TIMES: Final = "device time of XPU"
+"""Features that names are for. Where any of FUNCTIONS, FLOPS, PROFILER, SAVED or one of CUDA's is absent, that is not
+recorded; for each of the others something stands in.
 """
 
 
 @dataclass
-class Name:
+class PrivateName:
     """A row of the table.
 
     paths: from `torch` on; any of them will do, the first that there is is used. A part that ends in `()` is called.
@@ -46,11 +49,11 @@ class Name:
 
     @property
     def gap(self) -> str:
-        """What is told where it is absent."""
+        """The gap where it is absent."""
         return f"{self.lost}: torch {torch.__version__} has no {' or '.join(self.paths)}"
 
 
-TABLE: Final[list[Name]] = []
+TABLE: Final[list[PrivateName]] = []
 
 
 def look_up(path: str) -> tuple[Any, str]:
@@ -76,15 +79,15 @@ def find(path: str) -> tuple[Any, str] | None:
 
 
 def _first(paths: tuple[str, ...], lost: str, part: str, loads: str | None = None) -> tuple[Any, str] | None:
-    found = next(filter(None, map(find, paths)), None)
-    TABLE.append(Name(paths, lost, part, loads, present=found is not None or loads is not None))
-    return found
+    value = next(filter(None, map(find, paths)), None)
+    TABLE.append(PrivateName(paths, lost, part, loads, present=value is not None or loads is not None))
+    return value
 
 
 def take(*paths: str, lost: str, part: str = CALLS, instead: Any = None, loads: str | None = None) -> Any:
     """The value of a name; `instead` where this torch has none."""
-    found = _first(paths, lost, part, loads)
-    return getattr(*found) if found is not None else instead
+    value = _first(paths, lost, part, loads)
+    return getattr(*value) if value is not None else instead
 
 
 def place(*paths: str, lost: str, part: str = CALLS) -> tuple[Any, str] | None:
@@ -114,14 +117,14 @@ def ask(*paths: str, lost: str, part: str = CALLS, instead: Any) -> Callable[[],
 
 def later(path: str, loads: str, *, lost: str, part: str) -> Callable[[], Any]:
     """Gives out the value of a name in a module that may not be loaded yet; None where it is not, or there is none."""
-    name = Name((path,), lost, part, loads)
+    name = PrivateName((path,), lost, part, loads)
     TABLE.append(name)
 
     def get() -> Any:
         if loads not in sys.modules:
             return None
-        found = find(path)
-        return getattr(*found) if found is not None else None
+        value = find(path)
+        return getattr(*value) if value is not None else None
 
     return get
 
@@ -131,10 +134,15 @@ def missing(*parts: str) -> list[str]:
     return [name.gap for name in TABLE if name.part in parts and not _is_there(name)]
 
 
-def _is_there(name: Name) -> bool:
+def _is_there(name: PrivateName) -> bool:
     if not name.present or (name.loads is not None and name.loads not in sys.modules):
         return name.present
     return any(map(find, name.paths))
+
+
+def places(paths: Iterable[str]) -> Iterator[tuple[Any, str]]:
+    """Where names stand, of those that this torch has and has loaded."""
+    return filter(None, map(find, paths))
 
 
 def places_in_core(names: Iterable[str]) -> Iterator[tuple[Any, str]]:

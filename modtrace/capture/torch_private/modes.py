@@ -8,8 +8,8 @@ from modtrace.capture.torch_private import names
 
 
 def stands(mode: Any) -> bool:
-    """Whether a mode is among the function modes of this thread."""
-    return any(names.function_mode_at(at) is mode for at in range(names.count_function_modes()))
+    """True if a mode is among the function modes of this thread."""
+    return any(names.function_mode_at(position) is mode for position in range(names.count_function_modes()))
 
 
 def take_out_function_mode(mode: Any) -> None:
@@ -25,7 +25,7 @@ def take_out_function_mode(mode: Any) -> None:
 
 def take_out_dispatch_mode(mode: Any) -> None:
     """Take a mode off this thread's dispatch modes; those above it go back."""
-    if not any(names.dispatch_mode_at(at) is mode for at in range(names.count_dispatch_modes())):
+    if not any(names.dispatch_mode_at(position) is mode for position in range(names.count_dispatch_modes())):
         return
     above: list[Any] = []
     while (top := names.pop_dispatch_mode(None)) is not mode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from operator import attrgetter, methodcaller
 from types import CodeType, FunctionType
@@ -14,15 +15,18 @@ from modtrace.capture.torch_private import spelled
 from modtrace.capture.torch_private.lookup import (
     COMPILING,
     CUDA_HISTORY,
+    CUDA_MARKS,
     CUDA_MEMORY,
     CUDA_TIMES,
     CUSTOM_FUNCTIONS,
+    DEVICE_ROWS,
     FLOPS,
     FORMULAS,
     FUNCTIONS,
     PHASES,
     PROFILER,
     SAVED,
+    XPU_TIMES,
     ask,
     later,
     place,
@@ -60,7 +64,7 @@ asks_for_hooks: Final = place(
     lost="torch may warn of global hooks where a compiled module is called",
     part=COMPILING,
 )
-"""What torch asks whether there are any."""
+"""The function by which torch asks if there are global hooks."""
 _NO_COSTS: Final = "what recording a call costs is not known, and is missing in the tracing cost"
 MEASURES_COSTS: Final[bool] = None not in (
     global_pre_hooks,
@@ -68,13 +72,18 @@ MEASURES_COSTS: Final[bool] = None not in (
     take(_TABLES + spelled.HOOKS_WITH_KWARGS, lost=_NO_COSTS),
     take(_TABLES + spelled.HOOKS_ALWAYS_CALLED, lost=_NO_COSTS),
 )
-"""Whether hooks can be timed with tables of their own: see `calibrate`."""
+"""True if hooks can be timed with tables of their own: see `calibrate`."""
+plain_call: Final[Any] = take(
+    "torch.nn.Module._wrapped_call_impl",
+    lost="beside `--engine calls` a module call has one frame of python more",
+)
+"""`Module.__call__` as it is where nothing has replaced it."""
 _OWN_HOOKS: Final = ("_forward_hooks", "_forward_hooks_always_called")
 HAS_OWN_HOOKS: Final[bool] = None not in [
     take(f"torch.nn.Module().{name}", lost="the time of a module's own hooks is not told apart")
     for name in _OWN_HOOKS
 ]
-"""Whether a module's own forward hooks lie where `own_hooks`, and the hot path itself, looks for them."""
+"""True if a module's own forward hooks lie where `own_hooks`, and the hot path itself, looks for them."""
 forward_hooks_of: Final[Callable[[Any], tuple[Any, Any]]] = attrgetter(*_OWN_HOOKS)
 """The tables of a module's own forward hooks, and of those that are called even if forward fails."""
 for _name in (spelled.PARAMETERS, spelled.BUFFERS, spelled.CHILDREN):
@@ -174,6 +183,22 @@ set_code_strategy: Final[Any] = take(
 )
 frame_action: Final[Any] = take(f"{_FRAMES}_FrameAction", lost=_SEEN, part=COMPILING, loads=_LOADED)
 frame_strategy: Final[Any] = take(f"{_FRAMES}_FrameExecStrategy", lost=_SEEN, part=COMPILING, loads=_LOADED)
+frame_callback: Final[Callable[[], Any]] = ask(
+    "torch._C._dynamo.eval_frame.get_eval_frame_callback",
+    lost="what torch compiles piece by piece beside `--engine calls` may be compiled again afterwards",
+    part=COMPILING,
+    instead=None,
+)
+"""The function that looks at each frame of python that runs on this thread; None where nothing compiles."""
+COMPILED_MODULES: Final = "torch._dynamo.eval_frame"
+_initialize: Final[Callable[[], Any]] = later(
+    f"{COMPILED_MODULES}.OptimizedModule.{spelled.INITIALIZE}",
+    COMPILED_MODULES,
+    lost="with `--engine calls` a module that is compiled during a trace has two rows",
+    part=COMPILING,
+)
+COMPILER_CALL: Final = "unpatched_nn_module_call"
+"""Name of what torch's compiler takes for `Module.__call__`: what that was when `COMPILER_COUNTERS` was imported."""
 COMPILATIONS: Final = "torch._dynamo.callback"
 """The module that tells of compilations."""
 compilations: Final[Callable[[], Any]] = later(
@@ -193,12 +218,24 @@ compiler_counters: Final[Callable[[], Any]] = later(
     lost="whether the program had compiled anything before is not known",
     part=FUNCTIONS,
 )
+compiler_call: Final[Callable[[], Any]] = later(
+    f"{COMPILER_COUNTERS}.{COMPILER_CALL}",
+    COMPILER_COUNTERS,
+    lost="torch may take another way to compile where it is first used beside `--engine calls`",
+    part=COMPILING,
+)
 compilation_metrics: Final[Callable[[], Any]] = later(
     f"{COMPILER_COUNTERS}.get_compilation_metrics",
     COMPILER_COUNTERS,
     lost="how often and why torch compiled is not recorded",
     part=COMPILING,
 )
+
+
+def compiled_module() -> Any:
+    """The class of what `torch.compile` makes of a module; None where it is not loaded, or begins in another way."""
+    return sys.modules[COMPILED_MODULES].OptimizedModule if _initialize() is not None else None
+
 
 # functions of torch -----------------------------------------------------------------------------------------------
 
@@ -254,11 +291,11 @@ TAKES_APART: Final[bool] = None not in (
     _composite_key,
     take(_AN_OPERATION + _KERNEL, lost=_AS_ONE, part=FORMULAS),
 )
-"""Whether operations that are made of others can be told, and run as what they are made of."""
+"""True if operations that are made of others can be told, and run as what they are made of."""
 
 
 def has_kernel(name: str, key: str) -> bool:
-    """Whether an operation has a kernel of its own for a dispatch key."""
+    """True if an operation has a kernel of its own for a dispatch key."""
     return bool(_has_kernel(name, key))
 
 
@@ -279,6 +316,22 @@ disable_profiler: Final[Any] = take(f"{_PROFILER}_disable_profiler", lost=_NOT_W
 fast_range: Final[Any] = take("torch._C._profiler._RecordFunctionFast", lost=_NOT_WATCHED, part=PROFILER)
 device_type: Final[Any] = take("torch._C._autograd.DeviceType", lost=_NOT_WATCHED, part=PROFILER)
 profiler_runs: Final[Any] = take("torch._C._autograd._profiler_enabled", lost=_NOT_WATCHED, part=PROFILER)
+profiler_flag: Final = ask(
+    f"{_PROFILER}_is_profiler_enabled",
+    lost="a profiler of the program's own on another thread is not noticed",
+    part=PHASES,
+    instead=False,
+)
+set_profiler_flag: Final[Any] = take(
+    f"{_PROFILER}_set_is_profiler_enabled",
+    lost="torch's compiler sees that a profiler runs in watched steps",
+    part=PHASES,
+)
+activity_type: Final[Any] = take(
+    "torch._C._autograd._KinetoEvent.activity_type",
+    lost="kernels of devices are not noted",
+    part=DEVICE_ROWS,
+)
 
 _NOT_FREED: Final = (
     "memory of the host that was held before watching began stays in what is held when it is freed"
@@ -311,6 +364,17 @@ record_cuda_history: Final[Any] = take(
     "torch.cuda.memory._record_memory_history", lost=_NO_HISTORY, part=CUDA_HISTORY
 )
 cuda_snapshot: Final[Any] = take("torch.cuda.memory._snapshot", lost=_NO_HISTORY, part=CUDA_HISTORY)
-cuda_raw_stream: Final[Any] = take(
-    "torch._C._cuda_getCurrentRawStream", lost="recording the time on a device costs more", part=CUDA_TIMES
+_NO_THREADS: Final = (
+    "beside torch's profiler, what other threads allocate on devices is taken to be the loop's"
 )
+mark_allocations: Final[Any] = take("torch._C._cuda_setMemoryMetadata", lost=_NO_THREADS, part=CUDA_MARKS)
+mark_of_allocations: Final[Any] = take("torch._C._cuda_getMemoryMetadata", lost=_NO_THREADS, part=CUDA_MARKS)
+_COSTS_MORE: Final = "recording the time on a device costs more"
+cuda_raw_stream: Final[Any] = take("torch._C._cuda_getCurrentRawStream", lost=_COSTS_MORE, part=CUDA_TIMES)
+cuda_is_capturing: Final[Any] = take(
+    "torch._C._cuda_isCurrentStreamCapturing", lost=_COSTS_MORE, part=CUDA_TIMES
+)
+cuda_record: Final[Any] = take("torch._C._CudaEventBase.record", lost=_COSTS_MORE, part=CUDA_TIMES)
+cuda_query: Final[Any] = take("torch._C._CudaEventBase.query", lost=_COSTS_MORE, part=CUDA_TIMES)
+cuda_elapsed: Final[Any] = take("torch._C._CudaEventBase.elapsed_time", lost=_COSTS_MORE, part=CUDA_TIMES)
+xpu_raw_stream: Final[Any] = take("torch._C._xpu_getCurrentRawStream", lost=_COSTS_MORE, part=XPU_TIMES)

@@ -6,6 +6,10 @@ from typing import Final
 
 CALL: Final = "_call_impl"
 """The method of `Module` that runs hooks and forward."""
+PLAIN_NAMES: Final = ("_compiled_call_impl", CALL)
+"""Names in the code of `Module.__call__`: it calls the first where that is not None, else the second."""
+INITIALIZE: Final = "_initialize"
+"""The method of a compiled module that takes hold of the `__call__` of what it was made of."""
 NESTED_CALL: Final = "inner"
 """The function inside of it that runs them where there are any."""
 FORWARD: Final = "forward_call"
@@ -20,7 +24,7 @@ GLOBAL_HOOKS: Final = (
 )
 """Those of all modules, in the file of `Module`."""
 GLOBAL: Final = "_global_"
-"""How the names of all tables begin that hold hooks of all modules."""
+"""Start of the names of all tables that hold hooks of all modules."""
 PRE_HOOKS: Final = "_global_forward_pre_hooks"
 HOOKS: Final = "_global_forward_hooks"
 HOOKS_ALWAYS_CALLED: Final = "_global_forward_hooks_always_called"
@@ -30,7 +34,7 @@ BUFFERS: Final = "_buffers"
 CHILDREN: Final = "_modules"
 """Attributes of a module: by name what it holds."""
 RAW_SAVED: Final = "_raw_saved_"
-"""How attributes of a node begin that give out what it has saved for backward, as it lies there."""
+"""Start of the names of attributes of a node that give out what it has saved for backward, as it lies there."""
 COMPILED_SAVED: Final = "_tensors_no_vc_check"
 """Where the backward of a compiled region keeps those of its tensors that autograd does not watch."""
 NUM_WORKERS: Final = "_num_workers"
@@ -76,5 +80,28 @@ CUDA_RESETS: Final = (
 """In `torch._C`: what every public function that resets a counter of an allocator calls, looked up there each time. The
 first two reset the peak.
 """
+PROFILER_STARTS: Final = tuple(
+    f"torch.autograd.{name}"
+    for name in (
+        "profiler._prepare_profiler",
+        "profiler._enable_profiler",
+        "_prepare_profiler",
+        "_enable_profiler",
+        "_enable_profiler_legacy",
+        "profiler_legacy._enable_profiler_legacy",
+    )
+)
+"""Functions that every profiler of torch calls to be prepared and started, where it looks it up."""
+PROFILER_ENDS: Final = tuple(
+    f"torch.autograd.{name}"
+    for name in (
+        "profiler._disable_profiler",
+        "_disable_profiler",
+        "_disable_profiler_legacy",
+        "profiler_legacy._disable_profiler_legacy",
+    )
+)
 CUDA_HISTORY_STARTS: Final = ("_cuda_record_memory_history", "_cuda_record_memory_history_legacy")
 """In `torch._C`: what the public function that begins a history of CUDA's allocator calls, looked up each time."""
+CUDA_MARKS_ANYTHING: Final = "_cuda_memoryMetadataSupported"
+"""In `torch._C`, from 2.14 on: whether the allocator in use keeps marks. torch warns where it is given one in vain."""

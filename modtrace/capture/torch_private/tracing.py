@@ -1,4 +1,4 @@
-"""Whether a graph is being made of what runs: those are no calls of the program."""
+"""Tells if torch makes a graph of the code that runs: those are no calls of the program."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _is_symbolic = ask(
 
 
 def is_making_graph() -> bool:
-    """Whether anything but `torch.compile` makes a graph on this thread."""
+    """True if anything but `torch.compile` makes a graph on this thread."""
     jit: Any = torch.jit
     return bool(_compiles() or jit.is_tracing() or _is_symbolic())
 
 
 def is_tracing() -> bool:
-    """Whether anything makes a graph on this thread."""
+    """True if anything makes a graph on this thread."""
     compiler: Any = torch.compiler
     return bool(compiler.is_dynamo_compiling()) or is_making_graph()

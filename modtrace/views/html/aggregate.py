@@ -1,4 +1,4 @@
-"""What a report shows of all calls together: the merged tree, modules and steps, as columns."""
+"""Numbers of all calls of a report together: the merged tree, modules and steps, as columns."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import numpy.typing as npt
 import pandas as pd
 
 from modtrace.analysis.calls import commonest, same_text
-from modtrace.analysis.columns import nullable_codes, values_and_known
-from modtrace.analysis.device_times import device_times
-from modtrace.analysis.memory import of_calls
-from modtrace.analysis.modules import modules, over_steps, sums
-from modtrace.analysis.statistics import rows_that_count
+from modtrace.analysis.columns import distinct_pairs, nullable_codes
+from modtrace.analysis.flat_profile import flat_profile
+from modtrace.analysis.metric_values import GroupNumbers
+from modtrace.analysis.metrics import of_groups, table_columns
+from modtrace.analysis.modules import modules
 from modtrace.analysis.steps import steps
 from modtrace.analysis.timeline import timeline
-from modtrace.analysis.tree import Placed, placed
-from modtrace.analysis.work import work
+from modtrace.analysis.tree import MergedTree, placed
 from modtrace.text import plain
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import PHASES
-from modtrace.views.html.encode import Texts
+from modtrace.views.html.encode import TextTable
 
 Ints = npt.NDArray[np.int64]
 
@@ -37,10 +36,13 @@ STEP_COLUMNS: Final = (
     "start_ns", "duration_ns", *(f"{name}_ns" for name in STEP_PARTS), "calls", "samples", "flops", "flops_at_least",
     "device_ns", "device_idle_ns", "memory_peak_bytes",
 )  # fmt: skip
+COUNTED: Final = "counted_"
+"""Before the name of a number of a node: the same over the rows that shares are of."""
+SUMS: Final = ("calls", "sum", "full sum")
+MOST_RANGES: Final = 20_000
+"""Of steps that nodes have calls in."""
 MODULE_NUMBERS: Final = (
-    "calls", "self_ns", "total_ns", "forward_total_ns", "backward_total_ns", "forward_p50_ns", "forward_p95_ns",
-    "device_total_ns", "forward_flops", "backward_flops", "forward_flops_at_least",
-    "backward_flops_at_least", "parameter_count", "parameter_bytes", "source_line",
+    *(name for column in table_columns("modules") for name in (column.key, column.bound) if name), "source_line",
 )  # fmt: skip
 MODULE_TEXTS: Final = ("name", "type", "root", "outputs", "extra_repr", "source_file")
 
@@ -49,15 +51,17 @@ MODULE_TEXTS: Final = ("name", "type", "root", "outputs", "extra_repr", "source_
 class Aggregate:
     """Columns of whole numbers, -1 where not known; those named in `texts` of are numbers of `texts`.
 
-    at: the merged tree, and the node of each row of the timeline.
+    placed: the merged tree, and the node of each row of the timeline.
     forms: node, inputs, outputs, calls: the signatures that calls of a node had most often.
+    sets: ranges of numbers of steps or ranks, from `first` to `last`, in each `set`.
     module_count, step_count: how many there are, more than the rows where some were left out.
     """
 
-    at: Placed
-    texts: Texts
+    placed: MergedTree
+    texts: TextTable
     tree: dict[str, Ints] = field(default_factory=dict)
     forms: dict[str, Ints] = field(default_factory=dict)
+    sets: dict[str, Ints] = field(default_factory=dict)
     modules: dict[str, Ints] = field(default_factory=dict)
     steps: dict[str, Ints] = field(default_factory=dict)
     module_count: int = 0
@@ -72,11 +76,11 @@ def aggregate(stored: Stored, *, most_modules: int | None, most_steps: int | Non
         most_modules: keep so many rows of modules, those with most time of their own; None keeps all.
         most_steps: the same of steps, see `thinned`.
     """
-    found = Aggregate(placed(stored), Texts())
-    _tree(stored, found)
-    _modules(stored, found, most_modules)
-    _steps(stored, found, most_steps)
-    return found
+    numbers = Aggregate(placed(stored), TextTable())
+    _tree(stored, numbers)
+    _modules(stored, numbers, most_modules)
+    _steps(stored, numbers, most_steps)
+    return numbers
 
 
 def shown_path(path: str | None) -> str | None:
@@ -87,69 +91,112 @@ def shown_path(path: str | None) -> str | None:
     if len(parts) > 3 and parts[1].lower() in ("home", "users"):
         return "/".join(["~", *parts[3:]])
     home = str(Path.home()).replace("\\", "/")
-    whole = "/".join(parts)
-    return f"~{whole[len(home) :]}" if len(home) > 1 and whole.startswith(f"{home}/") else whole
+    joined = "/".join(parts)
+    return f"~{joined[len(home) :]}" if len(home) > 1 and joined.startswith(f"{home}/") else joined
 
 
-def _tree(stored: Stored, found: Aggregate) -> None:
-    tree, node = found.at.tree, found.at.node.astype(np.int64)
+def rows_of_shares(stored: Stored) -> npt.NDArray[np.bool_]:
+    """Rows of the timeline in the steps that count, see `flat_profile`."""
+    parts = [flat_profile(stored, number).window.rows for number in range(len(stored.processes))]
+    return np.concatenate(parts) if parts else np.zeros(0, np.bool_)
+
+
+def _tree(stored: Stored, numbers: Aggregate) -> None:
+    tree, node = numbers.placed.tree, numbers.placed.node.astype(np.int64)
     table = timeline(stored).calls
     count = len(tree.label)
-    text = found.texts
-    duration, known = values_and_known(table, "duration_ns")
+    text = numbers.texts
     module = nullable_codes(table, "module")
-    counts = known & rows_that_count(stored)
-    counts |= known & (np.bincount(node[counts], minlength=count) == 0)[node]
-    figures = over_steps(node[counts], duration[counts], count)
-    computed, least, held = work(stored).flops, work(stored).least, of_calls(stored)
-    on_device = device_times(stored).device_ns
-    timed = on_device >= 0
-    unknown_flops = np.bincount(node[computed < 0], minlength=count) > 0
-    peak = np.full(count, -1, np.int64)
-    np.maximum.at(peak, node[held.known], held.peak_bytes[held.known])
-    one = commonest(node, module, count)
+    groups = GroupNumbers(stored, node, count)
+    counted = GroupNumbers(stored, np.where(rows_of_shares(stored), node, -1), count)
+    module_of = commonest(node, module, count)
     modules_table = stored.table("modules")
     facts = {name: modules_table.column(name).to_pylist() for name in _FACTS}
-    of = [at if at >= 0 else None for at in one.tolist()]
-    source = [None if at is None else shown_path(facts["source_file"][at]) for at in of]
-    lines = [-1 if at is None or facts["source_line"][at] is None else facts["source_line"][at] for at in of]
-    no_self = np.bincount(node[~values_and_known(table, "self_ns")[1]], minlength=count)
-    found.tree = {
+    of = [row if row >= 0 else None for row in module_of.tolist()]
+    source = [None if row is None else shown_path(facts["source_file"][row]) for row in of]
+    lines = [
+        -1 if row is None or facts["source_line"][row] is None else facts["source_line"][row] for row in of
+    ]
+    numbers.tree = {
         "depth": tree.depth,
         "label": text.numbers([_text(label) for label in tree.label]),
         "name": text.numbers(
             [_text(name or label) for name, label in zip(tree.name, tree.label, strict=True)]
         ),
-        "type": text.numbers([_text(kind) for kind in tree.type]),
+        "type": text.numbers([_text(class_name) for class_name in tree.type]),
         "flags": FUNCTION * tree.function
         + BACKWARD * tree.backward
         + RECOMPUTE * tree.recompute
-        + OF_MODULE * (one >= 0),
+        + OF_MODULE * (module_of >= 0),
         "phase": commonest(node, nullable_codes(table, "phase"), count),
+        "phases": _bits(node, nullable_codes(table, "phase"), count),
+        **_memberships(stored, numbers, node, count),
         "instances": tree.instances,
-        "calls": tree.calls,
         "unknown": tree.unknown,
         "raised": tree.raised,
-        "total_ns": np.where(tree.unknown == tree.calls, -1, tree.total_ns),
-        "self_ns": np.where(no_self == tree.calls, -1, tree.self_ns),
-        "p50_ns": figures[1],
-        "p95_ns": figures[2],
-        "max_ns": figures[3],
-        "device_ns": np.where(
-            np.bincount(node[timed], minlength=count) > 0, sums(node[timed], on_device[timed], count), -1
-        ),
-        "flops": np.where(unknown_flops, -1, sums(node, np.maximum(computed, 0), count)),
-        "flops_at_least": sums(node, least, count) if (least >= 0).all() else np.full(count, -1, np.int64),
-        "peak_bytes": peak,
+        **{metric.name: groups.filled(metric.key) for metric in of_groups()},
+        **{
+            f"{COUNTED}{metric.name}": counted.filled(metric.key)
+            for metric in of_groups()
+            if metric.adds in SUMS
+        },
         "parameters": _of(facts["parameter_count"], of),
         "parameter_bytes": _of(facts["parameter_bytes"], of),
-        "described": text.numbers([None if at is None else _text(facts["extra_repr"][at]) for at in of]),
+        "described": text.numbers([None if row is None else _text(facts["extra_repr"][row]) for row in of]),
         "source": text.numbers([_text(path) for path in source]),
         "line": np.array(lines, np.int64),
-        "inputs": text.numbers([_text(one or None) for one in tree.inputs]),
-        "outputs": text.numbers([_text(one or None) for one in tree.outputs]),
+        "inputs": text.numbers([_text(form or None) for form in tree.inputs]),
+        "outputs": text.numbers([_text(form or None) for form in tree.outputs]),
     }
-    _forms(stored, found)
+    _forms(stored, numbers)
+
+
+def _bits(node: Ints, codes: Ints, count: int) -> Ints:
+    """Codes in the rows of each node, as the bits of a number; -1 is no code."""
+    of, code, _ = distinct_pairs(node[codes >= 0], codes[codes >= 0])
+    bits = np.zeros(count, np.int64)
+    np.add.at(bits, of, 1 << code)
+    return bits
+
+
+def _memberships(stored: Stored, result: Aggregate, node: Ints, count: int) -> dict[str, Ints]:
+    """The steps and the ranks that each node has calls in, as numbers of sets; what is in a set is in `result.sets`.
+
+    Where the steps make more ranges than MOST_RANGES there are no sets of steps: then nothing is in the page of them.
+    """
+    table = timeline(stored).calls
+    columns: dict[str, Ints] = {}
+    ranges: list[tuple[int, int, int]] = []
+    numbers: dict[bytes, int] = {}
+    for name in ("rank", "step"):
+        codes = nullable_codes(table, name)
+        of, code, _ = distinct_pairs(node[codes >= 0], codes[codes >= 0])
+        edges = np.searchsorted(of, np.arange(count + 1))
+        which = np.empty(count, np.int64)
+        fresh: list[tuple[int, int, int]] = []
+        for number in range(count):
+            members = code[edges[number] : edges[number + 1]]
+            text = members.astype(np.int64).tobytes()
+            if text not in numbers:
+                numbers[text] = len(numbers)
+                fresh += [(numbers[text], low, high) for low, high in _ranges(members)]
+            which[number] = numbers[text]
+        if len(ranges) + len(fresh) > MOST_RANGES:
+            break
+        columns[f"{name}s"] = which
+        ranges += fresh
+    rows = np.array(ranges, np.int64).reshape(-1, 3)
+    result.sets = {"set": rows[:, 0], "first": rows[:, 1], "last": rows[:, 2]}
+    return columns
+
+
+def _ranges(numbers: Ints) -> list[tuple[int, int]]:
+    """First and last of each run of consecutive numbers."""
+    if not len(numbers):
+        return []
+    breaks = np.flatnonzero(np.diff(numbers) > 1)
+    first, last = np.append(0, breaks + 1), np.append(breaks, len(numbers) - 1)
+    return list(zip(numbers[first].tolist(), numbers[last].tolist(), strict=True))
 
 
 _FACTS: Final = ("parameter_count", "parameter_bytes", "extra_repr", "source_file", "source_line")
@@ -160,17 +207,17 @@ def _text(text: str | None) -> str | None:
 
 
 def _of(values: list[int | None], rows: list[int | None]) -> Ints:
-    found = [None if at is None else values[at] for at in rows]
-    return np.array([-1 if value is None else value for value in found], np.int64)
+    picked = [None if row is None else values[row] for row in rows]
+    return np.array([-1 if value is None else value for value in picked], np.int64)
 
 
-def _forms(stored: Stored, found: Aggregate) -> None:
+def _forms(stored: Stored, numbers: Aggregate) -> None:
     """The commonest pairs of signatures of each node that has several."""
-    table, node = timeline(stored).calls, found.at.node.astype(np.int64)
+    table, node = timeline(stored).calls, numbers.placed.node.astype(np.int64)
     many = stored.table("signatures").num_rows + 1
     same = same_text(stored)
-    given, returned = (same[nullable_codes(table, name)] + 1 for name in ("inputs", "outputs"))
-    pairs, calls = np.unique((node * many + given) * many + returned, return_counts=True)
+    inputs, returned = (same[nullable_codes(table, name)] + 1 for name in ("inputs", "outputs"))
+    pairs, calls = np.unique((node * many + inputs) * many + returned, return_counts=True)
     of = pairs // (many * many)
     order = np.lexsort((-calls, of))
     pairs, calls, of = pairs[order], calls[order], of[order]
@@ -179,42 +226,57 @@ def _forms(stored: Stored, found: Aggregate) -> None:
     chosen = several & (np.arange(len(of)) - begins < FORMS)
     texts = [*map(_text, stored.table("signatures").column("text").to_pylist())]
     codes = (pairs[chosen] // many % many - 1, pairs[chosen] % many - 1)
-    named = [found.texts.numbers([texts[at] if at >= 0 else None for at in code.tolist()]) for code in codes]
-    found.forms = {"node": of[chosen], "inputs": named[0], "outputs": named[1], "calls": calls[chosen]}
+    named = [
+        numbers.texts.numbers([texts[form] if form >= 0 else None for form in code.tolist()])
+        for code in codes
+    ]
+    numbers.forms = {"node": of[chosen], "inputs": named[0], "outputs": named[1], "calls": calls[chosen]}
 
 
-def _modules(stored: Stored, found: Aggregate, most: int | None) -> None:
+def _modules(stored: Stored, numbers: Aggregate, most: int | None) -> None:
     frame = modules(stored)
-    found.module_count = len(frame)
+    numbers.module_count = len(frame)
     if most is not None and len(frame) > most:
         frame = frame.sort_values("self_ns", ascending=False, kind="stable", na_position="last").head(most)
-    found.modules = {name: integers(frame[name]) for name in MODULE_NUMBERS}
+    numbers.modules = {name: integers(frame[name]) for name in MODULE_NUMBERS}
+    numbers.modules["node"] = _nodes_of_modules(stored, numbers)[frame.index.to_numpy(np.int64)]
     for name in MODULE_TEXTS:
         shown = shown_path if name == "source_file" else _text
-        found.modules[name] = found.texts.numbers([_text(shown(_string(value))) for value in frame[name]])
+        numbers.modules[name] = numbers.texts.numbers([_text(shown(_string(value))) for value in frame[name]])
+
+
+def _nodes_of_modules(stored: Stored, numbers: Aggregate) -> Ints:
+    """The row of the tree with most time of its own of each module, -1 for one that was not called."""
+    node = numbers.placed.node.astype(np.int64)
+    module = nullable_codes(timeline(stored).calls, "module")
+    nodes = np.full(len(stored.table("modules")) + 1, -1, np.int64)
+    order = np.argsort(numbers.placed.tree.self_ns[node], kind="stable")
+    nodes[module[order]] = node[order]
+    nodes[-1] = -1
+    return nodes
 
 
 def _string(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _steps(stored: Stored, found: Aggregate, most: int | None) -> None:
+def _steps(stored: Stored, numbers: Aggregate, most: int | None) -> None:
     frame = steps(stored)
-    counts = [len(one) for one in timeline(stored).steps]
-    found.step_count = sum(counts)
+    counts = [len(process_steps) for process_steps in timeline(stored).steps]
+    numbers.step_count = sum(counts)
     if not len(frame):
-        found.steps = {name: np.zeros(0, np.int64) for name in ("process", "step", *STEP_COLUMNS, "flags")}
+        numbers.steps = {name: np.zeros(0, np.int64) for name in ("process", "step", *STEP_COLUMNS, "flags")}
         return
     process = np.repeat(np.arange(len(counts)), counts)
     number = frame.index.to_numpy(np.int64)
     data = {"process": process, "step": number, **{name: integers(frame[name]) for name in STEP_COLUMNS}}
     data["flags"] = frame["whole"].to_numpy(np.int64) + 2 * frame["counted"].to_numpy(np.int64)
     keep = thinned(data, most)
-    found.steps = {name: values[keep] for name, values in data.items()}
+    numbers.steps = {name: values[keep] for name, values in data.items()}
 
 
 def thinned(step: dict[str, Ints], most: int | None) -> Ints:
-    """Which of the steps to keep, in order: all, or the most interesting `most` of them."""
+    """Indices of the steps to keep, in order: all, or the most interesting `most` of them."""
     count = len(step["step"])
     if most is None or count <= most:
         return np.arange(count)
@@ -236,8 +298,8 @@ def by_interest(process: Ints, number: Ints, duration_ns: Ints) -> Ints:
         spread.append(np.arange(0, count, stride))
         stride //= 2
     ranked = np.concatenate([first, order[::-1][:5], middle, last, *spread])
-    _, at = np.unique(ranked, return_index=True)
-    return ranked[np.sort(at)] if count else ranked.astype(np.int64)
+    _, position = np.unique(ranked, return_index=True)
+    return ranked[np.sort(position)] if count else ranked.astype(np.int64)
 
 
 def integers(series: pd.Series[Any]) -> Ints:

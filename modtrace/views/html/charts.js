@@ -1,17 +1,11 @@
 // What the drawings share: canvases as sharp as the screen, colors of the theme, texts that fit.
 
-const PALETTE = ["#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#9AA7B5", "#7FC8A9"];
-const PHASE_COLORS = {
-  data: "#F0E442", h2d: "#CC79A7", forward: "#56B4E9", eval: "#9AD0F0", loss: "#009E73", backward: "#E69F00",
-  optimizer: "#D55E00", zero_grad: "#B58A6A", recompute: "#7FC8A9", other_threads: "#6E7F91", other: "#9AA7B5",
-};
+const PHASE_COLORS = meta.phaseColors;
 
-/** The color of a class: the same for all of its rows. */
-function colorOf(text) {
-  let hash = 7;
-  for (let at = 0; at < text.length; at++) hash = (hash * 31 + text.charCodeAt(at)) >>> 0;
-  return PALETTE[hash % PALETTE.length];
-}
+/** Class of module -> its color; those with most time have one of their own. */
+const classColors = new Map();
+
+const classColor = (type) => classColors.get(type) ?? meta.otherClassColor;
 
 const themed = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 

@@ -11,12 +11,21 @@ function bytesOf(text) {
   return bytes;
 }
 
-async function inflated(bytes) {
+/** What unpacks raw deflate; browsers have it since May 2023. */
+function inflater() {
   try {
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+    return new DecompressionStream("deflate-raw");
+  } catch (error) {
+    throw new Error("this browser is too old to unpack its data (it needs one of May 2023 or later)");
+  }
+}
+
+async function inflated(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(inflater());
+  try {
     return new Uint8Array(await new Response(stream).arrayBuffer());
   } catch (error) {
-    return inflate(bytes);
+    throw new Error("the data of this page is damaged");
   }
 }
 

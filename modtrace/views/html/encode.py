@@ -32,7 +32,7 @@ class Blob:
     text: str
 
     def layout(self) -> dict[str, Any]:
-        """What a page needs to know to read it."""
+        """Rows and columns, for the page's script to read it by."""
         return {"rows": self.rows, "columns": self.columns}
 
 
@@ -44,13 +44,13 @@ def columns_blob(columns: Mapping[str, Ints], signed: Collection[str] = ()) -> B
         signed: names.
     """
     rows = max((len(values) for values in columns.values()), default=0)
-    parts, told = [], []
+    parts, layout = [], []
     for name, values in columns.items():
         stored = _zigzag(values) if name in signed else np.maximum(values.astype(np.int64), -1) + 1
         planes = _planes(stored.astype("<u8"))
-        told.append((name, len(planes), name in signed))
+        layout.append((name, len(planes), name in signed))
         parts += planes
-    return Blob(rows, told, deflated(b"".join(parts)))
+    return Blob(rows, layout, deflated(b"".join(parts)))
 
 
 def texts_blob(texts: Sequence[str]) -> Blob:
@@ -66,8 +66,8 @@ def deflated(data: bytes) -> str:
 
 def _zigzag(values: Ints) -> Ints:
     """0, -1, 1, -2 as 0, 1, 2, 3."""
-    whole = values.astype(np.int64)
-    folded: Ints = (whole << 1) ^ (whole >> 63)
+    integers = values.astype(np.int64)
+    folded: Ints = (integers << 1) ^ (integers >> 63)
     return folded
 
 
@@ -75,10 +75,10 @@ def _planes(values: npt.NDArray[np.uint64]) -> list[bytes]:
     """The bytes of each significance, lowest first, without those above the highest that says anything."""
     count = (int(values.max(initial=0)).bit_length() + 7) // 8
     by_byte = np.ascontiguousarray(values).view(np.uint8).reshape(-1, 8)
-    return [by_byte[:, at].tobytes() for at in range(count)]
+    return [by_byte[:, byte].tobytes() for byte in range(count)]
 
 
-class Texts:
+class TextTable:
     """Texts, each once, with a number."""
 
     def __init__(self) -> None:

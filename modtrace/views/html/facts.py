@@ -6,24 +6,26 @@ import time
 from dataclasses import dataclass
 
 from modtrace._version import __version__
-from modtrace.analysis.cut import headline_of, when_it_ended, why_nothing
 from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.findings import Finding, findings
-from modtrace.analysis.holders import peaks
-from modtrace.analysis.statistics import quantile
-from modtrace.analysis.summary import Summary, summarise
-from modtrace.text import plain
+from modtrace.analysis.findings.process_rules import unrecorded_children
+from modtrace.analysis.flat_profile import FlatProfile, flat_profile
+from modtrace.analysis.outcome import Outcome, outcome
+from modtrace.analysis.recording_end import headline_of, when_it_ended, why_nothing
+from modtrace.analysis.summary import Summary, failure_ended_run, summarise
+from modtrace.text import and_more, plain
 from modtrace.trace.reader import Process, Stored
-from modtrace.units import count, duration, percent, plural, size
+from modtrace.units import count, duration, plural
 from modtrace.views.cost import cost_text
 from modtrace.views.html.aggregate import shown_path
+from modtrace.views.summary import caught_lines
 
 ARGUMENTS_LIMIT = 2_000
 
 
 @dataclass(frozen=True)
-class Rest:
+class TimeOutsideCalls:
     """Time that is in no row of the tree, so that the column of self times adds up to the whole."""
 
     label: str
@@ -31,143 +33,185 @@ class Rest:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ShareBase:
+    """The window that shares are of: in words, its length, and its time that is in no row of the tree."""
+
+    text: str
+    base_ns: int
+    outside: list[TimeOutsideCalls]
+
+
+@dataclass(frozen=True)
+class ReportTexts:
     """Texts, made `plain`, to be shown as text.
 
-    title, command, status: what was run and how it ended; figures: (what, value) for the head of the page.
-    wall_ns: of all processes together: what shares are of.
+    title, command, status: what was run and how it ended; `bad`: it ended badly.
+    headline: how it ended and where it was then, "" where it ended well; `nothing`: why there are no calls.
+    figures: (what, value) for the head of the page.
+    failure: the exception that the run ended with; caught: a line on those that the program dealt with.
+    counted, run: what shares are of, by default and on demand; of all processes together.
     gaps: what was not recorded; environment: (what, value).
     """
 
     title: str
     command: str
     status: str
+    bad: bool
+    headline: str
+    nothing: str
     figures: list[tuple[str, str]]
     findings: list[Finding]
     failure: Failure | None
-    rest: list[Rest]
-    wall_ns: int
+    caught: list[str]
+    counted: ShareBase
+    run: ShareBase
     gaps: list[str]
     environment: list[tuple[str, str]]
 
 
-def facts(stored: Stored) -> Facts:
+def facts(stored: Stored) -> ReportTexts:
     """The words of a trace."""
-    found = [one for at in range(len(stored.processes)) if (one := summarise(stored, at)) is not None]
-    run = stored.run
-    script = plain(run.script or stored.path.stem, 300)
-    words = " ".join(plain(word) for word in run.argv)
+    totals = [summarise(stored, process) for process in range(len(stored.processes))]
+    summaries = [summary for summary in totals if summary is not None]
+    counted, run = _spans(stored)
+    about = stored.run
+    script = plain(about.script or stored.path.stem, 300)
+    words = " ".join(plain(word) for word in about.argv)
     if len(words) > ARGUMENTS_LIMIT:
         words = f"{words[:ARGUMENTS_LIMIT]}... ({count(len(words))} characters)"
-    first = found[0] if found else None
-    failed = first is not None and bool(first.calls)
-    return Facts(
+    first = summaries[0] if summaries else None
+    ended = (
+        outcome(stored) if summaries else Outcome("nothing was recorded: the trace holds no process", True)
+    )
+    has_calls = first is not None and bool(first.calls)
+    unseen = unrecorded_children(stored) if summaries else None
+    failure = last_failure(stored) if first is not None else None
+    ended_run = first is not None and failure is not None and failure_ended_run(first, failure)
+    remarks = findings(stored) if has_calls else [] if unseen is None else [unseen]
+    return ReportTexts(
         title=script.replace("\\", "/").rpartition("/")[2] or script,
         command=f"{shown_path(script)} {words}".strip(),
-        status=_status(stored, first),
-        figures=_figures(stored, found),
+        status=", ".join(plain(part, 300) for part in (ended.state or "ended", headline_of(stored)) if part),
+        bad=ended.failed,
+        headline=plain(ended.headline, 600) if ended.open_calls else "",
+        nothing="" if has_calls or first is None else plain(why_nothing(first.process), 300),
+        figures=_figures(stored, summaries),
         findings=[
-            Finding(one.rule, plain(one.text, 600), plain(one.remedy, 600), one.won_ns, one.wrong)
-            for one in (findings(stored) if failed else [])
+            Finding(
+                finding.rule,
+                plain(finding.text, 600),
+                plain(finding.remedy, 600),
+                finding.won_ns,
+                finding.wrong,
+            )
+            for finding in remarks
         ],
-        failure=last_failure(stored) if failed else None,
-        rest=_rest(found),
-        wall_ns=sum(one.wall_ns for one in found),
-        gaps=_gaps(stored, found),
+        failure=failure if ended_run else None,
+        caught=[]
+        if first is None or failure is None or ended_run
+        else [line.strip() for line in caught_lines(first, failure)],
+        counted=counted,
+        run=run,
+        gaps=_gaps(stored, summaries),
         environment=_environment(stored),
     )
 
 
-def _status(stored: Stored, first: Summary | None) -> str:
-    if first is None:
-        return "nothing was recorded: the trace holds no process"
-    end = first.process.end
-    if end is None:
-        status = "still running" if first.process.is_alive else "did not end"
-    elif end.exception is not None:
-        status = f"ended with {plain(end.exception, 100)}"
-    else:
-        status = "ended" if end.exit_status is None else f"exit {end.exit_status}"
-    nothing = "" if first.calls else why_nothing(first.process)
-    return ", ".join(plain(part, 300) for part in (status, headline_of(stored), nothing) if part)
-
-
-def _figures(stored: Stored, found: list[Summary]) -> list[tuple[str, str]]:
-    if not found:
+def _figures(stored: Stored, summaries: list[Summary]) -> list[tuple[str, str]]:
+    if not summaries:
         return []
-    one = found[0]
-    figures = [("time", duration(one.wall_ns))]
-    if one.models:
-        model, parameters = one.models[0]
-        more = f" and {len(one.models) - 1} more" if len(one.models) > 1 else ""
-        figures.append(("model", f"{plain(model, 80)}{more}, {count(parameters)} parameters"))
-    figures += [("module calls", count(sum(each.calls for each in found))), *_of_steps(one)]
-    busy = one.wall_ns - one.outside_ns
-    what = "modules ran" if one.steps.by == "root" else "recorded"
-    figures.append((what, f"{percent(busy, one.wall_ns)}% of the time"))
-    figures.append(("tracing cost", cost_text([one.step_cost])))
-    figures += [
-        (f"memory peak, {plain(peak.device, 40)}", size(peak.held_bytes)) for peak in peaks(stored)[:2]
-    ]
+    first = summaries[0]
+    figures = [("wall time", duration(first.wall_ns))]
+    if first.models:
+        models, parameters = [plain(model, 80) for model, _ in first.models], first.models[0][1]
+        figures.append(("model", f"{and_more(models, 1)}, {count(parameters)} parameters"))
+    figures += [("module calls", count(sum(each.calls for each in summaries))), *_of_steps(first)]
+    figures.append(("tracing cost", cost_text([first.step_cost])))
     launches = launch_timed(stored)
     if launches is not None:
         figures.append(("times", launches.removeprefix("times are ")))
-    figures.append(("devices", ", ".join(plain(device, 40) for device in one.devices[:4]) or "?"))
-    if len(found) > 1:
+    figures.append(("devices", ", ".join(plain(device, 40) for device in first.devices[:4]) or "?"))
+    if len(summaries) > 1:
         figures.append(
-            ("processes", f"{len(found)}; figures here are of rank {one.process.rank}, the tree is of all")
+            (
+                "processes",
+                f"{len(summaries)}; this screen is of rank {first.process.rank}, the tree of all",
+            )
         )
     return figures
 
 
-def _of_steps(one: Summary) -> list[tuple[str, str]]:
-    steps = one.steps
+def _of_steps(summary: Summary) -> list[tuple[str, str]]:
+    steps = summary.steps
     if not len(steps):
         return []
-    p50 = quantile((steps.end - steps.start)[one.chosen.steps], 50)
-    return [("steps", count(len(steps))), ("median step", f"{duration(p50)} ({one.chosen.text})")]
+    spent_ns = int((steps.end - steps.start).sum())
+    noun = "calls of the root" if steps.by == "root" else "steps"
+    return [(noun, count(len(steps)) + (f" in {duration(spent_ns)}" if spent_ns else ""))]
 
 
-def _rest(found: list[Summary]) -> list[Rest]:
-    unknown = any(one.aborted + one.unfinished for one in found)
-    outside = "outside of what was recorded" + (", or interrupted" if unknown else "")
+def _outside_rows(profiles: list[FlatProfile]) -> list[TimeOutsideCalls]:
+    """Time that the tree has no rows for, of all processes together."""
     sums = [
-        ("modtrace itself", sum(one.tracer_ns for one in found)),
-        ("around interrupted calls", sum(one.interrupted_ns for one in found)),
-        (outside, sum(one.outside_ns for one in found)),
-        ("in parallel, counted twice", -sum(one.parallel_ns for one in found)),
+        ("modtrace itself", sum(profile.tracer_ns for profile in profiles)),
+        ("around calls whose times are not known", sum(profile.unknown_ns for profile in profiles)),
+        ("before the first call (imports, data, models)", sum(profile.before_ns for profile in profiles)),
+        ("outside of calls", sum(profile.outside_ns for profile in profiles)),
+        ("in parallel, counted twice", -sum(profile.parallel_ns for profile in profiles)),
     ]
-    return [Rest(label, ns) for label, ns in sums if ns]
+    return [TimeOutsideCalls(label, ns) for label, ns in sums if ns]
 
 
-def _gaps(stored: Stored, found: list[Summary]) -> list[str]:
+def _spans(stored: Stored) -> tuple[ShareBase, ShareBase]:
+    """The steps that count, and the whole run."""
+    numbers = range(len(stored.processes))
+    counted = [flat_profile(stored, number) for number in numbers]
+    run = [flat_profile(stored, number, whole_run=True) for number in numbers]
+    before_ns = sum(profile.before_first_ns for profile in counted)
+    outside = _outside_rows(counted)
+    if before_ns:
+        outside.append(
+            TimeOutsideCalls("before the first call (imports, data, models), not in these", before_ns)
+        )
+    return (
+        ShareBase(
+            counted[0].window.text if counted else "",
+            sum(profile.window.base_ns for profile in counted),
+            outside,
+        ),
+        ShareBase("the whole run", sum(profile.window.base_ns for profile in run), _outside_rows(run)),
+    )
+
+
+def _gaps(stored: Stored, summaries: list[Summary]) -> list[str]:
     table = stored.table("gaps")
     lines = []
     for reason, lost in zip(
         table.column("reason").to_pylist(), table.column("lost_calls").to_pylist(), strict=True
     ):
-        known = f" ({plural(lost, 'call')} lost)" if lost else ""
+        known = f" ({plural(lost, 'call')} lost)" if lost and plural(lost, "call") not in reason else ""
         lines.append(f"{plain(reason, 600)}{known}")
     lines += [plain(note, 600) for note in stored.notes]
-    for one in found:
+    for summary in summaries:
         broken = [
-            (one.aborted, "interrupted"),
-            (one.unfinished, f"still running {when_it_ended(one.process)}"),
+            (summary.aborted, "interrupted"),
+            (summary.unfinished, f"still running {when_it_ended(summary.process)}"),
         ]
-        told = ", ".join(f"{plural(number, 'call')} {what}" for number, what in broken if number)
-        lines += [f"{told}: their times are not known"] if told else []
-    if found:
-        one = found[0]
-        if one.own_call:
-            lines.append(f"not seen where a class has a __call__ of its own: {_some(one.own_call)}")
-        if one.called_directly:
-            lines.append(f"only parts were called, or .forward() itself: {_some(one.called_directly)}")
+        unfinished = ", ".join(f"{plural(number, 'call')} {state}" for number, state in broken if number)
+        lines += [f"{unfinished}: their times are not known"] if unfinished else []
+    if summaries:
+        summary = summaries[0]
+        if summary.own_call:
+            lines.append(f"not seen where a class has a __call__ of its own: {_names_text(summary.own_call)}")
+        if summary.called_directly:
+            lines.append(
+                f"only parts were called, or .forward() itself: {_names_text(summary.called_directly)}"
+            )
     return lines
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(plain(name, 100) for name in names[:10]) + more
+def _names_text(names: list[str]) -> str:
+    return and_more([plain(name, 100) for name in names], 10)
 
 
 def _environment(stored: Stored) -> list[tuple[str, str]]:
@@ -177,7 +221,7 @@ def _environment(stored: Stored) -> list[tuple[str, str]]:
     rows = [
         ("started", when),
         ("Python", plain(run.python or "?", 200)),
-        ("torch", ", ".join(sorted({plain(one.torch or "?", 80) for one in processes})) or "?"),
+        ("torch", ", ".join(sorted({plain(process.torch or "?", 80) for process in processes})) or "?"),
         ("platform", plain(run.platform or "?", 200)),
         ("recorded by", f"modtrace {plain(run.modtrace, 40)}"),
         ("report by", f"modtrace {__version__}"),
@@ -191,7 +235,7 @@ def _environment(stored: Stored) -> list[tuple[str, str]]:
 def _process(process: Process) -> str:
     end = process.end
     devices = (
-        [f"{name} {what}" for name, what in end.devices.items()] if end is not None and end.devices else []
+        [f"{name} {model}" for name, model in end.devices.items()] if end is not None and end.devices else []
     )
     parts = [plain(", ".join(devices or process.devices) or "?", 300), f"{duration(process.wall_ns)}"]
     if process.world_size is not None and process.world_size > 1:

@@ -1,16 +1,44 @@
-// Numbers as people read them: at most three significant digits and a unit, as modtrace writes them everywhere.
+// Numbers as people read them: at most three significant digits and a unit, as modtrace/units.py writes them. They are
+// rounded half up on their exact decimal value, so all is whole numbers without end. -1 is not known.
 
-const three = (value) => (value >= 99.95 ? value.toFixed(0) : value >= 9.995 ? value.toFixed(1) : value.toFixed(2));
+const TIMES = [["us", 1000n, 1000], ["ms", 1000000n, 1000], ["s", 1000000000n, 60]];
+const SIZES = [["KiB", 1n << 10n], ["MiB", 1n << 20n], ["GiB", 1n << 30n], ["TiB", 1n << 40n]];
+const COUNTS = [["k", 1000n], ["M", 1000000n], ["B", 1000000000n], ["T", 1000000000000n]];
+const PREFIXES = ["", "k", "M", "G", "T", "P", "E"];
+
+const integer = (number) => (typeof number === "bigint" ? number : BigInt(Math.round(number)));
+
+/** `number / scale` with so many digits behind the point, halves away from zero; of two BigInts. */
+function rounded(number, scale, digits) {
+  if (number < 0n) return `-${rounded(-number, scale, digits)}`;
+  const power = 10n ** BigInt(digits);
+  const units = (2n * number * power + scale) / (2n * scale);
+  return digits ? `${units / power}.${String(units % power).padStart(digits, "0")}` : String(units);
+}
+
+/** `number / scale`, not below zero, with three significant digits. */
+function three(number, scale) {
+  if (1000n * number >= 99950n * scale) return rounded(number, scale, 0);
+  return rounded(number, scale, 1000n * number >= 9995n * scale ? 1 : 2);
+}
+
+/** The number in the first unit in which it is below the unit's limit, else in the last. */
+function inUnits(units, text) {
+  for (const [unit, scale, limit] of units) {
+    const shown = text(scale);
+    if (Number(shown) < limit || unit === units[units.length - 1][0]) return [shown, unit, Number(shown) < limit];
+  }
+  return null;
+}
 
 function duration(ns) {
   if (ns === -1) return "?";
   if (ns < 0) return `-${duration(-ns)}`;
-  if (ns < 1000) return `${Math.round(ns)} ns`;
-  for (const [limit, unit, scale] of [[1e6, "us", 1e3], [1e9, "ms", 1e6], [60e9, "s", 1e9]]) {
-    const text = three(ns / scale);
-    if (Number(text) * scale < limit) return `${text} ${unit}`;
-  }
-  const seconds = Math.round(ns / 1e9);
+  const number = integer(ns);
+  if (number < 1000n) return `${number} ns`;
+  const [text, unit, fits] = inUnits(TIMES, (scale) => three(number, scale));
+  if (fits) return `${text} ${unit}`;
+  const seconds = Number(rounded(number, 1000000000n, 0));
   const two = (value) => String(value).padStart(2, "0");
   if (seconds < 3600) return `${Math.floor(seconds / 60)}m${two(seconds % 60)}s`;
   return `${Math.floor(seconds / 3600)}h${two(Math.floor((seconds % 3600) / 60))}m`;
@@ -18,21 +46,18 @@ function duration(ns) {
 
 function count(number) {
   if (number === -1) return "?";
-  if (number < 100000) return number.toLocaleString("en-US");
-  for (const [scale, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
-    if (number >= scale) return `${(number / scale).toFixed(1)}${unit}`;
-  }
-  return String(number);
+  if (number < 100000) return String(number).replace(/\B(?=(\d{3})+$)/g, ",");
+  const [text, unit] = inUnits(COUNTS.map((unit) => [...unit, 1000]), (scale) => rounded(integer(number), scale, 1));
+  return `${text}${unit}`;
 }
 
-function scaled(number, unit) {
-  if (number === -1) return "?";
-  let value = number;
-  for (const prefix of ["", "k", "M", "G", "T", "P"]) {
-    if (value < 999.5) return prefix ? `${three(value)} ${prefix}${unit}` : `${value.toFixed(0)} ${unit}`;
-    value /= 1000;
-  }
-  return `${three(value)} E${unit}`;
+function scaled(value, unit) {
+  if (value === -1) return "?";
+  const number = integer(value);
+  if (number < 1000n) return `${number} ${unit}`;
+  let power = 1;
+  while (power < PREFIXES.length - 1 && 2n * number >= 1999n * 1000n ** BigInt(power)) power++;
+  return `${three(number, 1000n ** BigInt(power))} ${PREFIXES[power]}${unit}`;
 }
 
 /** A number; where it is not known the least that it can be, if that says anything. */
@@ -42,19 +67,23 @@ function bounded(number, least, unit) {
 
 function size(bytes) {
   if (bytes === -1) return "?";
-  let value = bytes;
-  for (const unit of ["B", "KiB", "MiB", "GiB"]) {
-    if (value < 1024) return unit === "B" ? `${value.toFixed(0)} B` : `${three(value)} ${unit}`;
-    value /= 1024;
-  }
-  return `${three(value)} TiB`;
+  const number = integer(bytes);
+  if (number < 1024n) return `${number} B`;
+  const [text, unit] = inUnits(SIZES.map((unit) => [...unit, 1024]), (scale) => three(number, scale));
+  return `${text} ${unit}`;
 }
 
-function percent(part, whole) {
-  if (whole <= 0 || part === -1) return "?";
-  const value = (100 * part) / whole;
-  if (value > 0 && value < 0.05) return "<0.1";
-  return value.toFixed(1);
+function percent(part, of) {
+  if (of <= 0 || part === -1) return "?";
+  const [number, total] = [integer(part), integer(of)];
+  return 0n < number && 2000n * number < total ? "<0.1" : rounded(100n * number, total, 1);
+}
+
+/** A number in its unit: ns, bytes, FLOP, or "" for a count. `least` is a lower bound of it, used where it is not known. */
+function inUnit(number, unit, least = -1) {
+  if (unit === "ns") return duration(number);
+  if (unit === "bytes") return size(number);
+  return unit === "FLOP" ? bounded(number, least, unit) : count(number);
 }
 
 const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;

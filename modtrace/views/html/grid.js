@@ -13,10 +13,14 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** A title that only a screen reader says. */
+const spoken = (text) => element("span", { class: "spoken" }, text);
+
 class Grid {
   /**
-   * columns: {key, title, left, from (narrowest width at which it is shown), text(row), fill(cell, row)} each.
-   * options: label, select(row), open(row), sort(key), levels {level(row), expandable(row), expanded(row), toggle(row)}.
+   * columns: {key, title, hint, left, from (narrowest width at which it is shown, unless rows are sorted by it), text(row),
+   * fill(cell, row)} each.
+   * options: label, select(row, clicked), open(row), sort(key), levels {level(row), expandable(row), expanded(row), toggle(row)}.
    */
   constructor(host, columns, options) {
     this.host = host;
@@ -27,8 +31,8 @@ class Grid {
     this.pool = [];
     this.marked = () => "";
     const cells = columns.map((column) => {
-      const cell = element("div", { role: "columnheader", class: this.classOf(column) }, column.title);
-      if (options.sort && column.sort) cell.addEventListener("click", () => options.sort(column.sort));
+      const cell = element("div", { role: "columnheader", class: this.classOf(column), title: column.hint }, column.title);
+      if (options.sort && column.sort) this.sortable(cell, column.sort);
       return cell;
     });
     this.headers = cells;
@@ -41,12 +45,28 @@ class Grid {
     host.classList.add("grid");
     host.tabIndex = 0;
     host.replaceChildren(element("div", { role: "rowgroup" }, this.head), this.view);
-    this.view.addEventListener("scroll", () => this.later());
-    this.view.tabIndex = -1;
+    this.view.addEventListener("scroll", () => {
+      this.head.parentElement.scrollLeft = this.view.scrollLeft;
+      this.later();
+    });
+    this.view.tabIndex = 0;
     this.space.addEventListener("click", (event) => this.clicked(event));
     this.space.addEventListener("dblclick", () => this.at >= 0 && this.options.open?.(this.rows[this.at]));
     host.addEventListener("keydown", (event) => this.key(event));
-    new ResizeObserver(() => this.paint()).observe(this.view);
+    new ResizeObserver(() => (this.fit(), this.paint())).observe(this.view);
+  }
+
+  /** Let a head be sorted by with a click, and with Enter or space where it has the focus. */
+  sortable(cell, key) {
+    cell.tabIndex = 0;
+    cell.setAttribute("aria-sort", "none");
+    cell.addEventListener("click", () => this.options.sort(key));
+    cell.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      this.options.sort(key);
+      event.preventDefault();
+      event.stopPropagation();
+    });
   }
 
   classOf(column) {
@@ -65,9 +85,11 @@ class Grid {
   }
 
   sorted(key, descending) {
+    this.sortKey = key;
+    this.fit();
     this.columns.forEach((column, at) => {
       const mine = column.sort === key;
-      this.headers[at].setAttribute("aria-sort", mine ? (descending ? "descending" : "ascending") : "none");
+      if (column.sort) this.headers[at].setAttribute("aria-sort", mine ? (descending ? "descending" : "ascending") : "none");
     });
   }
 
@@ -78,6 +100,13 @@ class Grid {
       this.waiting = false;
       this.paint();
     });
+  }
+
+  /** Hide the columns that have no room. */
+  fit() {
+    const width = this.host.clientWidth;
+    this.hides = this.columns.map((column) => column.from > width && column.sort !== this.sortKey);
+    for (const row of [this.head, ...this.pool]) this.hides.forEach((hidden, at) => (row.children[at].hidden = hidden));
   }
 
   paint() {
@@ -96,7 +125,7 @@ class Grid {
 
   row() {
     const cells = this.columns.map((column, at) => {
-      return element("div", { role: at ? "gridcell" : "rowheader", class: this.classOf(column) });
+      return element("div", { role: at ? "gridcell" : "rowheader", class: this.classOf(column), hidden: this.hides?.[at] ? "" : null });
     });
     const row = element("div", { role: "row", class: "grid-row", id: `${this.host.id}-row-${this.pool.length}` }, ...cells);
     this.space.append(row);
@@ -128,11 +157,11 @@ class Grid {
     if (!row) return;
     const number = this.rows[Number(row.dataset.position)];
     if (event.target.closest(".twist")) this.options.levels?.toggle(number);
-    this.choose(this.rows.indexOf(number));
+    this.choose(this.rows.indexOf(number), false, true);
   }
 
   /** Choose the row at a position and bring it into view. */
-  choose(position, quiet = false) {
+  choose(position, quiet = false, clicked = false) {
     if (!this.rows.length) return;
     this.at = Math.min(Math.max(position, 0), this.rows.length - 1);
     const top = this.at * ROW_HEIGHT;
@@ -140,7 +169,7 @@ class Grid {
     if (top < scrollTop) this.view.scrollTop = top;
     else if (top + ROW_HEIGHT > scrollTop + clientHeight) this.view.scrollTop = top + ROW_HEIGHT - clientHeight;
     this.paint();
-    if (!quiet) this.options.select?.(this.rows[this.at]);
+    if (!quiet) this.options.select?.(this.rows[this.at], clicked);
   }
 
   key(event) {

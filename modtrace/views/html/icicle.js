@@ -1,6 +1,7 @@
 // The tree drawn by time: each row as wide as the time that its calls took, what is inside it below it.
 
 const LEVEL_HEIGHT = 20;
+const MOST_LEVELS = 400;
 
 class Icicle {
   constructor(canvas, tree, { select, said }) {
@@ -16,8 +17,10 @@ class Icicle {
     canvas.addEventListener("dblclick", () => this.zoom(this.chosen));
     canvas.addEventListener("mousemove", (event) => {
       const node = this.at(event);
-      canvas.title = node < 0 ? "" : this.describe(node);
+      if (node < 0) card.hide();
+      else card.show(tree.name(node), this.facts(node), event.clientX, event.clientY);
     });
+    canvas.addEventListener("mouseleave", () => card.hide());
     canvas.addEventListener("keydown", (event) => this.key(event));
     this.fitHeight();
   }
@@ -28,7 +31,7 @@ class Icicle {
     const [first, last] = this.range();
     for (let node = first; node < last; node++) deepest = Math.max(deepest, this.tree.depth[node]);
     const base = this.root < 0 ? 0 : this.tree.depth[this.root];
-    this.canvas.style.height = `${Math.min(deepest - base + 1, 30) * LEVEL_HEIGHT}px`;
+    this.canvas.style.height = `${Math.min(deepest - base + 1, MOST_LEVELS) * LEVEL_HEIGHT}px`;
     this.chart.later();
   }
 
@@ -73,14 +76,18 @@ class Icicle {
 
   color(node) {
     const { tree } = this;
-    if (tree.stored.flags[node] & OF_MODULE) return colorOf(tree.type(node));
-    return PHASE_COLORS[tree.label(node)] ?? PHASE_COLORS.other;
+    return tree.color(node);
   }
 
   describe(node) {
     const { tree } = this;
-    const share = percent(tree.stored.total_ns[node], meta.wallNs);
-    return `${tree.name(node)} ${tree.type(node)}: ${duration(tree.stored.total_ns[node])}, ${share}% of the run, ${plural(tree.stored.calls[node], "call")}`;
+    return `${tree.name(node)} ${tree.type(node)}: ${duration(tree.stored.total_ns[node])}, ${tree.share("total_ns", node)}% of ${tree.base.text}, ${plural(tree.stored.calls[node], "call")}`;
+  }
+
+  /** What is said beside the pointer. */
+  facts(node) {
+    const { tree } = this;
+    return treeDetail(tree, node, forms).filter(([title]) => title !== "forward in");
   }
 
   at(event) {
@@ -97,7 +104,8 @@ class Icicle {
   zoom(node) {
     this.root = node;
     this.fitHeight();
-    this.said(node < 0 ? "all of the run" : `zoomed to ${this.tree.name(node)}`);
+    keepAddress(true);
+    this.said(node < 0 ? `all of ${this.tree.base.text}` : `zoomed to ${this.tree.name(node)}`);
   }
 
   /** Move between rows by the tree, not by pixels, so that the narrowest can be reached. */

@@ -13,12 +13,59 @@ class MemoryCurve {
     this.chart = new Chart(canvas, (context, width, height) => this.draw(context, width, height));
     canvas.addEventListener("click", (event) => this.go(this.timeAt(this.chart.point(event)[0])));
     canvas.addEventListener("keydown", (event) => this.key(event));
+    canvas.addEventListener("mousemove", (event) => this.moved(event));
+    canvas.addEventListener("mouseleave", () => card.hide());
     this.go(facts.peak_ns, true);
   }
 
+  /** From the first call, or when watching began, to the end: what was before would take most of the axis. */
   get span() {
     const { at_ns, rows } = this.curve;
-    return [at_ns[0], Math.max(at_ns[rows - 1], at_ns[0] + 1)];
+    const last = Math.max(at_ns[rows - 1], at_ns[0] + 1);
+    const first = Math.min(Math.max(this.facts.from_ns, at_ns[0]), this.facts.peak_ns);
+    return [Math.max(first - 0.01 * (last - first), at_ns[0]), last];
+  }
+
+  /** The categories that are held at some time, the lowest of the stack first. */
+  get categories() {
+    return meta.categories.map((name, code) => [name, this.curve[`held_${code}`], meta.categoryColors[code]]).filter(([, held]) => held);
+  }
+
+  legend() {
+    return element("ul", { class: "legend" }, ...this.categories.map(([name, , color]) => {
+      const mark = element("span", { class: "mark", "aria-hidden": "true" });
+      mark.style.background = color;
+      return element("li", {}, mark, name);
+    }));
+  }
+
+  moved(event) {
+    const time = this.timeAt(this.chart.point(event)[0]);
+    const at = firstWhere(0, this.curve.rows, (index) => this.curve.at_ns[index] > time) - 1;
+    if (at < 0) return card.hide();
+    const facts = this.categories.filter(([, held]) => held[at] > 0).map(([name, held]) => [name, size(held[at])]).reverse();
+    return card.show(`${size(this.curve.held_bytes[at])} at ${duration(Math.round(time))}`, facts, event.clientX, event.clientY);
+  }
+
+  /** When each step of this process began. */
+  drawSteps(context, x, floor, width) {
+    const { step, start_ns, process, rows } = strip.steps;
+    let last = -Infinity;
+    for (let row = 0; row < rows; row++) {
+      const left = x(start_ns[row]);
+      if (process[row] !== this.facts.process || left < 0 || left > width) continue;
+      context.globalAlpha = 0.4;
+      context.fillStyle = themed("ink");
+      if (left - last >= 3) context.fillRect(left, 0, 1, floor);
+      context.globalAlpha = 1;
+      if (left - last < 52 || left > width - 44) continue;
+      const text = `step ${step[row]}`;
+      context.fillStyle = themed("paper");
+      context.fillRect(left + 1, floor - 15, context.measureText(text).width + 6, 14);
+      context.fillStyle = themed("ink");
+      context.fillText(text, left + 4, floor - 8);
+      last = left;
+    }
   }
 
   timeAt(x) {
@@ -78,26 +125,30 @@ class MemoryCurve {
       context.fillStyle = themed("shade");
       context.fillRect(x(this.step[0]), 0, Math.max(x(this.step[1]) - x(this.step[0]), 2), floor);
     }
-    context.beginPath();
-    context.moveTo(0, floor);
-    let level = 0;
-    for (let at = 0; at < rows; at++) {
-      context.lineTo(x(at_ns[at]), y(level));
-      level = held_bytes[at];
-      context.lineTo(x(at_ns[at]), y(level));
+    const base = new Float64Array(rows);
+    for (const [, held, color] of this.categories) {
+      const top = Float64Array.from(held, (bytes, at) => base[at] + bytes);
+      context.beginPath();
+      for (const [levels, order] of [[top, 1], [base, -1]]) {
+        for (let index = 0; index < rows; index++) {
+          const at = order > 0 ? index : rows - 1 - index;
+          const [left, right] = [x(at_ns[at]), at + 1 < rows ? x(at_ns[at + 1]) : width];
+          context.lineTo(order > 0 ? left : right, y(levels[at]));
+          context.lineTo(order > 0 ? right : left, y(levels[at]));
+        }
+      }
+      context.closePath();
+      context.fillStyle = color;
+      context.fill();
+      base.set(top);
     }
-    context.lineTo(width, y(level));
-    context.lineTo(width, floor);
-    context.closePath();
-    context.fillStyle = "#56B4E955";
-    context.strokeStyle = themed("accent");
-    context.fill();
-    context.stroke();
+    this.drawSteps(context, x, floor, width);
     context.fillStyle = themed("muted");
     for (const at of ticks(low, high, width)) {
       context.fillRect(x(at), floor, 1, 4);
       context.fillText(duration(at), Math.min(x(at) + 3, width - 50), floor + AXIS_HEIGHT / 2);
     }
+    context.fillStyle = themed("ink");
     context.fillText(`peak ${size(this.facts.peak_bytes)}`, Math.min(x(this.facts.peak_ns) + 4, width - 100), 7);
     context.fillStyle = themed("ink");
     context.fillRect(x(this.moments[this.at].at), 0, 1.5, floor);

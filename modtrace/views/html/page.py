@@ -12,15 +12,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from modtrace.analysis.tree import Placed
 from modtrace.text import markup, script_json
-from modtrace.views.html import static
+from modtrace.views.html import colors, static
+from modtrace.views.html.aggregate import Aggregate
 from modtrace.views.html.encode import Blob
-from modtrace.views.html.facts import Facts
+from modtrace.views.html.facts import ReportTexts
+from modtrace.views.html.overview import Overview
+from modtrace.views.html.tree_paths import TreePaths
 
 SCRIPTS: Final = (
-    "inflate.js", "data.js", "format.js", "filter.js", "grid.js", "charts.js", "tree.js", "icicle.js", "timeline.js",
-    "memory.js", "tables.js", "report.js", "start.js",
+    "data.js", "format.js", "filter.js", "grid.js", "charts.js", "card.js", "tree.js", "flat.js", "icicle.js",
+    "timeline.js", "memory.js", "tables.js", "address.js", "report.js", "start.js",
 )  # fmt: skip
 """In the order in which they stand in the page, as one script."""
 
@@ -28,6 +30,11 @@ _SECTIONS: Final = (
     ("summary", "Summary"), ("tree", "Tree"), ("flame", "Flame"), ("timeline", "Timeline"), ("memory", "Memory"),
     ("tables", "Tables"), ("environment", "Environment"),
 )  # fmt: skip
+
+
+_SCRIPTED: Final = ("flame", "timeline", "memory", "tables")
+"""Sections that are empty without a script."""
+_OF_CALLS: Final = ("tree", *_SCRIPTED)
 
 
 @cache
@@ -43,8 +50,10 @@ def script() -> str:
 
 
 def page(
-    at: Placed,
-    facts: Facts,
+    numbers: Aggregate,
+    facts: ReportTexts,
+    first: Overview,
+    paths: TreePaths,
     *,
     gaps: list[str],
     meta: Mapping[str, Any],
@@ -54,45 +63,64 @@ def page(
     """The page.
 
     Args:
-        at: the merged tree.
+        numbers: of the trace.
         facts: its words.
+        first: the first screen.
+        paths: the addresses of the rows of the tree.
         gaps: what is missing.
         meta: what the script needs to know beside the data.
         blobs: the data by name.
         memory: whether memory was watched.
     """
-    theme, code, style = _file("theme.js"), script(), _file("report.css")
+    theme, code, style = _file("theme.js"), script(), _file("report.css") + colors.style()
     policy = (
         f"default-src 'none'; script-src {_hash(theme)} {_hash(code)}; style-src {_hash(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    told = dict(meta) | {"blobs": {name: blob.layout() for name, blob in blobs.items()}}
+    page_meta = dict(meta) | {"blobs": {name: blob.layout() for name, blob in blobs.items()}}
     data = "".join(
         f'<script type="application/octet-stream" id="blob-{name}">{blob.text}</script>\n'
         for name, blob in blobs.items()
     )
-    shown = [(name, title) for name, title in _SECTIONS if memory or name != "memory"]
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in shown)
+    nothing = bool(facts.nothing)
+    links = "".join(
+        f'<a href="#{name}"{" class=js" if name in _SCRIPTED else ""}>{title}</a>'
+        for name, title in _SECTIONS
+        if (memory or name != "memory") and not (nothing and name in _OF_CALLS)
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n<meta name="color-scheme" content="light dark">\n'
         f'<title>{markup(facts.title, 120)} - modtrace</title>\n<link rel="icon" href="data:,">\n'
-        f"<style>{style}</style>\n<script>{theme}</script>\n</head>\n<body>\n"
+        f"<style>{style}</style>\n<script>{theme}</script>\n</head>\n<body{' class=nothing' if nothing else ''}>\n"
         f'<header id="top"><div class="bar"><span class="brand">modtrace</span><nav aria-label="Sections">{links}</nav>'
         '<span class="actions js"><button type="button" id="help-button">Keys</button>'
         '<button type="button" id="theme-button">Theme</button></span></div>'
         f"{static.head(facts)}</header>\n"
         '<p id="trouble" role="alert" hidden></p>\n'
         '<p id="said" class="spoken" role="status" aria-live="polite"></p>\n<main>\n'
-        f'<section id="summary" aria-labelledby="summary-title"><h2 id="summary-title">Worth a look</h2>'
-        f'{static.findings(facts)}<h3>What is missing</h3><div id="gaps">{static.gaps(gaps)}</div></section>\n'
-        f"{_file('sections.html').replace('<!-- rows -->', static.rows(at, facts))}"
+        f"{_summary(facts, first, paths, gaps)}"
+        f"{_file('sections.html').replace('<!-- rows -->', static.rows(numbers, facts, paths))}"
         '<section id="environment" aria-labelledby="environment-title"><h2 id="environment-title">Environment</h2>'
         f"{static.environment(facts)}</section>\n</main>\n"
-        f'<script type="application/json" id="meta">{script_json(told)}</script>\n'
+        f'<script type="application/json" id="meta">{script_json(page_meta)}</script>\n'
         f"{data}<script>{code}</script>\n</body>\n</html>\n"
+    )
+
+
+def _summary(facts: ReportTexts, first: Overview, paths: TreePaths, gaps: list[str]) -> str:
+    """The first screen: how it ended, then where the time went and what to do about it, side by side."""
+    remarks = static.findings(facts, paths)
+    look = f'<div class="panel look"><h2>Worth a look</h2>{remarks}</div>' if remarks else ""
+    beside = f"{look}{first.memory}{first.ranks}{first.steps}"
+    missing = f'<h2>What is missing</h2><div id="gaps">{static.gaps(gaps)}</div>' if gaps else ""
+    return (
+        '<section id="summary" aria-label="Summary">'
+        f"{static.ending(facts, paths)}"
+        f'<div class="first"><div>{first.step}{first.hottest}</div><div>{beside}</div></div>'
+        f"{missing}</section>\n"
     )
 
 

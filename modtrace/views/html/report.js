@@ -5,17 +5,19 @@ const KEYS = [
   ["left right, h l", "close or go out, open or go in"], ["Space", "open or close; E C all below, e along single children"],
   ["Enter", "flame of the row; Esc back"], ["/ n N", "find, next, previous"], ["f F", "filter, clear it"],
   ["s S r", "sort by the next, by the one before, the other way round"], ["%", "times or shares, of self or total"],
-  ["[ ]", "step before, next step"], ["{ }", "rank before, next rank"], ["w a s d, + - 0", "zoom and move in the timeline, all of it"],
-  ["y x", "copy the path, copy what is shown as CSV"], ["?", "this list"],
+  ["[ ]", "step before, next step"], ["{ }", "rank before, next rank"], ["w a s d, + - 0", "zoom and move in the timeline, all of it; also drag, ctrl+wheel, double click"],
+  ["m o", "call tree or flat by module; the steps or the whole run"], ["y x", "copy the path, copy what is shown as CSV"], ["?", "this list"],
 ];
 
 const byId = (id) => document.getElementById(id);
-const state = { node: -1, absolute: true, ofTotal: false };
+const state = { node: -1, absolute: true, ofTotal: false, mode: "tree", shareOf: "counted", restoring: false };
 let tree;
 let grid;
+let flat;
 let forms;
 let icicle;
 let strip;
+let runTime;
 let timeline;
 let curves = [];
 let shownStep = 0;
@@ -55,8 +57,45 @@ function showRows() {
   grid.sorted(tree.sortKey, tree.descending);
 }
 
-/** Choose a row of the tree everywhere. */
-function select(node, from) {
+/** Show the call tree or the flat table. */
+function showMode(mode) {
+  state.mode = mode;
+  byId("mode").value = mode;
+  byId("tree-grid").hidden = mode !== "tree";
+  byId("flat-grid").hidden = mode !== "flat";
+  for (const id of ["open-all", "close-all"]) byId(id).hidden = mode === "flat";
+  byId("sort").parentElement.hidden = mode === "flat";
+  if (mode === "flat") flat.show();
+  keepAddress(true);
+}
+
+/** Have all sums and shares over the steps that count, or over the whole run. */
+function shareOf(name) {
+  if (state.shareOf !== name || !byId("share-note").textContent) {
+    state.shareOf = name;
+    byId("share-of").value = name;
+    tree.sumOver(name);
+    flat.sumOver(name);
+    if (tree.sortKey !== "order") tree.sort(tree.sortKey, tree.descending);
+    showOutside();
+    showRows();
+    icicle?.fitHeight();
+    if (state.node >= 0) showDetail(state.node);
+  }
+  keepAddress(true);
+}
+
+/** Say what shares are of, and what is in no row. */
+function showOutside() {
+  const { text, ns, outside } = tree.base;
+  byId("share-note").textContent = `Times, calls and % are of ${text}, ${duration(ns)} in all. Self is time without the calls inside.`;
+  const shares = state.shareOf === "run" ? (amount) => ` (${amount < 0 ? `-${percent(-amount, ns)}` : percent(amount, ns)}%)` : () => "";
+  byId("outside").replaceChildren(...outside.map(([label, amount]) => element("li", {}, `${label}: ${duration(amount)}${shares(amount)}`)));
+}
+
+/** Choose a row of the tree everywhere; moving along the tree by keys leaves no place to go back to. */
+function select(node, from, clicked = from !== grid) {
+  const fresh = state.node !== node && clicked;
   state.node = node;
   if (from !== grid) {
     tree.reveal(node);
@@ -68,7 +107,7 @@ function select(node, from) {
   timeline.node = node;
   timeline.chart.later();
   showDetail(node);
-  keepAddress();
+  keepAddress(fresh);
 }
 
 function showDetail(node) {
@@ -79,6 +118,7 @@ function showDetail(node) {
     element("h3", {}, name),
     element("button", { type: "button", on: { click: () => copy(name, "the path") } }, "Copy path"),
     element("button", { type: "button", on: { click: () => flameOf(node) } }, "Flame"),
+    element("button", { type: "button", class: "close", on: { click: () => byId("detail").replaceChildren() } }, "Close"),
     element("dl", {}, ...rows),
   );
 }
@@ -96,7 +136,8 @@ function find(text) {
     byId("hits").textContent = text.trim() ? (hits.length ? `${count(hits.length)} found` : "nothing found") : "";
   } catch (error) {
     tree.hits = [];
-    byId("hits").textContent = "not a pattern yet";
+    tree.isHit = new Set();
+    byId("hits").textContent = error.message;
   }
   grid.paint();
   icicle.chart.later();
@@ -119,13 +160,14 @@ function filter(text) {
   const told = byId("kept");
   try {
     const found = tree.filter(text);
-    told.textContent = found ? `${count(found.fits)} of ${plural(tree.count, "row")}, ${percent(found.own, meta.wallNs)}% of the time` : "";
+    told.textContent = found ? `${count(found.fits)} of ${plural(tree.count, "row")}, ${percent(found.own, tree.base.ns)}% of the time` : "";
     told.classList.remove("bad");
   } catch (error) {
     told.textContent = error.message;
     told.classList.add("bad");
     return;
   }
+  flat.keep(tree.kept && tree.fits);
   showRows();
   keepAddress();
 }
@@ -136,11 +178,12 @@ function sortBy(key, descending = true) {
   showRows();
   if (grid.at >= 0) grid.choose(grid.at, true);
   said(`sorted by ${key}`);
+  keepAddress();
 }
 
 function nextSort(direction) {
-  const at = (SORTS.indexOf(tree.sortKey) + direction + SORTS.length) % SORTS.length;
-  sortBy(SORTS[at]);
+  const { sorts } = tree;
+  sortBy(sorts[(sorts.indexOf(tree.sortKey) + direction + sorts.length) % sorts.length]);
 }
 
 function units() {
@@ -152,13 +195,15 @@ function units() {
 }
 
 function treeCsv() {
+  if (state.mode === "flat") return copy(flat.csv(), plural(flat.grid.rows.length, "row"));
   const { stored } = tree;
-  const head = ["depth", "path", "type", "phase", "modules", "calls", "self_ns", "total_ns", "median_ns", "device_ns", "flops", "inputs", "outputs"];
+  const names = tree.metrics.flatMap((metric) => [metric.name, metric.bound].filter(Boolean));
+  const head = ["depth", "path", "type", "phase", "modules", ...names, "inputs", "outputs"];
   const rows = Array.from(grid.rows, (node) => [
-    stored.depth[node], tree.name(node), tree.type(node), tree.phases[node], stored.instances[node], stored.calls[node], stored.self_ns[node],
-    stored.total_ns[node], stored.p50_ns[node], stored.device_ns[node], stored.flops[node], tree.text("inputs", node), tree.text("outputs", node),
+    stored.depth[node], tree.name(node), tree.type(node), tree.phases[node], stored.instances[node],
+    ...names.map((name) => stored[name][node]), tree.text("inputs", node), tree.text("outputs", node),
   ]);
-  copy(csv([head, ...rows]), plural(rows.length, "row"));
+  return copy(csv([head, ...rows]), plural(rows.length, "row"));
 }
 
 /** What the keys do in the tree. */
@@ -166,6 +211,7 @@ function treeKey(event, node) {
   const toggle = (open) => {
     tree.expanded[node] = open ? 1 : 0;
     showRows();
+    keepAddress();
   };
   const keys = {
     ArrowRight: () => (tree.leaf(node) ? 0 : tree.expanded[node] ? select(node + 1) : toggle(true)),
@@ -185,6 +231,8 @@ async function chooseStep(row) {
   const { steps } = strip;
   const asked = ++shownStep;
   byId("step-told").textContent = strip.describe(row);
+  runTime.chosen = row;
+  runTime.chart.later();
   const [low, high] = [steps.start_ns[row], steps.start_ns[row] + Math.max(steps.duration_ns[row], 0)];
   for (const curve of curves) {
     curve.step = curve.facts.process === strip.process ? [low, high] : null;
@@ -220,36 +268,24 @@ function showRank(process) {
   strip.go(Math.max(first, 0));
 }
 
-function keepAddress() {
-  const parts = [];
-  if (state.node >= 0) parts.push(`row=${state.node}`);
-  if (strip && strip.at >= 0) parts.push(`step=${strip.process}.${strip.steps.step[strip.rows[strip.at]]}`);
-  const text = byId("filter").value.trim();
-  if (text) parts.push(`filter=${encodeURIComponent(text)}`);
-  try {
-    history.replaceState(null, "", `#${parts.join("&")}`);
-  } catch (error) {
-    // A frame without an address of its own.
+/** Show a step by its number, if it is in the page. */
+function goToStep(process, number) {
+  if (process < 0 || process >= meta.ranks.length) return false;
+  if (strip.process !== process) {
+    byId("rank").value = String(process);
+    strip.of(process);
   }
-}
-
-function fromAddress() {
-  const wanted = new Map(location.hash.slice(1).split("&").map((part) => part.split("=")));
-  if (wanted.get("filter")) {
-    byId("filter").value = decodeURIComponent(wanted.get("filter"));
-    filter(byId("filter").value);
-  }
-  const node = Number(wanted.get("row"));
-  if (wanted.has("row") && Number.isInteger(node) && node >= 0 && node < tree.count) select(node);
-  const [process, step] = (wanted.get("step") ?? "").split(".").map(Number);
-  return Number.isInteger(process) && process >= 0 && process < meta.ranks.length && Number.isInteger(step) ? { process, step } : null;
+  const at = strip.rows.findIndex((row) => strip.steps.step[row] === number);
+  if (at < 0) return false;
+  if (at !== strip.at) strip.go(at);
+  return true;
 }
 
 function goTo(section) {
   const at = byId(section);
   if (!at || at.hidden) return;
   at.scrollIntoView();
-  const inside = { tree: "tree-grid", flame: "icicle", timeline: "calls" }[section];
+  const inside = { tree: state.mode === "flat" ? "flat-grid" : "tree-grid", flame: "icicle", timeline: "calls" }[section];
   const target = inside ? byId(inside) : at.querySelector("[tabindex]") ?? at;
   if (target === at) at.tabIndex = -1;
   target.focus({ preventScroll: true });
@@ -271,6 +307,7 @@ function globalKey(event) {
     "/": () => (byId("find").focus(), byId("find").select()), n: () => toHit(1), N: () => toHit(-1),
     f: () => (byId("filter").focus(), byId("filter").select()),
     F: () => ((byId("filter").value = ""), filter("")),
+    m: () => showMode(state.mode === "tree" ? "flat" : "tree"), o: () => shareOf(state.shareOf === "run" ? "counted" : "run"),
     s: () => nextSort(1), S: () => nextSort(-1), r: () => sortBy(tree.sortKey, !tree.descending), "%": units,
     "[": () => stepBy(-1), "]": () => stepBy(1), "{": () => rankBy(-1), "}": () => rankBy(1),
     y: () => state.node >= 0 && copy(tree.name(state.node), "the path"), x: treeCsv, "?": () => byId("help").showModal(),

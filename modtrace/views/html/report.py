@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from modtrace.analysis.columns import column
+import numpy as np
+import numpy.typing as npt
+
 from modtrace.analysis.device_times import accelerators
+from modtrace.analysis.filters import grammar
+from modtrace.analysis.flat_profile import flat_profile
 from modtrace.analysis.kernels import ran
+from modtrace.analysis.metrics import METRICS, OPERATOR_COLUMNS, comparable, of_groups, table_columns
 from modtrace.analysis.phases import NAMES
+from modtrace.analysis.statistics import chosen_steps
 from modtrace.analysis.timeline import timeline
 from modtrace.errors import UsageError
 from modtrace.text import plain
+from modtrace.trace.atomic_file import write_whole
+from modtrace.trace.dataframes import FRAMES
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import STATUSES
 from modtrace.units import count, plural
-from modtrace.views.html.aggregate import STEP_PARTS, Aggregate, aggregate
+from modtrace.views.html.aggregate import STEP_PARTS, SUMS, Aggregate, aggregate
+from modtrace.views.html.colors import CATEGORY_COLORS, CLASS_COLORS, OTHER_CLASS_COLOR, PHASE_COLORS
 from modtrace.views.html.details import Details, details
 from modtrace.views.html.encode import Blob, columns_blob, texts_blob
-from modtrace.views.html.facts import Facts, facts
-from modtrace.views.html.memory import Watched, categories, watched
+from modtrace.views.html.facts import ReportTexts, ShareBase, facts
+from modtrace.views.html.memory_chart import Watched, categories, watched
+from modtrace.views.html.overview import Overview, flat_columns, node_of_group, overview, strip_limit
 from modtrace.views.html.page import page
+from modtrace.views.html.tree_paths import TreePaths
+
+Ints = npt.NDArray[np.int64]
 
 DEFAULT_BYTES: Final = 1_000_000
 MOST_CALLS: Final = 2_000_000
@@ -46,23 +58,29 @@ class Report:
 class _Parts:
     """All that a page is made of but single calls."""
 
-    found: Aggregate
-    facts: Facts
+    numbers: Aggregate
+    facts: ReportTexts
+    first: Overview
+    paths: TreePaths
+    flat: dict[str, dict[str, Ints]]
     memory: list[Watched]
     operators: list[list[Any]]
     operators_device: str
 
     def blobs(self) -> dict[str, Blob]:
-        found = self.found
+        numbers = self.numbers
         blobs = {
-            "tree": columns_blob(found.tree),
-            "forms": columns_blob(found.forms),
-            "modules": columns_blob(found.modules),
-            "steps": columns_blob(found.steps),
+            "tree": columns_blob(numbers.tree),
+            "forms": columns_blob(numbers.forms),
+            "sets": columns_blob(numbers.sets),
+            "modules": columns_blob(numbers.modules),
+            "steps": columns_blob(numbers.steps),
+            "flat-counted": columns_blob(self.flat["counted"]),
+            "flat-run": columns_blob(self.flat["run"]),
         }
-        for at, one in enumerate(self.memory):
-            blobs |= {f"curve-{at}": one.curve, f"holders-{at}": one.holders}
-        return blobs | {"texts": texts_blob(found.texts.all)}
+        for index, device in enumerate(self.memory):
+            blobs |= {f"curve-{index}": device.curve, f"holders-{index}": device.holders}
+        return blobs | {"texts": texts_blob(numbers.texts.all)}
 
 
 def report(stored: Stored, *, full: bool = False, max_bytes: int | None = None) -> Report:
@@ -78,7 +96,7 @@ def report(stored: Stored, *, full: bool = False, max_bytes: int | None = None) 
         UsageError: `full` without a size, of more than MOST_CALLS rows.
     """
     if full and max_bytes is None:
-        rows = stored.table("calls").num_rows
+        rows = stored.call_count
         if rows > MOST_CALLS:
             raise UsageError(
                 f"{count(rows)} calls are too many for one page; say how large it may get, such as --max-size 20MB"
@@ -87,7 +105,7 @@ def report(stored: Stored, *, full: bool = False, max_bytes: int | None = None) 
     words = facts(stored)
     if limit is None:
         parts = _parts(stored, words, None, None)
-        return _assembled(stored, parts, details(stored, parts.found, None), [])
+        return _assembled(stored, parts, details(stored, parts.numbers, None), [])
     for modules, steps in _LEVELS:
         parts = _parts(stored, words, modules, steps)
         bare = len(_assembled(stored, parts, Details(), []).html.encode())
@@ -95,13 +113,13 @@ def report(stored: Stored, *, full: bool = False, max_bytes: int | None = None) 
             break
     room = limit - bare - 2_000
     while True:
-        made = _assembled(stored, parts, details(stored, parts.found, max(room, 0)), [])
-        over = len(made.html.encode()) - limit
+        rendered = _assembled(stored, parts, details(stored, parts.numbers, max(room, 0)), [])
+        over = len(rendered.html.encode()) - limit
         if over <= 0:
-            return made
+            return rendered
         if room <= 0:
-            told = f"This page is larger than the {count(limit)} bytes asked for: the tree alone takes more."
-            return _assembled(stored, parts, Details(), [told])
+            note = f"This page is larger than the {count(limit)} bytes asked for: the tree alone takes more."
+            return _assembled(stored, parts, Details(), [note])
         room = min(room - over, int(room * 0.9)) - 1
 
 
@@ -113,61 +131,89 @@ def write(
     Raises:
         UsageError: the file cannot be written, or as `report` says.
     """
-    made = report(stored, full=full, max_bytes=max_bytes)
-    path = Path(target)
-    try:
-        descriptor, part = tempfile.mkstemp(prefix=".", suffix=".html", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-                file.write(made.html)
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
-    except OSError as error:
-        raise UsageError(f"cannot write {plain(str(path))}: {error.strerror or error}") from None
-    return made
+    rendered = report(stored, full=full, max_bytes=max_bytes)
+    write_whole(Path(target), [rendered.html.encode("utf-8")])
+    return rendered
 
 
-def _parts(stored: Stored, words: Facts, modules: int | None, steps: int | None) -> _Parts:
-    found = aggregate(stored, most_modules=modules, most_steps=steps)
-    memory = watched(stored, found.texts)
+def _parts(stored: Stored, words: ReportTexts, modules: int | None, steps: int | None) -> _Parts:
+    numbers = aggregate(stored, most_modules=modules, most_steps=steps)
+    memory = watched(stored, numbers.texts)
     device, rows = ran(stored) if stored.table("operators").num_rows else ("", [])
     operators = [
         [
-            plain(one.name, 200),
-            plain(one.type, 200),
-            one.forward_ns,
-            one.backward_ns,
-            one.executions,
-            ", ".join(plain(name, 60) for name, _ in one.top),
+            plain(module.name, 200),
+            plain(module.type, 200),
+            *(getattr(module, column.key) for column in OPERATOR_COLUMNS),
+            ", ".join(plain(name, 60) for name, _ in module.top),
         ]
-        for one in rows[:_OPERATORS]
+        for module in rows[:_OPERATORS]
     ]
-    return _Parts(found, words, memory, operators, plain(device, 100))
+    paths = TreePaths(numbers.placed.tree)
+    first = overview(stored, numbers.placed, paths)
+    nodes = node_of_group(stored, numbers.placed)
+    flat = (
+        {
+            name: flat_columns(flat_profile(stored, whole_run=whole_run), nodes, numbers.texts)
+            for name, whole_run in (("counted", False), ("run", True))
+        }
+        if stored.processes
+        else {name: {} for name in ("counted", "run")}
+    )
+    return _Parts(numbers, words, first, paths, flat, memory, operators, plain(device, 100))
 
 
-def _assembled(stored: Stored, parts: _Parts, calls: Details, told: list[str]) -> Report:
-    left_out = [*_left_out(parts, calls, stored), *told]
+def _share_base(span: ShareBase) -> dict[str, Any]:
+    return {
+        "text": span.text,
+        "ns": span.base_ns,
+        "outside": [[outside.label, outside.self_ns] for outside in span.outside],
+    }
+
+
+def _strip_limits(stored: Stored) -> list[int]:
+    """The time of the highest column of the chart of steps, ns, of each process."""
+    return [
+        strip_limit(steps, chosen_steps(stored, process).steps) if len(steps) else 1
+        for process, steps in enumerate(timeline(stored).steps)
+    ]
+
+
+def _assembled(stored: Stored, parts: _Parts, calls: Details, notes: list[str]) -> Report:
+    left_out = [*_left_out(parts, calls, stored), *notes]
     meta = {
-        "wallNs": parts.facts.wall_ns,
+        "counted": _share_base(parts.facts.counted),
+        "run": _share_base(parts.facts.run),
         "accelerators": bool(accelerators(stored)),
-        "rest": [[one.label, one.self_ns] for one in parts.facts.rest],
+        "sums": [metric.name for metric in of_groups() if metric.adds in SUMS],
+        "columns": parts.first.columns.numbers.tolist(),
+        "stripLimits": _strip_limits(stored),
+        "phaseColors": PHASE_COLORS,
+        "classColors": list(CLASS_COLORS),
+        "otherClassColor": OTHER_CLASS_COLOR,
+        "categoryColors": list(CATEGORY_COLORS.values()),
         "phases": list(NAMES),
         "stepParts": list(STEP_PARTS),
+        "metrics": _metrics(),
+        "moduleColumns": _described("modules"),
+        "stepColumns": _described("steps"),
+        "operatorColumns": [asdict(column) for column in OPERATOR_COLUMNS],
+        "grammar": grammar(),
         "statuses": list(STATUSES),
         "categories": categories(),
         "ranks": [process.rank for process in stored.processes],
         "endsBy": _ends_by(stored),
-        "memory": [one.facts for one in parts.memory],
+        "memory": [device.facts for device in parts.memory],
         "operators": parts.operators,
         "operatorsDevice": parts.operators_device,
         "chunks": len(calls.chunks),
     }
     blobs = parts.blobs() | calls.blobs()
     html = page(
-        parts.found.at,
+        parts.numbers,
         parts.facts,
+        parts.first,
+        parts.paths,
         gaps=[*parts.facts.gaps, *left_out],
         meta=meta,
         blobs=blobs,
@@ -176,25 +222,45 @@ def _assembled(stored: Stored, parts: _Parts, calls: Details, told: list[str]) -
     return Report(html, left_out)
 
 
+def _described(frame: str) -> list[dict[str, str]]:
+    """The columns of numbers of a table, with what each is."""
+    docs = {described.name: described.doc for described in FRAMES[frame]}
+    return [{**asdict(number), "doc": docs[number.key]} for number in table_columns(frame)]
+
+
+def _metrics() -> list[dict[str, str]]:
+    """The numbers of rows of the tree, as the page's script reads them; `bound` is the name of a column."""
+    return [
+        {
+            **{
+                name: getattr(metric, name)
+                for name in ("key", "title", "unit", "adds", "name", "doc", "label")
+            },
+            "bound": METRICS[metric.bound].name if metric.bound else "",
+        }
+        for metric in comparable()
+    ]
+
+
 def _ends_by(stored: Stored) -> list[str]:
-    return [one.by for one in timeline(stored).steps]
+    return [steps.by for steps in timeline(stored).steps]
 
 
 def _left_out(parts: _Parts, calls: Details, stored: Stored) -> list[str]:
-    """What is in the trace and not in the page."""
-    found, lines = parts.found, []
-    rows = len(column(stored.table("calls"), "call")) if not calls.all_rows else calls.all_rows
+    """A line for each table of the trace that is not whole in the page."""
+    numbers, lines = parts.numbers, []
+    rows = stored.call_count if not calls.all_rows else calls.all_rows
     if calls.rows < rows:
-        there = len(calls.steps["step"]) if calls.steps else 0
-        steps = calls.all_steps or found.step_count
+        shown_steps = len(calls.steps["step"]) if calls.steps else 0
+        steps = calls.all_steps or numbers.step_count
         lines.append(
-            f"The timeline shows {count(there)} of {plural(steps, 'step')} ({count(calls.rows)} of {count(rows)} "
+            f"The timeline shows {count(shown_steps)} of {plural(steps, 'step')} ({count(calls.rows)} of {count(rows)} "
             "rows); all totals are complete. modtrace report --full keeps every call."
         )
-    for what, kept, whole in (
-        ("modules", len(found.modules["calls"]), found.module_count),
-        ("steps", len(found.steps["step"]), found.step_count),
+    for title, shown, total in (
+        ("modules", len(numbers.modules["calls"]), numbers.module_count),
+        ("steps", len(numbers.steps["step"]), numbers.step_count),
     ):
-        if kept < whole:
-            lines.append(f"The table of {what} has {count(kept)} of {count(whole)} rows.")
+        if shown < total:
+            lines.append(f"The table of {title} has {count(shown)} of {count(total)} rows.")
     return lines

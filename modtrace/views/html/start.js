@@ -9,8 +9,24 @@ function legend(steps) {
   }));
 }
 
-function showTree(stored, told, storedForms) {
-  tree = new Tree(stored, told);
+/** Colors of the phases and classes in the flame. */
+function flameLegend() {
+  const item = (color, text) => {
+    const mark = element("span", { class: "mark", "aria-hidden": "true" });
+    mark.style.background = color;
+    return element("li", {}, mark, text);
+  };
+  const phases = new Set();
+  for (let node = 0; node < tree.count; node++) if (!(tree.stored.flags[node] & OF_MODULE) && PHASE_COLORS[tree.label(node)]) phases.add(tree.label(node));
+  const classes = [...classColors].map(([type, color]) => item(color, type));
+  if (tree.otherClasses) classes.push(item(meta.otherClassColor, plural(tree.otherClasses, "other class").replace(/classs$/, "classes")));
+  byId("flame-legend").replaceChildren(...[...phases].map((name) => item(PHASE_COLORS[name], name)), ...classes);
+}
+
+function showTree(stored, told, storedForms, sets, profiles) {
+  tree = new Tree(stored, told, sets);
+  const titles = { order: "as it ran", ...Object.fromEntries(tree.metrics.map((metric) => [metric.key, metric.title])) };
+  byId("sort").replaceChildren(...tree.sorts.map((key) => element("option", { value: key }, titles[key] ?? key)));
   forms = new Map();
   for (let row = 0; row < storedForms.rows; row++) {
     const text = (number) => (number < 0 ? "" : told[number]);
@@ -20,7 +36,7 @@ function showTree(stored, told, storedForms) {
   }
   grid = new Grid(byId("tree-grid"), treeColumns(tree, state), {
     label: "Modules by where they were called",
-    select: (node) => select(node, grid),
+    select: (node, clicked) => select(node, grid, clicked),
     open: flameOf,
     sort: (key) => sortBy(key, key === tree.sortKey ? !tree.descending : true),
     key: treeKey,
@@ -28,12 +44,14 @@ function showTree(stored, told, storedForms) {
       level: (node) => tree.depth[node],
       expandable: (node) => !tree.leaf(node),
       expanded: (node) => Boolean(tree.kept || tree.expanded[node]),
-      toggle: (node) => ((tree.expanded[node] = tree.expanded[node] ? 0 : 1), showRows()),
+      toggle: (node) => ((tree.expanded[node] = tree.expanded[node] ? 0 : 1), showRows(), keepAddress()),
     },
   });
   grid.marked = (node) => (tree.hits.length && tree.isHit.has(node) ? "hit" : "");
-  const rest = meta.rest.map(([label, ns]) => element("li", {}, `${label}: ${duration(ns)} (${ns < 0 ? `-${percent(-ns, meta.wallNs)}` : percent(ns, meta.wallNs)}%)`));
-  byId("tree-grid").after(element("ul", { class: "rest" }, ...rest));
+  byId("flat-grid").after(element("ul", { class: "outside", id: "outside" }));
+  flat = new FlatTable(byId("flat-grid"), profiles, told, { select });
+  showOutside();
+  flameLegend();
   showRows();
 }
 
@@ -41,6 +59,8 @@ function listen() {
   byId("find").addEventListener("input", () => find(byId("find").value));
   byId("filter").addEventListener("input", () => filter(byId("filter").value));
   byId("sort").addEventListener("change", () => sortBy(byId("sort").value));
+  byId("mode").addEventListener("change", () => showMode(byId("mode").value));
+  byId("share-of").addEventListener("change", () => shareOf(byId("share-of").value));
   const all = (open) => (tree.setBelow(-1, open), showRows());
   byId("open-all").addEventListener("click", () => all(true));
   byId("close-all").addEventListener("click", () => all(false));
@@ -55,26 +75,44 @@ function listen() {
   document.addEventListener("keydown", globalKey);
 }
 
-async function showSteps(wanted) {
+async function showSteps() {
   const [steps, details, paths, names] = await Promise.all([columns("steps"), columns("details"), columns("paths"), texts("names")]);
   timeline = new Timeline(byId("calls"), tree, paths, names, { select, said });
+  runTime = new RunTime(byId("run-time"), steps, goToStep);
   strip = new Strip(byId("strip"), steps, details, { choose: chooseStep, said });
   legend(steps);
   byId("rank-label").hidden = meta.ranks.length < 2;
   byId("rank").replaceChildren(...meta.ranks.map((rank, at) => element("option", { value: at }, String(rank))));
   return () => {
     if (!steps.rows) return;
-    const place = wanted();
-    if (place) {
-      byId("rank").value = String(place.process);
-      strip.of(place.process);
-      const at = strip.rows.findIndex((row) => steps.step[row] === place.step);
-      if (at >= 0) return strip.go(at);
-    }
-    // A step in the middle says more of a run than the first, in which everything is slow.
-    const detailed = strip.rows.map((row, at) => (strip.detailOf(row) ? at : -1)).filter((at) => at >= 0);
-    strip.go(detailed[Math.floor(detailed.length / 2)] ?? 0);
+    // The median step says more of a run than the first, in which everything is slow, or one that counted operations.
+    const usual = (at) => steps.flags[strip.rows[at]] === 1 && steps.step[strip.rows[at]] > 0;
+    let detailed = strip.rows.map((row, at) => (strip.detailOf(row) ? at : -1)).filter((at) => at >= 0);
+    if (detailed.some(usual)) detailed = detailed.filter(usual);
+    detailed.sort((a, b) => steps.duration_ns[strip.rows[a]] - steps.duration_ns[strip.rows[b]]);
+    strip.go(detailed[Math.floor((detailed.length - 1) / 2)] ?? 0);
   };
+}
+
+/** The chart of steps on the first screen: what a column is, beside the pointer; a click shows the step. */
+function firstSteps() {
+  const chart = byId("steps-chart");
+  if (!chart) return;
+  const under = (event) => {
+    const box = chart.getBoundingClientRect();
+    const column = Math.floor(((event.clientX - box.left) / box.width) * meta.columns.length);
+    const number = meta.columns[Math.min(Math.max(column, 0), meta.columns.length - 1)];
+    const row = strip.steps.step.findIndex((step, at) => step === number && strip.steps.process[at] === 0);
+    return [number, row];
+  };
+  chart.addEventListener("mousemove", (event) => {
+    const [number, row] = under(event);
+    if (row >= 0) card.show(`step ${number}`, strip.facts(row), event.clientX, event.clientY);
+  });
+  chart.addEventListener("mouseleave", () => card.hide());
+  chart.addEventListener("click", (event) => {
+    if (goToStep(0, under(event)[0])) goTo("timeline");
+  });
 }
 
 async function showMemory(told) {
@@ -88,6 +126,7 @@ async function showMemory(told) {
     const [curve, holders] = await Promise.all([columns(`curve-${at}`), columns(`holders-${at}`)]);
     canvas.setAttribute("aria-valuemax", Math.round(curve.at_ns[curve.rows - 1] / 1e6));
     curves.push(new MemoryCurve(canvas, table, facts, curve, holders, told, { said }));
+    canvas.after(curves[curves.length - 1].legend());
   }
 }
 
@@ -98,11 +137,11 @@ async function showTables(told) {
     strip.go(strip.rows.indexOf(row));
     goTo("timeline");
   };
-  const shown = { modules: modulesTable(byId("modules-grid"), modules, told), steps: stepsTable(byId("steps-grid"), steps, choose) };
+  const shown = { modules: modulesTable(byId("modules-grid"), modules, told, select), steps: stepsTable(byId("steps-grid"), steps, choose) };
   if (meta.operators.length) {
     byId("operators").hidden = false;
     byId("operators-title").textContent = `Operators (${meta.operatorsDevice})`;
-    shown.operators = operatorsTable(byId("operators-grid"));
+    shown.operators = operatorsTable(byId("operators-grid"), select);
   }
   for (const [name, table] of Object.entries(shown)) {
     byId(`copy-${name}`).addEventListener("click", () => copy(table.csv(), `the table of ${name}`));
@@ -110,12 +149,18 @@ async function showTables(told) {
 }
 
 async function start() {
-  const [stored, told, storedForms] = await Promise.all([columns("tree"), texts("texts"), columns("forms")]);
-  showTree(stored, told, storedForms);
+  const names = ["tree", "forms", "sets", "flat-counted", "flat-run"];
+  const [told, stored, storedForms, sets, counted, run] = await Promise.all([texts("texts"), ...names.map(columns)]);
+  showTree(stored, told, storedForms, sets, { counted, run });
   icicle = new Icicle(byId("icicle"), tree, { select, said });
-  const openStep = await showSteps(fromAddress);
+  const openStep = await showSteps();
   listen();
+  firstSteps();
+  const address = location.hash;
+  state.restoring = true;
   openStep();
+  state.restoring = false;
+  if (address.includes("=")) restore(address);
   icicle.chart.now();
   strip.chart.now();
   performance.mark("modtrace-shown");
@@ -123,6 +168,7 @@ async function start() {
   await showTables(told);
   if (curves.length && strip.at >= 0) chooseStep(strip.rows[strip.at]);
   performance.mark("modtrace-ready");
+  followLinks();
   document.documentElement.dataset.ready = "yes";
 }
 

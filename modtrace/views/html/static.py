@@ -10,10 +10,12 @@ from typing import Final
 import numpy as np
 
 from modtrace.analysis.failure import Failure
-from modtrace.analysis.tree import Placed
+from modtrace.analysis.metrics import METRICS
 from modtrace.text import markup
 from modtrace.units import count, duration, percent, plural
-from modtrace.views.html.facts import Facts
+from modtrace.views.html.aggregate import COUNTED, Aggregate
+from modtrace.views.html.facts import ReportTexts
+from modtrace.views.html.tree_paths import TreePaths
 
 TOP_ROWS: Final = 50
 NAME_LIMIT: Final = 160
@@ -21,130 +23,178 @@ DEEPEST_INDENT: Final = 12
 FAILURE_ROWS: Final = 20
 
 
-def head(facts: Facts) -> str:
-    """Title, command line and figures."""
+_EXPLAINED: Final = {
+    "wall time": "from the start of recording to the end of the program",
+    "model": "class and parameters of the module that was called first with no module around it",
+    "module calls": "calls of Module.__call__, of all processes",
+    "steps": "training iterations; the first is left out of shares and medians",
+    "tracing cost": "time that tracing added to the steps",
+    "devices": "where the tensors were",
+}
+
+
+def head(facts: ReportTexts) -> str:
+    """Title, how it ended, command line and figures."""
     figures = "".join(
-        f"<div><dt>{markup(what)}</dt><dd>{markup(value)}</dd></div>" for what, value in facts.figures
+        f'<div title="{markup(_EXPLAINED.get(title, title))}"><dt>{markup(title)}</dt><dd>{markup(value)}</dd></div>'
+        for title, value in facts.figures
+    )
+    css = "status bad" if facts.bad else "status"
+    command = (
+        ""
+        if facts.command == facts.title
+        else f'<p class="command"><code>{markup(facts.command, 2400)}</code></p>'
     )
     return (
-        f'<h1>{markup(facts.title, NAME_LIMIT)} <span class="status">{markup(facts.status)}</span></h1>'
-        f'<p class="command"><code>{markup(facts.command, 2400)}</code></p><dl class="figures">{figures}</dl>'
+        f'<h1>{markup(facts.title, NAME_LIMIT)} <span class="{css}">{markup(facts.status)}</span></h1>'
+        f'{command}<dl class="figures">{figures}</dl>'
     )
 
 
-def findings(facts: Facts) -> str:
-    """What is worth a look, or that nothing is."""
-    parts = [failure(facts.failure)] if facts.failure is not None else []
-    if facts.findings:
-        items = "".join(
-            f"<li{' class=wrong' if one.wrong else ''}><p>{markup(one.text)}</p>"
-            f'<p class="remedy">{markup(one.remedy)}</p></li>'
-            for one in facts.findings
+def ending(facts: ReportTexts, paths: TreePaths) -> str:
+    """Where it failed, or was when it ended, or why there are no calls; "" for a good end."""
+    parts = []
+    if facts.headline:
+        verb = "It was" if facts.headline.startswith("still") else "Ended:"
+        parts.append(f'<div class="failure"><p>{verb} {markup(facts.headline, 600)}</p></div>')
+    if facts.failure is not None:
+        parts.append(failure(facts.failure, paths))
+    if facts.nothing:
+        parts.append(
+            f'<div class="failure"><p>{markup(facts.nothing[:1].upper() + facts.nothing[1:], 400)}</p></div>'
         )
-        parts.append(f'<ol class="findings">{items}</ol>')
-    elif facts.failure is None:
-        parts.append("<p>Nothing stands out.</p>")
     return "".join(parts)
 
 
-def failure(found: Failure) -> str:
-    """The path to the module that failed."""
-    step = "" if found.step is None else f" in step {found.step}"
-    phase = f", {found.phase}" if found.phase else " outside modules" if found.outside else ""
-    verb = "returned" if found.phase else "got"
-    above = len(found.path) - FAILURE_ROWS
-    more = f"<li>{plural(above, 'module')} around these</li>" if above > 0 else ""
+def findings(facts: ReportTexts, paths: TreePaths) -> str:
+    """The findings as HTML, each with a link to the row that it names, or a line that there are none."""
+    caught = "".join(f"<p>{markup(line, 600)}</p>" for line in facts.caught)
+    if not facts.findings:
+        quiet = facts.nothing or facts.bad or facts.failure or caught
+        return caught or ("" if quiet else "<p>Nothing stands out.</p>")
     items = "".join(
-        f"<li><code>{markup(place.name or place.type, NAME_LIMIT)}</code> {markup(place.type, 80)}"
-        f" <span>{verb} {markup(place.tensors, 200)}</span></li>"
-        for place in found.path[-FAILURE_ROWS:]
+        f"<li{' class=wrong' if finding.wrong else ''}><p>{_linked(finding.text, paths)}</p>"
+        f'<p class="remedy">{markup(finding.remedy)}</p></li>'
+        for finding in facts.findings
     )
-    told = ["{} got {}".format(*found.called)] if found.called is not None else []
-    told += [f"its parameters: {', '.join(found.parameters)}"] if found.parameters else []
-    if found.sibling is not None:
-        told.append("last that worked before it: {} {} returned {}".format(*found.sibling))
-    told += [found.reason] if found.reason is not None else []
-    told += [f"at {found.line}"] if found.line is not None else []
-    rest = "".join(f"<p>{markup(line, 600)}</p>" for line in told)
-    what = f"Failed{step}{markup(phase)}: {markup(found.error, 400)}"
-    return f'<div class="failure"><p>{what}</p><ol>{more}{items}</ol>{rest}</div>'
+    return f'<ol class="findings">{items}</ol>{caught}'
+
+
+def _name_link(name: str, paths: TreePaths) -> str:
+    row = paths.row_of(name)
+    text = markup(name, NAME_LIMIT)
+    return text if row is None else f'<a href="#row={markup(paths.path(row), 4_000)}">{text}</a>'
+
+
+def _linked(text: str, paths: TreePaths) -> str:
+    """A text in which the first name of a row of the tree is a link to it."""
+    named = paths.named_in(text)
+    if named is None:
+        return markup(text)
+    word, row = named
+    before, _, after = text.partition(word)
+    return (
+        f'{markup(before)}<a href="#row={markup(paths.path(row), 4_000)}">{markup(word)}</a>{markup(after)}'
+    )
+
+
+def failure(failed: Failure, paths: TreePaths) -> str:
+    """The path to the module that failed, each a link to its row."""
+    step = "" if failed.step is None else f" in step {failed.step}"
+    phase = f", {failed.phase}" if failed.phase else " outside modules" if failed.outside else ""
+    verb = "returned" if failed.phase else "got"
+    above = len(failed.path) - FAILURE_ROWS
+    above_item = f"<li>{plural(above, 'module')} around these</li>" if above > 0 else ""
+    items = "".join(
+        f"<li><code>{_name_link(place.name or place.type, paths)}</code> {markup(place.type, 80)}"
+        f" <span>{verb} {markup(place.tensors, 200)}</span></li>"
+        for place in failed.path[-FAILURE_ROWS:]
+    )
+    details = ["{} got {}".format(*failed.called)] if failed.called is not None else []
+    details += [f"its parameters: {', '.join(failed.parameters)}"] if failed.parameters else []
+    if failed.sibling is not None:
+        details.append("last that worked before it: {} {} returned {}".format(*failed.sibling))
+    details += [failed.reason] if failed.reason is not None else []
+    details += [f"at {failed.line}"] if failed.line is not None else []
+    paragraphs = "".join(f"<p>{markup(line, 600)}</p>" for line in details)
+    headline = f"Failed{step}{markup(phase)}: {markup(failed.error, 400)}"
+    return f'<div class="failure"><p>{headline}</p><ol>{above_item}{items}</ol>{paragraphs}</div>'
 
 
 def gaps(lines: list[str]) -> str:
-    """What is missing, in the recording and in this page."""
-    if not lines:
-        return "<p>Nothing that is known of: every call recorded is in this page.</p>"
+    """The lines of gaps as an HTML list: of the recording and of this page."""
     return f"<ul>{''.join(f'<li>{markup(line)}</li>' for line in lines)}</ul>"
 
 
-def environment(facts: Facts) -> str:
+def environment(facts: ReportTexts) -> str:
     """Versions and devices."""
     rows = "".join(
-        f'<tr><th scope="row">{markup(what)}</th><td>{markup(value)}</td></tr>'
-        for what, value in facts.environment
+        f'<tr><th scope="row">{markup(title)}</th><td>{markup(value)}</td></tr>'
+        for title, value in facts.environment
     )
     return f"<table><tbody>{rows}</tbody></table>"
 
 
-def rows(
-    at: Placed, facts: Facts, *, most: int = TOP_ROWS, limit: int = NAME_LIMIT, indent: str = "class"
-) -> str:
+def rows(numbers: Aggregate, facts: ReportTexts, paths: TreePaths, *, most: int = TOP_ROWS) -> str:
     """The rows of the tree with most time, in the order of the tree, and what is in none, as a table.
 
     Args:
-        at: the merged tree.
+        numbers: of the trace; those of the steps that count are shown.
         facts: the words of the trace.
-        most, limit: rows, and characters of a text.
-        indent: "class" where the page has the report's style, "em" where it has none: then spaces are used.
+        paths: of its rows; a row can be linked to.
+        most: rows.
     """
-    tree = at.tree
-    total = len(tree.label)
-    chosen = np.sort(np.argsort(-tree.total_ns, kind="stable")[:most]).tolist()
-    body = "".join(_row(at, node, facts.wall_ns, limit, indent) for node in chosen)
-    for rest in facts.rest:
-        share = (
-            percent(rest.self_ns, facts.wall_ns)
-            if rest.self_ns >= 0
-            else f"-{percent(-rest.self_ns, facts.wall_ns)}"
-        )
+    total_ns = numbers.tree[f"{COUNTED}total_ns"]
+    count_all = len(total_ns)
+    chosen = np.sort(np.argsort(-total_ns, kind="stable")[:most]).tolist()
+    span = facts.counted
+    body = "".join(_row(numbers, node, span.base_ns, paths) for node in chosen)
+    for outside in span.outside:
         body += (
-            f'<tr class="rest"><th scope="row">{markup(rest.label)}</th><td>{duration(rest.self_ns)}</td>'
-            f"<td>{share}</td><td></td><td></td><td></td></tr>"
+            f'<tr class="rest"><th scope="row">{markup(outside.label)}</th><td>{duration(outside.self_ns)}</td>'
+            "<td></td><td></td><td></td><td></td></tr>"
         )
-    told = (
-        f"The {most} of {count(total)} rows with most time" if total > most else f"All {plural(total, 'row')}"
+    caption = (
+        f"The {most} of {count(count_all)} rows with most time"
+        if count_all > most
+        else f"All {plural(count_all, 'row')}"
     )
     return (
-        f"<table><caption>{told}. The % is of the time of the whole run; self is without what is inside.</caption>"
-        '<thead><tr><th scope="col">module</th><th scope="col">self</th><th scope="col">%</th>'
-        '<th scope="col">total</th><th scope="col">calls</th><th scope="col">output</th></tr></thead>'
+        f"<table><caption>{caption}. Times, calls and % are of {markup(span.text)}; self is without what is inside."
+        f'</caption><thead><tr><th scope="col">module</th><th scope="col">{METRICS["self"].title}</th>'
+        f'<th scope="col">%</th><th scope="col">{METRICS["total"].title}</th>'
+        f'<th scope="col">{METRICS["calls"].title}</th><th scope="col">output</th></tr></thead>'
         f"<tbody>{body}</tbody></table>"
     )
 
 
-def _row(at: Placed, node: int, wall_ns: int, limit: int, indent: str) -> str:
-    tree = at.tree
+def _row(numbers: Aggregate, node: int, base_ns: int, paths: TreePaths) -> str:
+    tree = numbers.placed.tree
     depth = int(tree.depth[node])
-    label, kind = tree.label[node], tree.type[node]
-    told = (
-        f' <span class="type">{markup(kind, limit)}</span>'
-        if kind and label not in (kind, f"({kind})")
+    label, class_name = tree.label[node], tree.type[node]
+    class_text = (
+        f' <span class="type">{markup(class_name, NAME_LIMIT)}</span>'
+        if class_name and label not in (class_name, f"({class_name})")
         else ""
     )
     folded = f' <span class="folded">x{tree.instances[node]}</span>' if tree.instances[node] > 1 else ""
     deep = f"[{depth}] " if depth > DEEPEST_INDENT else ""
     again = " recompute" if tree.recompute[node] else ""
-    known = tree.unknown[node] < tree.calls[node]
-    own = duration(int(tree.self_ns[node])) if known else "?"
-    whole = duration(int(tree.total_ns[node])) if known else "?"
-    share = percent(int(tree.self_ns[node]), wall_ns) if known else "?"
+    calls, self_ns, total_ns = (
+        int(numbers.tree[f"{COUNTED}{name}"][node]) for name in ("calls", "self_ns", "total_ns")
+    )
+    spent, total = (
+        METRICS[key].text(None if ns < 0 else ns) for key, ns in (("self", self_ns), ("total", total_ns))
+    )
+    share = percent(self_ns, base_ns) if self_ns >= 0 else "?"
+    if not calls:
+        spent = total = share = "-"
     raised = int(tree.raised[node])
     output = f"raised {plural(raised, 'time')}" if raised else tree.outputs[node]
-    name = f"{deep}{markup(label, limit)}{folded}{told}{again}"
-    level = min(depth, DEEPEST_INDENT)
-    start = f'class="d{level}">' if indent == "class" else f'style="text-align:left">{"&emsp;" * level}'
+    name = f"{deep}{markup(label, NAME_LIMIT)}{folded}{class_text}{again}"
+    address, level = markup(paths.path(node), 4_000), min(depth, DEEPEST_INDENT)
     return (
-        f'<tr><th scope="row" {start}{name}</th>'
-        f"<td>{own}</td><td>{share}</td><td>{whole}</td><td>{count(int(tree.calls[node]))}</td>"
-        f"<td>{markup(output, limit)}</td></tr>"
+        f'<tr id="row={address}"><th scope="row" class="d{level}">{name}</th>'
+        f"<td>{spent}</td><td>{share}</td><td>{total}</td><td>{METRICS['calls'].text(calls)}</td>"
+        f"<td>{markup(output, NAME_LIMIT)}</td></tr>"
     )

@@ -18,10 +18,13 @@ class Strip {
     this.process = 0;
     this.at = -1;
     this.chart = new Chart(canvas, (context, width, height) => this.draw(context, width, height));
-    canvas.addEventListener("click", (event) => {
-      const [x] = this.chart.point(event);
-      this.go(Math.floor((x / this.chart.width) * this.rows.length));
+    canvas.addEventListener("click", (event) => this.go(this.stepUnder(event)));
+    canvas.addEventListener("mousemove", (event) => {
+      if (!this.rows.length) return;
+      const row = this.rows[this.stepUnder(event)];
+      card.show(`step ${steps.step[row]}`, this.facts(row), event.clientX, event.clientY);
     });
+    canvas.addEventListener("mouseleave", () => card.hide());
     canvas.addEventListener("keydown", (event) => this.key(event));
     this.of(0);
   }
@@ -49,6 +52,21 @@ class Strip {
     return `step ${steps.step[row]}: ${duration(steps.duration_ns[row])}${marks}${told && meta.endsBy[this.process] !== "root" ? ` = ${told}` : ""}`;
   }
 
+  /** What is said of a step beside the pointer. */
+  facts(row) {
+    const { steps } = this;
+    const parts = meta.stepParts.map((name) => [name, steps[`${name}_ns`][row]]).filter(([, ns]) => ns > 0);
+    const facts = [["time", duration(steps.duration_ns[row])], ...parts.map(([name, ns]) => [name, `${duration(ns)}, ${percent(ns, steps.duration_ns[row])}%`])];
+    if (!(steps.flags[row] & 1)) facts.push(["not whole", "it did not come to its end"]);
+    if (steps.flags[row] & 2) facts.push(["slower", "operations were counted in it"]);
+    return facts;
+  }
+
+  stepUnder(event) {
+    const [x] = this.chart.point(event);
+    return Math.min(Math.max(Math.floor((x / this.chart.width) * this.rows.length), 0), this.rows.length - 1);
+  }
+
   go(at) {
     if (!this.rows.length) return;
     this.at = Math.min(Math.max(at, 0), this.rows.length - 1);
@@ -73,7 +91,7 @@ class Strip {
     if (!bars) return;
     const floor = height - 6;
     const wide = width / bars;
-    const longest = rows.reduce((most, row) => Math.max(most, steps.duration_ns[row]), 1);
+    const limit = meta.stripLimits[this.process];
     const gap = wide > 4 ? 1 : 0;
     for (let bar = 0; bar < bars; bar++) {
       // Where several steps share a pixel the longest of them is drawn.
@@ -87,10 +105,14 @@ class Strip {
       }
       let y = floor;
       for (const name of meta.stepParts) {
-        const tall = (Math.max(steps[`${name}_ns`][row], 0) / longest) * (floor - 4);
+        const tall = Math.min((Math.max(steps[`${name}_ns`][row], 0) / limit) * (floor - 4), y - 4);
         context.fillStyle = PHASE_COLORS[name];
         context.fillRect(bar * wide, y - tall, Math.max(wide - gap, 1), tall);
         y -= tall;
+      }
+      if (steps.duration_ns[row] > limit) {
+        context.fillStyle = themed("wrong");
+        context.fillRect(bar * wide, 0, Math.max(wide - gap, 1), 3);
       }
       if (known) {
         context.fillStyle = themed("muted");
@@ -105,9 +127,185 @@ class Strip {
   }
 }
 
+/**
+ * Zoom by dragging over a stretch, by ctrl+wheel, and back by a double click; move by shift+wheel.
+ * `view` has chart, view, whole ([first, last] ns each), set(low, high), zoom(times, around), pan(share).
+ */
+function zoomable(canvas, view) {
+  let from;
+  let dragged = false;
+  const timeAt = (x) => view.view[0] + (x / view.chart.width) * (view.view[1] - view.view[0]);
+  canvas.addEventListener("pointerdown", (event) => {
+    if (event.button) return;
+    from = view.chart.point(event)[0];
+    dragged = false;
+  });
+  window.addEventListener("pointermove", (event) => {
+    if (from === undefined) return;
+    const to = view.chart.point(event)[0];
+    dragged ||= Math.abs(to - from) > 5;
+    view.selected = dragged ? [Math.min(from, to), Math.max(from, to)] : null;
+    if (dragged) card.hide();
+    view.chart.later();
+  });
+  window.addEventListener("pointerup", () => {
+    const selected = view.selected;
+    view.selected = null;
+    from = undefined;
+    if (selected) view.set(...selected.map((x) => timeAt(Math.min(Math.max(x, 0), view.chart.width))));
+  });
+  canvas.addEventListener("click", (event) => dragged && event.stopImmediatePropagation(), { capture: true });
+  canvas.addEventListener("dblclick", () => view.set(...view.whole));
+  canvas.addEventListener("wheel", (event) => {
+    if (!event.ctrlKey && !event.shiftKey) return;
+    event.preventDefault();
+    const amount = event.deltaY || event.deltaX;
+    if (event.shiftKey) view.pan(amount > 0 ? 0.1 : -0.1);
+    else view.zoom(amount > 0 ? 1.25 : 0.8, view.chart.point(event)[0] / view.chart.width);
+  }, { passive: false });
+}
+
+/** The stretch that is dragged over. */
+function drawSelected(context, selected, height) {
+  if (!selected) return;
+  context.globalAlpha = 0.25;
+  context.fillStyle = themed("accent");
+  context.fillRect(selected[0], 0, selected[1] - selected[0], height);
+  context.globalAlpha = 1;
+}
+
+/** A stretch of time that can be zoomed into and moved along. */
+class TimeAxis {
+  zoom(times, around = 0.5) {
+    const [low, high] = this.view;
+    const middle = low + (high - low) * around;
+    const least = Math.min(1000, this.whole[1] - this.whole[0]);
+    const span = Math.max((high - low) * times, least);
+    this.set(middle - span * around, middle + span * (1 - around));
+  }
+
+  pan(share) {
+    const [low, high] = this.view;
+    this.set(low + (high - low) * share, high + (high - low) * share);
+  }
+
+  set(low, high) {
+    const [first, last] = this.whole;
+    const span = Math.min(Math.max(high - low, Math.min(1000, last - first)), last - first);
+    const begin = Math.min(Math.max(low, first), last - span);
+    this.view = [begin, begin + span];
+    this.chart.later();
+  }
+
+  /** What the keys do with the axis; true where one was for it. */
+  axisKey(key) {
+    const actions = {
+      w: () => this.zoom(0.7), "+": () => this.zoom(0.7), s: () => this.zoom(1.4), "-": () => this.zoom(1.4),
+      a: () => this.pan(-0.2), d: () => this.pan(0.2), 0: () => this.set(...this.whole), Escape: () => this.set(...this.whole),
+    };
+    actions[key]?.();
+    return key in actions;
+  }
+
+  drawAxis(context, width, height) {
+    const [low, high] = this.view;
+    const scale = width / (high - low);
+    context.fillStyle = themed("muted");
+    for (const at of ticks(low - this.whole[0], high - this.whole[0], width)) {
+      const x = (at + this.whole[0] - low) * scale;
+      context.fillRect(x, 0, 1, height);
+      context.fillText(duration(Math.round(at)), x + 3, AXIS_HEIGHT / 2);
+    }
+  }
+}
+
+const MOST_RANK_LANES = 16;
+
+/** The steps of each rank where they are in time: who waits for whom can be seen. */
+class RunTime extends TimeAxis {
+  constructor(canvas, steps, choose) {
+    super();
+    this.steps = steps;
+    this.canvas = canvas;
+    this.chosen = -1;
+    this.ranks = meta.ranks.slice(0, MOST_RANK_LANES);
+    let first = Infinity;
+    let last = 0;
+    for (let row = 0; row < steps.rows; row++) {
+      first = Math.min(first, steps.start_ns[row]);
+      last = Math.max(last, steps.start_ns[row] + Math.max(steps.duration_ns[row], 0));
+    }
+    this.whole = steps.rows ? [0, Math.max(last, 1)] : [0, 1];
+    this.view = steps.rows ? [Math.max(first - 0.03 * (last - first), 0), Math.max(last, 1)] : [0, 1];
+    canvas.style.height = `${AXIS_HEIGHT + this.ranks.length * LANE_HEIGHT}px`;
+    this.chart = new Chart(canvas, (context, width, height) => this.draw(context, width, height));
+    zoomable(canvas, this);
+    canvas.addEventListener("click", (event) => {
+      const row = this.rowAt(event);
+      if (row >= 0) choose(steps.process[row], steps.step[row]);
+    });
+    canvas.addEventListener("mousemove", (event) => {
+      const row = this.selected ? -1 : this.rowAt(event);
+      if (row < 0) return card.hide();
+      const rank = this.ranks.length > 1 ? `rank ${meta.ranks[steps.process[row]]}, ` : "";
+      return card.show(`${rank}step ${steps.step[row]}`, strip.facts(row), event.clientX, event.clientY);
+    });
+    canvas.addEventListener("mouseleave", () => card.hide());
+    canvas.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || !this.axisKey(event.key)) return;
+      event.preventDefault();
+      event.stopPropagation();
+    });
+  }
+
+  rowAt(event) {
+    const [x, y] = this.chart.point(event);
+    const [low, high] = this.view;
+    const time = low + (x / this.chart.width) * (high - low);
+    const lane = Math.floor((y - AXIS_HEIGHT) / LANE_HEIGHT);
+    const { process, start_ns, duration_ns } = this.steps;
+    return process.findIndex((number, row) => number === lane && start_ns[row] <= time && time < start_ns[row] + duration_ns[row]);
+  }
+
+  draw(context, width, height) {
+    this.drawAxis(context, width, height);
+    const { steps } = this;
+    const [low, high] = this.view;
+    const scale = width / (high - low);
+    for (let row = 0; row < steps.rows; row++) {
+      const top = AXIS_HEIGHT + steps.process[row] * LANE_HEIGHT;
+      let x = (steps.start_ns[row] - low) * scale;
+      const wide = steps.duration_ns[row] * scale;
+      if (top >= height || x > width || x + wide < 0) continue;
+      if (row === this.chosen) {
+        context.fillStyle = themed("ink");
+        context.fillRect(x, top + LANE_HEIGHT - 2, Math.max(wide, 2), 2);
+      }
+      for (const name of meta.stepParts) {
+        const part = Math.max(steps[`${name}_ns`][row], 0) * scale;
+        context.fillStyle = PHASE_COLORS[name];
+        if (part > 0) context.fillRect(x, top + 1, Math.max(part - (name === "other" ? 1 : 0), 0.3), LANE_HEIGHT - 4);
+        x += part;
+      }
+    }
+    if (this.ranks.length > 1) {
+      this.ranks.forEach((rank, lane) => {
+        const text = `rank ${rank}`;
+        const top = AXIS_HEIGHT + lane * LANE_HEIGHT;
+        context.fillStyle = themed("paper");
+        context.fillRect(0, top + 1, context.measureText(text).width + 8, LANE_HEIGHT - 4);
+        context.fillStyle = themed("ink");
+        context.fillText(text, 4, top + LANE_HEIGHT / 2 - 1);
+      });
+    }
+    drawSelected(context, this.selected, height);
+  }
+}
+
 /** The calls of one step. */
-class Timeline {
+class Timeline extends TimeAxis {
   constructor(canvas, tree, paths, names, { select, said }) {
+    super();
     this.tree = tree;
     this.paths = paths;
     this.names = names;
@@ -119,19 +317,14 @@ class Timeline {
     this.chosen = -1;
     this.node = -1;
     this.chart = new Chart(canvas, (context, width, height) => this.draw(context, width, height));
+    zoomable(canvas, this);
     canvas.addEventListener("click", (event) => {
       const row = this.rowAt(event);
       if (row >= 0) this.pick(row);
     });
     canvas.addEventListener("mousemove", (event) => this.moved(event));
-    canvas.addEventListener("mousedown", (event) => (this.held = this.chart.point(event)[0]));
-    window.addEventListener("mouseup", () => (this.held = undefined));
+    canvas.addEventListener("mouseleave", () => card.hide());
     canvas.addEventListener("keydown", (event) => this.key(event));
-    canvas.addEventListener("wheel", (event) => {
-      if (!event.ctrlKey && !event.shiftKey) return;
-      event.preventDefault();
-      this.zoom(event.deltaY > 0 ? 1.25 : 0.8, this.chart.point(event)[0] / this.chart.width);
-    }, { passive: false });
   }
 
   show(calls) {
@@ -168,12 +361,7 @@ class Timeline {
     if (!this.calls || !this.calls.count) return;
     const [low, high] = this.view;
     const scale = width / (high - low);
-    context.fillStyle = themed("muted");
-    for (const at of ticks(low - this.whole[0], high - this.whole[0], width)) {
-      const x = (at + this.whole[0] - low) * scale;
-      context.fillRect(x, 0, 1, height);
-      context.fillText(duration(Math.round(at)), x + 3, AXIS_HEIGHT / 2);
-    }
+    this.drawAxis(context, width, height);
     this.lanes.forEach(({ rows }, lane) => {
       const top = AXIS_HEIGHT + lane * LANE_HEIGHT;
       let at = firstWhere(0, rows.length, (index) => this.end(rows[index]) > low);
@@ -183,9 +371,9 @@ class Timeline {
         const wide = (this.end(row) - this.calls.start[row]) * scale;
         const node = this.paths.node[this.calls.path[row]];
         if (wide < 1) {
-          // All that shares this pixel is one mark.
+          // All that begins and ends in this pixel is one mark.
           const until = low + (Math.floor(x) + 1) / scale;
-          const next = firstWhere(at + 1, rows.length, (index) => this.calls.start[rows[index]] >= until);
+          const next = firstWhere(at + 1, rows.length, (index) => this.end(rows[index]) >= until);
           box(context, x, top, 1, LANE_HEIGHT, this.color(node), "", false);
           at = next;
           continue;
@@ -197,6 +385,7 @@ class Timeline {
         at++;
       }
     });
+    drawSelected(context, this.selected, height);
   }
 
   /** The name without what the call around it is named. */
@@ -209,8 +398,7 @@ class Timeline {
 
   color(node) {
     const { tree } = this;
-    if (tree.stored.flags[node] & OF_MODULE) return colorOf(tree.type(node));
-    return PHASE_COLORS[tree.label(node)] ?? PHASE_COLORS.other;
+    return tree.color(node);
   }
 
   describe(row) {
@@ -232,14 +420,24 @@ class Timeline {
 
   moved(event) {
     if (!this.calls) return;
-    if (this.held !== undefined) {
-      const [x] = this.chart.point(event);
-      this.pan((this.held - x) / this.chart.width);
-      this.held = x;
-      return;
-    }
-    const row = this.rowAt(event);
-    this.canvas.title = row < 0 ? "" : this.describe(row);
+    const row = this.selected ? -1 : this.rowAt(event);
+    if (row < 0) card.hide();
+    else card.show(this.nameOf(row), this.facts(row), event.clientX, event.clientY);
+  }
+
+  /** What is said of one call beside the pointer: its own times, then what is known of its row. */
+  facts(row) {
+    const { calls, tree } = this;
+    const node = this.paths.node[calls.path[row]];
+    const status = calls.status[row] > 0 ? [["ended", meta.statuses[calls.status[row]]]] : [];
+    const usual = METRICS.get("p50");
+    return [
+      ["class", tree.type(node)], ["phase", tree.phases[node]],
+      ["this call", `${duration(calls.duration[row])} at ${duration(calls.start[row] - this.whole[0])}`], ...status,
+      ["median", tree.stored.calls[node] ? tree.shown(usual, node) : ""],
+      ["share of the step", `${percent(calls.duration[row], this.whole[1] - this.whole[0])}%`],
+      ["usual inputs", tree.text("inputs", node)], ["usual outputs", tree.text("outputs", node)],
+    ].filter(([, value]) => value);
   }
 
   pick(row) {
@@ -247,27 +445,6 @@ class Timeline {
     const node = this.paths.node[this.calls.path[row]];
     this.select(node);
     this.said(this.describe(row));
-    this.chart.later();
-  }
-
-  zoom(times, around = 0.5) {
-    const [low, high] = this.view;
-    const middle = low + (high - low) * around;
-    const least = Math.min(1000, this.whole[1] - this.whole[0]);
-    const span = Math.max((high - low) * times, least);
-    this.set(middle - span * around, middle + span * (1 - around));
-  }
-
-  pan(share) {
-    const [low, high] = this.view;
-    this.set(low + (high - low) * share, high + (high - low) * share);
-  }
-
-  set(low, high) {
-    const [first, last] = this.whole;
-    const span = Math.min(high - low, last - first);
-    const begin = Math.min(Math.max(low, first), last - span);
-    this.view = [begin, begin + span];
     this.chart.later();
   }
 
@@ -286,14 +463,9 @@ class Timeline {
 
   key(event) {
     if (!this.calls || !this.calls.count || event.ctrlKey || event.metaKey || event.altKey) return;
-    const actions = {
-      w: () => this.zoom(0.7), "+": () => this.zoom(0.7), s: () => this.zoom(1.4), "-": () => this.zoom(1.4),
-      a: () => this.pan(-0.2), d: () => this.pan(0.2), 0: () => this.set(...this.whole), Escape: () => this.set(...this.whole),
-      Enter: () => this.chosen >= 0 && this.set(this.calls.start[this.chosen], this.end(this.chosen)),
-    };
     if (/^Arrow/.test(event.key)) this.pick(this.step(event.key));
-    else if (event.key in actions) actions[event.key]();
-    else return;
+    else if (event.key === "Enter" && this.chosen >= 0) this.set(this.calls.start[this.chosen], this.end(this.chosen));
+    else if (!this.axisKey(event.key)) return;
     event.preventDefault();
     event.stopPropagation();
   }

@@ -4,11 +4,16 @@ const FUNCTION = 1;
 const BACKWARD = 2;
 const RECOMPUTE = 4;
 const OF_MODULE = 8;
-const SORTS = ["order", "self", "total", "calls", "name"];
+const METRICS = new Map(meta.metrics.map((metric) => [metric.key, metric]));
 
 class Tree {
-  constructor(stored, texts) {
+  constructor(stored, texts, sets) {
     this.stored = stored;
+    this.sets = new Map();
+    for (let row = 0; row < sets.rows; row++) {
+      if (!this.sets.has(sets.set[row])) this.sets.set(sets.set[row], []);
+      this.sets.get(sets.set[row]).push([sets.first[row], sets.last[row]]);
+    }
     this.texts = texts;
     this.count = stored.rows;
     this.depth = stored.depth;
@@ -23,15 +28,49 @@ class Tree {
     for (const node of open) this.end[node] = this.count;
     this.expanded = new Uint8Array(this.count);
     this.phases = this.phaseNames();
-    this.lower = Array.from({ length: this.count }, (_, node) => `${this.name(node)} ${this.type(node)}`);
-    this.total = 0;
-    for (let node = 0; node < this.count; node++) if (!this.depth[node]) this.total += Math.max(stored.total_ns[node], 0);
+    this.metrics = meta.metrics.filter((metric) => [metric.name, metric.bound].some((name) => name && stored[name].some((value) => value > 0)));
+    this.sorts = ["order", ...this.metrics.map((metric) => metric.key), "name"];
+    this.ofRun = Object.fromEntries(meta.sums.map((name) => [name, stored[name]]));
+    this.sumOver("counted");
+    this.chooseColors();
     this.sortKey = "order";
     this.descending = true;
     this.kept = null;
     this.hits = [];
     this.order = Int32Array.from({ length: this.count }, (_, node) => node);
     this.unfold(40);
+  }
+
+  /** Have all sums over the steps that count ("counted"), or over the whole run ("run"). */
+  sumOver(name) {
+    const { stored } = this;
+    this.base = meta[name];
+    for (const sum of meta.sums) stored[sum] = name === "run" ? this.ofRun[sum] : stored[`counted_${sum}`];
+    this.total = 0;
+    for (let node = 0; node < this.count; node++) if (!this.depth[node]) this.total += Math.max(stored.total_ns[node], 0);
+  }
+
+  /** Percent of what shares are of, "-" for a row that did not run in it. */
+  share(name, node) {
+    return this.stored.calls[node] ? percent(this.stored[name][node], this.base.ns) : "-";
+  }
+
+  /** The classes with most time get colors of their own. */
+  chooseColors() {
+    const spent = new Map();
+    for (let node = 0; node < this.count; node++) {
+      if (!(this.stored.flags[node] & OF_MODULE)) continue;
+      spent.set(this.type(node), (spent.get(this.type(node)) ?? 0) + Math.max(this.ofRun.self_ns[node], 0));
+    }
+    const classes = [...spent.keys()].sort((a, b) => spent.get(b) - spent.get(a));
+    classes.slice(0, meta.classColors.length).forEach((type, rank) => classColors.set(type, meta.classColors[rank]));
+    this.otherClasses = Math.max(classes.length - meta.classColors.length, 0);
+  }
+
+  /** A module has the color of its class, anything else that of its phase. */
+  color(node) {
+    if (this.stored.flags[node] & OF_MODULE) return classColor(this.type(node));
+    return PHASE_COLORS[this.label(node)] ?? PHASE_COLORS.other;
   }
 
   text(key, node) {
@@ -66,13 +105,56 @@ class Tree {
     });
   }
 
+  /** A number of a row, -1 where it is not known. */
+  number(key, node) {
+    return this.stored[METRICS.get(key).name][node];
+  }
+
+  /** A number of a row as text; the head of its column says what FLOPs are. */
+  shown(metric, node) {
+    const value = this.stored[metric.name][node];
+    if (!this.stored.calls[node] && metric.adds !== "calls" && meta.sums.includes(metric.name)) return "-";
+    return metric.unit === "FLOP" ? bounded(value, metric.bound ? this.stored[metric.bound][node] : -1, "") : inUnit(value, metric.unit);
+  }
+
   /** What a filter looks at. */
   facts(node) {
-    const { self_ns, total_ns, peak_bytes, calls, device_ns, flops } = this.stored;
     return {
-      path: this.name(node), type: this.type(node), phase: this.phases[node], self: self_ns[node],
-      total: total_ns[node], mem: peak_bytes[node], calls: calls[node], device: device_ns[node], flops: flops[node],
+      path: this.name(node), type: this.type(node), number: (key) => this.number(key, node),
+      has: (group, number) => this.has(group, number, node),
     };
+  }
+
+  /** Whether a row has a call in a phase, step or rank. */
+  has(group, number, node) {
+    if (group === "phase") return Boolean(this.stored.phases[node] & (1 << number));
+    const which = this.stored[`${group}s`];
+    if (!which) throw new Error(`${group}: is not in this page: modtrace view has it`);
+    return (this.sets.get(which[node]) ?? []).some(([first, last]) => first <= number && number <= last);
+  }
+
+  /** The rows that are open or closed otherwise than at the beginning. */
+  changed() {
+    const nodes = [];
+    for (let node = 0; node < this.count; node++) if (this.expanded[node] !== this.unfolded[node] && !this.leaf(node)) nodes.push(node);
+    return nodes;
+  }
+
+  /** Open and close rows as at the beginning but for these. */
+  reopen(nodes) {
+    this.expanded.set(this.unfolded);
+    for (const node of nodes) this.expanded[node] = this.unfolded[node] ? 0 : 1;
+  }
+
+  /** The ranks that a row ran in, where these are not all and are told apart by no row above it; "" otherwise. */
+  ranks(node) {
+    const which = this.stored.ranks;
+    if (!which || meta.ranks.length < 2) return "";
+    if (this.parent[node] >= 0 && which[this.parent[node]] === which[node]) return "";
+    const ranges = this.sets.get(which[node]) ?? [];
+    const number = ranges.reduce((sum, [first, last]) => sum + last - first + 1, 0);
+    if (!number || number >= meta.ranks.length) return "";
+    return `rank ${ranges.map(([first, last]) => (first === last ? first : `${first}-${last}`)).join(", ")}`;
   }
 
   /** Open the rows with most time until about so many can be seen. */
@@ -89,20 +171,27 @@ class Tree {
       this.expanded[node] = 1;
       seen += children;
     }
+    this.unfolded = this.expanded.slice();
   }
 
   sort(key, descending) {
     this.sortKey = key;
     this.descending = descending;
     const sign = descending ? -1 : 1;
-    const { self_ns, total_ns, calls } = this.stored;
-    const values = { self: self_ns, total: total_ns, calls }[key];
+    const metric = METRICS.get(key);
+    const values = metric && this.stored[metric.name];
+    const bound = metric && metric.bound ? this.stored[metric.bound] : values;
+    // Unknown ones stand last either way.
+    const rank = (node) => {
+      const value = values[node] < 0 ? bound[node] : values[node];
+      return value < 0 ? Infinity : sign * value;
+    };
     const compare =
       key === "name"
         ? (a, b) => -sign * this.label(a).localeCompare(this.label(b))
         : key === "order"
           ? (a, b) => -sign * (a - b)
-          : (a, b) => sign * (values[a] - values[b]) || a - b;
+          : (a, b) => (rank(a) === rank(b) ? a - b : rank(a) - rank(b));
     const order = new Int32Array(this.count);
     let placed = 0;
     const pending = [this.childrenOf(-1).sort(compare).reverse()];
@@ -134,11 +223,13 @@ class Tree {
     }
     const test = filterOf(text);
     const kept = new Uint8Array(this.count);
+    this.fits = new Uint8Array(this.count);
     let fits = 0;
     let own = 0;
     for (let node = 0; node < this.count; node++) {
       if (!test(this.facts(node))) continue;
       fits++;
+      this.fits[node] = 1;
       own += Math.max(this.stored.self_ns[node], 0);
       for (let up = node; up >= 0 && !kept[up]; up = this.parent[up]) kept[up] = 1;
     }
@@ -148,9 +239,9 @@ class Tree {
 
   /** The rows that a text is in. */
   search(text) {
-    const has = text ? matcher(text) : () => false;
+    const has = searchOf(text);
     this.hits = [];
-    for (let node = 0; node < this.count; node++) if (has(this.lower[node])) this.hits.push(node);
+    for (let node = 0; node < this.count; node++) if (has({ path: this.name(node), type: this.type(node) })) this.hits.push(node);
     this.isHit = new Set(this.hits);
     return this.hits;
   }
@@ -187,25 +278,38 @@ class Tree {
   }
 }
 
-/** The columns of the table; those of which nothing is known are left out. */
+/** Pixels of columns that are not as wide as the others, as report.css has them. */
+const COLUMN_WIDTHS = { name: 180, share: 52, bar: 96 };
+const COLUMN_WIDTH = 78;
+/** Pixels that names get before numbers that say less. */
+const NAME_ROOM = 100;
+
+/** The columns of the table: a share and a bar among the numbers of which anything is known; those that find no room are left out. */
 function treeColumns(tree, state) {
   const { stored } = tree;
-  const time = (key) => (node) => duration(stored[key][node]);
-  const has = (key) => stored[key].some((value) => value > 0);
-  const columns = [
-    { key: "name", title: "module", left: true, sort: "name", fill: (cell, node) => fillName(cell, tree, node) },
-    { key: "self", title: "self", sort: "self", text: (node) => state.absolute ? time("self_ns")(node) : `${percent(stored.self_ns[node], meta.wallNs)}%` },
-    { key: "share", title: "%", text: (node) => percent(stored[state.ofTotal ? "total_ns" : "self_ns"][node], meta.wallNs) },
-    { key: "total", title: "total", sort: "total", text: time("total_ns") },
-    { key: "bar", title: "", left: true, fill: (cell, node) => fillBar(cell, stored.total_ns[node], tree.total) },
-    { key: "calls", title: "calls", sort: "calls", text: (node) => count(stored.calls[node]) },
-    { key: "each", title: "median", text: time("p50_ns") },
-  ];
-  if (has("device_ns")) columns.push({ key: "device", title: "device", text: time("device_ns") });
-  if (has("flops_at_least")) {
-    columns.push({ key: "flops", title: "FLOPs", text: (node) => bounded(stored.flops[node], stored.flops_at_least[node], "") });
+  const absolute = (metric) => (node) => tree.shown(metric, node);
+  const share = (node) => `${tree.share("self_ns", node)}%`;
+  const numbers = tree.metrics.map((metric) => ({
+    key: metric.key, title: metric.title, hint: metric.doc, sort: metric.key,
+    text: metric.key === "self" ? (node) => (state.absolute ? tree.shown(metric, node) : share(node)) : absolute(metric),
+  }));
+  const behind = {
+    self: { key: "share", title: "%", hint: "share of the self time; % on the keyboard: of the total time", text: (node) => tree.share(state.ofTotal ? "total_ns" : "self_ns", node) },
+    total: { key: "bar", title: spoken("share of the total time"), left: true, fill: (cell, node) => fillBar(cell, stored.total_ns[node], tree.base.ns) },
+  };
+  const columns = [{ key: "name", title: "module", hint: "h.* x12 is one row for twelve modules that are alike", left: true, sort: "name", fill: (cell, node) => fillName(cell, tree, node) }];
+  for (const column of numbers) columns.push(column, ...(behind[column.key] ? [behind[column.key]] : []));
+  return withRoom(columns);
+}
+
+/** Columns with the narrowest table that has room for each: of a spread the middle comes first. */
+function withRoom(columns) {
+  const spread = (column) => ["p95", "max"].includes(METRICS.get(column.key)?.adds);
+  let room = 0;
+  for (const column of [...columns.filter((column) => !spread(column)), ...columns.filter(spread)]) {
+    room += COLUMN_WIDTHS[column.key] ?? COLUMN_WIDTH;
+    if (METRICS.has(column.key)) column.from = room + (spread(column) ? NAME_ROOM : 0);
   }
-  if (has("peak_bytes")) columns.push({ key: "peak", title: "peak", text: (node) => size(stored.peak_bytes[node]) });
   return columns;
 }
 
@@ -219,6 +323,7 @@ function fillName(cell, tree, node) {
   const twist = element("span", { class: "twist", "aria-hidden": "true" }, tree.leaf(node) ? "" : open ? "\u25be" : "\u25b8");
   twist.style.marginLeft = `${Math.min(tree.depth[node], 24) * 12}px`;
   const parts = [twist, element("span", { class: "label" }, label + folded)];
+  if (tree.ranks(node)) parts.push(element("span", { class: "type" }, tree.ranks(node)));
   if (type && type !== label && label !== `(${type})`) parts.push(element("span", { class: "type" }, type));
   if (again || raised) parts.push(element("span", { class: "note" }, again + raised));
   cell.replaceChildren(...parts);
@@ -235,23 +340,23 @@ function treeDetail(tree, node, forms) {
   const { stored } = tree;
   const rows = [];
   const add = (what, value) => value !== "" && rows.push([what, value]);
-  const figure = (key) => duration(stored[key][node]);
   const calls = stored.calls[node];
   add("class", tree.type(node) + (tree.text("described", node) ? `(${tree.text("described", node)})` : ""));
   add("phase", tree.phases[node]);
-  add("calls", count(calls) + (stored.instances[node] > 1 ? ` of ${stored.instances[node]} modules` : ""));
-  add("self", `${figure("self_ns")}, ${percent(stored.self_ns[node], meta.wallNs)}% of the run`);
-  add("total", `${figure("total_ns")}, ${percent(stored.total_ns[node], meta.wallNs)}%`);
-  if (calls > 1) add("a call", `median ${figure("p50_ns")}, p95 ${figure("p95_ns")}, max ${figure("max_ns")}`);
-  if (stored.device_ns[node] >= 0) add("on the device", figure("device_ns"));
-  if (stored.flops[node] > 0) {
-    // The time of the host on an accelerator is that of telling it what to do.
-    const rate = stored.total_ns[node] > 0 && !meta.accelerators ? `, ${scaled((stored.flops[node] * 1e9) / stored.total_ns[node], "FLOP/s")}` : "";
-    add("computes", scaled(stored.flops[node], "FLOP") + rate);
-  } else if (stored.flops[node] === -1 && stored.flops_at_least[node] > 0) {
-    add("computes", `at least ${scaled(stored.flops_at_least[node], "FLOP")}`);
+  if (tree.ranks(node)) add("only in", tree.ranks(node));
+  const spread = [];
+  let behind = 0;
+  for (const metric of [...tree.metrics].sort((a, b) => (b.adds === "calls") - (a.adds === "calls"))) {
+    const value = stored[metric.name][node];
+    const title = metric.label || metric.title;
+    if (metric.adds === "calls") add(title, count(calls) + (stored.instances[node] > 1 ? ` of ${stored.instances[node]} modules` : ""));
+    else if (["p50", "p95", "max"].includes(metric.adds)) (behind ||= rows.length), spread.push(`${metric.title} ${tree.shown(metric, node)}`);
+    else if (metric.unit === "FLOP") add(title, computed(tree, metric, node));
+    else if (metric.key === "self") add(title, `${tree.shown(metric, node)}, ${tree.share("self_ns", node)}% of ${tree.base.text.split(";")[0]}`);
+    else if (metric.key === "total") add(title, `${tree.shown(metric, node)}, ${tree.share("total_ns", node)}%`);
+    else if (value >= 0) add(title, tree.shown(metric, node));
   }
-  if (stored.peak_bytes[node] >= 0) add("memory peak", size(stored.peak_bytes[node]));
+  if (calls > 1 && spread.length) rows.splice(behind, 0, ["a call", spread.join(", ")]);
   if (stored.flags[node] & OF_MODULE && stored.parameters[node] >= 0) {
     add("parameters", `${count(stored.parameters[node])}, ${size(stored.parameter_bytes[node])}${stored.instances[node] > 1 ? " each" : ""}`);
   }
@@ -267,4 +372,15 @@ function treeDetail(tree, node, forms) {
   const line = stored.line[node];
   add("forward in", tree.text("source", node) + (line >= 0 ? `:${line}` : ""));
   return rows;
+}
+
+/** How much a row computes, and how fast where that can be told; "" for nothing. */
+function computed(tree, metric, node) {
+  const { stored } = tree;
+  const value = stored[metric.name][node];
+  const least = metric.bound ? stored[metric.bound][node] : -1;
+  if (value <= 0) return value === -1 && least > 0 ? `at least ${scaled(least, metric.unit)}` : "";
+  // The time of the host on an accelerator is that of telling it what to do.
+  const rate = stored.total_ns[node] > 0 && !meta.accelerators ? `, ${scaled(Math.floor((value * 1e9) / stored.total_ns[node]), "FLOP/s")}` : "";
+  return scaled(value, metric.unit) + rate;
 }

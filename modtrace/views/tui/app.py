@@ -1,67 +1,105 @@
-"""The viewer: a trace that is open, five views of it, and the keys they share."""
+"""The application: a run that goes on, or a trace that is open and seven views of it, and the keys they share."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.worker import Worker, WorkerState
 
+from modtrace.analysis.findings import Finding, findings
+from modtrace.analysis.live import LiveTrace
 from modtrace.text import plain
 from modtrace.trace.arrow import give_back
-from modtrace.views.tui.bars import VIEWS, AskBar
+from modtrace.views.models.viewer_model import Rank, ViewerModel
+from modtrace.views.tui.bars import HOT, TREE, VIEWS, AskBar
+from modtrace.views.tui.base_screen import BaseScreen, View
 from modtrace.views.tui.call_tree import CallTree
 from modtrace.views.tui.curve_view import CurveView
+from modtrace.views.tui.findings_screen import FindingsScreen
 from modtrace.views.tui.flame_chart import FlameChart
 from modtrace.views.tui.flame_screen import FlameScreen
-from modtrace.views.tui.keys import config_file, read_keys
-from modtrace.views.tui.lines import LineList
+from modtrace.views.tui.hot_screen import HotScreen
+from modtrace.views.tui.key_bindings import config_file, read_keys
+from modtrace.views.tui.line_list import LineList
+from modtrace.views.tui.live_screen import LiveScreen
 from modtrace.views.tui.memory_screen import MemoryScreen
-from modtrace.views.tui.opened import Opened, Rank
 from modtrace.views.tui.ops_screen import OpsScreen
+from modtrace.views.tui.output_pane import OutputPane
 from modtrace.views.tui.popups import Popup
+from modtrace.views.tui.reading_line import reading
 from modtrace.views.tui.steps_screen import StepsScreen
+from modtrace.views.tui.tree_keys import TreeKeys
 from modtrace.views.tui.tree_screen import TreeScreen
-from modtrace.views.tui.view import View
 
+if TYPE_CHECKING:
+    from modtrace.views.live.pty_process import Script
+    from modtrace.views.tui.viewer_app import ViewerApp
+
+_AHEAD: Final = "ahead"
+"""Name of the worker that makes what is likely to be looked at next."""
 WATCH_SECONDS: Final = 2.0
-"""How often it is looked whether the files of the trace have changed."""
+"""Seconds between two looks whether the files of the trace have changed."""
 
 
-class Viewer(App[None]):
-    """`modtrace view`."""
+class Viewer(App[str]):
+    """`modtrace view`, and `modtrace live` with a `LiveScreen`, which becomes the viewer when its run has ended.
+
+    Its result is None, or of a live screen: `detached` (left while the script ran) or `finished`.
+    """
 
     TITLE = "modtrace"
     ENABLE_COMMAND_PALETTE = True
-    CSS = "Screen { background: $background; }"
+    CSS = """
+    Screen { background: $background; }
+    ToastRack { dock: top; align: right top; margin-top: 1; }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
-            Binding(str(at), f"view({at})", name, id=f"app.{name.lower()}", show=False)
-            for at, name in enumerate(VIEWS, start=1)
+            Binding(str(number), f"view({number})", name, id=f"app.{name.lower()}", show=False)
+            for number, name in enumerate(VIEWS, start=1)
         ),
         Binding("left_square_bracket", "step(-1)", "Step", id="app.previous_step", key_display="[ ]"),
         Binding("right_square_bracket", "step(1)", "Next step", id="app.next_step", show=False),
         Binding("left_curly_bracket", "rank(-1)", "Previous rank", id="app.previous_rank", show=False),
         Binding("right_curly_bracket", "rank(1)", "Next rank", id="app.next_rank", show=False),
+        Binding("a", "whole_run", "Steps or whole run", id="app.whole_run", show=False),
         Binding("ctrl+r", "reload", "Read the trace again", id="app.reload", show=False),
         Binding("ctrl+z", "suspend_process", "Suspend", id="app.suspend", show=False),
+        Binding("q", "detach", "Detach", id="app.detach"),
         Binding("q", "quit", "Quit", id="app.quit"),
+        Binding("ctrl+c", "leave", "Leave", id="app.leave", show=False, priority=True),
     ]
 
-    def __init__(self, opened: Opened, *, keys: Path | None = None) -> None:
+    def __init__(
+        self, opened: ViewerModel | None, *, live: LiveScreen | None = None, keys: Path | None = None
+    ) -> None:
+        """One of `opened`, the trace to show, and `live`, the screen of a run that goes on."""
         super().__init__()
-        self.opened = opened
+        self._opened = opened
+        self.live = live
         self.process = 0
-        self.step = 0
+        self.step = 0 if opened is None else opened.rank(0).first_step
+        self.whole_run = False
+        self.findings: list[Finding] | None = None
+        self.findings_fault = ""
         self.changed_on_disk = ""
         self._keys_file = keys if keys is not None else config_file(os.environ)
-        self._seen = _fingerprint(opened.path)
+        self._seen = _fingerprint(opened.path) if opened is not None else None
         self.views: dict[int, View] = {}
         self._readings = 0
+
+    @property
+    def opened(self) -> ViewerModel:
+        """The trace that is shown; there is none while a run is followed."""
+        assert self._opened is not None
+        return self._opened
 
     @property
     def rank(self) -> Rank:
@@ -69,26 +107,117 @@ class Viewer(App[None]):
 
     @property
     def tree_screen(self) -> TreeScreen:
-        screen = self.views[1]
+        screen = self.views[TREE]
         assert isinstance(screen, TreeScreen)
         return screen
+
+    @property
+    def first_view(self) -> View:
+        """Where the time went; of a run that failed in a call the tree, with the cursor on that call."""
+        failed = self.rank.failure is not None and self.rank.failing_row >= 0
+        return self.views[TREE if failed else HOT]
 
     def on_mount(self) -> None:
         # The terminal's own colours and background.
         self.theme = "ansi-light" if _is_light(os.environ.get("COLORFGBG", "")) else "ansi-dark"
-        self._make_views()
-        self.push_screen(self.views[1])
-        self.call_after_refresh(give_back)
-        self.set_interval(WATCH_SECONDS, self._watch)
+        if self.live is not None:
+            self.push_screen(self.live)
+        else:
+            self._make_views()
+            self.push_screen(self.first_view)
+            self._watch_files()
         keys, trouble = read_keys(self._keys_file, set(binding_ids()))
         if keys:
             self.set_keymap(keys)
         if trouble is not None:
             self.notify(trouble, severity="warning", markup=False, timeout=8)
 
+    def _watch_files(self) -> None:
+        self.call_after_refresh(self._look_ahead)
+        self.set_interval(WATCH_SECONDS, self._watch)
+
+    def _look_ahead(self) -> None:
+        """Make trees and findings in the background, one after the other: the key that shows them does not wait."""
+        rank, self.findings, self.findings_fault = self.rank, None, ""
+
+        def make() -> list[Finding]:
+            for mode in ("merged", "calls"):
+                rank.tree(mode)
+            ranked = findings(rank.stored)
+            give_back()
+            return ranked
+
+        self.run_worker(make, thread=True, exclusive=True, name=_AHEAD, exit_on_error=False)
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        if event.worker.name != _AHEAD or event.state not in (WorkerState.SUCCESS, WorkerState.ERROR):
+            return
+        if event.state is WorkerState.SUCCESS:
+            self.findings = event.worker.result or []
+        else:
+            self.findings, self.findings_fault = [], plain(str(event.worker.error), 200)
+        self._tell("findings_changed")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that have nothing to do now are not shown."""
+        del parameters
+        if action in ("view", "step", "reload", "whole_run"):
+            return self._opened is not None
+        if action in ("detach", "quit"):
+            detaches = isinstance(self.screen, LiveScreen) and self.screen.goes_on_without
+            return detaches == (action == "detach")
+        if action == "leave":  # elsewhere ctrl+c asks to stop the script
+            return not (isinstance(self.screen, LiveScreen) and self.screen.goes_on_without)
+        return True
+
+    async def action_leave(self) -> None:
+        """Leave, from wherever."""
+        await self.action_quit()
+
+    def action_detach(self) -> None:
+        """Leave; the script goes on."""
+        self.exit("detached")
+
+    async def action_quit(self) -> None:
+        """Leave."""
+        self.exit("finished" if self.live is not None else None)
+
+    def open_trace(self, path: Path) -> None:
+        """Become the viewer of a trace; where it cannot be read what is shown stays."""
+        try:
+            opened = ViewerModel(path)
+            step = opened.rank(0).first_step
+        except Exception as error:  # the run that was looked at ends as it ended, whatever is in its trace
+            self.notify(f"cannot be opened: {plain(str(error), 200)}", severity="error", markup=False)
+            return
+        self._opened, self._seen, self.step = opened, _fingerprint(path), step
+        self._make_views()
+        self.switch_screen(self.first_view)
+        self._watch_files()
+
+    def on_key(self, event: events.Key) -> None:
+        """A key typed right behind the one that asks for a text was on its way from a pane when that took the focus:
+        it belongs to the text. What is typed into the line itself does not come here.
+        """
+        if isinstance(self.screen, BaseScreen) and event.character is not None and event.is_printable:
+            bar = self.screen.ask_bar
+            if bar.is_open and self.focused is bar.entry:
+                bar.entry.insert_text_at_cursor(event.character)
+                event.prevent_default()
+
+    def on_app_blur(self) -> None:
+        if isinstance(self.screen, LiveScreen):
+            self.screen.set_focused(False)
+
+    def on_app_focus(self) -> None:
+        if isinstance(self.screen, LiveScreen):
+            self.screen.set_focused(True)
+
     def _make_views(self) -> None:
-        made = (TreeScreen, FlameScreen, StepsScreen, MemoryScreen, OpsScreen)
-        self.views = {number: screen() for number, screen in enumerate(made, start=1)}
+        classes = (
+            HotScreen, FindingsScreen, TreeScreen, FlameScreen, StepsScreen, MemoryScreen, OpsScreen,
+        )  # fmt: skip
+        self.views = {number: screen() for number, screen in enumerate(classes, start=1)}
         # Textual takes screens apart when another one takes their place, unless they are installed.
         self._readings += 1
         for number, view in self.views.items():
@@ -96,14 +225,18 @@ class Viewer(App[None]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from super().get_system_commands(screen)
+        if isinstance(screen, BaseScreen):
+            yield SystemCommand("Export", "Write what is shown as CSV", screen.action_export)
+        if isinstance(screen, TreeKeys):
+            for key in screen.call_tree.keys:
+                yield SystemCommand(f"Sort by {key}", "", lambda key=key: screen.call_tree.sort_by(key))
+        if self._opened is None:
+            return
         for number, name in enumerate(VIEWS, start=1):
             yield SystemCommand(name, f"Show the view {name}", lambda number=number: self.action_view(number))
+        yield SystemCommand("Steps or whole run", "What shares are of", self.action_whole_run)
         yield SystemCommand("Read again", "Read the trace from disk again", self.action_reload)
-        if isinstance(screen, View):
-            yield SystemCommand("Export", "Write what is shown as CSV", screen.action_export)
         if isinstance(screen, TreeScreen):
-            for key in ("order", "self", "total", "calls", "name"):
-                yield SystemCommand(f"Sort by {key}", "", lambda key=key: screen.call_tree.sort_by(key))
             yield SystemCommand("Merged, instances, calls", "The next of the three trees", screen.action_mode)
 
     def action_view(self, number: int) -> None:
@@ -121,65 +254,87 @@ class Viewer(App[None]):
 
     def action_rank(self, by: int) -> None:
         """The next process, or the one before."""
+        if isinstance(self.screen, LiveScreen):
+            self.screen.next_rank(by)
+            return
+        if self._opened is None:
+            return
         process = min(max(self.process + by, 0), self.opened.processes - 1)
         if process != self.process:
             self.process = process
             self.step = min(self.step, max(len(self.rank.steps) - 1, 0))
             self._tell("rank_changed")
 
-    def go_to(self, name: str, kind: str) -> None:
+    def action_whole_run(self) -> None:
+        """Shares of the steps that count, or of the whole run."""
+        self.whole_run = not self.whole_run
+        self._tell("window_changed")
+
+    def go_to(self, name: str, class_name: str) -> None:
         """Show a module in the tree."""
         tree = self.tree_screen
-        nodes = tree.call_tree.model.nodes
+        placed = self.rank.tree(tree.mode, whole_run=self.whole_run)
+        nodes = placed.nodes
         rows = nodes.rows
         for node in range(len(nodes)) if tree.mode != "calls" else ():
-            if nodes.path(node) == name and rows.types[rows.type[node]] in (kind, ""):
-                tree.call_tree.model.reveal(node)
-                tree.call_tree.synced()
-                self.action_view(1)
-                return
+            if nodes.path(node) == name and rows.types[rows.type[node]] in (class_name, ""):
+                of_node = placed.rows_of(node)
+                if len(of_node):
+                    self.go_to_row(int(of_node[0]))
+                    return
         self.notify(f"{plain(name, 80)} is not in the tree that is shown", markup=False)
+
+    def go_to_row(self, row: int) -> None:
+        """Show a row of the process in the tree."""
+        self.tree_screen.select_row(row)
+        self.action_view(TREE)
 
     async def action_reload(self) -> None:
         """Read the trace again; where that fails what is shown stays."""
         from modtrace.errors import ModtraceError
 
         try:
-            opened = Opened(self.opened.path, max_memory_bytes=self.opened.max_memory_bytes)
-            opened.rank(0).tree("merged")
+            opened = ViewerModel(self.opened.path, max_memory_bytes=self.opened.max_memory_bytes)
+            step = opened.rank(0).first_step
         except (ModtraceError, OSError) as error:
             self.notify(f"not read again: {plain(str(error), 200)}", severity="warning", markup=False)
             return
-        self.opened, self.process, self.step, self.changed_on_disk = opened, 0, 0, ""
+        self._opened, self.process, self.step, self.changed_on_disk = opened, 0, step, ""
         self._seen = _fingerprint(opened.path)
         old = list(self.views.values())
         self._make_views()
-        await self.switch_screen(self.views[1])
+        await self.switch_screen(self.first_view)
+        self.call_after_refresh(self._look_ahead)
         for view in old:
             self.uninstall_screen(view)
             if view.is_running:
                 await view.remove()
 
-    def _tell(self, what: str) -> None:
+    def _tell(self, method: str) -> None:
         for view in self.views.values():
             if view.is_mounted:
-                getattr(view, what)()
+                getattr(view, method)()
 
     def _watch(self) -> None:
         """Say in the title when the trace on disk is another one than that which is shown."""
         now = _fingerprint(self.opened.path)
-        said = "" if now == self._seen else "(deleted)" if now is None else "(has grown: ctrl+r)"
-        if said != self.changed_on_disk:
-            self.changed_on_disk = said
+        note = "" if now == self._seen else "(deleted)" if now is None else "(has grown: ctrl+r)"
+        if note != self.changed_on_disk:
+            self.changed_on_disk = note
             if isinstance(self.screen, View):
                 self.screen.head()
+
+
+if TYPE_CHECKING:
+    _AS_SCREENS_SEE_IT: type[ViewerApp] = Viewer
+    """mypy checks here that the application has all that its screens ask for."""
 
 
 def binding_ids() -> Iterator[str]:
     """The names of all keys, for the file of one's own keys."""
     owners = (
-        Viewer, View, TreeScreen, FlameScreen, StepsScreen, MemoryScreen, OpsScreen, Popup,
-        LineList, CallTree, FlameChart, CurveView, AskBar,
+        Viewer, BaseScreen, TreeKeys, LiveScreen, HotScreen, TreeScreen, FlameScreen, StepsScreen, MemoryScreen,
+        OpsScreen, Popup, LineList, CallTree, FlameChart, CurveView, OutputPane, AskBar,
     )  # fmt: skip
     for owner in owners:
         for binding in owner.BINDINGS:
@@ -187,17 +342,17 @@ def binding_ids() -> Iterator[str]:
                 yield binding.id
 
 
-def _is_light(said: str) -> bool:
-    """Whether $COLORFGBG, `15;0` or `0;default;15`, tells of a light background; most terminals say nothing."""
-    background = said.rpartition(";")[2]
+def _is_light(colorfgbg: str) -> bool:
+    """True where $COLORFGBG, `15;0` or `0;default;15`, names a light background; most terminals do not set it."""
+    background = colorfgbg.rpartition(";")[2]
     return background in ("7", "15")
 
 
 def _fingerprint(path: Path) -> tuple[int, int] | None:
     """Number of the files of a trace and their bytes; None when it is gone."""
     try:
-        found = [file.lstat().st_size for file in path.glob("*/*") if file.is_file()]
-        return (len(found), sum(found)) if path.is_dir() else None
+        sizes = [file.lstat().st_size for file in path.glob("*/*") if file.is_file()]
+        return (len(sizes), sum(sizes)) if path.is_dir() else None
     except OSError:
         return None
 
@@ -208,6 +363,20 @@ def run(path: Path, *, max_memory_bytes: int | None = None) -> None:
     Raises:
         TraceError: it cannot be read.
     """
-    opened = Opened(path, max_memory_bytes=max_memory_bytes)
-    opened.rank(0).tree("merged")
-    Viewer(opened).run()
+    with reading(path):
+        opened = ViewerModel(path, max_memory_bytes=max_memory_bytes)
+        app = Viewer(opened)
+        opened.rank(0).profile()
+    app.run()
+
+
+def watch(path: Path, *, script: Script | None = None, name: str | None = None) -> str | None:
+    """Show a run until the user leaves: `detached` or `finished`; None where the application has failed.
+
+    Raises:
+        TraceError: there is no trace, or none that this version can read.
+    """
+    trace = LiveTrace(path)
+    if script is None:
+        trace.look()
+    return Viewer(None, live=LiveScreen(trace, script=script, name=name)).run()

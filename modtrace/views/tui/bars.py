@@ -14,11 +14,14 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input
 
-from modtrace.text import fit, width
-from modtrace.views.tui.lines import strip
-from modtrace.views.tui.look import Piece
+from modtrace.text import fit, pad, width
+from modtrace.views.tui.line_list import strip, wrapped
+from modtrace.views.tui.styles import Piece
 
-VIEWS = ("Tree", "Flame", "Steps", "Memory", "Ops")
+VIEWS = ("Hot", "Findings", "Tree", "Flame", "Steps", "Memory", "Ops")
+_SHORT_VIEWS = ("Hot", "Find", "Tree", "Flame", "Steps", "Mem", "Ops")
+HOT, FINDINGS, TREE, FLAME, STEPS, MEMORY, OPS = range(1, 8)
+"""The numbers of the views, and the keys that show them."""
 
 
 class OneLine(Widget):
@@ -26,8 +29,8 @@ class OneLine(Widget):
 
     DEFAULT_CSS = "OneLine { height: 1; }"
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
         self.pieces: Sequence[Piece] = ()
 
     def put(self, pieces: Sequence[Piece]) -> None:
@@ -76,29 +79,71 @@ class HeadLine(Widget):
         tail = f"  {self.right} " if self.right else " "
         taken = sum(width(text) for text, _ in tabs) + width(tail)
         name = " modtrace " if room >= 100 else " "
-        left = fit(f"{name}{self.title}", max(room - taken - 1, 0))
-        space = " " * max(room - taken - width(left), 0)
-        pieces = [(left, "bold"), (space, ""), *tabs, (tail, "dim")]
+        title_text = fit(f"{name}{self.title}", max(room - taken - 1, 0))
+        space = " " * max(room - taken - width(title_text), 0)
+        pieces = [(title_text, "bold"), (space, ""), *tabs, (tail, "dim")]
         return strip(pieces, room, dark=self.app.current_theme.dark).apply_style(self.rich_style)
 
     def _tabs(self) -> list[Piece]:
+        """A piece a view. The view that is shown is in brackets too, for terminals without reverse."""
         pieces: list[Piece] = []
-        names = VIEWS if self.size.width >= 70 else [name[:3] for name in VIEWS]
-        for at, name in enumerate(names, start=1):
-            chosen = at == self.view
-            # The view that is shown is in brackets too, for terminals without reverse.
-            pieces.append((f"[{at}{name}]" if chosen else f" {at}{name} ", "bold cursor" if chosen else ""))
+        names = VIEWS if self.size.width >= 90 else _SHORT_VIEWS
+        for number, name in enumerate(names, start=1):
+            before = "[" if number == self.view else "" if number - 1 == self.view else " "
+            behind = "]" if number == self.view else ""
+            pieces.append((f"{before}{number}{name}{behind}", "bold cursor" if number == self.view else ""))
         return pieces
 
     def on_click(self, event: events.Click) -> None:
         tabs = self._tabs()
         tail = width(f"  {self.right} ") if self.right else 1
-        at = self.size.width - tail - sum(width(text) for text, _ in tabs)
+        column = self.size.width - tail - sum(width(text) for text, _ in tabs)
         for number, (text, _) in enumerate(tabs, start=1):
-            if at <= event.x < at + width(text):
+            if column <= event.x < column + width(text):
                 self.app.call_later(self.app.run_action, f"view({number})")
                 return
-            at += width(text)
+            column += width(text)
+
+
+class Banner(Widget):
+    """The end of a run that did not end well: a few lines, none of a run that did."""
+
+    DEFAULT_CSS = "Banner { height: auto; } Banner.-empty { display: none; }"
+    LOW = 18
+    """Lines of a terminal below which there is one line only."""
+
+    def __init__(self) -> None:
+        super().__init__(classes="-empty")
+        self.texts: Sequence[str] = ()
+
+    def put(self, texts: Sequence[str]) -> None:
+        """Show other texts."""
+        if list(texts) != list(self.texts):
+            self.texts = list(texts)
+            self.set_class(not self.texts, "-empty")
+            self.refresh(layout=True)
+
+    def lines(self, room: int) -> list[str]:
+        """The texts in so many columns: each broken once at most, the first alone where the terminal is low."""
+        if self.app.size.height < self.LOW:
+            return [fit(f" ! {self.texts[0]}", room)] if self.texts else []
+        lines: list[str] = []
+        for number, text in enumerate(self.texts):
+            mark = " ! " if not number else "   "
+            first, *others = wrapped(text, max(room - 4, 10)) or [""]
+            lines.append(fit(mark + first, room))
+            lines += [fit(f"   {' '.join(others)}", room)] if others else []
+        return lines
+
+    def get_content_height(self, container: object, viewport: object, width: int) -> int:
+        del container, viewport
+        return len(self.lines(width))
+
+    def render_line(self, y: int) -> Strip:
+        room = self.size.width
+        lines = self.lines(room)
+        pieces = [(pad(lines[y] if y < len(lines) else "", room), "error")]
+        return strip(pieces, room, dark=self.app.current_theme.dark).apply_style(self.rich_style)
 
 
 class AskBar(Horizontal):
@@ -117,8 +162,8 @@ class AskBar(Horizontal):
     class Typed(Message):
         """The text is another one."""
 
-        def __init__(self, what: str, text: str) -> None:
-            self.what, self.text = what, text
+        def __init__(self, purpose: str, text: str) -> None:
+            self.purpose, self.text = purpose, text
             super().__init__()
 
     class Entered(Typed):
@@ -129,7 +174,7 @@ class AskBar(Horizontal):
 
     def __init__(self) -> None:
         super().__init__()
-        self.what = ""
+        self.purpose = ""
         self._last: dict[str, str] = {}
 
     def compose(self) -> ComposeResult:
@@ -137,9 +182,9 @@ class AskBar(Horizontal):
         yield Input(compact=True, select_on_focus=False)
         yield OneLine(id="ask_said")
 
-    def ask(self, what: str, prompt: str, text: str) -> None:
-        """Ask for something; `what` comes back in the messages."""
-        self.what = what
+    def ask(self, purpose: str, prompt: str, text: str) -> None:
+        """Ask for something; `purpose` comes back in the messages."""
+        self.purpose = purpose
         self.query_one("#ask_what", OneLine).put([(f" {prompt}", "bold")])
         self.say("")
         entry = self.query_one(Input)
@@ -149,6 +194,11 @@ class AskBar(Horizontal):
         self.display = True
         # At once: `focus` comes after what is typed quickly, which would be keys of the tree then.
         self.screen.set_focus(entry)
+
+    @property
+    def entry(self) -> Input:
+        """The line itself."""
+        return self.query_one(Input)
 
     def say(self, text: str, *, trouble: bool = False) -> None:
         """Show something behind what is typed."""
@@ -165,19 +215,19 @@ class AskBar(Horizontal):
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
         if self.is_open:
-            self.post_message(self.Typed(self.what, event.value))
+            self.post_message(self.Typed(self.purpose, event.value))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        self._last[self.what] = event.value
-        self.post_message(self.Entered(self.what, event.value))
+        self._last[self.purpose] = event.value
+        self.post_message(self.Entered(self.purpose, event.value))
 
     def action_cancel(self) -> None:
-        self.post_message(self.Cancelled(self.what, self.query_one(Input).value))
+        self.post_message(self.Cancelled(self.purpose, self.query_one(Input).value))
 
     def action_earlier(self) -> None:
         """Take what was entered before."""
-        earlier = self._last.get(self.what)
+        earlier = self._last.get(self.purpose)
         if earlier:
             entry = self.query_one(Input)
             entry.value = earlier

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.views.tui.nodes import Ints
+from modtrace.views.models.nodes import Ints
 
 _LEFT: Final = (0x40, 0x04, 0x02, 0x01)
 _RIGHT: Final = (0x80, 0x20, 0x10, 0x08)
@@ -15,26 +15,26 @@ _RIGHT: Final = (0x80, 0x20, 0x10, 0x08)
 _RAMP: Final = " .:-=+*#%@"
 
 
-def highest(at: Ints, values: Ints, left: int, right: int, columns: int) -> Ints:
+def highest(begins: Ints, values: Ints, view_start: int, view_end: int, columns: int) -> Ints:
     """The highest value that a step function has in each of some equal stretches; 0 before its first.
 
     Args:
-        at: when each value begins, sorted.
+        begins: when each value begins, sorted.
         values: `values[i]` holds from `at[i]` until the next.
         left, right: what is shown.
         columns: the number of stretches.
     """
-    if not len(at) or right <= left or columns <= 0:
+    if not len(begins) or view_end <= view_start or columns <= 0:
         return np.zeros(max(columns, 0), np.int64)
-    edges = left + (np.arange(columns + 1) * (right - left)) // columns
-    before = np.searchsorted(at, edges[:-1], side="right") - 1  # what holds when a stretch begins
-    after = np.maximum(np.searchsorted(at, edges[1:], side="left"), before + 1)
+    edges = view_start + (np.arange(columns + 1) * (view_end - view_start)) // columns
+    before = np.searchsorted(begins, edges[:-1], side="right") - 1  # what holds when a stretch begins
+    after = np.maximum(np.searchsorted(begins, edges[1:], side="left"), before + 1)
     level = np.append(values, 0)  # level[-1] is what is held before the first
     pairs = np.stack([np.maximum(before, 0), after], 1).ravel()
     pairs = np.minimum(pairs, len(values))
-    found = np.maximum.reduceat(level, pairs)[::2]
+    result = np.maximum.reduceat(level, pairs)[::2]
     none = after <= 0
-    return np.where(none, 0, found)
+    return np.where(none, 0, result)
 
 
 def filled(values: Ints, height: int, top: int) -> list[str]:
@@ -49,9 +49,9 @@ def filled(values: Ints, height: int, top: int) -> list[str]:
     dots = np.where((values > 0) & (dots == 0), 1, np.minimum(dots, 4 * height))
     lines = []
     for line in range(height - 1, -1, -1):
-        here = np.clip(dots - 4 * line, 0, 4)
+        level = np.clip(dots - 4 * line, 0, 4)
         codes = np.full(len(values) // 2, 0x2800, np.int64)
-        for bits, side in ((_LEFT, here[0::2]), (_RIGHT, here[1::2])):
+        for bits, side in ((_LEFT, level[0::2]), (_RIGHT, level[1::2])):
             masks: npt.NDArray[np.int64] = np.cumsum([0, *bits])
             codes += masks[side[: len(codes)]]
         lines.append("".join(map(chr, codes.tolist())))

@@ -7,9 +7,10 @@ from typing import ClassVar, Final
 
 from textual.binding import Binding, BindingType
 
-from modtrace.views.tui.lines import LineList
-from modtrace.views.tui.tree_lines import KEYS, TreeLines
-from modtrace.views.tui.tree_model import TreeModel
+from modtrace.analysis.metrics import METRICS
+from modtrace.views.models.tree_model import TreeModel
+from modtrace.views.tui.line_list import LineList
+from modtrace.views.tui.tree_lines import TreeLines, sort_keys
 
 THRESHOLDS: Final = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.10)
 
@@ -39,9 +40,9 @@ class CallTree(LineList):
     class Changed(LineList.Moved):
         """Sorted, filtered, opened or closed: what a title says may be other than before."""
 
-    def __init__(self, lines: TreeLines, *, keys: Sequence[str] = KEYS, id: str | None = None) -> None:
+    def __init__(self, lines: TreeLines, *, keys: Sequence[str] | None = None, id: str | None = None) -> None:
         super().__init__(lines, id=id)
-        self.keys = tuple(keys)
+        self.keys = tuple(sort_keys() if keys is None else keys)
 
     @property
     def shown(self) -> TreeLines:
@@ -69,11 +70,27 @@ class CallTree(LineList):
         if moved:
             self.post_message(self.Moved(self))
 
+    def grown(self) -> None:
+        """Draw after the model has grown. The list stays scrolled to where it is, unless the cursor was in sight there
+        and no longer is.
+        """
+        follow = self.cursor_in_sight
+        self.cursor = self.model.cursor
+        self.changed(follow=follow)
+
     def clicked(self, row: int, column: int) -> None:
         self.move_to(row)
         level = int(self.model.nodes.depth[self.model.node_at(row)])
         if abs(column - 3 - 2 * level) <= 1:
             self.action_toggle_row()
+
+    def head_clicked(self, column: int) -> None:
+        """Sort by the column; a click on the one that is sorted by turns the order round."""
+        key = self.shown.key_at(column, self.columns)
+        if key == self.model.key:
+            self.action_reverse()
+        elif key in self.keys and self._tells(key):
+            self.sort_by(key)
 
     def action_toggle_row(self) -> None:
         if len(self.lines):
@@ -113,16 +130,21 @@ class CallTree(LineList):
             self.synced()
 
     def action_sort(self, by: int) -> None:
-        known = [
-            key for key in self.keys if key in ("order", "name") or self.model.nodes.numbers(key)[1].any()
-        ]
-        at = known.index(self.model.key) if self.model.key in known else 0
-        self.sort_by(known[(at + by) % len(known)])
+        known = [key for key in self.keys if self._tells(key)]
+        index = known.index(self.model.key) if self.model.key in known else 0
+        self.sort_by(known[(index + by) % len(known)])
+
+    def _tells(self, key: str) -> bool:
+        """True where rows differ in the sort key: of a single call there is no median."""
+        metric = METRICS.get(key)
+        if metric is None:
+            return True
+        of_one = self.shown.timed and metric.adds in ("calls", "p50", "p95", "max")
+        return not of_one and self.model.nodes.has(key)
 
     def sort_by(self, key: str) -> None:
         """Sort siblings by a number, `name` or `order`; the cursor stays on its row."""
-        self.shown.extra = (key,) if key in ("mem", "flops") else ()
-        self.model.sort(key)
+        self.shown.sort_by(key)
         self.synced()
 
     def action_reverse(self) -> None:
@@ -134,7 +156,7 @@ class CallTree(LineList):
         self.refresh()
 
     def action_threshold(self, by: int) -> None:
-        at = THRESHOLDS.index(self.model.threshold) if self.model.threshold in THRESHOLDS else 0
-        at = min(max(at + by, 0), len(THRESHOLDS) - 1)
-        self.model.set_filter(self.model.filter, THRESHOLDS[at])
+        index = THRESHOLDS.index(self.model.threshold) if self.model.threshold in THRESHOLDS else 0
+        index = min(max(index + by, 0), len(THRESHOLDS) - 1)
+        self.model.set_filter(self.model.filter, THRESHOLDS[index])
         self.synced()

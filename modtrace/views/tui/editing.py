@@ -8,10 +8,10 @@ import subprocess
 from textual.app import App, SuspendNotSupported
 
 from modtrace.text import plain
-from modtrace.views.tui.source import Place, editor
+from modtrace.views.tui.source import SourcePlace, editor
 
 
-def edit(app: App[None], place: Place) -> None:
+def edit(app: App[None], place: SourcePlace) -> None:
     """Open the user's editor at a place; what prevents it is said in the viewer."""
     command = editor(place, os.environ)
     if command is None:

@@ -14,16 +14,18 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from modtrace.text import fit, pad, plain
-from modtrace.views.tui.boxes import Boxes, Cell
-from modtrace.views.tui.lines import strip
-from modtrace.views.tui.look import Piece, category
-from modtrace.views.tui.nodes import Ints
+from modtrace.views.models.boxes import Boxes, Cell
+from modtrace.views.models.nodes import Ints
+from modtrace.views.tui.line_list import strip
+from modtrace.views.tui.styles import Piece, phase_box
 
 Marked = Callable[[Ints], "np.ndarray[tuple[int], np.dtype[np.bool_]]"]
 
 
 class FlameChart(Widget, can_focus=True):
-    """Shows `Boxes` between `left` and `right` from level `base` on, one of them selected (-1: none).
+    """Shows `Boxes` between `view_start` and `view_end`, one of them selected (-1: none).
+
+    `base` is the level of the box that is zoomed to; those around it are drawn above it.
 
     Arrows go to the box beside, above or below, however small it is drawn: by the tree, not by what is to be seen.
     """
@@ -67,19 +69,21 @@ class FlameChart(Widget, can_focus=True):
         super().__init__(id=id)
         none = np.zeros(0, np.int64)
         self.boxes = Boxes(none, none, none, none, str)
-        self.kind: Callable[[int], str] = str
+        self.phase_of: Callable[[int], str] = str
         self.marked: Marked | None = None
-        self.left, self.right, self.base = 0.0, 1.0, 0
-        self.top = 0  # levels scrolled away below the base
+        self.view_start, self.view_end, self.base = 0.0, 1.0, 0
+        self.top = 0  # levels scrolled away
         self.selected = -1
         self.zoomed: list[int] = []  # boxes that were zoomed to, one in the other
         self.fitted = fitted
 
-    def use(self, boxes: Boxes, kind: Callable[[int], str], *, left: float, right: float) -> None:
-        """Show other boxes. `kind` is the class of an owner, which decides on its colour."""
-        self.boxes, self.kind = boxes, kind
-        self._whole = (left, right)
-        self.left, self.right, self.base, self.top = left, max(right, left + 1), 0, 0
+    def use(
+        self, boxes: Boxes, phase_of: Callable[[int], str], *, view_start: float, view_end: float
+    ) -> None:
+        """Show other boxes. `phase_of` is the name of the phase of an owner, which decides on its hue."""
+        self.boxes, self.phase_of = boxes, phase_of
+        self._full_span = (view_start, view_end)
+        self.view_start, self.view_end, self.base, self.top = view_start, max(view_end, view_start + 1), 0, 0
         self.selected = -1
         self.zoomed = []
         self.refresh()
@@ -102,7 +106,7 @@ class FlameChart(Widget, can_focus=True):
 
     def back(self) -> bool:
         """Zoom out by one; whether there was anything to zoom out of."""
-        if not self.zoomed and (self.left, self.right) == self._whole:
+        if not self.zoomed and (self.view_start, self.view_end) == self._full_span:
             return False
         self._back()
         self.post_message(self.Zoomed(self))
@@ -114,35 +118,41 @@ class FlameChart(Widget, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
-        level = self.base + self.top + y
-        if self.fitted and self.size.height == 1:
-            low, high = self.boxes.of_level(self.base)
-            level = self.base + (high - low == 1 and self.boxes.levels > self.base + 1)
+        level = self._level_at(y)
         pieces: list[Piece] = []
         column = 0
-        cells = self.boxes.cells(level, self.left, self.right, width)
+        cells = self.boxes.cells(level, self.view_start, self.view_end, width)
         marked = (
             self.marked(self.boxes.owner[[cell.box for cell in cells]]) if self.marked and cells else None
         )
-        for at, cell in enumerate(cells):
-            if cell.left > column:
-                pieces.append((" " * (cell.left - column), ""))
-            pieces.append(self._drawn(cell, linked=marked is not None and bool(marked[at])))
-            column = cell.right
+        for number, cell in enumerate(cells):
+            if cell.start_column > column:
+                pieces.append((" " * (cell.start_column - column), ""))
+            pieces.append(self._drawn(cell, linked=marked is not None and bool(marked[number])))
+            column = cell.end_column
         if column < width:
             pieces.append((" " * (width - column), ""))
         return strip(pieces, width, dark=self.app.current_theme.dark).apply_style(self.rich_style)
 
+    def _level_at(self, line: int) -> int:
+        """The level that a line shows."""
+        if self.fitted and self.size.height == 1:
+            low, high = self.boxes.of_level(self.base)
+            return self.base + (high - low == 1 and self.boxes.levels > self.base + 1)
+        return self.top + line
+
     def _drawn(self, cell: Cell, *, linked: bool) -> Piece:
         owner = int(self.boxes.owner[cell.box])
-        room = cell.right - cell.left
+        room = cell.end_column - cell.start_column
         # With nothing but the selection to tell by, without colour, the edge itself changes.
         chosen = cell.box == self.selected
         edge = ">" if chosen else "*" if linked else "|"
         if cell.shared:
             return ":" if not (chosen or linked) else edge, "cursor" if chosen else "dim"
         text = fit(plain(self.boxes.label(owner)[:200]), room - 1) if room > 2 else ""
-        name = category(self.kind(owner) or self.boxes.label(owner))
+        low, high = self._full_span
+        share = float(self.boxes.end[cell.box] - self.boxes.start[cell.box]) / max(high - low, 1.0)
+        name = phase_box(self.phase_of(owner), share)
         if linked:
             name += " marked"
         return edge + pad(text, room - 1), f"{name} cursor" if chosen else name
@@ -151,9 +161,13 @@ class FlameChart(Widget, can_focus=True):
         self._into_sight()
 
     def on_click(self, event: events.Click) -> None:
-        level = self.base + self.top + event.y
-        value = self.left + (event.x + 0.5) * (self.right - self.left) / max(self.size.width, 1)
-        box = self.boxes.at(level, value)
+        place = event.get_content_offset(self)
+        if place is None:
+            return
+        level = self._level_at(place.y)
+        span = self.view_end - self.view_start
+        value = self.view_start + (place.x + 0.5) * span / max(self.size.width, 1)
+        box = self.boxes.box_at(level, value)
         if box is None:
             return
         if event.chain == 2:
@@ -205,14 +219,14 @@ class FlameChart(Widget, can_focus=True):
             self.zoom_to(self.selected)
 
     def action_wider(self, by: float) -> None:
-        middle = (self.left + self.right) / 2
+        middle = (self.view_start + self.view_end) / 2
         if self.selected >= 0:
             middle = float(self.boxes.start[self.selected] + self.boxes.end[self.selected]) / 2
-        half = (self.right - self.left) / by / 2
-        low, high = self._whole
+        half = (self.view_end - self.view_start) / by / 2
+        low, high = self._full_span
         half = min(half, (high - low) / 2)
         middle = min(max(middle, low + half), high - half)
-        self.left, self.right = middle - half, middle + max(half, 0.5)
+        self.view_start, self.view_end = middle - half, middle + max(half, 0.5)
         self.refresh()
 
     def _go(self, box: int) -> None:
@@ -221,13 +235,13 @@ class FlameChart(Widget, can_focus=True):
 
     def _first(self) -> None:
         low, high = self.boxes.of_level(self.base)
-        first = low + int(np.searchsorted(self.boxes.end[low:high], self.left, side="right"))
+        first = low + int(np.searchsorted(self.boxes.end[low:high], self.view_start, side="right"))
         if first < high:
             self.select(first)
 
     def _around(self, box: int) -> int | None:
         level = int(self.boxes.level[box])
-        return self.boxes.at(level - 1, float(self.boxes.start[box])) if level else None
+        return self.boxes.box_at(level - 1, float(self.boxes.start[box])) if level else None
 
     def _inside(self, box: int, outer: int) -> bool:
         boxes = self.boxes
@@ -245,11 +259,12 @@ class FlameChart(Widget, can_focus=True):
     def _show_zoomed(self) -> None:
         if self.zoomed:
             box = self.zoomed[-1]
-            self.left, self.right = float(self.boxes.start[box]), float(self.boxes.end[box])
+            self.view_start, self.view_end = float(self.boxes.start[box]), float(self.boxes.end[box])
             self.base = int(self.boxes.level[box])
         else:
-            (self.left, self.right), self.base = self._whole, 0
-        self.top = 0
+            (self.view_start, self.view_end), self.base = self._full_span, 0
+        # The nearest of the boxes around it stay in sight.
+        self.top = max(self.base - max(self.size.height // 3, 1), 0)
         self._into_sight()
         self.refresh()
         self.post_message(self.Zoomed(self))
@@ -258,8 +273,8 @@ class FlameChart(Widget, can_focus=True):
         if self.selected < 0:
             return
         height = max(self.size.height, 1)
-        level = int(self.boxes.level[self.selected]) - self.base
-        most = max(self.boxes.levels - self.base - height, 0)
-        self.top = min(max(self.top, level - height + 1), max(level, 0), most)
+        level = int(self.boxes.level[self.selected])
+        most = max(self.boxes.levels - height, 0)
+        self.top = min(max(self.top, level - height + 1), level, most)
 
-    _whole = (0.0, 1.0)
+    _full_span = (0.0, 1.0)

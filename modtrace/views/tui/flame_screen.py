@@ -1,4 +1,4 @@
-"""The second view: totals as boxes, from the top down or from what was called."""
+"""The fourth view: totals as boxes, from the top down or from what was called."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from textual.binding import Binding, BindingType
 
 from modtrace.text import fit, plain
 from modtrace.units import duration, percent, plural
-from modtrace.views.tui.bars import OneLine
-from modtrace.views.tui.boxes import Icicle
+from modtrace.views.models.boxes import Icicle
+from modtrace.views.models.csv_sheet import Sheet, Value
+from modtrace.views.tui.bars import TREE, OneLine
+from modtrace.views.tui.base_screen import View
 from modtrace.views.tui.flame_chart import FlameChart
-from modtrace.views.tui.shown import Sheet, Value
-from modtrace.views.tui.view import View
+from modtrace.views.tui.styles import legend
 
 
 class FlameScreen(View):
     """The merged tree as boxes; `i` turns it round: what has own time at the top, its callers below."""
 
-    NUMBER = 2
+    NUMBER = 4
     DEFAULT_CSS = """
     FlameScreen #flame { border: round $primary; }
     FlameScreen #flame:focus { border: round $accent; }
@@ -35,6 +36,7 @@ class FlameScreen(View):
 
     def body(self) -> ComposeResult:
         yield FlameChart(id="flame")
+        yield OneLine(id="legend")
         yield OneLine(id="box")
 
     @property
@@ -43,7 +45,7 @@ class FlameScreen(View):
 
     @property
     def shown(self) -> Icicle:
-        return self.rank.callers if self.inverted else self.rank.icicle
+        return self.rank.icicle(whole_run=self.viewer.whole_run, inverted=self.inverted)
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -65,17 +67,23 @@ class FlameScreen(View):
         self._use()
         self.head()
 
+    def window_changed(self) -> None:
+        self._use()
+
     def _use(self) -> None:
         shown = self.shown
-        whole = float(shown.boxes.end.max()) if len(shown.boxes) else 1.0
-        self.chart.use(shown.boxes, shown.nodes.kind, left=0.0, right=whole)
+        span = float(shown.boxes.end.max()) if len(shown.boxes) else 1.0
+        self.chart.use(shown.boxes, shown.nodes.phase_name, view_start=0.0, view_end=span)
+        phases = {shown.nodes.phase_name(node) for node in shown.boxes.owner.tolist()}
+        self.query_one("#legend", OneLine).put(legend(sorted(phases)))
         self._say()
 
     def on_flame_chart_moved(self, event: FlameChart.Moved) -> None:
         if not self.inverted:
-            tree = self.viewer.tree_screen
-            if tree.is_mounted and tree.mode == "merged":
-                tree.call_tree.model.reveal(int(self.shown.boxes.owner[event.source.selected]))
+            placed = self.rank.tree("merged", whole_run=self.viewer.whole_run)
+            rows = placed.rows_of(int(self.shown.boxes.owner[event.source.selected]))
+            if len(rows):
+                self.viewer.tree_screen.select_row(int(rows[0]))
         self._say()
 
     def on_flame_chart_zoomed(self, event: FlameChart.Zoomed) -> None:
@@ -87,13 +95,13 @@ class FlameScreen(View):
         if self.inverted:
             return
         nodes, node = self.shown.nodes, int(self.shown.boxes.owner[event.source.selected])
-        path, kind = nodes.path(node), nodes.rows.types[nodes.rows.type[node]]
+        path, class_name = nodes.path(node), nodes.rows.types[nodes.rows.type[node]]
         self.inverted = True
         self._use()
         around = self.shown
         for top in range(len(around.nodes)):
             rows = around.nodes.rows
-            same = around.nodes.path(top) == path and rows.types[rows.type[top]] == kind
+            same = around.nodes.path(top) == path and rows.types[rows.type[top]] == class_name
             if around.nodes.depth[top] == 0 and same and around.box[top] >= 0:
                 self.chart.select(int(around.box[top]))
                 self.chart.zoom_to(int(around.box[top]))
@@ -102,13 +110,15 @@ class FlameScreen(View):
     def _say(self) -> None:
         """The title, and the line about the selected box."""
         chart, shown = self.chart, self.shown
-        nodes, wall = shown.nodes, max(self.rank.part.wall_ns, 1)
-        view = max(chart.right - chart.left, 1.0)
-        what = "self time by caller" if self.inverted else "total time"
+        window = self.rank.profile(whole_run=self.viewer.whole_run).window
+        nodes, base = shown.nodes, max(window.base_ns, 1)
+        of = window.text.partition(";")[0]
+        view = max(chart.view_end - chart.view_start, 1.0)
+        description = f"{'self time by caller' if self.inverted else 'total time'} of {of}"
         zoom = " > ".join(plain(nodes.label(int(shown.boxes.owner[box]))[:100]) for box in chart.zoomed[-3:])
-        title = f"Flame  {what}" + (f"  zoom: {zoom}" if zoom else "")
+        title = f"Flame  {description}" + (f"  zoom: {zoom}" if zoom else "")
         chart.border_title = fit(title, max(self.app.size.width - 32, 10)).replace("[", "\\[")
-        chart.border_subtitle = f"{duration(int(view))} ({percent(int(view), wall)}%)"
+        chart.border_subtitle = f"{duration(int(view))} ({percent(int(view), base)}%)"
         line = self.query_one("#box", OneLine)
         if chart.selected < 0:
             line.put([(" arrows select a box, enter zooms in, esc out, i turns it round", "dim")])
@@ -116,8 +126,8 @@ class FlameScreen(View):
         node = int(shown.boxes.owner[chart.selected])
         spent = int(shown.size[node])
         parts = [
-            plain(nodes.label(node)[:100]), plain(nodes.kind(node)[:60]), duration(spent),
-            f"{percent(spent, wall)}% of run, {percent(spent, int(view))}% of view",
+            plain(nodes.label(node)[:100]), plain(nodes.class_name(node)[:60]), duration(spent),
+            f"{percent(spent, base)}% of {of}, {percent(spent, int(view))}% of view",
         ]  # fmt: skip
         calls = None if self.inverted else nodes.number("calls", node)
         if calls is not None:
@@ -133,12 +143,12 @@ class FlameScreen(View):
             self.action_invert()
 
     def action_to_tree(self) -> None:
-        self.viewer.action_view(1)
+        self.viewer.action_view(TREE)
 
     def sheet(self) -> Sheet | None:
         nodes = self.shown.nodes
         rows: list[list[Value]] = [
-            [int(nodes.depth[at]), nodes.path(at), nodes.kind(at), int(self.shown.size[at])]
-            for at in range(len(nodes))
+            [int(nodes.depth[node]), nodes.path(node), nodes.class_name(node), int(self.shown.size[node])]
+            for node in range(len(nodes))
         ]
         return Sheet("callers" if self.inverted else "flame", ["depth", "path", "type", "total_ns"], rows)

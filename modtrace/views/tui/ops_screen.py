@@ -1,4 +1,4 @@
-"""The fifth view: functions, operators and kernels where they were recorded, and what each module does."""
+"""The seventh view: functions, operators and kernels where they were recorded, and what each module does."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from modtrace.analysis.kernels import ran
 from modtrace.analysis.operations import operations
 from modtrace.text import fit, pad, plain
 from modtrace.units import bounded, count, duration
-from modtrace.views.tui.lines import LineList, Texts
-from modtrace.views.tui.look import Piece
-from modtrace.views.tui.opened import Rank
-from modtrace.views.tui.shown import Sheet
-from modtrace.views.tui.view import View
+from modtrace.views.models.csv_sheet import Sheet
+from modtrace.views.models.viewer_model import Rank
+from modtrace.views.tui.base_screen import View
+from modtrace.views.tui.line_list import FixedLines, LineList
+from modtrace.views.tui.styles import Piece
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,25 @@ class Op:
     spent_ns: int | None
     flops: int | None
     least: int | None
-    what: str
+    description: str
 
 
 def ops_of(rank: Rank) -> list[Op]:
     """Everything that the view lists, section after section."""
-    found = _functions(rank)
+    ops = _functions(rank)
     if len(rank.stored.table("operators")):
-        found += [
+        ops += [
             Op(
-                "operators by module", one.name or "outside of calls", one.type, one.executions,
-                one.forward_ns + one.backward_ns, None, None,
-                ", ".join(f"{operator} {duration(spent)}" for operator, spent in one.top if spent),
+                "operators by module", module.name or "outside of calls", module.type, module.executions,
+                module.forward_ns + module.backward_ns, None, None,
+                ", ".join(f"{operator} {duration(spent)}" for operator, spent in module.top if spent),
             )
-            for one in ran(rank.stored)[1]
+            for module in ran(rank.stored)[1]
         ]  # fmt: skip
     for does in operations(rank.stored):
-        words = "?" if does.operations is None else ", ".join(does.operations)
+        words = "not counted" if does.operations is None else ", ".join(does.operations)
         missing = f"  ! no formula for {', '.join(does.uncounted)}" if does.uncounted else ""
-        found.append(
+        ops.append(
             Op(
                 "what modules do",
                 does.name,
@@ -63,7 +63,7 @@ def ops_of(rank: Rank) -> list[Op]:
                 words + missing,
             )
         )
-    return found
+    return ops
 
 
 def _functions(rank: Rank) -> list[Op]:
@@ -73,14 +73,14 @@ def _functions(rank: Rank) -> list[Op]:
     if tree is None or not rank.has_functions:
         return []
     groups: dict[tuple[str, str], list[int]] = {}
-    for at in np.flatnonzero(tree.function).tolist():
-        groups.setdefault((tree.name[at], tree.type[at]), []).append(at)
-    found = []
+    for node in np.flatnonzero(tree.function).tolist():
+        groups.setdefault((tree.name[node], tree.type[node]), []).append(node)
+    ops = []
     for (name, place), members in groups.items():
-        total = sum(nodes.number("self", at) or 0 for at in members)
-        calls = sum(nodes.number("calls", at) or 0 for at in members)
-        found.append(Op("functions", name, place, calls, total, None, None, ""))
-    return sorted(found, key=lambda op: -(op.spent_ns or 0))
+        total = sum(nodes.number("self", node) or 0 for node in members)
+        calls = sum(nodes.number("calls", node) or 0 for node in members)
+        ops.append(Op("functions", name, place, calls, total, None, None, ""))
+    return sorted(ops, key=lambda op: -(op.spent_ns or 0))
 
 
 class OpLines:
@@ -89,8 +89,9 @@ class OpLines:
     def __init__(self, ops: Sequence[Op]) -> None:
         self.ops = list(ops)
         self.rows: list[Op | str] = []
-        for at, op in enumerate(self.ops):
-            if not at or self.ops[at - 1].section != op.section:
+        self.timed = any(op.spent_ns is not None for op in self.ops)
+        for index, op in enumerate(self.ops):
+            if not index or self.ops[index - 1].section != op.section:
                 self.rows.append(op.section)
             self.rows.append(op)
 
@@ -99,23 +100,24 @@ class OpLines:
 
     def head(self, width: int) -> Sequence[Piece]:
         room = self._room(width)
-        line = pad("   name", room) + f"{'calls':>8} {'self':>9} {'a call':>11}  what"
+        times = f" {'self':>9}" if self.timed else ""
+        line = pad("   name", room) + f"{'calls':>8}{times} {'a call':>11}  what"
         return [(line[:width].ljust(width), "head")]
 
     def line(self, row: int, width: int) -> Sequence[Piece]:
         op, room = self.rows[row], self._room(width)
         if isinstance(op, str):
             return [(pad(f" {op}", width), "bold")]
-        kind = f"  {plain(op.type[:200])}" if op.type not in ("", op.name) else ""
-        name = f"{fit(plain(op.name[:400]), room - 4, keep_end=True)}{kind}"
+        class_text = f"  {plain(op.type[:200])}" if op.type not in ("", op.name) else ""
+        name = f"{fit(plain(op.name[:400]), room - 4, keep_end=True)}{class_text}"
         spent = "" if op.spent_ns is None else duration(op.spent_ns)
         flops = "" if op.section != "what modules do" else bounded(op.flops, op.least, "FLOP")
-        what = plain(op.what[:600])
-        left = max(width - room - 32, 0)
+        description = plain(op.description[:600])
+        room_behind = max(width - room - (32 if self.timed else 22), 0)
         return [
             (pad(f"   {name}", room), ""),
-            (f"{count(op.calls):>8} {spent:>9} {flops:>11}  ", ""),
-            (fit(what, left), ""),
+            (f"{count(op.calls):>8}{f' {spent:>9}' if self.timed else ''} {flops:>11}  ", ""),
+            (fit(description, room_behind), ""),
         ]
 
     def _room(self, width: int) -> int:
@@ -125,7 +127,7 @@ class OpLines:
 class OpsScreen(View):
     """Made in the background when it is first looked at; enter goes to the module in the tree."""
 
-    NUMBER = 5
+    NUMBER = 7
     DEFAULT_CSS = "OpsScreen #ops { border: round $primary; } OpsScreen #ops:focus { border: round $accent; }"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "sort", "Sort by calls, self", id="ops.sort", show=False),
@@ -137,7 +139,7 @@ class OpsScreen(View):
         self.by = ""
 
     def body(self) -> ComposeResult:
-        yield LineList(Texts([]), id="ops")
+        yield LineList(FixedLines([]), id="ops")
 
     @property
     def listed(self) -> LineList:
@@ -150,7 +152,7 @@ class OpsScreen(View):
 
     def rank_changed(self) -> None:
         self.head()
-        self.listed.show(Texts([[("  reading ...", "dim")]]))
+        self.listed.show(FixedLines([[("  reading ...", "dim")]]))
         self.listed.border_title = "Ops"
         rank = self.rank
         self.run_worker(lambda: ops_of(rank), thread=True, exclusive=True, name="ops", exit_on_error=False)
@@ -163,18 +165,18 @@ class OpsScreen(View):
             if len(self.lines):
                 self.listed.show(self.lines)
             else:
-                self.listed.show(Texts([[(f"  {self.rank.why_nothing}", "")]]))
+                self.listed.show(FixedLines([[(f"  {self.rank.why_nothing}", "")]]))
             functions = "" if self.rank.has_functions else "   modtrace run --functions records functions too"
             self.listed.border_title = f"Ops  {len(self.lines.ops):,} rows{functions}"
         elif event.state is WorkerState.ERROR:
-            said = plain(str(event.worker.error), 200)
-            self.listed.show(Texts([[(f"  cannot be shown: {said}", "warn")]]))
+            text = plain(str(event.worker.error), 200)
+            self.listed.show(FixedLines([[(f"  cannot be shown: {text}", "warn")]]))
 
     def action_sort(self) -> None:
         """By self time, by calls, as they were."""
         self.by = {"": "self", "self": "calls", "calls": ""}[self.by]
         ops = list(self.lines.ops)
-        sections = {section: at for at, section in enumerate(dict.fromkeys(op.section for op in ops))}
+        sections = {section: index for index, section in enumerate(dict.fromkeys(op.section for op in ops))}
         if self.by:
             ops.sort(
                 key=lambda op: (sections[op.section], -(op.calls if self.by == "calls" else op.spent_ns or 0))
@@ -191,6 +193,7 @@ class OpsScreen(View):
 
     def sheet(self) -> Sheet | None:
         rows = [
-            [op.section, op.name, op.type, op.calls, op.spent_ns, op.flops, op.what] for op in self.lines.ops
+            [op.section, op.name, op.type, op.calls, op.spent_ns, op.flops, op.description]
+            for op in self.lines.ops
         ]
         return Sheet("ops", ["section", "name", "type", "calls", "self_ns", "flops", "what"], rows)

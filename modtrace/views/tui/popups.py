@@ -10,8 +10,8 @@ from textual.binding import ActiveBinding, Binding, BindingType
 from textual.screen import ModalScreen
 
 from modtrace.text import fit, pad
-from modtrace.views.tui.lines import LineList, Texts
-from modtrace.views.tui.look import Piece
+from modtrace.views.tui.line_list import FixedLines, LineList, wrapped
+from modtrace.views.tui.styles import Piece
 
 
 class Popup(ModalScreen[None]):
@@ -32,7 +32,7 @@ class Popup(ModalScreen[None]):
         self.make = lines
 
     def compose(self) -> ComposeResult:
-        yield LineList(Texts([]), has_cursor=False)
+        yield LineList(FixedLines([]), has_cursor=False)
 
     def on_mount(self) -> None:
         listed = self.query_one(LineList)
@@ -46,19 +46,21 @@ class Popup(ModalScreen[None]):
 
     def _fill(self) -> None:
         listed = self.query_one(LineList)
-        listed.show(Texts(self.make(max(listed.columns, 20))))
+        lines = self.make(max(listed.columns - 1, 20))  # a bar to scroll with may come
+        listed.styles.height = min(len(lines) + 2, max(self.app.size.height - 2, 3))
+        listed.show(FixedLines(lines))
 
 
 class HelpScreen(Popup):
     """The keys that do something now, those of the pane first."""
 
-    def __init__(self, said: str, bindings: Sequence[ActiveBinding]) -> None:
-        self.said = said
+    def __init__(self, about: str, bindings: Sequence[ActiveBinding]) -> None:
+        self.about = about
         self.bindings_shown = bindings
         super().__init__("Keys", self._lines)
 
     def _lines(self, width: int) -> list[list[Piece]]:
-        lines: list[list[Piece]] = [[(text, "")] for text in wrapped(self.said, width)]
+        lines: list[list[Piece]] = [[(text, "")] for text in wrapped(self.about, width)]
         rows: dict[str, tuple[list[str], str]] = {}
         for active in self.bindings_shown:
             binding = active.binding
@@ -71,21 +73,13 @@ class HelpScreen(Popup):
                 keys.append(shown)
         if lines:
             lines.append([])
+        wide = width >= 56
+        lines.append(
+            [(pad("key", 17) + pad("what it does", 24) + ("name in keys.toml" if wide else ""), "head")]
+        )
         for name, (keys, text) in rows.items():
             shown = pad(" ".join(keys), 16)
-            wide = width >= 56
             lines.append([(shown, "bold"), (" " + pad(text, 24), ""), (name if wide else "", "dim")])
         lines += [[], [("ctrl+p is the palette: all commands, themes.", "dim")]]
-        lines += [[("Names on the right are for keys.toml: docs/viewer.md.", "dim")]]
+        lines += [[("keys.toml gives keys other names: docs/viewer.md.", "dim")]]
         return lines
-
-
-def wrapped(text: str, width: int) -> list[str]:
-    """A text as lines of a width, cut between words."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and len(lines[-1]) + 1 + len(word) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines

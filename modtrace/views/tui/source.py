@@ -11,13 +11,13 @@ from functools import lru_cache
 from typing import Final
 
 from modtrace.text import fit, plain
-from modtrace.views.tui.look import Piece
+from modtrace.views.tui.styles import Piece
 
 _MAX_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True)
-class Place:
+class SourcePlace:
     """A file and a line in it, as a trace names them."""
 
     file: str
@@ -65,30 +65,30 @@ def _read_once(file: str, mtime_ns: int, size_bytes: int) -> tuple[str, ...] | N
             return None
 
 
-def around(place: Place, width: int, more: int) -> list[list[Piece]]:
-    """The place, and its line with up to `more` behind it."""
+def around(place: SourcePlace, width: int, lines_around: int) -> list[list[Piece]]:
+    """The place, and its line with up to `lines_around` behind it."""
     name = place.file.replace("\\", "/").rpartition("/")[2]
     lines: list[list[Piece]] = [[(fit(f"{plain(name)}:{place.line}", width, keep_end=True), "bold")]]
     source = _read(place.file)
     if source is None or not 0 < place.line <= len(source):
         lines.append([("(its file is not here)", "dim")])
         return lines
-    chosen = source[place.line - 1 : place.line + more]
+    chosen = source[place.line - 1 : place.line + lines_around]
     indent = min((len(text) - len(text.lstrip()) for text in chosen if text.strip()), default=0)
-    for at, text in enumerate(chosen):
-        mark = "> " if not at else "  "
+    for index, text in enumerate(chosen):
+        mark = "> " if not index else "  "
         shown = plain(text[indent : indent + 300].expandtabs(4))
-        lines.append([(fit(f"{mark}{place.line + at:<5}{shown}", width), "" if not at else "dim")])
+        lines.append([(fit(f"{mark}{place.line + index:<5}{shown}", width), "" if not index else "dim")])
     return lines
 
 
-def editor(place: Place, environment: Mapping[str, str]) -> list[str] | None:
+def editor(place: SourcePlace, environment: Mapping[str, str]) -> list[str] | None:
     """The command that opens a place in $VISUAL or $EDITOR, None where neither is set or they cannot be read."""
-    said = environment.get("VISUAL") or environment.get("EDITOR")
-    if not said:
+    command = environment.get("VISUAL") or environment.get("EDITOR")
+    if not command:
         return None
     try:
-        words = shlex.split(said)
+        words = shlex.split(command)
     except ValueError:
         return None
     if not words:

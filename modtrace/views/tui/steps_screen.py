@@ -1,4 +1,4 @@
-"""The third view: a row a step, and the step under the cursor over time."""
+"""The fifth view: a row a step, and the step under the cursor over time."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from modtrace.analysis.statistics import chosen_steps
 from modtrace.units import count, duration
+from modtrace.views.models.csv_sheet import Sheet
+from modtrace.views.tui.bars import TREE
+from modtrace.views.tui.base_screen import View
 from modtrace.views.tui.flame_chart import FlameChart
-from modtrace.views.tui.lines import LineList, Texts
-from modtrace.views.tui.shown import Sheet
+from modtrace.views.tui.line_list import FixedLines, LineList
 from modtrace.views.tui.step_lines import StepLines
-from modtrace.views.tui.view import View
 
 
 class StepsScreen(View):
     """Steps, and below the calls of the one that is selected; enter goes to it in the tree."""
 
-    NUMBER = 3
+    NUMBER = 5
     DEFAULT_CSS = """
     StepsScreen #steps { border: round $primary; }
     StepsScreen #calls { height: 40%; border: round $primary; }
@@ -36,7 +38,7 @@ class StepsScreen(View):
         self.lines: StepLines | None = None
 
     def body(self) -> ComposeResult:
-        yield LineList(Texts([]), id="steps")
+        yield LineList(FixedLines([]), id="steps")
         yield FlameChart(id="calls")
 
     @property
@@ -53,15 +55,15 @@ class StepsScreen(View):
         if len(self.lines):
             self.listed.show(self.lines, cursor=self.viewer.step)
         else:
-            self.listed.show(Texts([[(f"  there are no steps: {self.rank.why_nothing}", "")]]))
+            self.listed.show(FixedLines([[(f"  there are no steps: {self.rank.why_nothing}", "")]]))
         self._preview()
         self.head()
 
     def step_changed(self) -> None:
         if self.lines is not None and len(self.lines):
-            at = self.lines.order.tolist().index(self.viewer.step)
-            if at != self.listed.cursor:
-                self.listed.move_to(at)
+            row = self.lines.order.tolist().index(self.viewer.step)
+            if row != self.listed.cursor:
+                self.listed.move_to(row)
             self._preview()
 
     def on_line_list_moved(self, event: LineList.Moved) -> None:
@@ -71,25 +73,31 @@ class StepsScreen(View):
 
     def on_line_list_chosen(self, event: LineList.Chosen) -> None:
         del event
-        self.viewer.action_view(1)
+        self.viewer.action_view(TREE)
 
     def on_flame_chart_moved(self, event: FlameChart.Moved) -> None:
-        """What is selected here is selected in the tree."""
-        tree = self.viewer.tree_screen
-        if tree.is_mounted and event.source.selected >= 0:
-            tree.select_row(int(event.source.boxes.owner[event.source.selected]))
+        """Select the call of the box in the tree too."""
+        if event.source.selected >= 0:
+            self.viewer.tree_screen.select_row(int(event.source.boxes.owner[event.source.selected]))
 
     def _preview(self) -> None:
         chart = self.query_one("#calls", FlameChart)
         steps = self.rank.steps
-        self.listed.border_title = f"Steps  {count(len(steps))}"
+        counts = chosen_steps(self.rank.stored, self.rank.process).text
+        marks = "  * FLOPs were counted" if self.lines is not None and self.lines.counted.any() else ""
+        self.listed.border_title = f"Steps  {count(len(steps))}  counted: {counts}{marks}"
         if self.lines is not None:
             self.listed.border_title += f"  sort:{self.lines.key} {'v' if self.lines.descending else '^'}"
         if not len(steps):
             return
-        found = self.rank.timeline_of(self.viewer.step)
-        chart.use(found.boxes, self.rank.tree("calls").nodes.kind, left=found.start_ns, right=found.end_ns)
-        chart.border_title = f"Step {self.viewer.step}   {duration(found.end_ns - found.start_ns)}"
+        boxes = self.rank.timeline_of(self.viewer.step)
+        chart.use(
+            boxes.boxes,
+            self.rank.tree("calls").nodes.phase_name,
+            view_start=boxes.start_ns,
+            view_end=boxes.end_ns,
+        )
+        chart.border_title = f"Step {self.viewer.step}   {duration(boxes.end_ns - boxes.start_ns)}"
 
     def action_sort(self, by: int) -> None:
         if self.lines is None:
@@ -101,6 +109,15 @@ class StepsScreen(View):
     def action_reverse(self) -> None:
         if self.lines is not None:
             self._sort(self.lines.key, descending=not self.lines.descending)
+
+    def on_line_list_head_clicked(self, event: LineList.HeadClicked) -> None:
+        if self.lines is None:
+            return
+        key = self.lines.key_at(event.column, self.listed.columns)
+        if key == self.lines.key:
+            self.action_reverse()
+        else:
+            self._sort(key, descending=key != "step")
 
     def _sort(self, key: str, *, descending: bool) -> None:
         """The cursor stays on its step."""

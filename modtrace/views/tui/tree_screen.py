@@ -1,4 +1,4 @@
-"""The first view: the tree, what is known of its selected row, and a step over time."""
+"""The third view: the tree, what is known of its selected row, and a step over time."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from textual.containers import Horizontal, Vertical
 from textual.timer import Timer
 from textual.widget import Widget
 
-from modtrace.analysis.filters import Filter, parse
-from modtrace.errors import UsageError
+from modtrace.analysis.filters import Filter
+from modtrace.analysis.metrics import METRICS
 from modtrace.text import fit, plain
 from modtrace.units import count, duration, size
-from modtrace.views.tui.bars import AskBar, OneLine
+from modtrace.views.models.csv_sheet import Sheet, tree_sheet
+from modtrace.views.models.nodes import Bools, Ints
+from modtrace.views.models.tree_model import TreeModel
+from modtrace.views.models.trees import MODES, PlacedTree
+from modtrace.views.models.viewer_model import StepRows
+from modtrace.views.tui.bars import OneLine
+from modtrace.views.tui.base_screen import View
 from modtrace.views.tui.braille import filled, highest
 from modtrace.views.tui.call_tree import CallTree
 from modtrace.views.tui.detail import Detail
 from modtrace.views.tui.editing import edit
 from modtrace.views.tui.flame_chart import FlameChart
-from modtrace.views.tui.lines import LineList, Texts
-from modtrace.views.tui.look import Piece
-from modtrace.views.tui.nodes import Bools, Ints
-from modtrace.views.tui.opened import StepRows
+from modtrace.views.tui.line_list import FixedLines, LineList
 from modtrace.views.tui.popups import Popup
-from modtrace.views.tui.shown import Sheet, tree_sheet
+from modtrace.views.tui.styles import Piece
+from modtrace.views.tui.tree_keys import TreeKeys
 from modtrace.views.tui.tree_lines import TreeLines, filtered
-from modtrace.views.tui.tree_model import TreeModel
-from modtrace.views.tui.trees import MODES, Placed
-from modtrace.views.tui.view import View
 
 
-class TreeScreen(View):
+class TreeScreen(TreeKeys, View):
     """Tree, details, timeline: what is selected in one is marked in the others."""
 
-    NUMBER = 1
+    NUMBER = 3
     DEFAULT_CSS = """
     TreeScreen #detail { display: none; width: 40; padding: 0 1; }
     TreeScreen #brief { display: block; }
@@ -56,31 +57,23 @@ class TreeScreen(View):
     TreeScreen.-wide #strip_box:focus-within { border: round $accent; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "find", "Find", id="tree.find", key_display="/"),
-        Binding("n", "hit(True)", "Next hit", id="tree.next_hit", show=False),
-        Binding("N", "hit(False)", "Previous hit", id="tree.previous_hit", show=False),
-        Binding("f", "filter", "Filter", id="tree.filter"),
-        Binding("F", "no_filter", "No filter", id="tree.no_filter", show=False),
         Binding("v", "mode", "Merged, instances, calls", id="tree.mode", show=False),
         Binding("o", "source", "Source in editor", id="tree.source", show=False),
-        Binding("y", "copy", "Copy path", id="tree.copy", show=False),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self.mode = MODES[0]
         self.models: dict[tuple[int, str], TreeModel] = {}
-        self.hits: Bools | None = None
         self.step: StepRows | None = None
         self.step_number = 0
-        self.filter_text = ""
         self._soon: Timer | None = None
-        self._sought_from = -1
+        self._wanted: tuple[int, int] | None = None  # process and row to show once it is drawn
 
     def body(self) -> ComposeResult:
         with Horizontal(id="panes"):
             yield CallTree(self._lines(), id="tree")
-            yield LineList(Texts([]), has_cursor=False, id="detail")
+            yield LineList(FixedLines([]), has_cursor=False, id="detail")
         yield OneLine(id="brief")
         with Vertical(id="strip_box"):
             with Horizontal(id="strip"):
@@ -92,31 +85,50 @@ class TreeScreen(View):
     # What is shown.
 
     @property
-    def call_tree(self) -> CallTree:
-        return self.query_one("#tree", CallTree)
-
-    @property
     def timeline(self) -> FlameChart:
         return self.query_one("#timeline", FlameChart)
 
     @property
-    def placed(self) -> Placed:
-        return self.rank.tree(self.mode)
+    def placed(self) -> PlacedTree:
+        return self.rank.tree(self.mode, whole_run=self.viewer.whole_run)
 
     def _lines(self) -> TreeLines:
-        key = (self.viewer.process, self.mode)
-        if key not in self.models:
-            self.models[key] = TreeModel(self.placed.nodes)
-        lines = TreeLines(
-            self.models[key], self.rank.part.wall_ns, self.app.size.width, timed=self.mode == "calls"
-        )
-        lines.extra = (lines.tree.key,) if lines.tree.key in ("mem", "flops") else ()
+        key, placed = (self.viewer.process, self.mode), self.placed
+        model = self.models.setdefault(key, TreeModel(placed.nodes))
+        if (
+            model.nodes is not placed.nodes
+        ):  # the same rows with other numbers, and a few more or less at the end
+            numbers, before = np.arange(len(placed.nodes)), len(model.nodes)
+            model.grow(
+                placed.nodes, np.where(numbers < before, numbers, -1), np.zeros(len(numbers), np.bool_)
+            )
+        lines = TreeLines(model, placed.base_ns, self.app.size.width, timed=self.mode == "calls")
+        lines.extra = (model.key,) if model.key in METRICS else ()
+        lines.title = f"module, {placed.window_text}"
+        failing = self.rank.failing_row
+        lines.failed = frozenset((placed.node_of(failing),)) if failing >= 0 else frozenset()
         return lines
 
     def on_mount(self) -> None:
         super().on_mount()
         self.call_tree.focus()
         self.step_changed()
+        process, row = self._wanted or (-1, -1)
+        if process != self.viewer.process:
+            row = self.rank.failing_row
+        if row >= 0:
+            self.call_after_refresh(self.select_row, row)
+        self._titles()
+        self._details()
+
+    def window_changed(self) -> None:
+        share = self.call_tree.shown.share
+        hits = self.hits
+        self.call_tree.use(self._lines())
+        self.call_tree.shown.share = share
+        self.hits = None
+        if hits is not None:
+            self.search_again(np.arange(len(self.call_tree.model.nodes)))
         self._titles()
         self._details()
 
@@ -149,18 +161,18 @@ class TreeScreen(View):
         self.step_number = self.viewer.step
         self.step, nodes = self.rank.timeline_of(self.step_number), self.rank.tree("calls").nodes
         chart.marked = self._linked
-        chart.use(self.step.boxes, nodes.kind, left=self.step.start_ns, right=self.step.end_ns)
+        chart.use(self.step.boxes, nodes.phase_name, view_start=self.step.start_ns, view_end=self.step.end_ns)
         self._lane()
         self._titles()
 
     def _linked(self, rows: Ints) -> Bools:
-        """Which rows of the part belong to the selected node."""
+        """Mask of the rows of the part that belong to the selected node."""
         node = self.call_tree.model.selected
         if node < 0:
             return np.zeros(len(rows), np.bool_)
         of_rows = rows if self.placed.node is None else self.placed.node[rows]
-        found: Bools = of_rows == node
-        return found
+        linked: Bools = of_rows == node
+        return linked
 
     def _lane(self) -> None:
         """Title, ends and memory of the step."""
@@ -185,7 +197,10 @@ class TreeScreen(View):
     def _titles(self) -> None:
         model = self.call_tree.model
         arrow = "v" if model.descending else "^"
-        title = f"Tree  sort:{model.key} {arrow}  view:{self.mode}"
+        hits = ""
+        if self.hits is not None:
+            hits = f"  hit {model.hit_number(self.hits):,} of {int(self.hits.sum()):,}"
+        title = f"Tree{hits}  {self.placed.window_text}  sort:{model.key} {arrow}  view:{self.mode}"
         if model.threshold:
             title += f"  {count(model.hidden)} hidden below {model.threshold:.1%} (- shows more)"
         _entitle(self.call_tree, title)
@@ -201,7 +216,7 @@ class TreeScreen(View):
         detail = Detail(self.rank, self.placed, self.call_tree.model.selected)
         if self.is_wide:
             pane = self.query_one("#detail", LineList)
-            pane.show(Texts(detail.lines(max(pane.columns, 20))))
+            pane.show(FixedLines(detail.lines(max(pane.columns, 20))))
             pane.scroll_to(y=0, animate=False)
         else:
             self.query_one("#brief", OneLine).put(self._brief(detail))
@@ -209,8 +224,10 @@ class TreeScreen(View):
         self.timeline.refresh()
 
     def _brief(self, detail: Detail) -> list[Piece]:
-        """What is selected; while a filter is on, the filter."""
+        """The selected row in one line; while a filter is on, the filter."""
         model = self.call_tree.model
+        if self.hits is not None:
+            return [(fit(f" {self.hits_text()}", self.app.size.width), "bold")]
         if not model.filter:
             return detail.brief(self.app.size.width)
         return [(fit(f" filter: {filtered(model)}   F takes it off", self.app.size.width), "bold")]
@@ -234,6 +251,9 @@ class TreeScreen(View):
 
     def select_row(self, row: int) -> None:
         """Put the cursor on the node of a row of the part."""
+        if not self.is_mounted:
+            self._wanted = self.viewer.process, row
+            return
         self.call_tree.model.reveal(self.placed.node_of(row))
         self.call_tree.synced()
 
@@ -241,122 +261,30 @@ class TreeScreen(View):
         model = self.call_tree.model
         if (node := model.selected) >= 0:
             detail, path = Detail(self.rank, self.placed, node), plain(model.nodes.path(node)[:200])
-            self.app.push_screen(Popup(path, lambda width: detail.lines(width, whole=True)))
+            self.app.push_screen(Popup(path, lambda width: detail.lines(width, full=True)))
 
-    # Search and filter.
-
-    def action_find(self) -> None:
-        self._sought_from = self.call_tree.model.selected
-        self.ask_bar.ask("find", "/", "")
-
-    def action_filter(self) -> None:
-        self.ask_bar.ask("filter", "f:", self.filter_text)
-
-    def action_no_filter(self) -> None:
-        self.filter_text = ""
-        self._filter(Filter(()))
-
-    def action_hit(self, forward: bool) -> None:
-        if self.hits is None:
-            return
-        node = self.call_tree.model.next_hit(self.hits, forward=forward)
-        if node is None:
-            self.app.notify("no hit", markup=False)
-            return
-        self.call_tree.model.reveal(node)
-        self.call_tree.synced()
-        self._say_hits()
-
-    def on_ask_bar_typed(self, event: AskBar.Typed) -> None:
-        if event.what in ("find", "filter"):
-            try:
-                if event.what == "find":
-                    self._seek(event.text)
-                else:
-                    self._filter(parse(event.text))
-                    self.ask_bar.say(filtered(self.call_tree.model) if event.text.strip() else "")
-            except UsageError as error:
-                self.ask_bar.say(str(error), trouble=True)
-
-    def on_ask_bar_entered(self, event: AskBar.Entered) -> None:
-        if event.what == "export":
-            super().on_ask_bar_entered(event)
-            return
-        if event.what == "filter":
-            try:
-                self._filter(parse(event.text))
-            except UsageError as error:
-                self.ask_bar.say(str(error), trouble=True)
-                return
-            self.filter_text = event.text.strip()
-        self.ask_bar.close()
-        self.call_tree.focus()
+    def show_selected(self) -> None:
         self._details()
 
-    def on_ask_bar_cancelled(self, event: AskBar.Cancelled) -> None:
-        if event.what == "find":
-            self._no_hits()
-            if self._sought_from >= 0:
-                self.call_tree.model.reveal(self._sought_from)
-                self.call_tree.synced()
-        elif event.what == "filter":
-            self._filter(parse(self.filter_text))
-        super().on_ask_bar_cancelled(event)
-
-    def after_asking(self) -> None:
-        self.call_tree.focus()
+    def no_hits(self) -> None:
+        super().no_hits()
         self._details()
+
+    def say_hits(self, text: str) -> None:
+        self._titles()
+        if not self.is_wide:
+            self.query_one("#brief", OneLine).put([(fit(f" {text}", self.app.size.width), "bold")])
+
+    # Keys.
 
     def action_back(self) -> None:
-        """Out of what was gone into last: a zoomed timeline, hits, a filter, a threshold."""
-        model = self.call_tree.model
+        """Out of what was gone into last: a zoomed timeline, then what a tree has."""
         if self.timeline.has_focus and self.timeline.back():
             return
         if self.timeline.has_focus:
             self.call_tree.focus()
-        elif self.hits is not None:
-            self._no_hits()
-        elif model.filter:
-            self.action_no_filter()
-        elif model.threshold:
-            model.set_filter(model.filter, 0.0)
-            self.call_tree.synced()
-
-    def _seek(self, text: str) -> None:
-        """Search while it is typed: the first hit from where the search began. No row is hidden."""
-        model = self.call_tree.model
-        if not text.strip():
-            self._no_hits()
-            self.ask_bar.say("")
-            return
-        self.hits = self.call_tree.shown.hits = model.hits(text)
-        if self._sought_from >= 0:
-            model.cursor = model.row_of(self._sought_from)
-        node = model.next_hit(self.hits, here=True)
-        if node is not None:
-            model.reveal(node)
-        self.call_tree.synced()
-        self._say_hits()
-
-    def _say_hits(self) -> None:
-        if self.hits is None:
-            return
-        total = int(self.hits.sum())
-        text = f"hit {self.call_tree.model.hit_number(self.hits):,} of {total:,}   n next  N previous  esc"
-        self.ask_bar.say(text if total else "no hit")
-        if not self.is_wide and not self.ask_bar.is_open:
-            self.query_one("#brief", OneLine).put([(fit(f" {text}", self.app.size.width), "bold")])
-
-    def _no_hits(self) -> None:
-        self.hits = self.call_tree.shown.hits = None
-        self.call_tree.refresh()
-
-    def _filter(self, wanted: Filter) -> None:
-        self.call_tree.model.set_filter(wanted)
-        self.call_tree.synced()
-        self._details()
-
-    # Other keys.
+        else:
+            super().action_back()
 
     def action_mode(self) -> None:
         """The next of the three trees, with the cursor on what it was on."""
@@ -378,17 +306,10 @@ class TreeScreen(View):
     def action_source(self) -> None:
         place = Detail(self.rank, self.placed, self.call_tree.model.selected).place
         if place is None or not place.is_here:
-            told = "its source is not known" if place is None else f"{place.text} is not here"
-            self.app.notify(told, severity="warning", markup=False)
+            reason = "its source is not known" if place is None else f"{place.text} is not here"
+            self.app.notify(reason, severity="warning", markup=False)
             return
         edit(self.app, place)
-
-    def action_copy(self) -> None:
-        node = self.call_tree.model.selected
-        if node >= 0:
-            path = plain(self.call_tree.model.nodes.path(node))
-            self.app.copy_to_clipboard(path)
-            self.app.notify(f"copied {fit(path, 60, keep_end=True)}", markup=False)
 
     def sheet(self) -> Sheet | None:
         return tree_sheet(self.call_tree.model, f"tree-{self.mode}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from benchmarks.synthetic import write_gpt
@@ -13,6 +16,30 @@ def gpt(tmp_path_factory):
     path = tmp_path_factory.mktemp("viewer") / "gpt.mtrace"
     write_gpt(path, steps=40)
     return path
+
+
+FAILING = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+        self.head = torch.nn.Linear(5, 2)
+    def forward(self, x):
+        return self.head(self.body(x))
+net = Net()
+net(torch.ones(2, 4))
+"""
+
+
+@pytest.fixture(scope="session")
+def failed(tmp_path_factory):
+    """A script whose last module is given the wrong shape."""
+    folder = tmp_path_factory.mktemp("failed")
+    (folder / "script.py").write_text(FAILING)
+    words = [sys.executable, "-m", "modtrace", "run", "-q", "-o", "failed.mtrace", "script.py"]
+    assert subprocess.run(words, cwd=folder, capture_output=True, check=False).returncode == 1
+    return folder / "failed.mtrace"
 
 
 @pytest.fixture(autouse=True)

@@ -9,19 +9,25 @@ from typing import Any
 
 from textual.pilot import Pilot
 
+from modtrace.views.models.viewer_model import ViewerModel
 from modtrace.views.tui.app import Viewer
-from modtrace.views.tui.opened import Opened
 
 
 def drive(
-    path: Path, act: Callable[[Pilot[None], Any], Awaitable[None]], size: tuple[int, int] = (120, 32)
+    path: Path,
+    act: Callable[[Pilot[None], Any], Awaitable[None]],
+    size: tuple[int, int] = (120, 32),
+    *,
+    view: str = "3",
 ) -> None:
-    """Open a trace and hand over the pilot and the app."""
+    """Open a trace, go to a view (the tree, "" for the one that it opens with), and hand over the pilot and the app."""
 
     async def main() -> None:
-        app = Viewer(Opened(path))
+        app = Viewer(ViewerModel(path))
         async with app.run_test(size=size) as pilot:
             await settled(pilot)
+            if view:
+                await press(pilot, view)
             await act(pilot, app)
 
     asyncio.run(main())

@@ -7,12 +7,12 @@ import asyncio
 import numpy as np
 from textual.app import App
 
-from modtrace.analysis.filters import Rows
+from modtrace.analysis.filters import FilterRows
 from modtrace.text import width
+from modtrace.views.models.nodes import TreeNodes, ends_of, parents_of
+from modtrace.views.models.tree_model import TreeModel
 from modtrace.views.tui.call_tree import CallTree
-from modtrace.views.tui.nodes import Nodes, ends_of, parents_of
 from modtrace.views.tui.tree_lines import TreeLines
-from modtrace.views.tui.tree_model import TreeModel
 from tests.views.tui.screen import text
 
 DEPTH = 5000
@@ -21,10 +21,10 @@ DEPTH = 5000
 def test_5000_levels():
     depth = np.arange(DEPTH)
     known = np.ones(DEPTH, bool)
-    rows = Rows(
+    rows = FilterRows(
         depth * 0, ["a"], depth * 0, ["Linear"], lambda name: (depth + 1, known) if name != "mem" else None
     )
-    nodes = Nodes(depth, ends_of(depth), parents_of(depth), lambda at: f"n{at}", lambda _: "Linear", rows)
+    nodes = TreeNodes(depth, ends_of(depth), parents_of(depth), lambda at: f"n{at}", lambda _: "Linear", rows)
     tree = CallTree(TreeLines(TreeModel(nodes), DEPTH))
 
     class Small(App[None]):

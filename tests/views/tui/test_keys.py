@@ -6,11 +6,13 @@ import csv
 import shutil
 
 import pytest
+from textual import events
 
 from benchmarks.synthetic import write_gpt
+from modtrace.analysis.metrics import METRICS
+from modtrace.views.models.viewer_model import ViewerModel
 from modtrace.views.tui.app import Viewer, binding_ids
-from modtrace.views.tui.keys import read_keys
-from modtrace.views.tui.opened import Opened
+from modtrace.views.tui.key_bindings import read_keys
 from modtrace.views.tui.popups import HelpScreen, Popup
 from tests.views.tui.screen import drive, press, text
 
@@ -88,6 +90,19 @@ def test_filter_tells_what_is_wrong_and_is_taken_off(gpt):
     drive(gpt, act, (80, 24))
 
 
+@pytest.mark.parametrize("key", ["f", "slash"])
+def test_what_is_typed_at_once_goes_where_it_is_asked_for(gpt, key):
+    async def act(pilot, app):
+        order = app.tree_screen.call_tree.model.key
+        for name in (key, *"sers"):
+            app.post_message(events.Key(name, None if name == "slash" else name))
+        await press(pilot)
+        assert app.screen.query_one("AskBar Input").value == "sers"
+        assert app.tree_screen.call_tree.model.key == order
+
+    drive(gpt, act)
+
+
 def test_three_trees_keep_the_cursor_on_the_module(gpt):
     async def act(pilot, app):
         await press(pilot, "slash", *"mlp.act", "enter")
@@ -107,10 +122,10 @@ def test_three_trees_keep_the_cursor_on_the_module(gpt):
 
 def test_what_is_selected_is_marked_in_the_others(gpt):
     async def act(pilot, app):
-        await press(pilot, "slash", *"mlp.c_fc", "enter", "2")
+        await press(pilot, "slash", *"mlp.c_fc", "enter", "4")
         flame = app.screen.chart
-        assert app.rank.icicle.nodes.path(int(flame.boxes.owner[flame.selected])) == "h.*.mlp.c_fc"
-        await press(pilot, "up", "1")
+        assert app.rank.icicle().nodes.path(int(flame.boxes.owner[flame.selected])) == "h.*.mlp.c_fc"
+        await press(pilot, "up", "3")
         assert selected(app) == "h.*.mlp"
         marked = app.tree_screen._linked(app.tree_screen.step.boxes.owner)
         assert marked.sum() == 12  # one a block in the step that is shown
@@ -128,16 +143,16 @@ def test_what_is_selected_is_marked_in_the_others(gpt):
 
 def test_flame_zooms_in_and_out_and_turns_round(gpt):
     async def act(pilot, app):
-        await press(pilot, "2", "g", "down", "down", "enter")
+        await press(pilot, "4", "g", "down", "down", "enter")
         chart = app.screen.chart
-        whole = app.rank.icicle.boxes.end.max()
-        assert chart.right - chart.left < whole
+        whole = app.rank.icicle().boxes.end.max()
+        assert chart.view_end - chart.view_start < whole
         assert "zoom: " in text(app)
         await press(pilot, "enter")  # twice: who called it
         assert app.screen.inverted
         await press(pilot, "escape", "escape")
         assert not app.screen.inverted
-        assert chart.right - chart.left == whole
+        assert chart.view_end - chart.view_start == whole
         # Each box of a level can be reached, however narrow it is.
         await press(pilot, "g")
         for _ in range(4):
@@ -151,12 +166,12 @@ def test_flame_zooms_in_and_out_and_turns_round(gpt):
 
 def test_steps_sort_and_lead_to_the_tree(gpt):
     async def act(pilot, app):
-        await press(pilot, "3", "s")
+        await press(pilot, "5", "s")
         lines = app.screen.lines
         assert (lines.key, lines.descending) == ("total", True)
         assert (lines.took[lines.order][:-1] >= lines.took[lines.order][1:]).all()
-        assert app.screen.listed.cursor == 0  # step 0 is the slowest
-        await press(pilot, "down", "enter")
+        assert lines.order[app.screen.listed.cursor] == app.step, "the cursor stays on its step"
+        await press(pilot, "home", "down", "enter")
         assert app.screen is app.tree_screen
         assert f"step {int(lines.order[1])} of 40" in text(app)
         await press(pilot, "right_square_bracket")
@@ -167,7 +182,7 @@ def test_steps_sort_and_lead_to_the_tree(gpt):
 
 def test_memory_jumps_between_peaks_of_steps(gpt):
     async def act(pilot, app):
-        await press(pilot, "4", "home")
+        await press(pilot, "6", "home")
         held, line = app.rank.memory[0]
         moments = []
         for _ in range(3):
@@ -186,7 +201,7 @@ def test_memory_jumps_between_peaks_of_steps(gpt):
 
 def test_ops_lead_to_the_tree(gpt):
     async def act(pilot, app):
-        await press(pilot, "5", "down", "down", "enter")
+        await press(pilot, "7", "down", "down", "enter")
         assert app.screen is app.tree_screen
         assert selected(app) == "wte"
 
@@ -196,6 +211,7 @@ def test_ops_lead_to_the_tree(gpt):
 def test_export_writes_what_is_shown_and_no_file_twice(gpt, tmp_path):
     async def act(pilot, app):
         await press(pilot, "f", *"c_fc", "enter", "x", "enter")
+        assert [note.message for note in app._notifications] == ["wrote 11 rows to gpt-tree-merged.csv"]
         with (tmp_path / "gpt-tree-merged.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         model = app.tree_screen.call_tree.model
@@ -271,12 +287,23 @@ def test_every_binding_has_one_name():
 
 
 def test_palette_shows_views(gpt):
-    app = Viewer(Opened(gpt))
+    app = Viewer(ViewerModel(gpt))
     assert app.ENABLE_COMMAND_PALETTE
 
     async def act(pilot, app):
         names = {command.title for command in app.get_system_commands(app.screen)}
-        assert {"Tree", "Flame", "Steps", "Memory", "Ops", "Export", "Sort by self", "Read again"} <= names
+        assert {
+            "Hot",
+            "Findings",
+            "Tree",
+            "Flame",
+            "Steps",
+            "Memory",
+            "Ops",
+            "Export",
+            "Sort by self",
+            "Read again",
+        } <= names
         await press(pilot, "ctrl+p")
         assert app.screen is not app.tree_screen
         await press(pilot, "escape")
@@ -291,7 +318,7 @@ def test_a_trace_that_goes_and_comes_again_while_open(tmp_path):
     async def act(pilot, app):
         shutil.rmtree(path)
         app._watch()
-        await press(pilot, "2", "3", "4", "5", "1")
+        await press(pilot, "1", "2", "4", "5", "6", "7", "3")
         assert "(deleted)" in text(app)
         await press(pilot, "ctrl+r")
         assert "not read again" in [*app._notifications][-1].message
@@ -300,7 +327,7 @@ def test_a_trace_that_goes_and_comes_again_while_open(tmp_path):
         await press(pilot, "ctrl+r")
         assert "5 steps" in text(app)
         assert len(app.rank.steps) == 5
-        await press(pilot, "3", "1")
+        await press(pilot, "5", "3")
         assert "(" not in text(app).splitlines()[0]
 
     drive(path, act, (140, 32))
@@ -312,14 +339,14 @@ def test_mouse(gpt):
         await press(pilot)
         row = app.tree_screen.call_tree.cursor
         assert row > 0
-        await pilot.click("HeadLine", offset=(119 - len(" 5Ops ") + 1, 0))
+        await pilot.click("HeadLine", offset=(119 - len("7Ops"), 0))
         await press(pilot)
-        assert app.screen is app.views[5]
+        assert app.screen is app.views[7]
 
     drive(gpt, act)
 
 
-@pytest.mark.parametrize("key", ["q"])
+@pytest.mark.parametrize("key", ["q", "ctrl+c"])
 def test_leaves(gpt, key):
     async def act(pilot, app):
         await pilot.press(key)
@@ -327,3 +354,35 @@ def test_leaves(gpt, key):
         assert not app.is_running or app._exit
 
     drive(gpt, act)
+
+
+def test_the_number_that_the_tree_is_sorted_by_has_a_column(gpt):
+    async def act(pilot, app):
+        tree = app.tree_screen.call_tree
+        seen = {}
+        for _ in tree.keys:
+            await press(pilot, "s")
+            seen[tree.model.key] = text(app)
+        assert list(seen) == [*(key for key in tree.keys if tree._tells(key) and key != "order"), "order"]
+        for key in ("p50", "p95", "max", "mem"):
+            head = next(line for line in seen[key].splitlines() if "module" in line)
+            assert f"{METRICS[key].title} v" in head
+        await press(pilot, "v", "v")  # single calls have no median, and each is one call
+        assert not {"p50", "p95", "max", "calls"} & {key for key in tree.keys if tree._tells(key)}
+
+    drive(gpt, act, (80, 24))
+
+
+def test_wide_trees_show_all_that_is_known(gpt):
+    async def act(pilot, app):
+        await press(pilot, "z")
+        head = next(line for line in text(app).splitlines() if "module" in line)
+        for title in ("self", "total", "calls", "median", "p95", "max", "peak", "bar"):
+            assert title in head.split()
+        assert "device" not in head.split()  # nothing is known of it
+        nodes = app.tree_screen.placed.nodes
+        node = app.tree_screen.call_tree.model.node_at(3)
+        row = text(app).splitlines()[5]
+        assert METRICS["p95"].text(nodes.number("p95", node)) in row
+
+    drive(gpt, act, (170, 32))

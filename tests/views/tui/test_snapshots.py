@@ -1,4 +1,4 @@
-"""Every screen as text at three sizes. `MODTRACE_SNAPSHOTS=write pytest tests/views/tui/test_snapshots.py` makes them
+"""Every screen as text at four sizes. `MODTRACE_SNAPSHOTS=write pytest tests/views/tui/test_snapshots.py` makes them
 anew: look at the difference before it is committed.
 """
 
@@ -10,23 +10,30 @@ from pathlib import Path
 import pytest
 
 from modtrace.text import width
+from modtrace.views.tui.styles import HUES, OTHER, style
 from tests.views.tui.screen import drive, press, styles, text
 
 KEPT = Path(__file__).parent / "snapshots"
-SIZES = [(80, 24), (120, 32), (60, 12)]
+SIZES = [(80, 24), (120, 32), (60, 12), (200, 50)]
 SCREENS = {  # one after the other
-    "tree": ["down"] * 6,
-    "details": ["down", "enter"],
+    "hot": ["1"],
+    "hot_whole_run": ["a"],
+    "hot_filter": ["a", "f", *"type:Linear", "enter"],
+    "findings": ["F", "2"],
+    "tree": ["3", *["down"] * 6],
+    "tree_whole_run": ["a"],
+    "details": ["a", "down", "enter"],
     "help": ["escape", "question_mark"],
     "search": ["escape", "g", "slash", *"c_fc"],
     "filter": ["escape", "f", *"Linear", "enter"],
     "instances": ["F", "v", "E"],
     "calls": ["v", "down", "right"],
-    "flame": ["v", "2", "down", "down"],
-    "callers": ["i", "right"],
-    "steps": ["3", "down", "down"],
-    "memory": ["4"],
-    "ops": ["5"],
+    "flame": ["v", "4", "down", "down"],
+    "flame_zoomed": ["down", "down", "enter"],
+    "callers": ["escape", "i", "right"],
+    "steps": ["5", "down", "down"],
+    "memory": ["6"],
+    "ops": ["7"],
 }
 
 
@@ -53,9 +60,9 @@ def test_screens(gpt, size, color, monkeypatch):
             file.write_text(shown + "\n", encoding="utf-8")
         # The same text with and without colour: colour alone never says anything.
         assert shown + "\n" == file.read_text(encoding="utf-8"), f"{name} is another one"
-    assert (
-        any(hex_ in " ".join(colors["flame"]).lower() for hex_ in ("#e69f00", "#d55e00", "#cc79a7")) is color
-    )
+    drawn = " ".join(colors["flame"]).lower()
+    hues = [style(f"box-{name}-3", dark=True).bgcolor.name for name in HUES if name != OTHER]
+    assert any(hue.lower() in drawn for hue in hues) is color
 
 
 @pytest.mark.parametrize(("wide", "high"), [(59, 12), (60, 11), (59, 40)])

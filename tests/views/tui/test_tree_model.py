@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modtrace.analysis.filters import Rows, parse
-from modtrace.views.tui.boxes import callers, icicle
-from modtrace.views.tui.nodes import Nodes, ends_of, parents_of
-from modtrace.views.tui.tree_model import TreeModel
+from modtrace.analysis.filters import FilterRows, mask, parse
+from modtrace.views.models.boxes import callers, icicle
+from modtrace.views.models.nodes import TreeNodes, ends_of, parents_of
+from modtrace.views.models.tree_model import TreeModel
 
 
 def nodes_of(depth, own, names):
@@ -21,7 +21,7 @@ def nodes_of(depth, own, names):
     ends = ends_of(depth)
     total = np.array([own[at : ends[at]].sum() for at in range(len(depth))], np.int64)
     texts = sorted(set(names))
-    rows = Rows(
+    rows = FilterRows(
         np.array([texts.index(name) for name in names], np.int64),
         texts,
         np.zeros(len(depth), np.int64),
@@ -30,7 +30,7 @@ def nodes_of(depth, own, names):
             ({"self": own, "total": total}[name], np.ones(len(own), bool)) if name != "mem" else None
         ),
     )
-    return Nodes(depth, ends, parents_of(depth), names.__getitem__, lambda _: "Linear", rows)
+    return TreeNodes(depth, ends, parents_of(depth), names.__getitem__, lambda _: "Linear", rows)
 
 
 @st.composite
@@ -157,8 +157,8 @@ def test_cells_never_overlap_and_miss_no_box_that_is_wide_enough(nodes, columns)
     right = float(boxes.end.max()) if len(boxes) else 1.0
     for level in range(boxes.levels):
         cells = boxes.cells(level, 0.0, right, columns)
-        assert all(one.right <= two.left for one, two in itertools.pairwise(cells))
-        assert all(0 <= cell.left < cell.right <= columns for cell in cells)
+        assert all(one.end_column <= two.start_column for one, two in itertools.pairwise(cells))
+        assert all(0 <= cell.start_column < cell.end_column <= columns for cell in cells)
         low, high = boxes.of_level(level)
         wide = {at for at in range(low, high) if (boxes.end[at] - boxes.start[at]) * columns / right > 1.001}
         assert wide <= {cell.box for cell in cells}
@@ -194,3 +194,65 @@ def test_next_to_nothing(rows):
     assert (len(model), model.selected) == (0, -1)
     model.set_filter(parse(""))
     assert len(model) == rows
+
+
+def part_of(nodes, shown):
+    """The tree of some of the nodes, those above each being among them."""
+    at = np.flatnonzero(shown)
+    own, names = nodes.rows.numbers("self")[0], [nodes.label(node) for node in range(len(nodes))]
+    return nodes_of(nodes.depth[at], own[at], [names[node] for node in at.tolist()])
+
+
+@settings(max_examples=120)
+@given(trees(), st.data())
+def test_a_tree_that_grows_keeps_order_filter_open_rows_and_cursor(whole, data):
+    shown = np.array([data.draw(st.booleans()) for _ in range(len(whole))])
+    for node, up in enumerate(whole.parent.tolist()):
+        shown[node] &= up < 0 or bool(shown[up])
+    small = part_of(whole, shown)
+    model = TreeModel(small, small.depth < 1)
+    key, descending = data.draw(st.sampled_from(["order", "self", "total"])), data.draw(st.booleans())
+    model.sort(key, descending=descending)
+    for _ in range(data.draw(st.integers(0, 4))):
+        if len(model):
+            model.toggle(data.draw(st.integers(0, len(model) - 1)))
+    filters = data.draw(st.booleans())
+    wanted = parse("attn" if filters else "")
+    model.set_filter(wanted)
+    if len(model):
+        model.cursor = data.draw(st.integers(0, len(model) - 1))
+    numbers = np.cumsum(shown) - 1
+    before = np.where(shown, numbers, -1)
+    opened_before = [model.is_open(node) for node in range(len(small))]
+    apart = [model.opens(node) for node in range(len(small))]
+    selected = model.selected
+    new = np.array([data.draw(st.booleans()) for _ in range(len(whole))])
+    model.grow(whole, before, new)
+    opened = [
+        opened_before[numbers[node]] if shown[node] else filters or bool(new[node])
+        for node in range(len(whole))
+    ]
+    assert [model.is_open(node) for node in range(len(whole))] == opened
+    kept = np.ones(len(whole), bool)
+    if filters:
+        passed = mask(wanted, whole.rows)
+        kept = np.array([passed[node : whole.end[node]].any() for node in range(len(whole))])
+    assert [model.node_at(row) for row in range(len(model))] == walked(whole, opened, key, descending, kept)
+    if selected >= 0:
+        assert before[model.selected] == selected
+    model.set_filter(parse(""))
+    without = [apart[numbers[node]] if shown[node] else bool(new[node]) for node in range(len(whole))]
+    for up in whole.ancestors(model.selected) if filters and model.selected >= 0 else ():
+        without[up] = True  # what was selected stays to be seen
+    assert [model.is_open(node) for node in range(len(whole))] == without
+
+
+def test_a_cursor_whose_node_is_gone_goes_to_the_nearest_above():
+    nodes = nodes_of([0, 1, 2, 1], [1, 1, 1, 1], ["a", "b", "fc", "attn"])
+    model = TreeModel(nodes)
+    model.reveal(2)
+    smaller = nodes_of([0, 1, 1], [1, 1, 1], ["a", "b", "attn"])
+    model.grow(smaller, np.array([0, 1, 3]), np.zeros(3, bool))
+    assert model.selected == 1
+    model.grow(nodes_of([], [], []), np.zeros(0, np.int64), np.zeros(0, bool))
+    assert (len(model), model.selected) == (0, -1)

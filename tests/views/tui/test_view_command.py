@@ -39,7 +39,7 @@ def test_plain_is_ascii(gpt):
 
 
 @pytest.mark.parametrize("kind", ["missing", "a file", "foreign", "empty", "cut"])
-def test_what_is_no_trace_is_one_line_and_exit_2(tmp_path, gpt, kind):
+def test_what_is_no_trace_is_one_line_and_exit_4(tmp_path, gpt, kind):
     path = tmp_path / "x.mtrace"
     if kind == "a file":
         path.write_text("x")
@@ -52,7 +52,7 @@ def test_what_is_no_trace_is_one_line_and_exit_2(tmp_path, gpt, kind):
         path.mkdir()
         (path / "run.json").write_bytes((gpt / "run.json").read_bytes()[:20])
     shown = run("view", path)
-    assert shown.returncode == 2
+    assert shown.returncode == 4
     assert shown.stdout == ""
     assert len(shown.stderr.splitlines()) == 1
     assert "x.mtrace" in shown.stderr

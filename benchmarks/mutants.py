@@ -1,0 +1,266 @@
+"""Small changes of the code, one at a time: the share that tests notice is the strength of the tests.
+
+python benchmarks/mutants.py map FILE [PATHS]   adds to a file which tests run which line, and how long each takes
+python benchmarks/mutants.py run FILE [--count N] [--seed N] [--tests N] [--only PATH:LINE ...]
+
+Mutants live in a copy of the working tree in a temporary folder. Each runs in a fork that has the libraries loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import compileall
+import copy
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("capture", "analysis", "trace", "views/models", "views")
+TESTS = ("analysis", "capture", "trace", "views", "torture", "golden", "live", "export", "e2e")
+LIBRARIES = ("pandas", "pyarrow.parquet", "textual.app", "torch")
+TIMEOUT_S, KNOWN_S = 60, 25.0
+COMPARISONS = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+OPERATORS = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Div: ast.Mult,
+    ast.Mod: ast.FloorDiv, ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+
+
+def changed(node: ast.AST) -> ast.AST | None:
+    """The mutant of a node, None where it has none."""
+    new: Any = copy.deepcopy(node)
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
+        new.ops[0] = COMPARISONS[type(node.ops[0])]()
+    elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        new.op = OPERATORS[type(node.op)]()
+    elif isinstance(node, ast.BoolOp):
+        new.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        new = new.operand
+    elif isinstance(node, ast.Constant) and type(node.value) is int and abs(node.value) < 1000:
+        new.value += 1 if node.value % 2 == 0 else -1
+    elif isinstance(node, ast.Return) and not (node.value is None or isinstance(node.value, ast.Constant)):
+        new.value = ast.Constant(None)
+    else:
+        return None
+    return new
+
+
+def nodes(node: ast.AST, statement: int = 0) -> Iterator[tuple[ast.AST, int]]:
+    """Nodes that run, each with its statement's line; without f-strings, whose positions are not true."""
+    line = node.lineno if isinstance(node, ast.stmt) else statement
+    yield node, line
+    for field, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else [value]:
+            skipped = isinstance(child, ast.JoinedStr) or field in {"annotation", "returns", "decorator_list"}
+            if isinstance(child, ast.AST) and not skipped:
+                yield from nodes(child, line)
+
+
+def mutants(root: Path) -> list[dict[str, Any]]:
+    """Every mutant of the files: path, lines of statement and node, text before and after, the new source."""
+    listed = []
+    for folder in FOLDERS:
+        pattern = "*.py" if folder == "views" else "**/*.py"
+        for path in sorted(Path(root, "modtrace", folder).glob(pattern)):
+            source = path.read_bytes()
+            starts = [0]
+            for line in source.splitlines(keepends=True):
+                starts.append(starts[-1] + len(line))
+            for node, statement in nodes(ast.parse(source)):
+                if (new := changed(node)) is None:
+                    continue
+                begin = starts[node.lineno - 1] + node.col_offset
+                end = starts[node.end_lineno - 1] + node.end_col_offset
+                text = ast.unparse(new)
+                text = text if isinstance(new, ast.Return) else f"({text})"
+                listed.append({
+                    "path": str(path.relative_to(root)), "statement": statement, "line": node.lineno,
+                    "before": source[begin:end].decode(), "after": text,
+                    "source": source[:begin] + text.encode() + source[end:],
+                })  # fmt: skip
+    return listed
+
+
+class Mapper:
+    """A pytest plugin: the lines that each test runs, and its seconds."""
+
+    def __init__(self) -> None:
+        import coverage
+
+        self.coverage = coverage.Coverage(source=[str(ROOT / "modtrace")], data_file=None, config_file=False)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.skipped: set[str] = set()
+        self.coverage.start()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.coverage.switch_context(nodeid)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] += report.duration
+        if report.skipped:
+            self.skipped.add(report.nodeid)
+
+    def added_to(self, known: dict[str, Any]) -> dict[str, Any]:
+        """A map with the tests that were run: their seconds, and of each line of each file the tests that run it."""
+        self.coverage.stop()
+        data = self.coverage.get_data()
+        tests, seconds = known.setdefault("tests", []), known.setdefault("seconds", {})
+        seconds |= {test: spent for test, spent in self.seconds.items() if test not in self.skipped}
+        tests += sorted(seconds.keys() - set(tests))
+        number = {test: index for index, test in enumerate(tests)}
+        for path in data.measured_files():
+            lines = known.setdefault("lines", {}).setdefault(os.path.relpath(path, ROOT), {})
+            for line, contexts in data.contexts_by_lineno(path).items():
+                ran = {number[test] for test in contexts if test in number}
+                lines[str(line)] = sorted(ran.union(lines.get(str(line), [])))
+        return known
+
+
+def chosen_tests(known: dict[str, Any], mutant: dict[str, Any], limit: int) -> list[str]:
+    """At most so many tests that run a mutant's line: those in files of its name first, then the quickest."""
+    of_line = known["lines"].get(mutant["path"], {})
+    numbers = of_line.get(str(mutant["line"])) or of_line.get(str(mutant["statement"])) or []
+    if not numbers:  # a line that runs at import
+        numbers = sorted({number for line in of_line.values() for number in line})
+    tests = [known["tests"][number] for number in numbers]
+    name, seconds = Path(mutant["path"]).stem, known["seconds"]
+    ranked = sorted(tests, key=lambda test: (f"/test_{name}." not in test, seconds[test]))
+    chosen, spent = [], 0.0
+    for test in ranked[:limit]:
+        spent += seconds[test]
+        if chosen and spent > KNOWN_S:
+            break
+        chosen.append(test)
+    return chosen
+
+
+class Killer:
+    """A pytest plugin that writes down the first test that fails."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            with self.path.open("a") as file:
+                file.write(f"{report.nodeid}\n")
+
+
+def failing(tree: Path, tests: list[str], *options: str, timeout_s: float = TIMEOUT_S) -> list[str]:
+    """The tests that fail in a tree, run in a fork; "timeout" or "import" where it does not come so far."""
+    log = tree / "killers.txt"
+    log.unlink(missing_ok=True)
+    if not (child := os.fork()):
+        os.setsid()
+        os.chdir(tree)
+        os.environ["PYTHONPATH"], sys.dont_write_bytecode = str(tree), True
+        output = os.open(tree / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        words = ["-q", "-n0", "-p", "no:cacheprovider", *options, *tests]
+        status = 3
+        try:
+            status = int(pytest.main(words, plugins=[Killer(log)]))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)  # nothing of the parent's is cleared away
+    deadline, status = time.monotonic() + timeout_s, None
+    while status is None and time.monotonic() < deadline:
+        ended, raw = os.waitpid(child, os.WNOHANG)
+        status = os.waitstatus_to_exitcode(raw) if ended else None
+        time.sleep(0.02)
+    if status is None:
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return ["timeout"]
+    names = log.read_text().splitlines() if log.exists() else []
+    return names or ([] if status == 0 else ["import"])
+
+
+def run(known: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print each mutant, what became of it, and the share that was killed."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder, "tree")
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", "__pycache__", ".*_cache"))
+        compileall.compile_dir(
+            tree, quiet=2, invalidation_mode=compileall.py_compile.PycInvalidationMode.CHECKED_HASH
+        )
+        every = mutants(tree)
+        picked = random.Random(options.seed).sample(every, min(options.count, len(every)))
+        if options.only:
+            picked = [mutant for mutant in every if f"{mutant['path']}:{mutant['line']}" in options.only]
+        killers: dict[str, list[str]] = defaultdict(list)
+        survived = 0
+        for number, mutant in enumerate(picked):
+            tests, path = chosen_tests(known, mutant, options.tests), tree / mutant["path"]
+            original = path.read_bytes()
+            path.write_bytes(mutant["source"])
+            try:
+                killer = failing(tree, tests, "-x") if tests else []
+            finally:
+                path.write_bytes(original)
+            change = " ".join(f"{mutant['before']}  ->  {mutant['after']}".split())
+            label = f"{mutant['path']}:{mutant['line']}: {change}"
+            survived += not killer
+            for test in killer:
+                killers[test].append(label)
+            state = f"killed by {killer[0]}" if killer else f"SURVIVED {len(tests)} tests"
+            print(f"{number + 1:4} {label}\n     {state}", flush=True)
+        sound = [test for test in killers if "::" in test]
+        for test in failing(tree, sound, timeout_s=1_000) if sound else []:
+            print(f"NOT SOUND, fails without a mutant: {test} for {killers.get(test)}")
+        print(f"{len(picked) - survived} of {len(picked)} killed, {(1 - survived / len(picked)):.1%}")
+
+
+def main() -> None:
+    """Map tests to lines, or run mutants."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("verb", choices=("map", "run"))
+    parser.add_argument("file", type=Path, help="where the map of lines to tests is")
+    parser.add_argument(
+        "paths", nargs="*", help="tests to map; the folders whose tests run in the process for none"
+    )
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tests", type=int, default=15)
+    parser.add_argument("--only", nargs="*", default=[])
+    options = parser.parse_args()
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    os.chdir(ROOT)
+    if options.verb == "map":
+        mapper = Mapper()
+        pytest.main(["-q", "-n0", *(options.paths or [f"tests/{name}" for name in TESTS])], plugins=[mapper])
+        known = json.loads(options.file.read_text()) if options.file.exists() else {}
+        options.file.write_text(json.dumps(mapper.added_to(known)))
+    else:
+        run(json.loads(options.file.read_text()), options)
+
+
+if __name__ == "__main__":
+    main()

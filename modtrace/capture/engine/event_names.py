@@ -1,0 +1,30 @@
+"""Names of the events of recorders. Imports nothing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+EVENTS: Final = (
+    "module_entered",
+    "signature_seen",
+    "root_began",
+    "call_began",
+    "call_ended",
+    "phase_began",
+    "phase_ended",
+    "backward_requested",
+    "backward_opened",
+    "backward_paths",
+    "backward_began",
+    "backward_ended",
+    "backward_closed",
+    "module_backward_began",
+    "module_backward_ended",
+    "call_taken_back",
+    "optimizer_began",
+    "optimizer_stepped",
+    "optimizer_ended",
+    "step_marked",
+    "step_ended",
+)
+"""Events of recorders; their arguments stand at the method of that name of `Recorder`."""

@@ -1,0 +1,219 @@
+"""Protocol of recorders: a recorder is a part of the tracer that is switched on by itself and writes its own tables.
+
+A recorder declares its name, the option it is asked for with and its tables, and has a method for each event that it
+wants to be told of. The tracer does the rest: it starts and stops it, hides it while torch compiles, writes its rows,
+adds up its cost, and takes it off when it fails, with a gap; everything else is recorded on.
+
+Nothing here imports torch: `modtrace run` reads the options before the script starts. A recorder imports what it needs
+of torch in `start`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from modtrace.capture.engine.event_names import EVENTS
+from modtrace.trace.schema import Column
+
+if TYPE_CHECKING:
+    from modtrace.capture.engine.context import TraceContext
+
+Rows = Mapping[str, list[Any]]
+"""Columns of new rows of one table, by name."""
+
+
+@dataclass(frozen=True)
+class RecorderOption:
+    """The option by which a recorder is asked for.
+
+    argument: its name in `modtrace.trace()`.
+    flag: the option of `modtrace run`; its mirror in the environment is named after it.
+    value: how help calls its value (`STEPS`); None for a switch.
+    default: of the argument, which a switch on the command line turns into the contrary.
+    help: its line in `modtrace run --help`.
+    doc: its sentence in the docstring of `modtrace.trace()`.
+    check: raises UsageError for a value that makes no sense.
+    """
+
+    argument: str
+    flag: str
+    value: str | None
+    default: bool | str | None
+    help: str
+    doc: str
+    check: Callable[[str], object] | None = None
+
+
+class Recorder:
+    """One recorder of one trace. A subclass overrides what it needs.
+
+    Args:
+        context: what it shares with the tracer: clock, thread buffers, modules, signatures.
+        value: what its option was given; True or None for one without an option.
+    """
+
+    name: ClassVar[str]
+    """The same in options, gaps, costs and docs."""
+    tables: ClassVar[tuple[str, ...]] = ()
+    """Names of the tables it writes, as in trace/schema.py."""
+    new_tables: ClassVar[Mapping[str, tuple[Column, ...]]] = {}
+    """Columns of tables that stand in no schema yet: of a recorder outside of modtrace."""
+    option: ClassVar[RecorderOption | None] = None
+    """None: it always runs."""
+    order: ClassVar[int] = 50
+    """Recorders start, hand out rows and stop in this order."""
+    lost: ClassVar[str] = ""
+    """Text of the gap after a fault: `{lost} from here on`."""
+
+    def __init__(self, context: TraceContext, value: bool | str | None) -> None:
+        self.context = context
+        self.value = value
+        self.gaps: list[str] = []
+
+    @classmethod
+    def is_asked(cls, value: bool | str | None) -> bool:
+        """True if the value of its option asks for it."""
+        return value is not None and value is not False and value != ""
+
+    # life -----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Recording begins; hooks are not in place yet."""
+
+    def install(self) -> None:
+        """The hooks of modules are in place: put others in place."""
+
+    def stop(self) -> None:
+        """Recording ends, or this recorder has failed: take everything away. May be called twice."""
+
+    def remove(self) -> None:
+        """Take away what stands in the program, before anything is written for the last time. May be called often."""
+
+    def stop_at_fault(self) -> None:
+        """Recording ends because of a fault, in the middle of the program: take off at once what a call would meet."""
+
+    def hide(self) -> None:
+        """torch begins to compile: record nothing, and have nothing in place that a graph is guarded on."""
+
+    def show(self) -> None:
+        """It has ended."""
+
+    def read(self) -> None:
+        """A block is about to be written, on a thread of the program: read what devices have come to."""
+
+    def rows(self) -> list[tuple[str, Rows]]:
+        """(table, columns) of rows that are new since the last call."""
+        return []
+
+    @property
+    def has_rows(self) -> bool:
+        """True if `rows` would hand out any."""
+        return False
+
+    @property
+    def cost_ns(self) -> int:
+        """Nanoseconds that it has cost so far, inside of calls and outside."""
+        return 0
+
+    @property
+    def call_cost_ns(self) -> int:
+        """Nanoseconds that each module call costs more because of it, outside of the call's measured time."""
+        return 0
+
+    @property
+    def stands_in(self) -> bool:
+        """True if frames of ours may stand between the program's in a traceback now."""
+        return False
+
+    def owns_error(self, error: BaseException) -> bool:
+        """True if an exception may have left a call without leaving a frame in its traceback."""
+        return False
+
+    def events(self) -> Mapping[str, Callable[..., Any]]:
+        """Handlers by the name of the event: its methods of those names."""
+        cls, base = type(self), Recorder
+        return {name: getattr(self, name) for name in EVENTS if getattr(cls, name) is not getattr(base, name)}
+
+    # events: arguments as written here ------------------------------------------------------------------------------
+
+    def module_entered(self, number: int, module: Any) -> None:
+        """A module was seen for the first time; its number in the trace."""
+
+    def signature_seen(self, number: int, key: Any) -> None:
+        """A signature was seen for the first time: its number, and its structure with dtypes, devices and shapes."""
+
+    def root_began(self, buffer: Any, module: Any, entry: Any, args: int, mode: int, frame: Any) -> int:
+        """A root call is about to begin.
+
+        Args:
+            buffer: the thread buffer.
+            module: the module.
+            entry: what is known of it.
+            args: signature of the positional arguments.
+            mode: bits of `calls.mode`, in their place.
+            frame: that of `_call_impl`, which knows the keyword arguments.
+
+        Returns:
+            More bits of `calls.mode`, in their place; 0 for none.
+        """
+        raise NotImplementedError
+
+    def call_began(self, buffer: Any, call: int, args: int, number: int, module: Any) -> None:
+        """A module call is about to begin: its number in the thread, the signature of its positional arguments, the
+        number of the module.
+        """
+
+    def call_ended(self, buffer: Any, call: int, number: int, kwargs: int, output: int) -> None:
+        """A module call has returned: signatures of its keyword arguments and output. One that raised is not told;
+        `buffer.await_close` tells of any end.
+        """
+
+    def phase_began(self, buffer: Any, call: int, entry: Any) -> None:
+        """A phase or a span is about to begin; not one in which the host waits for data."""
+
+    def phase_ended(self, buffer: Any, call: int, entry: Any, error: BaseException | None) -> None:
+        """A phase or a span has ended and is still open in the buffer."""
+
+    def backward_requested(self) -> None:
+        """The program has called backward."""
+
+    def backward_opened(self, buffer: Any, call: int) -> None:
+        """The row of a backward is open; the engine is about to run on this thread."""
+
+    def backward_began(self, graph: Any) -> None:
+        """It is about to run over a graph whose nodes are known to be of module calls: a `BackwardGraph`."""
+
+    def backward_paths(self, watch: Any, nodes: Any, paths: Any) -> Any:
+        """The calls around each node of that graph, which may be longer by rows of the recorder's own."""
+
+    def backward_ended(self, buffer: Any, call: int, error: BaseException | None) -> None:
+        """The engine has returned, or raised; rows of modules are still open."""
+
+    def backward_closed(self) -> None:
+        """The row of a backward is closed; it did not raise."""
+
+    def module_backward_began(self, buffer: Any, call: int, number: int) -> None:
+        """The backward of a module's call is about to begin."""
+
+    def module_backward_ended(self, buffer: Any, call: int) -> None:
+        """It has ended, and did not raise."""
+
+    def call_taken_back(self, buffer: Any, call: int) -> None:
+        """A call that had been opened, and those in it, are taken back: nothing has run in them."""
+
+    def optimizer_began(self, optimizer: Any, call: int) -> None:
+        """An optimizer is about to step; the number of its phase, below 0 where that is no row."""
+
+    def optimizer_stepped(self, optimizer: Any) -> None:
+        """An optimizer has stepped; its phase is open still."""
+
+    def optimizer_ended(self, optimizer: Any, number: int, end_ns: int) -> None:
+        """An optimizer has stepped inside of no other's step: its number among optimizers, and the clock."""
+
+    def step_marked(self, end_ns: int) -> None:
+        """The program says that a step ends."""
+
+    def step_ended(self, step: int) -> None:
+        """The step in progress has got this number: those below it are over."""

@@ -1,0 +1,1 @@
+"""Parts of recorders, which listen to torch, to its profiler, its allocators and its devices."""

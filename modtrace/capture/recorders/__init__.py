@@ -1,0 +1,41 @@
+"""The recorders, a file each. Importing them imports no torch: each imports what it needs of it in `start`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Final
+
+from modtrace.capture.engine.recorder import Recorder, RecorderOption
+from modtrace.trace.schema import TABLES
+
+_REGISTERED: Final[dict[str, type[Recorder]]] = {}
+_FOUND: Final[list[bool]] = []
+
+
+def register(recorder: type[Recorder]) -> type[Recorder]:
+    """Add a recorder to those that every trace has, as a decorator. One of the same name is replaced."""
+    _REGISTERED[recorder.name] = recorder
+    TABLES.update(recorder.new_tables)
+    return recorder
+
+
+def unregister(name: str) -> None:
+    """Take a recorder out again; does nothing where there is none of that name."""
+    recorder = _REGISTERED.pop(name, None)
+    for table in recorder.new_tables if recorder is not None else ():
+        TABLES.pop(table, None)
+
+
+def recorders() -> list[type[Recorder]]:
+    """All recorders in the order in which they start."""
+    if not _FOUND:
+        _FOUND.append(True)
+        for module in pkgutil.iter_modules(__path__):
+            importlib.import_module(f"{__name__}.{module.name}")
+    return sorted(_REGISTERED.values(), key=lambda recorder: (recorder.order, recorder.name))
+
+
+def options() -> list[tuple[str, RecorderOption]]:
+    """(name of the recorder, its option) of those that are asked for."""
+    return [(recorder.name, recorder.option) for recorder in recorders() if recorder.option is not None]

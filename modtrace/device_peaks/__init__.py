@@ -1,0 +1,1 @@
+"""FLOP/s and bytes/s that devices were measured to reach: `measure` imports torch, `cache` reads its results."""

@@ -1,0 +1,63 @@
+"""Pages for contributors name files that are there, and every page can be found from the index."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("CONTRIBUTING.md", "docs/architecture.md")
+FOLDERS = ("modtrace/", "tests/", "docs/", "benchmarks/", "examples/", ".ci/")
+
+
+def paths_in(text):
+    """Names in code font that are paths from the root: `modtrace/trace/`, `tests/golden`, `docs/data.md`."""
+    names = re.findall(r"`([^`\s]+)`", text)
+    return [name for name in names if name.startswith(FOLDERS)]
+
+
+def commands_in(text):
+    """Scripts and modules of commands: `python docs/data_page.py`, `python -m tests.golden.every_text`."""
+    scripts = re.findall(r"`python (\S+\.py)", text)
+    modules = [name.replace(".", "/") + ".py" for name in re.findall(r"`python -m (tests\.\S+)`", text)]
+    return scripts + modules
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_are_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    paths = paths_in(text) + commands_in(text)
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_index_links_every_page():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert pages - set(re.findall(r"\]\(([\w.-]+\.md)[)#]", index)) == set()
+
+
+def anchors_of(page):
+    """The anchors of the headings of a page, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_anchors_are_there():
+    missing = []
+    for page in [
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").glob("*.md"),
+    ]:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+            if anchor not in anchors_of((page.parent / target) if target else page):
+                missing.append(f"{page.name}: {target}#{anchor}")
+    assert missing == []
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
