@@ -25,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from modtrace.capture.engine.context import TraceContext
 from modtrace.capture.engine.dynamo_skip import unseen
+from modtrace.capture.engine.events import Halt
 from modtrace.capture.engine.exceptions import is_early_stop
 from modtrace.capture.engine.module_calls import error_number
 from modtrace.capture.engine.ranges import Ranges, find
@@ -224,7 +225,7 @@ class BackwardWalk:
             watch.remove()
             context.fault(fault)
         for opened in context.events.backward_opened:
-            opened(watch.buffer, call)
+            opened(watch.buffer, call, outputs)
         return watch
 
     def _watch(self, watch: RunningBackward, outputs: Any) -> None:
@@ -296,8 +297,9 @@ class RunningBackward:
 
     def switch(self, path: Path, number: int) -> Callable[[Any], None]:
         """The pre-hook of the first of some nodes that belong to one call."""
+        arrivals = self._context.events
 
-        def enter(_: Any) -> None:
+        def enter(gradients: Any) -> None:
             if self._context.off:
                 return
             try:
@@ -306,11 +308,25 @@ class RunningBackward:
                     if self._may_write():
                         self._writer = self._claims = 0
                         self._move(path, now, number)
+                for arrived in arrivals.gradients_arrived:
+                    forward, module = self._maker(path)
+                    row = self.buffer.calls[-1][1] if self.buffer.calls else -1
+                    arrived(self.buffer, row, forward, module, number, gradients)
+            except Halt as halt:
+                raise halt.error from None
             except Exception as fault:
                 self._context.fault(fault)
 
         unseen(enter)
         return enter
+
+    def _maker(self, path: Path) -> tuple[int, int]:
+        """The innermost module call of a path: its id, and the number of its module; -1 for none."""
+        position = next((element for element in reversed(path) if element >= 0), -1)
+        if position < 0 or self.owners is None:
+            return -1, -1
+        growths, thread = self.owners.growths, self.owners.buffer.number << THREAD_SHIFT
+        return thread | growths[position + 2], growths[position + 3]
 
     @property
     def id(self) -> int:
