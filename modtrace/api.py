@@ -491,6 +491,8 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     kernels: Steps | None = None,
     saved: Steps | None = None,
     syncs: bool = False,
+    values: Steps | None = None,
+    nan: bool = False,
     messages: bool = True,
     max_bytes: int | None = 4 << 30,
     **recorders: bool | str | None,
@@ -515,7 +517,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         TypeError: there is no such option.
     """
     from modtrace.capture.engine.engines import checked_engine
-    from modtrace.capture.mechanisms.asked_steps import steps_text
+    from modtrace.capture.mechanisms.asked_steps import every_of, steps_text
 
     if model is not None and "torch" in sys.modules and not isinstance(model, sys.modules["torch"].nn.Module):
         raise UsageError(f"trace() takes a torch.nn.Module, not {type(model).__name__}; path= names the file")
@@ -533,6 +535,8 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         "kernels": steps_text("kernels", kernels),
         "saved": steps_text("saved", saved),
         "syncs": syncs,
+        "values": values if isinstance(values, str) and every_of(values) else steps_text("values", values),
+        "nan": nan,
         "messages": messages,
         "max_bytes": max_bytes,
         **recorders,

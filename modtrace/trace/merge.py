@@ -29,6 +29,8 @@ _REFERENCES: Final = {
     "module": "modules", "root": "modules", "label": "labels", "inputs": "signatures", "outputs": "signatures",
     "error": "errors",
 }  # fmt: skip
+_OF_MODULES: Final = {"values": ("module",), "nonfinite": ("module", "became_nan")}
+"""Tables of rows of calls that point at modules too, and the columns that do."""
 _LEFT_OUT: Final = "{} left out, for the trace contradicts itself: {}"
 _NOT_THERE: Final = "they point at rows that are not there"
 _ROUNDS: Final = 8
@@ -74,6 +76,11 @@ def merge(
     tables["names"] = _names(raw["names"], keys["modules"], offsets["modules"])
     tables["parameters"] = _parameters(raw["parameters"], keys["modules"], offsets["modules"])
     raw = {**raw, "allocations": _possible_allocations(raw["allocations"], out)}
+    for name, pointing in _OF_MODULES.items():
+        raw[name] = [
+            _with_modules(part, pointing, modules, int(at))
+            for part, modules, at in zip(raw[name], keys["modules"], offsets["modules"], strict=False)
+        ]
     for name in ("allocations", "operators", "watched", "asked", "compilations"):
         tables[name] = _with_process(raw[name], name)
     side_tables.check_memory(tables["allocations"], tables["watched"])
@@ -196,6 +203,17 @@ def _names(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) ->
         named = named.set_column(0, "root", array(root_at[rows] + offsets[index], pa.int64()))
         tables.append(named.set_column(1, "module", array(module_at[rows] + offsets[index], pa.int64())))
     return pa.concat_tables(tables) if tables else arrow_schema("names").empty_table()
+
+
+def _with_modules(part: pa.Table, columns: Sequence[str], modules: Ints, start: int) -> pa.Table:
+    """Rows of one process with the positions of modules among those of all; null for a module that is not there."""
+    for name in columns:
+        values, of_none = values_and_nulls(part.column(name))
+        place, known = position(values.astype(np.int64), modules)
+        part = part.set_column(
+            part.schema.get_field_index(name), name, array(place + start, pa.int64(), of_none | ~known)
+        )
+    return part
 
 
 def _parameters(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) -> pa.Table:

@@ -62,6 +62,8 @@ class Recorder:
     """Columns of tables that stand in no schema yet: of a recorder outside of modtrace."""
     option: ClassVar[RecorderOption | None] = None
     """None: it always runs."""
+    further_options: ClassVar[tuple[RecorderOption, ...]] = ()
+    """Options that say more of how it records; their values are `further`, by argument."""
     order: ClassVar[int] = 50
     """Recorders start, hand out rows and stop in this order."""
     lost: ClassVar[str] = ""
@@ -70,12 +72,18 @@ class Recorder:
     def __init__(self, context: TraceContext, value: bool | str | None) -> None:
         self.context = context
         self.value = value
+        self.further: Mapping[str, bool | str | None] = {}
         self.gaps: list[str] = []
 
     @classmethod
     def is_asked(cls, value: bool | str | None) -> bool:
         """True if the value of its option asks for it."""
         return value is not None and value is not False and value != ""
+
+    @classmethod
+    def is_implied(cls, further: Mapping[str, bool | str | None]) -> bool:
+        """True if the values of its further options ask for it."""
+        return False
 
     # life -----------------------------------------------------------------------------------------------------------
 
@@ -191,8 +199,8 @@ class Recorder:
         and these themselves. One that raised is not told; `buffer.await_close` tells of any end.
         """
 
-    def batch_loaded(self, batch: Any) -> None:
-        """A DataLoader has handed out a batch."""
+    def batch_loaded(self, buffer: Any, call: int, batch: Any) -> None:
+        """A DataLoader has handed out a batch: the thread buffer, the number of the wait for it (below 0 for none)."""
 
     def phase_began(self, buffer: Any, call: int, entry: Any) -> None:
         """A phase or a span is about to begin; not one in which the host waits for data."""

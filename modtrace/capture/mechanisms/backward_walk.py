@@ -181,6 +181,25 @@ class BackwardGraph:
         """For each node the ids of the module calls around it, outermost first."""
         return self._owners.calls(self._paths) if self._owners is not None else []
 
+    def makers(self) -> dict[int, tuple[tuple[int, str], ...]]:
+        """For each node before which another module's nodes have run: (module, name) of the nodes whose gradients it
+        gets; module is -1 for a node made outside of any call.
+        """
+        owners = self._owners
+        if owners is None:
+            return {}
+        before: Path = ()
+        borders: dict[Any, dict[tuple[int, str], None]] = {}
+        for (_, node), path in zip(self.nodes, self._paths, strict=False):
+            if path is not before:
+                borders[node], before = {}, path
+        for (_, node), path in zip(self.nodes, self._paths, strict=False):
+            made = (owners.growths[path[-1] + 3] if path else -1, str(node.name()))
+            for following, _ in node.next_functions:
+                if following in borders:
+                    borders[following][made] = None
+        return {number_of_node(node): tuple(makers) for node, makers in borders.items()}
+
     def roots(self) -> tuple[set[int], frozenset[int]]:
         """Ids of the root calls whose backward it is, and the numbers of their modules."""
         owners = self._owners

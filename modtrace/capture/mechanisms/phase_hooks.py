@@ -105,6 +105,7 @@ class PhaseHooks:
     def _in_phase(self, name: str, class_of: Callable[[Any], str]) -> Wrap:
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             ranges, idle, events = self._ranges, self._idle, self._context.events
+            buffers = self._context.buffers
             hands_out = name == "data" and original.__name__ == "__next__"
 
             @functools.wraps(original)
@@ -123,7 +124,7 @@ class PhaseHooks:
                     raise
                 ranges.end(call)
                 for loaded in events.batch_loaded if hands_out else ():
-                    loaded(result)
+                    loaded(buffers.current, call, result)
                 return result
 
             return run
