@@ -227,11 +227,11 @@ def title_of_module(stored: Stored, module: int | None, place: int) -> tuple[str
     if module is None:
         return "", ""
     class_name = str(stored.table("modules").column("type")[module])
-    root = int(nullable_codes(timeline(stored).calls, "root")[place])
-    top = module if root < 0 else root
-    codes, texts = names(stored, np.array([top]), np.array([module]))
-    name = texts[codes[0]]
-    if not name and top != module:
-        codes, texts = names(stored, np.array([module]), np.array([module]))
-        name = texts[codes[0]]
-    return name or roots(stored).name[module], class_name
+    top = int(nullable_codes(timeline(stored).calls, "root")[place])
+    named = stored.table("names")
+    tops = column(named, "root")[column(named, "module") == module].tolist()
+    for root in (top, *(other for other in tops if other != module)):
+        codes, texts = names(stored, np.array([max(root, 0)]), np.array([module]))
+        if root >= 0 and texts[codes[0]]:
+            return texts[codes[0]], class_name
+    return roots(stored).name[module], class_name

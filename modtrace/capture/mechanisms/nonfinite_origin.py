@@ -198,6 +198,13 @@ class _Step:
         if reading.kind == OUTPUT:
             return self._best(reading, [other for other in before if _is_part(other, reading)])
         if reading.kind == INPUT:
+            outer = [
+                other
+                for other in before
+                if other.kind == INPUT and other.call == reading.parent and _same_range(other, reading)
+            ]
+            if outer:
+                return outer[-1]
             same = [
                 other for other in before if other.kind in (OUTPUT, BATCH) and _same_range(other, reading)
             ]

@@ -59,7 +59,8 @@ class Nonfinite(Recorder):
         self._watch = self.context.part(ValueWatch)
         self._drives = not self._watch.driven
         self._watch.driven = True
-        patterns = [name.strip() for name in str(self.further["nan_allow"] or "").split(",")]
+        words = str(self.further["nan_allow"] or "").split(",")
+        patterns = [name.strip() for name in words if name.strip()]
         title_of = self.context.registry.title_of
 
         def allows(number: int) -> bool:
