@@ -153,6 +153,16 @@ class Trace(Exports):
         return self._frame("syncs")
 
     @property
+    def values(self) -> pd.DataFrame:
+        """Ranges of tensors by module and step; empty unless `values=` or `nan=` was asked for."""
+        return self._frame("values")
+
+    @property
+    def nonfinite(self) -> pd.DataFrame:
+        """Values that are not finite, and where they began; empty unless `nan=True` was asked for."""
+        return self._frame("nonfinite")
+
+    @property
     def compilations(self) -> pd.DataFrame:
         """One row a graph that `torch.compile` made, with its time and, where it was made again, the reason."""
         return self._frame("compilations")
@@ -517,7 +527,6 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         TypeError: there is no such option.
     """
     from modtrace.capture.engine.engines import checked_engine
-    from modtrace.capture.mechanisms.asked_steps import every_of, steps_text
 
     if model is not None and "torch" in sys.modules and not isinstance(model, sys.modules["torch"].nn.Module):
         raise UsageError(f"trace() takes a torch.nn.Module, not {type(model).__name__}; path= names the file")
@@ -531,17 +540,25 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         "engine": checked_engine(engine),
         "functions": functions,
         "flops": flops,
-        "memory": steps_text("memory", memory),
-        "kernels": steps_text("kernels", kernels),
-        "saved": steps_text("saved", saved),
+        **_step_options(memory=memory, kernels=kernels, saved=saved, values=values),
         "syncs": syncs,
-        "values": values if isinstance(values, str) and every_of(values) else steps_text("values", values),
         "nan": nan,
         "messages": messages,
         "max_bytes": max_bytes,
         **recorders,
     }
     return Recording(model, path, force=force, options=options)
+
+
+def _step_options(**asked: Steps | None) -> dict[str, str | None]:
+    """Texts of the options that name steps, by argument."""
+    from modtrace.capture.mechanisms.asked_steps import every_of, steps_text
+
+    every = asked["values"] if isinstance(asked["values"], str) and every_of(asked["values"]) else None
+    return {
+        name: every if name == "values" and every else steps_text(name, steps)
+        for name, steps in asked.items()
+    }
 
 
 def _with_options(docstring: str) -> str:

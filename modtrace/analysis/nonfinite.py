@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
-from modtrace.analysis.calls import names
 from modtrace.analysis.columns import column, nullable_codes
-from modtrace.analysis.roots import roots
+from modtrace.analysis.module_titles import module_titles
 from modtrace.analysis.timeline import timeline
+from modtrace.text import plain
 from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import (
@@ -29,6 +27,14 @@ from modtrace.trace.schema import (
 LARGEST: Final = {"float16": 65_504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}
 """The largest finite number of a type."""
 _STEPS_BEFORE: Final = 4
+_PLACES: Final = {
+    "forward": "forward",
+    "backward": "backward",
+    "loss": "loss",
+    "data": "data",
+    "parameter": "before forward",
+    "optimizer": "after the optimizer step",
+}
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ def _described(stored: Stored, row: dict[str, Any], values: list[dict[str, Any]]
     shapes = _Shapes(stored, place)
     inputs = [_range(value, shapes) for value in given if value["kind"] == INPUT]
     parameters = [_range(value, shapes) for value in given if value["kind"] == PARAMETER_VALUE]
-    module, class_name = title_of_module(stored, row["module"], place)
+    module, class_name = _title(stored, row["module"])
     became = row["became_nan"]
     tensor = _range(own, shapes) if own is not None else Range(_tensor_name(row), "", "", None, None)
     return NonFinite(
@@ -128,13 +134,13 @@ def _described(stored: Stored, row: dict[str, Any], values: list[dict[str, Any]]
         is_nan=row["is_nan"],
         module=module,
         type=class_name,
-        taker=title_of_module(stored, own["module"] if own is not None else row["module"], place),
+        taker=_title(stored, own["module"] if own is not None else row["module"]),
         tensor=tensor,
         inputs=inputs if row["kind"] != PARAMETER_VALUE else [],
         parameters=parameters if row["kind"] != INPUT else [],
         before=_before(line, values, own, steps, step),
         from_loader=row["from_loader"],
-        became_nan=title_of_module(stored, became, place) if became is not None else None,
+        became_nan=_title(stored, became) if became is not None else None,
         node=row["node"],
         operation=row["operation"],
         line=f"{row['source_file']}:{row['source_line']}" if row["source_file"] else None,
@@ -222,16 +228,27 @@ def _place(stored: Stored, row: dict[str, Any], place: int) -> str:
     return "forward"
 
 
-def title_of_module(stored: Stored, module: int | None, place: int) -> tuple[str, str]:
-    """Name and class of a module, in the tree of a call; a root goes by its own name. Empty for None."""
-    if module is None:
-        return "", ""
-    class_name = str(stored.table("modules").column("type")[module])
-    top = int(nullable_codes(timeline(stored).calls, "root")[place])
-    named = stored.table("names")
-    tops = column(named, "root")[column(named, "module") == module].tolist()
-    for root in (top, *(other for other in tops if other != module)):
-        codes, texts = names(stored, np.array([max(root, 0)]), np.array([module]))
-        if root >= 0 and texts[codes[0]]:
-            return texts[codes[0]], class_name
-    return roots(stored).name[module], class_name
+def _title(stored: Stored, module: int | None) -> tuple[str, str]:
+    """Name and class of a module; empty for None."""
+    return ("", "") if module is None else module_titles(stored)[module]
+
+
+def where(entry: NonFinite) -> str:
+    """The part of the step, and what made them: `forward   log (SafeLog)`, `input 0 of Net, from the loader`."""
+    loader = ", from the loader" if entry.from_loader else ""
+    if entry.tensor.name.startswith("input"):
+        if entry.from_loader or not entry.module:
+            return f"{plain(entry.tensor.name)} of {shown_title(*entry.taker)}{loader}"
+        return f"forward   {shown_title(entry.module, entry.type)}, in its code before {shown_title(*entry.taker)}"
+    if entry.place == "data":
+        return f"{plain(entry.tensor.name)}{loader}"
+    place = _PLACES[entry.place]
+    if entry.place in ("parameter", "optimizer") or entry.tensor.name.endswith(".grad"):
+        return f"{place}   {plain('.'.join(filter(None, (entry.module, entry.tensor.name))))}"
+    title = shown_title(entry.module, entry.type) if entry.module else "code outside of modules"
+    return f"{place}   {title}"
+
+
+def shown_title(name: str, class_name: str) -> str:
+    """`log (SafeLog)`."""
+    return plain(name if not class_name or class_name == name else f"{name} ({class_name})")

@@ -75,12 +75,8 @@ def merge(
     offsets = {name: np.cumsum([0, *map(len, of_processes)]) for name, of_processes in keys.items()}
     tables["names"] = _names(raw["names"], keys["modules"], offsets["modules"])
     tables["parameters"] = _parameters(raw["parameters"], keys["modules"], offsets["modules"])
-    raw = {**raw, "allocations": _possible_allocations(raw["allocations"], out)}
-    for name, pointing in _OF_MODULES.items():
-        raw[name] = [
-            _with_modules(part, pointing, modules, int(at))
-            for part, modules, at in zip(raw[name], keys["modules"], offsets["modules"], strict=False)
-        ]
+    raw = {**raw, **_pointing_at_modules(raw, keys["modules"], offsets["modules"])}
+    raw["allocations"] = _possible_allocations(raw["allocations"], out)
     for name in ("allocations", "operators", "watched", "asked", "compilations"):
         tables[name] = _with_process(raw[name], name)
     side_tables.check_memory(tables["allocations"], tables["watched"])
@@ -100,11 +96,10 @@ def merge(
         out[index] += wrong
         if lost:
             notes.append(f"{plural(lost, 'call')} left out: what they belong to is lost")
-        ids = columns.pop("ids")
+        ids_of.append(ids := columns.pop("ids"))
         columns = _among_all(columns, {name: int(offsets[name][index]) for name in offsets}, start)
         columns["rank"], columns["process"] = (same(of, np.int32, len(ids)) for of in (rank, index))
         columns_of.append(columns)
-        ids_of.append(ids)
         start += len(ids)
     tables |= _by_call(raw, ids_of)
     others = [name for name in raw if name not in tables and name not in ("calls", "open")]
@@ -203,6 +198,19 @@ def _names(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) ->
         named = named.set_column(0, "root", array(root_at[rows] + offsets[index], pa.int64()))
         tables.append(named.set_column(1, "module", array(module_at[rows] + offsets[index], pa.int64())))
     return pa.concat_tables(tables) if tables else arrow_schema("names").empty_table()
+
+
+def _pointing_at_modules(
+    raw: Mapping[str, list[pa.Table]], modules: Sequence[Ints], offsets: Ints
+) -> dict[str, list[pa.Table]]:
+    """The tables of _OF_MODULES, with positions among the modules of all processes."""
+    return {
+        name: [
+            _with_modules(part, columns, of_process, int(start))
+            for part, of_process, start in zip(raw[name], modules, offsets, strict=False)
+        ]
+        for name, columns in _OF_MODULES.items()
+    }
 
 
 def _with_modules(part: pa.Table, columns: Sequence[str], modules: Ints, start: int) -> pa.Table:

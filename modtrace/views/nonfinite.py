@@ -6,45 +6,17 @@ import math
 import textwrap
 from typing import Final
 
-from modtrace.analysis.nonfinite import LARGEST, NonFinite, Range
+from modtrace.analysis.nonfinite import LARGEST, NonFinite, Range, shown_title, where
 from modtrace.text import fit, plain
 from modtrace.trace.schema import ALLOWED, FAULT, SHORT_DTYPES, SKIPPED
 
 _MANY: Final = 4
-_PLACES: Final = {
-    "forward": "forward",
-    "backward": "backward",
-    "loss": "loss",
-    "data": "data",
-    "parameter": "before forward",
-    "optimizer": "after the optimizer step",
-}
 
 
 def head(entry: NonFinite) -> str:
     """`WHERE NAN BEGAN   step 4   forward   log (SafeLog)`."""
     step = "" if entry.step is None else f"step {entry.step}   "
     return f"WHERE {'NAN' if entry.is_nan else 'INF'} BEGAN   {step}{where(entry)}"
-
-
-def where(entry: NonFinite) -> str:
-    """The part of the step, and what made them: `forward   log (SafeLog)`, `input 0 of Net, from the loader`."""
-    loader = ", from the loader" if entry.from_loader else ""
-    if entry.tensor.name.startswith("input"):
-        if entry.from_loader or not entry.module:
-            return f"{plain(entry.tensor.name)} of {_title(*entry.taker)}{loader}"
-        return f"forward   {_title(entry.module, entry.type)}, in its code before {_title(*entry.taker)}"
-    if entry.place == "data":
-        return f"{plain(entry.tensor.name)}{loader}"
-    place = _PLACES[entry.place]
-    if entry.place in ("parameter", "optimizer") or entry.tensor.name.endswith(".grad"):
-        return f"{place}   {plain('.'.join(filter(None, (entry.module, entry.tensor.name))))}"
-    title = _title(entry.module, entry.type) if entry.module else "code outside of modules"
-    return f"{place}   {title}"
-
-
-def _title(name: str, class_name: str) -> str:
-    return plain(name if not class_name or class_name == name else f"{name} ({class_name})")
 
 
 def nonfinite_lines(entry: NonFinite, width: int) -> list[str]:
@@ -60,7 +32,7 @@ def nonfinite_lines(entry: NonFinite, width: int) -> list[str]:
         )
         lines.append(f"    step by step, largest: {series}{limit}")
     if entry.became_nan is not None:
-        lines.append(f"    the infinity became NaN in {_title(*entry.became_nan)}")
+        lines.append(f"    the infinity became NaN in {shown_title(*entry.became_nan)}")
     if entry.node is not None:
         lines.append(f"    the gradient came out of {plain(entry.node)}")
     if entry.place == "parameter":

@@ -66,7 +66,7 @@ class _Seen:
 
 
 class History:
-    """What earlier steps had at each place."""
+    """Ranges of earlier steps at each place: in how many they were not finite."""
 
     def __init__(self) -> None:
         self._places: dict[Place, _Seen] = {}
@@ -218,7 +218,7 @@ class _Step:
         return None
 
     def _batch(self, before: list[Reading]) -> Reading | None:
-        """What a DataLoader handed out, where that explains a loss: the target, say."""
+        """The first batch that is not finite, which explains a loss: its target, say."""
         return next((other for other in before if other.kind == BATCH), None)
 
     def _best(self, reading: Reading, sources: list[Reading]) -> Reading | None:

@@ -56,7 +56,7 @@ def is_floating(tensor: Any) -> bool:
 
 
 def why_unread(tensor: Any) -> str | None:
-    """Why the values of a floating tensor cannot be read; EMPTY for one without elements, None where they can."""
+    """Reason for which a floating tensor is not read; EMPTY for one without elements, None where it can be."""
     cls = type(tensor)
     if cls is not torch.Tensor and defined(cls, "__torch_dispatch__") != _NO_OPERATIONS:
         return f"a tensor of class {class_name(cls)}, which has operations of its own"

@@ -53,7 +53,7 @@ Owner = tuple[int, str]
 
 
 class NanOptions:
-    """What was asked for with --nan.
+    """Options of --nan.
 
     stop: raise an exception at the producer. pin: look for the operation in it. allows: says of a module's number that
     it may make what is not finite.
