@@ -11,7 +11,8 @@ Exit status of the command `modtrace`, one for each kind of error:
 | 4 | `TraceError`: a trace that is missing, foreign, damaged, unreadable or too large |
 | 130 | ctrl-C: the process ends by SIGINT, which a shell shows so |
 
-`modtrace run` ends as the script does, once it has started.
+`modtrace run` ends as the script does, once it has started; with `--fail-on nan` with 3 where that ended with 0 and
+values were not finite.
 """
 
 

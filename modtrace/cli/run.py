@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -46,8 +47,15 @@ OPTIONS: Final = (
     Option(("--open",), None, "show that report in a browser"),
     Option(("--no-messages",), None, "keep only the types of exceptions, not their messages"),
     Option(("--max-size",), "SIZE", "stop recording at this size on disk (default 4GB)"),
+    Option(
+        ("--fail-on",),
+        "nan",
+        "exit with 3 where the script ended well but values began to be NaN or infinite",
+    ),
     Option(("--live",), None, "look at it while it runs; q leaves it to itself, K stops it"),
 )
+NONFINITE: Final = 3
+"""Exit status of `--fail-on nan`."""
 _LINE: Final = "modtrace run [options] script.py | -m module | -c code  [args ...]"
 _TEXT: Final = (
     "Runs the script as python would and records every module call of it. Everything behind the script's name is "
@@ -80,6 +88,7 @@ class PreparedRun:
     html: Path | None
     open: bool
     force: bool
+    fail_on_nan: bool = False
 
 
 def prepare(words: Sequence[str]) -> PreparedRun | live_run.LiveRun:
@@ -94,6 +103,8 @@ def prepare(words: Sequence[str]) -> PreparedRun | live_run.LiveRun:
     show = "saved" if parsed.on("quiet") else parsed.values.get("print", "summary")
     if show not in ("saved", "summary", "tree", "none"):
         raise UsageError(f"--print takes summary, tree or none, not {show!r}")
+    fails = _fails_on_nan(parsed)
+    asked["nan"] = asked["nan"] or fails
     engine = checked_engine(parsed.values.get("engine") or HOOKS)
     max_bytes = size(parsed.values.get("max-size", "4GB"))
     run_script.check(target)
@@ -115,7 +126,21 @@ def prepare(words: Sequence[str]) -> PreparedRun | live_run.LiveRun:
         "max_bytes": max_bytes,
         **asked,
     }
-    return PreparedRun(target, folder, launched, show, settings, html, parsed.on("open"), parsed.on("force"))
+    return PreparedRun(
+        target, folder, launched, show, settings, html, parsed.on("open"), parsed.on("force"), fails
+    )
+
+
+def _fails_on_nan(parsed: ParsedOptions) -> bool:
+    """True for `--fail-on nan`.
+
+    Raises:
+        UsageError: it names something else.
+    """
+    condition = parsed.values.get("fail-on", "")
+    if condition not in ("", "nan"):
+        raise UsageError(f"--fail-on takes nan, not {plain(condition, 40)!r}")
+    return condition == "nan"
 
 
 def _asked(parsed: ParsedOptions) -> dict[str, bool | str | None]:
@@ -216,6 +241,25 @@ def _report(prepared: PreparedRun, ended: Session) -> None:
             _write(_write_html(prepared, prepared.html) + "\n")
     except Exception as fault:
         _write(f"modtrace: the report could not be made: {type(fault).__name__}: {plain(str(fault))}\n")
+    if prepared.fail_on_nan and ended.exit_status == 0:
+        _end_with_failure(prepared.folder.parent)
+
+
+def _end_with_failure(trace: Path) -> None:
+    """End the process with NONFINITE where the trace has a fault. Its exit functions have run: ours is the last."""
+    from modtrace.analysis.nonfinite import first_fault
+    from modtrace.trace.reader import open_trace
+
+    try:
+        faulty = first_fault(open_trace(trace, max_memory_bytes=memory_limit())) is not None
+    except Exception as fault:
+        _write(f"modtrace: --fail-on nan could not look at the trace: {type(fault).__name__}\n")
+        return
+    if faulty:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(NONFINITE)
 
 
 def _write_html(prepared: PreparedRun, path: Path) -> str:

@@ -6,8 +6,17 @@ import math
 import textwrap
 from typing import Final
 
-from modtrace.analysis.nonfinite import LARGEST, NonFinite, Range, shown_title, where
+from modtrace.analysis.nonfinite import (
+    LARGEST,
+    NonFinite,
+    Range,
+    first_fault,
+    nonfinite,
+    shown_title,
+    where,
+)
 from modtrace.text import fit, plain
+from modtrace.trace.reader import Stored
 from modtrace.trace.schema import ALLOWED, FAULT, SHORT_DTYPES, SKIPPED
 
 _MANY: Final = 4
@@ -39,9 +48,16 @@ def nonfinite_lines(entry: NonFinite, width: int) -> list[str]:
         lines.append("    it was finite after the last optimizer step: something else has changed it")
     operation = f"{plain(entry.operation)}   " if entry.operation else ""
     if entry.line is not None or operation:
-        place = fit(plain(entry.line or ""), max(width - 8 - len(operation), 20), keep_end=True)
-        lines.append(f"    {operation}at {place}" if entry.line else f"    in {operation}".rstrip())
+        verb = "called at" if entry.tensor.name.startswith("output") and not operation else "at"
+        place = fit(plain(entry.line or ""), max(width - 8 - len(operation) - len(verb), 20), keep_end=True)
+        lines.append(f"    {operation}{verb} {place}" if entry.line else f"    in {operation}".rstrip())
     return lines
+
+
+def nonfinite_summary(stored: Stored, width: int) -> list[str]:
+    """The lines about the first fault of a trace, and those that are none; empty where all was finite."""
+    fault = first_fault(stored)
+    return [*(nonfinite_lines(fault, width) if fault is not None else []), *notes(nonfinite(stored), width)]
 
 
 def note(entry: NonFinite) -> str:

@@ -70,10 +70,12 @@ class History:
 
     def __init__(self) -> None:
         self._places: dict[Place, _Seen] = {}
+        self._last: set[Place] = set()
 
     def add(self, readings: Sequence[Reading]) -> None:
         """Note a step."""
         nonfinite: dict[Place, bool] = {}
+        self._last = {_place(reading) for reading in readings if not reading.is_finite}
         for reading in readings:
             place = _place(reading)
             nonfinite[place] = nonfinite.get(place, False) or not reading.is_finite
@@ -86,6 +88,10 @@ class History:
         """True if the place was not finite in every earlier step."""
         seen = self._places.get(_place(reading))
         return seen is not None and seen.steps == seen.nonfinite
+
+    def was_nonfinite(self, reading: Reading) -> bool:
+        """True if the place was not finite in the last step."""
+        return _place(reading) in self._last
 
     def was_finite(self, reading: Reading) -> bool:
         """True if the place has been read before, and was finite in any of these steps."""
@@ -120,6 +126,8 @@ def judge(
         lost = [reading for reading in step.nonfinite if reading.has_nan and not history.is_habit(reading)]
         return step.trace(lost[0])._replace(verdict=VANISHED) if lost else None
     origin = step.trace(serious)
+    if origin.reading.kind == PARAMETER_VALUE and history.was_nonfinite(origin.reading):
+        return None  # it began before
     if origin.module >= 0 and allowed(origin.module):
         return origin._replace(verdict=ALLOWED)
     backward = serious.kind in (GRADIENT, PARAMETER_GRADIENT) or (

@@ -92,6 +92,8 @@ class ValueWatch:
         self._ended: deque[tuple[int, bool, bool]] = deque()
         """(number, ranges are wanted, a GradScaler left it out) of steps whose ranges have not arrived."""
         self._skipped = False
+        self._stepping: list[int] = []
+        """Rows of the optimizers that are stepping."""
         self._done = False
         self._reports = 0
         self._rows: list[Reading] = []
@@ -294,20 +296,19 @@ class ValueWatch:
             self._halt(identity, nodes[-1][0] if nodes else number, "backward of ")
 
     def optimizer_began(self, optimizer: Any, call: int) -> None:
-        """An optimizer is about to step."""
+        """An optimizer is about to step; that of its base class, in it, has no row of its own."""
+        self._stepping.append(call)
         self._read_parameters(optimizer, call, PARAMETER_GRADIENT)
-        self._stepping = call
 
     def optimizer_stepped(self, optimizer: Any) -> None:
         """An optimizer has stepped; its phase is open still."""
-        self._read_parameters(optimizer, self._stepping, PARAMETER_VALUE)
+        if self._stepping:
+            self._read_parameters(optimizer, self._stepping.pop(), PARAMETER_VALUE)
 
     def optimizer_skipped(self, optimizer: Any, call: int) -> None:
         """A GradScaler has left out an optimizer's step."""
         self._read_parameters(optimizer, call, PARAMETER_GRADIENT)
         self._skipped = True
-
-    _stepping = -1
 
     def _read_parameters(self, optimizer: Any, call: int, kind: int) -> None:
         if not self._reads or call < 0:
@@ -357,11 +358,12 @@ class ValueWatch:
             elif self.nan is not None:
                 self._before.append(readings)
             if origin is not None:
-                self._report(origin, step)
+                called = [reading.source for reading in readings if reading.call == origin.reading.call]
+                self._report(origin, step, next(filter(None, called), None))
 
-    def _report(self, origin: Origin, step: int) -> None:
+    def _report(self, origin: Origin, step: int, called: tuple[str, int] | None) -> None:
         pin = self._pin.of(origin.reading.call) if self._pin is not None else None
-        source = pin[1] if pin is not None else origin.reading.source
+        source = pin[1] if pin is not None else origin.reading.source or called
         self._origins.append((origin, pin[0] if pin is not None else None, source))
         self._reports += 1
         if origin.verdict == FAULT:

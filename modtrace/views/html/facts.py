@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from modtrace._version import __version__
 from modtrace.analysis.device_times import launch_timed
@@ -11,6 +12,7 @@ from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.findings import Finding, findings
 from modtrace.analysis.findings.process_rules import unrecorded_children
 from modtrace.analysis.flat_profile import FlatProfile, flat_profile
+from modtrace.analysis.nonfinite import first_fault
 from modtrace.analysis.outcome import Outcome, outcome
 from modtrace.analysis.recording_end import headline_of, when_it_ended, why_nothing
 from modtrace.analysis.summary import Summary, failure_ended_run, summarise
@@ -19,9 +21,11 @@ from modtrace.trace.reader import Process, Stored
 from modtrace.units import count, duration, plural
 from modtrace.views.cost import cost_text
 from modtrace.views.html.aggregate import shown_path
+from modtrace.views.nonfinite import nonfinite_summary
 from modtrace.views.summary import caught_lines
 
 ARGUMENTS_LIMIT = 2_000
+_WIDE: Final = 200
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class ReportTexts:
     headline: how it ended and where it was then, "" where it ended well; `nothing`: why there are no calls.
     figures: (what, value) for the head of the page.
     failure: the exception that the run ended with; caught: a line on those that the program dealt with.
+    nonfinite: lines on where NaN or infinities began, in `nonfinite_module`.
     counted, run: what shares are of, by default and on demand; of all processes together.
     gaps: what was not recorded; environment: (what, value).
     """
@@ -62,6 +67,8 @@ class ReportTexts:
     figures: list[tuple[str, str]]
     findings: list[Finding]
     failure: Failure | None
+    nonfinite: list[str]
+    nonfinite_module: str
     caught: list[str]
     counted: ShareBase
     run: ShareBase
@@ -83,6 +90,7 @@ def facts(stored: Stored) -> ReportTexts:
     ended = (
         outcome(stored) if summaries else Outcome("nothing was recorded: the trace holds no process", True)
     )
+    fault = first_fault(stored)
     has_calls = first is not None and bool(first.calls)
     unseen = unrecorded_children(stored) if summaries else None
     failure = last_failure(stored) if first is not None else None
@@ -107,6 +115,8 @@ def facts(stored: Stored) -> ReportTexts:
             for finding in remarks
         ],
         failure=failure if ended_run else None,
+        nonfinite_module=fault.module or fault.taker[0] if fault is not None else "",
+        nonfinite=[line.strip() for line in nonfinite_summary(stored, _WIDE)],
         caught=[]
         if first is None or failure is None or ended_run
         else [line.strip() for line in caught_lines(first, failure)],

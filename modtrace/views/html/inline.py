@@ -92,6 +92,9 @@ def _ending(words: ReportTexts, limit: int) -> str:
     lines = [f"Ended: {words.headline}"] if words.headline else []
     lines += [words.nothing] if words.nothing else []
     parts = "".join(f"<p><b>{markup(line, 6 * limit)}</b></p>" for line in lines)
+    if words.nonfinite:
+        items = "".join(f"<li>{markup(line, 6 * limit)}</li>" for line in words.nonfinite[1:])
+        parts += f"<p><b>{markup(words.nonfinite[0], 6 * limit)}</b></p><ul>{items}</ul>"
     failed = words.failure
     if failed is None:
         return parts

@@ -59,6 +59,8 @@ def ending(facts: ReportTexts, paths: TreePaths) -> str:
         parts.append(f'<div class="failure"><p>{verb} {markup(facts.headline, 600)}</p></div>')
     if facts.failure is not None:
         parts.append(failure(facts.failure, paths))
+    if facts.nonfinite:
+        parts.append(nonfinite(facts.nonfinite, facts.nonfinite_module, paths))
     if facts.nothing:
         parts.append(
             f'<div class="failure"><p>{markup(facts.nothing[:1].upper() + facts.nothing[1:], 400)}</p></div>'
@@ -70,7 +72,7 @@ def findings(facts: ReportTexts, paths: TreePaths) -> str:
     """The findings as HTML, each with a link to the row that it names, or a line that there are none."""
     caught = "".join(f"<p>{markup(line, 600)}</p>" for line in facts.caught)
     if not facts.findings:
-        quiet = facts.nothing or facts.bad or facts.failure or caught
+        quiet = facts.nothing or facts.bad or facts.failure or facts.nonfinite or caught
         return caught or ("" if quiet else "<p>Nothing stands out.</p>")
     items = "".join(
         f"<li{' class=wrong' if finding.wrong else ''}><p>{_linked(finding.text, paths)}</p>"
@@ -119,6 +121,14 @@ def failure(failed: Failure, paths: TreePaths) -> str:
     paragraphs = "".join(f"<p>{markup(line, 600)}</p>" for line in details)
     headline = f"Failed{step}{markup(phase)}: {markup(failed.error, 400)}"
     return f'<div class="failure"><p>{headline}</p><ol>{above_item}{items}</ol>{paragraphs}</div>'
+
+
+def nonfinite(lines: list[str], module: str, paths: TreePaths) -> str:
+    """Where NaN or infinities began: the head, with a link to the row of the module, and the ranges around it."""
+    before, name, after = lines[0].partition(f" {module}" if module else "\0")
+    head = f"{markup(before)} {_name_link(module, paths)}{markup(after)}" if name else markup(lines[0])
+    ranges = "".join(f"<li><code>{markup(line, 600)}</code></li>" for line in lines[1:])
+    return f'<div class="failure"><p>{head}</p><ul>{ranges}</ul></div>'
 
 
 def gaps(lines: list[str]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from typing import Final
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.flat_profile import FlatProfile, flat_profile
 from modtrace.analysis.memory import Curve, Memory, curve, memory
 from modtrace.analysis.nesting import root_calls
+from modtrace.analysis.nonfinite import NonFinite, first_fault
 from modtrace.analysis.outcome import Outcome, outcome
 from modtrace.analysis.phases import Steps
 from modtrace.analysis.recording_end import headline_of, why_nothing
@@ -27,6 +29,9 @@ from modtrace.units import duration, plural, size
 from modtrace.views.models.boxes import Boxes, Icicle, callers, icicle
 from modtrace.views.models.nodes import Ints
 from modtrace.views.models.trees import MODES, PlacedTree, ProcessRows, grouped, grown
+from modtrace.views.nonfinite import nonfinite_lines
+
+_WIDE: Final = 200
 
 
 @dataclass(frozen=True)
@@ -132,9 +137,22 @@ class Rank:
         return None if elsewhere else failure
 
     @cached_property
+    def fault(self) -> NonFinite | None:
+        """The first values that are not finite and should be, in this part; None for none."""
+        fault = first_fault(self.stored)
+        return fault if fault is not None and self.part.low <= fault.call < self.part.high else None
+
+    @cached_property
+    def nonfinite(self) -> list[str]:
+        """Lines about them."""
+        return [] if self.fault is None else nonfinite_lines(self.fault, _WIDE)
+
+    @cached_property
     def failing_row(self) -> int:
         """The row of the part that the process ended in: of the call that raised, or was running; -1 for none."""
         row = self.failure.call if self.failure is not None else self.outcome.row
+        if row < 0 and self.fault is not None:
+            row = self.fault.call
         return row - self.part.low if self.part.low <= row < self.part.high else -1
 
     @cached_property
@@ -143,6 +161,8 @@ class Rank:
         steps = self.steps
         if self.failure is not None and self.failure.step is not None and self.failure.step < len(steps):
             return self.failure.step
+        if self.fault is not None and self.fault.step is not None and self.fault.step < len(steps):
+            return self.fault.step
         counts = np.flatnonzero(chosen_steps(self.stored, self.process).steps)
         if not len(counts):
             return 0

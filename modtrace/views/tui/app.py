@@ -114,7 +114,8 @@ class Viewer(App[str]):
     @property
     def first_view(self) -> View:
         """Where the time went; of a run that failed in a call the tree, with the cursor on that call."""
-        failed = self.rank.failure is not None and self.rank.failing_row >= 0
+        rank = self.rank
+        failed = (rank.failure is not None or rank.fault is not None) and rank.failing_row >= 0
         return self.views[TREE if failed else HOT]
 
     def on_mount(self) -> None:

@@ -221,7 +221,7 @@ class View(BaseScreen):
         self.query_one(HeadLine).put(
             f"{self.opened.title(viewer.process)}{'  ' + title if title else ''}", mark + right
         )
-        self.query_one(Banner).put(trouble_texts(self.rank.outcome, self.rank.failure))
+        self.query_one(Banner).put(trouble_texts(self.rank.outcome, self.rank.failure, self.rank.nonfinite))
 
     def rank_changed(self) -> None:
         """Another process is shown."""

@@ -439,4 +439,4 @@ class LiveScreen(TreeKeys):
 def _trouble(path: Path) -> list[str]:
     """The end of the first process of a trace that has ended, where that was not well."""
     rank = ViewerModel(path).rank(0)
-    return trouble_texts(rank.outcome, rank.failure)
+    return trouble_texts(rank.outcome, rank.failure, rank.nonfinite)

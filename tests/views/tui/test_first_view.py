@@ -201,11 +201,11 @@ def test_what_is_said_of_how_a_run_ended():
         source=None, root=None, call=-1, left=-1, error_row=0,
     )  # fmt: skip
     failed = Outcome("exit 1", failed=True)
-    assert trouble_texts(failed, failure) == ["exit 1: ValueError: no", "at train.py:6"]
-    assert trouble_texts(failed, None) == [], "the title has the state"
-    assert trouble_texts(Outcome("exit 0", failed=False), None) == []
+    assert trouble_texts(failed, failure, []) == ["exit 1: ValueError: no", "at train.py:6"]
+    assert trouble_texts(failed, None, []) == [], "the title has the state"
+    assert trouble_texts(Outcome("exit 0", failed=False), None, []) == []
     killed = Outcome("killed", failed=True, open_calls=(OpenCall("m", "Net", "f32[2]"),), at_least_ns=5)
-    assert trouble_texts(killed, None) == ["killed while in m Net, f32[2], for at least 5 ns"]
+    assert trouble_texts(killed, None, []) == ["killed while in m Net, f32[2], for at least 5 ns"]
 
 
 def test_low_terminals_have_one_line_on_the_failure(failed):

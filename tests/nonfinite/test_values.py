@@ -1,0 +1,380 @@
+"""Ranges of values are those that torch gives, in the steps that were asked for, and nothing is changed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import os
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import modtrace
+from modtrace.errors import UsageError
+
+
+class Parts(nn.Module):
+    """Outputs in a dict, a list, and of types that cannot be read."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        h = self.inner(x)
+        return {
+            "h": h,
+            "more": [h.double() * 3, h.half()],
+            "complex": torch.complex(h, -2 * h),
+            "small": h.to(torch.float8_e4m3fn),
+            "empty": h[:0],
+            "sparse": h.detach().to_sparse(),
+            "meta": h.detach().to("meta"),
+            "numbers": torch.arange(3),
+        }
+
+
+def steps(model, count=4, seed=0):
+    torch.manual_seed(seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(count):
+        optimizer.zero_grad()
+        model(torch.randn(3, 4)).pow(2).mean().backward()
+        optimizer.step()
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def rows_of(trace, **wanted):
+    frame = trace.values
+    for name, value in wanted.items():
+        frame = frame[frame[name] == value]
+    return frame
+
+
+def test_outputs_are_as_torch_has_them():
+    seen = []
+    model = small()
+    for module in model.modules():
+        module.register_forward_hook(lambda module, args, output: seen.append(output.detach().clone()))
+    with modtrace.trace(values=(0, 4), values_with="norm") as trace:
+        steps(model)
+    rows = rows_of(trace, kind="output")
+    assert len(rows) == len(seen) == 16
+    assert rows["minimum"].tolist() == [output.min().item() for output in seen]
+    assert rows["maximum"].tolist() == [output.max().item() for output in seen]
+    assert rows["absolute_maximum"].tolist() == [output.abs().max().item() for output in seen]
+    assert np.allclose(rows["norm"].tolist(), [output.norm().item() for output in seen])
+    assert rows["step"].tolist() == [step for step in range(4) for _ in range(4)]
+    assert rows["name"].tolist()[:4] == ["0", "1", "2", "model"]
+
+
+def test_parameters_and_gradients_are_as_an_optimizer_has_them():
+    model = small()
+    gradients, parameters = [], []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure=None):
+            gradients.extend(p.grad.abs().max().item() for p in model.parameters())
+            super().step(closure)
+            parameters.extend(p.abs().max().item() for p in model.parameters())
+
+    with modtrace.trace(values=(0, 3)) as trace:
+        optimizer = Watched(model.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.ones(3, 4)).pow(2).mean().backward()
+            optimizer.step()
+    assert rows_of(trace, kind="parameter_gradient")["absolute_maximum"].tolist() == gradients
+    rows = rows_of(trace, kind="parameter")
+    assert rows["absolute_maximum"].tolist() == parameters
+    assert rows["name"].tolist()[:4] == ["0", "0", "2", "2"]
+    assert rows["path"].tolist()[:4] == ["weight", "bias", "weight", "bias"]
+
+
+def test_gradients_arrive_as_a_tensor_hook_has_them():
+    model, seen = small(), []
+
+    def remember(module, args, output):
+        output.register_hook(lambda gradient: seen.append(gradient.abs().max().item()))
+
+    for module in model:
+        module.register_forward_hook(remember)
+    with modtrace.trace(values=(0, 1)) as trace:
+        model(torch.ones(3, 4)).pow(2).mean().backward()
+    rows = rows_of(trace, kind="gradient")
+    of_modules = rows[rows["name"].isin(["0", "1", "2"])]
+    assert of_modules["name"].tolist() == ["2", "1", "0"]
+    assert of_modules["absolute_maximum"].tolist() == seen
+
+
+def test_structures_and_what_cannot_be_read():
+    model = Parts()
+    with modtrace.trace(values=(0, 2)) as trace:
+        output = model(torch.ones(2, 4))
+    rows = rows_of(trace, kind="output", name="model").set_index("path")
+    assert set(rows.index) == {"h", "more.0", "more.1", "complex", "small", "sparse", "meta"}
+    assert rows.loc["more.0", "maximum"] == output["more"][0].max().item()
+    assert rows.loc["more.1", "minimum"] == output["more"][1].min().item()
+    assert rows.loc["complex", "maximum"] == max(output["complex"].real.max(), output["complex"].imag.max())
+    assert rows.loc["small", "maximum"] == output["small"].float().max().item()
+    for path, word in (("sparse", "sparse_coo"), ("meta", "meta")):
+        assert word in rows.loc[path, "reason"]
+        assert rows["minimum"].isna()[path]
+
+
+def test_the_steps_that_were_asked_for():
+    def recorded(asked):
+        with modtrace.trace(values=asked) as trace:
+            steps(small(), 6)
+        return sorted(set(rows_of(trace, kind="output")["step"].dropna().tolist()))
+
+    assert set(recorded((1, 3))) >= {1, 2}
+    assert set(recorded("every 2")) >= {0, 2, 4}
+    assert 3 not in recorded("every 2")
+
+
+@pytest.mark.parametrize("asked", ["every 0", "every x", "5:2", "never"])
+def test_steps_that_make_no_sense(asked):
+    with pytest.raises(UsageError):
+        modtrace.trace(values=asked).__enter__()
+
+
+@pytest.mark.parametrize(
+    "options", [{"values": (0, 9)}, {"nan": True}, {"nan_pin": True}, {"nan_stop": True}]
+)
+@pytest.mark.parametrize("engine", ["hooks", "calls"])
+def test_a_run_is_bitwise_the_same(options, engine):
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(
+                nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(8, 2)
+            )
+
+        def forward(self, x):
+            return self.net(x)
+
+    def run(model):
+        steps(model, 5)
+        return [*model.parameters(), *model.buffers(), torch.get_rng_state()]
+
+    torch.manual_seed(3)
+    model = Dropping()
+    twin = copy.deepcopy(model)
+    plain = run(model)
+    with modtrace.trace(engine=engine, **options):
+        traced = run(twin)
+    assert all(torch.equal(one, other) for one, other in zip(plain, traced, strict=True))
+
+
+@pytest.mark.parametrize("options", [{"values": (0, 9)}, {"nan": True}, {"nan_pin": True}])
+def test_nothing_is_kept_alive(options):
+    def run():
+        model = small()
+        x = torch.randn(3, 4)
+        output = model(x)
+        loss = output.mean()
+        loss.backward()
+        return [weakref.ref(one) for one in (model, x, output, loss, model[0].weight.grad)]
+
+    gc.disable()
+    try:
+        with modtrace.trace(**options):
+            references = run()
+            assert [reference() for reference in references] == [None] * 5
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("options", [{"values": (0, 99)}, {"nan": True}])
+def test_no_step_waits_for_a_device(options):
+    """The recorder of waits sees none that the program has not asked for."""
+    with modtrace.trace(syncs=True, **options) as trace:
+        steps(small(), 4)
+    assert not len(trace.syncs)
+
+
+def test_modes_of_the_program_see_nothing():
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Functions(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(getattr(function, "__name__", str(function)))
+            return function(*args, **(kwargs or {}))
+
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    def run():
+        seen.clear()
+        with Functions(), Operations():
+            small()(torch.ones(3, 4)).mean().backward()
+        return list(seen)
+
+    plain = run()
+    with modtrace.trace(values=(0, 9), nan=True, flops=False):
+        assert run() == plain
+
+
+def test_inference_and_autocast_and_half_precision():
+    model = small()
+    with modtrace.trace(values=(0, 99)) as trace:
+        with torch.inference_mode():
+            model(torch.ones(3, 4))
+        with torch.autocast("cpu", torch.bfloat16):
+            model(torch.ones(3, 4)).float().mean().backward()
+    rows = rows_of(trace, kind="output")
+    assert set(rows["dtype"]) == {"float32", "bfloat16"}
+    assert not rows["minimum"].isna().any()
+
+
+def test_functions_that_torch_transforms_are_left_out():
+    model = nn.Linear(4, 2)
+    with modtrace.trace(values=(0, 99), nan=True) as trace:
+        torch.func.vmap(model)(torch.ones(3, 4))
+        torch.func.grad(lambda x: model(x).sum())(torch.ones(4))
+    assert not len(rows_of(trace, kind="output"))
+    assert not trace.gaps["reason"].str.contains("fault|from here on").any()
+
+
+def test_a_compiled_model_is_not_broken():
+    model = small()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with modtrace.trace(values=(0, 99), nan=True) as trace:
+        for _ in range(3):
+            compiled(torch.ones(3, 4)).mean().backward()
+    assert not trace.gaps["reason"].str.contains("from here on").any()
+
+
+# what the command says ----------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import torch
+class Log(torch.nn.Module):
+    def forward(self, x):
+        return torch.log(x)
+net = torch.nn.Sequential(torch.nn.Linear(4, 4), Log(), torch.nn.Linear(4, 2))
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for step in range(4):
+    optimizer.zero_grad()
+    with torch.no_grad():
+        net[0].weight.fill_(-1.0 if step == BAD else 1.0); net[0].bias.zero_()
+    net(torch.ones(2, 4)).mean().backward()
+    optimizer.step()
+print("end")
+"""
+
+
+def run(tmp_path, *options, bad=2):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.replace("BAD", str(bad)))
+    command = [
+        sys.executable,
+        "-m",
+        "modtrace",
+        "run",
+        "-o",
+        str(tmp_path / "t.mtrace"),
+        *options,
+        str(script),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+
+
+def test_the_summary_begins_with_where_it_began(tmp_path):
+    ended = run(tmp_path, "--nan", "--nan-pin")
+    assert (ended.returncode, ended.stdout) == (0, "end\n")
+    lines = ended.stderr.splitlines()
+    assert lines[0] == "modtrace: NaN began in step 2: output of 1 (Log)"
+    head = next(place for place, line in enumerate(lines) if "WHERE NAN BEGAN" in line)
+    assert lines[head].strip() == "WHERE NAN BEGAN   step 2   forward   1 (Log)"
+    assert head < 6
+    assert "log   at" in "\n".join(lines[head : head + 6])
+    assert "train.py:5" in "\n".join(lines[head : head + 6])
+    assert len(lines) <= 32
+
+
+def test_exit_status_of_fail_on(tmp_path):
+    assert run(tmp_path, "-q", "--fail-on", "nan").returncode == 3
+    ended = run(tmp_path, "-q", "-f", "--fail-on", "nan", bad=9)
+    assert (ended.returncode, ended.stdout) == (0, "end\n")
+    assert run(tmp_path, "-q", "-f", "--fail-on", "slow").returncode == 2
+
+
+def test_stop_raises_in_the_step_itself(tmp_path):
+    ended = run(tmp_path, "--nan-stop")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    last = [line for line in ended.stderr.splitlines() if "NonFiniteError" in line]
+    assert "step 2: the output of 1 (Log) is not finite" in last[0]
+    assert "modtrace/capture" not in ended.stderr
+
+
+def test_allowed_modules_are_told_of_as_such(tmp_path):
+    ended = run(tmp_path, "--nan", "--nan-allow", "Log")
+    assert "WHERE NAN BEGAN" not in ended.stderr
+    assert "which is allowed" in ended.stderr
+
+
+def test_a_step_that_a_scaler_leaves_out_is_no_fault(capsys):
+    model = small()
+    optimizer, scaler = (
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        torch.amp.GradScaler("cpu", init_scale=2.0**120),
+    )
+    with modtrace.trace(nan=True) as trace:
+        for _ in range(4):
+            optimizer.zero_grad()
+            scaler.scale(model(torch.ones(3, 4)).pow(2).mean() * 1e3).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    verdicts = trace.nonfinite["verdict"].tolist()
+    assert verdicts
+    assert set(verdicts) == {"skipped"}
+    assert "began" not in capsys.readouterr().err
+
+
+def test_masks_of_minus_infinity_are_meant():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mask, self.out = Mask(), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.out(torch.softmax(self.mask(x @ x.T), -1) @ x)
+
+    class Mask(nn.Module):
+        def forward(self, scores):
+            return scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -torch.inf)
+
+    with modtrace.trace(nan=True) as trace:
+        model = Attention()
+        for _ in range(4):
+            model(torch.randn(4, 4)).mean().backward()
+    assert not len(trace.nonfinite)
+
+
+def test_every_fact_of_a_fault_is_in_its_table():
+    model = small()
+    with modtrace.trace(nan=True) as trace:
+        for step in range(3):
+            model(torch.full((2, 4), torch.nan if step == 2 else 1.0)).mean().backward()
+    row = trace.nonfinite.iloc[0]
+    assert row["where"] == "input 0 of model (Sequential)"
+    assert (row["verdict"], row["step"], bool(row["is_nan"])) == ("fault", 2, True)
+    assert row["line"].endswith(f":{test_every_fact_of_a_fault_is_in_its_table.__code__.co_firstlineno + 4}")
+    assert dataclasses.is_dataclass(modtrace.load) is False
