@@ -11,8 +11,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO, TypedDict
 
-import numpy as np
-
 from modtrace.analysis.compilations import compilations
 from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.findings import findings
@@ -28,7 +26,7 @@ from modtrace.analysis.roofline import device_keys, roofline
 from modtrace.analysis.saved_totals import most_kept
 from modtrace.analysis.statistics import chosen_steps
 from modtrace.analysis.step_columns import copies_known
-from modtrace.analysis.steps import steps
+from modtrace.analysis.steps import median_mfu, steps
 from modtrace.analysis.summary import summarise
 from modtrace.analysis.syncs import places
 from modtrace.analysis.timeline import timeline
@@ -191,15 +189,9 @@ def roofline_text(
 ) -> str:
     """FLOP/s of modules beside the peaks that the device of the trace was measured to reach on this machine."""
     reached = cached_of(device_keys(stored))
-    totals = summarise(stored)
-    utilised = None
-    if totals is not None and len(totals.steps):
-        frame = steps(stored, reached)
-        shares = frame["mfu"].iloc[: len(totals.steps)].to_numpy(float, na_value=np.nan)
-        known = np.sort(shares[totals.chosen.steps])
-        known = known[~np.isnan(known)]
-        utilised = float(known[len(known) // 2]) if len(known) else None
-    lines = roofline_lines(roofline(stored, reached), reached, utilised, width=max(width, 20))
+    lines = roofline_lines(
+        roofline(stored, reached), reached, median_mfu(stored, reached), width=max(width, 20)
+    )
     return _finished(_headed(stored, lines), width, color, ascii, cut)
 
 

@@ -32,11 +32,12 @@ from modtrace.views import console
 from modtrace.views.html.inline import table
 from modtrace.views.html.report import report
 from modtrace.views.live.plain_text import status_text
+from modtrace.views.models.op_rows import ops_of
 from modtrace.views.models.tree_model import TreeModel
 from modtrace.views.models.trees import MODES
 from modtrace.views.models.viewer_model import Rank, ViewerModel
 from modtrace.views.tui.detail import Detail
-from modtrace.views.tui.ops_screen import OpLines, ops_of
+from modtrace.views.tui.op_lines import OpLines
 from modtrace.views.tui.step_lines import StepLines
 from modtrace.views.tui.tree_lines import TreeLines, sort_keys
 

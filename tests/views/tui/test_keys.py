@@ -363,12 +363,12 @@ def test_the_number_that_the_tree_is_sorted_by_has_a_column(gpt):
         for _ in tree.keys:
             await press(pilot, "s")
             seen[tree.model.key] = text(app)
-        assert list(seen) == [*(key for key in tree.keys if tree._tells(key) and key != "order"), "order"]
+        assert list(seen) == [*(key for key in tree.keys if tree.tells(key) and key != "order"), "order"]
         for key in ("p50", "p95", "max", "mem"):
             head = next(line for line in seen[key].splitlines() if "module" in line)
             assert f"{METRICS[key].title} v" in head
         await press(pilot, "v", "v")  # single calls have no median, and each is one call
-        assert not {"p50", "p95", "max", "calls"} & {key for key in tree.keys if tree._tells(key)}
+        assert not {"p50", "p95", "max", "calls"} & {key for key in tree.keys if tree.tells(key)}
 
     drive(gpt, act, (80, 24))
 
