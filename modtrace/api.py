@@ -492,7 +492,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     saved: Steps | None = None,
     syncs: bool = False,
     messages: bool = True,
-    max_bytes: int | None = 4 << 30,
+    max_bytes: int | str | None = 4 << 30,
     **recorders: bool | str | None,
 ) -> Recording:
     """Record the calls of a model, or of every module in the process, as a context manager or a decorator.
@@ -507,7 +507,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
             place of `Module.__call__`, which costs less.
         {options}
         messages: keep the first line of exceptions' messages; False keeps their types only.
-        max_bytes: recording stops, the program goes on, when the trace on disk has grown to this.
+        max_bytes: recording stops, the program goes on, when the trace has this size on disk: a number, or "512MB".
         recorders: options of recorders that others have registered, by their argument.
 
     Raises:
@@ -516,6 +516,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     """
     from modtrace.capture.engine.engines import checked_engine
     from modtrace.capture.mechanisms.asked_steps import steps_text
+    from modtrace.trace.size_limit import size_bytes
 
     if model is not None and "torch" in sys.modules and not isinstance(model, sys.modules["torch"].nn.Module):
         raise UsageError(f"trace() takes a torch.nn.Module, not {type(model).__name__}; path= names the file")
@@ -534,7 +535,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         "saved": steps_text("saved", saved),
         "syncs": syncs,
         "messages": messages,
-        "max_bytes": max_bytes,
+        "max_bytes": size_bytes(max_bytes) if isinstance(max_bytes, str) else max_bytes,
         **recorders,
     }
     return Recording(model, path, force=force, options=options)

@@ -414,7 +414,7 @@ def _listed(path: Path, max_memory_bytes: int | None) -> _ListedTrace:
 
 
 def _end_text(stored: Stored) -> str:
-    """How a run ended: as the first of its processes that failed did, else as the first did."""
+    """The end of the first process that failed, with its rank; where none did that of the first."""
     ends = [outcome(stored, number) for number in range(len(stored.processes))]
     if not ends:
         return "?"

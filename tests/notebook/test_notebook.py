@@ -60,6 +60,18 @@ def test_what_is_kept_is_what_it_shows(executed):
             assert without_numbers(text_of(before)) == without_numbers(text_of(after)), before["id"]
 
 
+def test_a_recorded_cell_shows_the_table_of_its_trace(executed):
+    for book in executed:
+        for cell in book.cells:
+            if cell["source"].startswith("%%modtrace") and cell["id"] != "again":
+                shown = [
+                    output["data"] for output in cell["outputs"] if output["output_type"] == "display_data"
+                ]
+                assert [set(data) for data in shown] == [{"text/html", "text/plain"}], cell["id"]
+                assert "Where the time went" in shown[0]["text/html"]
+                assert not [output for output in cell["outputs"] if output["output_type"] == "stream"]
+
+
 def test_it_is_small_and_names_no_machine():
     text = NOTEBOOK.read_text(encoding="utf-8")
     assert len(text) < 30_000
