@@ -18,6 +18,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"):
             os.environ[name] = os.path.join(folder, name)
+        os.environ["OMP_NUM_THREADS"] = (
+            "1"  # times of a small model say nothing where threads wait for a core
+        )
         client = nbclient.NotebookClient(book, timeout=200, kernel_name="python3", record_timing=False)
         client.execute(cwd=folder)
     nbformat.write(book, NOTEBOOK)

@@ -1,4 +1,6 @@
-"""The notebook of the examples runs in a kernel, twice, and is kept with outputs that name no machine."""
+"""The notebook of the examples runs in a kernel, twice, and is kept with outputs that name no machine:
+`python docs/notebook_outputs.py` writes these anew.
+"""
 
 from __future__ import annotations
 
