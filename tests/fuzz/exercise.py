@@ -162,7 +162,7 @@ def _summary(stored: Stored, index: int) -> None:
             *sides,
             profile.parallel_ns,
             profile.window.base_ns,
-            *(row.self_ns for row in profile.rows),
+            *(row.self_ns for row in profile.rows if row.self_ns is not None),
         ]
         demand(min(numbers) >= 0, f"times of the flat profile below zero: {numbers}")
         parts = sum(row.spent_ns for row in profile.rows) + sum(sides) - profile.parallel_ns
