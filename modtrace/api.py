@@ -23,6 +23,7 @@ from modtrace.trace.packed import packed, unpack
 from modtrace.trace.run_json import run_facts
 from modtrace.trace.schema import END_FILE
 from modtrace.trace.shared_folder import enter
+from modtrace.trace.size_limit import size_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,6 +152,16 @@ class Trace(Exports):
         Rows of `device` cpu waited for nothing; they would on a device.
         """
         return self._frame("syncs")
+
+    @property
+    def values(self) -> pd.DataFrame:
+        """Ranges of tensors by module and step; empty unless `values=` or `nan=` was asked for."""
+        return self._frame("values")
+
+    @property
+    def nonfinite(self) -> pd.DataFrame:
+        """Values that are not finite, and where they began; empty unless `nan=True` was asked for."""
+        return self._frame("nonfinite")
 
     @property
     def compilations(self) -> pd.DataFrame:
@@ -491,6 +502,8 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     kernels: Steps | None = None,
     saved: Steps | None = None,
     syncs: bool = False,
+    values: Steps | None = None,
+    nan: bool = False,
     messages: bool = True,
     max_bytes: int | str | None = 4 << 30,
     **recorders: bool | str | None,
@@ -515,8 +528,6 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         TypeError: there is no such option.
     """
     from modtrace.capture.engine.engines import checked_engine
-    from modtrace.capture.mechanisms.asked_steps import steps_text
-    from modtrace.trace.size_limit import size_bytes
 
     if model is not None and "torch" in sys.modules and not isinstance(model, sys.modules["torch"].nn.Module):
         raise UsageError(f"trace() takes a torch.nn.Module, not {type(model).__name__}; path= names the file")
@@ -530,15 +541,25 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         "engine": checked_engine(engine),
         "functions": functions,
         "flops": flops,
-        "memory": steps_text("memory", memory),
-        "kernels": steps_text("kernels", kernels),
-        "saved": steps_text("saved", saved),
+        **_step_options(memory=memory, kernels=kernels, saved=saved, values=values),
         "syncs": syncs,
+        "nan": nan,
         "messages": messages,
         "max_bytes": size_bytes(max_bytes) if isinstance(max_bytes, str) else max_bytes,
         **recorders,
     }
     return Recording(model, path, force=force, options=options)
+
+
+def _step_options(**asked: Steps | None) -> dict[str, str | None]:
+    """Texts of the options that name steps, by argument."""
+    from modtrace.capture.mechanisms.asked_steps import every_of, steps_text
+
+    every = asked["values"] if isinstance(asked["values"], str) and every_of(asked["values"]) else None
+    return {
+        name: every if name == "values" and every else steps_text(name, steps)
+        for name, steps in asked.items()
+    }
 
 
 def _with_options(docstring: str) -> str:

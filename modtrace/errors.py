@@ -35,6 +35,10 @@ class PathTakenError(UsageError):
         self.path = path
 
 
+class NonFiniteError(FloatingPointError):
+    """Raised in the program where a value is not finite, with `--nan-stop`: at the module that made it."""
+
+
 class TraceError(ModtraceError):
     """A trace that cannot be read: missing, foreign, cut beyond use, damaged or hostile."""
 

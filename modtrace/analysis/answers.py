@@ -10,9 +10,12 @@ from modtrace.analysis.findings.ranked import findings as ranked_findings
 from modtrace.analysis.flat_profile import FlatProfile, flat_profile
 from modtrace.analysis.memory import memory
 from modtrace.analysis.memory_peaks import peaks
+from modtrace.analysis.nonfinite import nonfinite as origins
+from modtrace.analysis.nonfinite import where
 from modtrace.analysis.operations import operations as operations_of_groups
-from modtrace.trace.dataframes import FINDINGS, FOLDED, GAPS, HOLDERS, OPERATIONS, PublicColumn
+from modtrace.trace.dataframes import FINDINGS, FOLDED, GAPS, HOLDERS, NONFINITE, OPERATIONS, PublicColumn
 from modtrace.trace.reader import Stored
+from modtrace.trace.schema import VERDICTS
 
 _Row = tuple[Any, ...]
 
@@ -147,6 +150,29 @@ def holders(stored: Stored) -> pd.DataFrame:
             for holder in peak.holders
         ]
     return _frame(HOLDERS, rows)
+
+
+def nonfinite(stored: Stored) -> pd.DataFrame:
+    """Values that are not finite, and where they began; columns as in dataframes.NONFINITE."""
+    return _frame(
+        NONFINITE,
+        [
+            (
+                VERDICTS[entry.verdict],
+                entry.step,
+                where(entry),
+                entry.module,
+                entry.type,
+                entry.tensor.name,
+                entry.is_nan,
+                entry.from_loader,
+                entry.operation,
+                entry.line,
+                entry.call,
+            )
+            for entry in origins(stored)
+        ],
+    )
 
 
 def _frame(columns: tuple[PublicColumn, ...], rows: list[_Row]) -> pd.DataFrame:

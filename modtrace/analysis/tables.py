@@ -16,6 +16,7 @@ from modtrace.analysis.roofline import device_keys
 from modtrace.analysis.series import memory_series
 from modtrace.analysis.steps import steps
 from modtrace.analysis.syncs import syncs
+from modtrace.analysis.values import values
 from modtrace.device_peaks.cache import cached_of
 from modtrace.trace.dataframes import EXPORTED, FRAMES, INDEX, units
 from modtrace.trace.reader import Stored
@@ -37,6 +38,8 @@ _MAKERS: Final[dict[str, Callable[[Stored], pd.DataFrame]]] = {
     "kernels": kernels,
     "syncs": syncs,
     "compilations": compilations,
+    "values": values,
+    "nonfinite": answers.nonfinite,
     "memory": memory_series,
 }
 

@@ -24,7 +24,7 @@ from modtrace.trace.reader import Stored
 from modtrace.trace.schema import VERSION
 
 _ALWAYS: Final = ("modules", "steps", "folded", "findings", "operations")
-_WHERE_RECORDED: Final = ("kernels", "syncs", "compilations", "holders", "memory")
+_WHERE_RECORDED: Final = ("kernels", "syncs", "compilations", "values", "nonfinite", "holders", "memory")
 """Tables that are there where they have rows."""
 
 

@@ -21,6 +21,7 @@ _TYPES: Final = {
     "int8": pa.int8(),
     "int32": pa.int32(),
     "int64": pa.int64(),
+    "double": pa.float64(),
     "bool": pa.bool_(),
     "string": pa.string(),
     "list<string>": pa.list_(pa.string()),

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 Bools = npt.NDArray[np.bool_]
 
-_DTYPES: Final = {pa.int8(): np.int8, pa.int32(): np.int32, pa.int64(): np.int64}
+_DTYPES: Final = {pa.int8(): np.int8, pa.int32(): np.int32, pa.int64(): np.int64, pa.float64(): np.float64}
 
 
 def array(values: Any, arrow_type: pa.DataType, nulls: Bools | None = None) -> pa.Array:

@@ -66,6 +66,18 @@ def values_and_nulls(column: pa.Array | pa.ChunkedArray) -> tuple[Any, Bools]:
     return values, nulls
 
 
+def doubles(column: pa.Array | pa.ChunkedArray) -> tuple[npt.NDArray[np.float64], Bools]:
+    """A column of doubles, 0 where it holds nothing, and where that is."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    parts = [
+        np.frombuffer(c.buffers()[1], np.float64)[c.offset : c.offset + len(c)] for c in chunks if len(c)
+    ]
+    values = np.concatenate([np.zeros(0), *parts])
+    nulls = np.concatenate([np.zeros(0, np.bool_), *(_nulls(chunk) for chunk in chunks if len(chunk))])
+    values[nulls] = 0
+    return values, nulls
+
+
 def _stored(array: pa.Array) -> Any:
     """The values of an array as they are stored, anything where there is none."""
     count, offset, data = len(array), array.offset, array.buffers()[1]

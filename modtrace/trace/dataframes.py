@@ -334,6 +334,39 @@ HOLDERS: Final = (
     PublicColumn("share", "Float64", "of all that is held on the device at the peak, 0 to 1"),
 )  # fmt: skip
 
+_NOT_READ: Final = "it could not be read: see `reason`"
+
+VALUES: Final = (
+    PublicColumn("rank", "int64", "as in `calls`"),
+    PublicColumn("step", "Int64", "number of the step", "outside of steps"),
+    PublicColumn("kind", "str", "output, input, gradient, loss, parameter, parameter_gradient or batch"),
+    PublicColumn("name", "str", 'name of the module, as in `calls`; "" where the tensor is of no module'),
+    PublicColumn("type", "str", "its class"),
+    PublicColumn("path", "str", "where in the structure (`0`, `logits`); of a parameter its name in the module"),
+    PublicColumn("call", "int64", "row of `calls`: the module call; of a gradient the forward call; of a parameter the optimizer's step"),
+    PublicColumn("dtype", "str", "type of the tensor"),
+    PublicColumn("elements", "int64", "number of elements"),
+    PublicColumn("minimum", "Float64", "the least element; NaN where any is NaN", _NOT_READ),
+    PublicColumn("maximum", "Float64", "the greatest element; NaN where any is NaN", _NOT_READ),
+    PublicColumn("absolute_maximum", "Float64", "the greatest absolute value", _NOT_READ),
+    PublicColumn("norm", "Float64", "2-norm", "not asked for (`--values-with norm`)"),
+    PublicColumn("reason", "str", "why it was not read", "it was read"),
+)  # fmt: skip
+
+NONFINITE: Final = (
+    PublicColumn("verdict", "str", "fault; skipped: a GradScaler left the step out; allowed: in a module of `--nan-allow`; vanished: nothing further on shows it"),
+    PublicColumn("step", "Int64", "number of the step", "outside of steps"),
+    PublicColumn("where", "str", "part of the step and module: `forward   log (SafeLog)`"),
+    PublicColumn("name", "str", 'the module that made it; "" where none did'),
+    PublicColumn("type", "str", "its class"),
+    PublicColumn("tensor", "str", "the first tensor that is not finite: output, `input 0`, `weight.grad`"),
+    PublicColumn("is_nan", "bool", "NaN; else infinities"),
+    PublicColumn("from_loader", "bool", "a DataLoader handed it out"),
+    PublicColumn("operation", "str", "operation in the module's forward", "not asked for (`--nan-pin`), or not known"),
+    PublicColumn("line", "str", "`file:line` of the program", "not known"),
+    PublicColumn("call", "int64", "row of `calls`"),
+)  # fmt: skip
+
 FRAMES: Final = {
     "calls": CALLS,
     "modules": MODULES,
@@ -346,6 +379,8 @@ FRAMES: Final = {
     "kernels": KERNELS,
     "syncs": SYNCS,
     "compilations": COMPILATIONS,
+    "values": VALUES,
+    "nonfinite": NONFINITE,
     "series(name)": MODULE_SERIES,
     "series()": MEMORY_SERIES,
 }

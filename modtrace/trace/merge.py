@@ -29,6 +29,8 @@ _REFERENCES: Final = {
     "module": "modules", "root": "modules", "label": "labels", "inputs": "signatures", "outputs": "signatures",
     "error": "errors",
 }  # fmt: skip
+_OF_MODULES: Final = {"values": ("module",), "nonfinite": ("module", "became_nan")}
+"""Tables of rows of calls that point at modules too, and the columns that do."""
 _LEFT_OUT: Final = "{} left out, for the trace contradicts itself: {}"
 _NOT_THERE: Final = "they point at rows that are not there"
 _ROUNDS: Final = 8
@@ -73,7 +75,8 @@ def merge(
     offsets = {name: np.cumsum([0, *map(len, of_processes)]) for name, of_processes in keys.items()}
     tables["names"] = _names(raw["names"], keys["modules"], offsets["modules"])
     tables["parameters"] = _parameters(raw["parameters"], keys["modules"], offsets["modules"])
-    raw = {**raw, "allocations": _possible_allocations(raw["allocations"], out)}
+    raw = {**raw, **_pointing_at_modules(raw, keys["modules"], offsets["modules"])}
+    raw["allocations"] = _possible_allocations(raw["allocations"], out)
     for name in ("allocations", "operators", "watched", "asked", "compilations"):
         tables[name] = _with_process(raw[name], name)
     side_tables.check_memory(tables["allocations"], tables["watched"])
@@ -93,11 +96,10 @@ def merge(
         out[index] += wrong
         if lost:
             notes.append(f"{plural(lost, 'call')} left out: what they belong to is lost")
-        ids = columns.pop("ids")
+        ids_of.append(ids := columns.pop("ids"))
         columns = _among_all(columns, {name: int(offsets[name][index]) for name in offsets}, start)
         columns["rank"], columns["process"] = (same(of, np.int32, len(ids)) for of in (rank, index))
         columns_of.append(columns)
-        ids_of.append(ids)
         start += len(ids)
     tables |= _by_call(raw, ids_of)
     others = [name for name in raw if name not in tables and name not in ("calls", "open")]
@@ -196,6 +198,30 @@ def _names(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) ->
         named = named.set_column(0, "root", array(root_at[rows] + offsets[index], pa.int64()))
         tables.append(named.set_column(1, "module", array(module_at[rows] + offsets[index], pa.int64())))
     return pa.concat_tables(tables) if tables else arrow_schema("names").empty_table()
+
+
+def _pointing_at_modules(
+    raw: Mapping[str, list[pa.Table]], modules: Sequence[Ints], offsets: Ints
+) -> dict[str, list[pa.Table]]:
+    """The tables of _OF_MODULES, with positions among the modules of all processes."""
+    return {
+        name: [
+            _with_modules(part, columns, of_process, int(start))
+            for part, of_process, start in zip(raw[name], modules, offsets, strict=False)
+        ]
+        for name, columns in _OF_MODULES.items()
+    }
+
+
+def _with_modules(part: pa.Table, columns: Sequence[str], modules: Ints, start: int) -> pa.Table:
+    """Rows of one process with the positions of modules among those of all; null for a module that is not there."""
+    for name in columns:
+        values, of_none = values_and_nulls(part.column(name))
+        place, known = position(values.astype(np.int64), modules)
+        part = part.set_column(
+            part.schema.get_field_index(name), name, array(place + start, pa.int64(), of_none | ~known)
+        )
+    return part
 
 
 def _parameters(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) -> pa.Table:

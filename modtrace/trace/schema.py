@@ -9,6 +9,7 @@ what is missing with null, leaves out what it does not know, and refuses only an
 Version history
     1.0  calls of modules, functions, backwards, phases and spans; FLOPs, memory, kernels, device times, waits.
     1.1  what a recording's failures were raised by, compilations, parameters of optimizers, the steps asked for.
+    1.2  ranges of values, where values that are not finite began.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final
 
 VERSION: Final = 1
 """The major version."""
-MINOR_VERSION: Final = 1
+MINOR_VERSION: Final = 2
 FORMAT: Final = "modtrace"
 SUFFIX: Final = ".mtrace"
 
@@ -53,6 +54,18 @@ PARAMETER, BUFFER, GRADIENT, OPTIMIZER_STATE, ACTIVATION, TEMPORARY = range(6)
 OPERATOR_KINDS: Final = ("operator", "kernel", "memcpy", "memset")
 """Kinds of rows in the table `operators`: an operator of torch on the host; a kernel, a copy or a fill on a device."""
 OPERATOR, KERNEL, MEMORY_COPY, MEMORY_SET = range(4)
+
+VALUE_KINDS: Final = ("output", "input", "gradient", "loss", "parameter", "parameter_gradient", "batch")
+"""Tensors whose values are read: an output or an input of a module call; the gradient that arrives at a module's backward;
+the tensor that backward begins with; a parameter; its gradient when an optimizer steps; a batch of a DataLoader.
+"""
+OUTPUT, INPUT, GRADIENT, LOSS, PARAMETER_VALUE, PARAMETER_GRADIENT, BATCH = range(7)
+
+VERDICTS: Final = ("fault", "skipped", "allowed", "vanished")
+"""Kinds of rows in `nonfinite`: a value that is not finite and should be; one for which a GradScaler left a step out; one
+in a module that --nan-allow names; one that nothing further on shows.
+"""
+FAULT, SKIPPED, ALLOWED, VANISHED = range(4)
 
 MOMENTS: Final = ("start", "end", "reset", "recount", "recording")
 """When memory was read: when a call began or ended, before the program reset the peak or the total, when recording began
@@ -100,7 +113,7 @@ DTYPE_BYTES: Final[dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `type` is int8/int32/int64/bool/string/list<string>/tensors; unit in the name, `doc` for people.
+    """One column: `type` is int8/int32/int64/double/bool/string/list<string>/tensors; unit in the name, `doc` for people.
 
     since: the minor version that added it. Such a column is nullable: in older traces it is null.
     """
@@ -327,11 +340,43 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("memory", "bool", "allocations were noted"),
         Column("kernels", "bool", "operators and kernels were noted"),
     ),
+    # Ranges of values (--values, --nan), in the order in which the tensors came to be: one row a tensor. With --nan alone
+    # there are rows of steps in which something was not finite, and of a few steps before.
+    "values": (
+        Column("call", "int64", "row key in `calls`: the module call; of a gradient the forward call, or the backward where no module made it; of a loss the backward; of a parameter the optimizer's step or the call that is about to use it; of a batch the wait for it"),
+        Column("at_ns", "int64", "nanoseconds since the start of recording: when it was read"),
+        Column("kind", "int8", "index into VALUE_KINDS"),
+        Column("module", "int32", "row key in `modules`: whose output, input, gradient or parameter it is", True),
+        Column("path", "string", "where in the structure, as in `signatures`; of a parameter its name in the module"),
+        Column("dtype", "string", "torch's name without `torch.`: float32"),
+        Column("elements", "int64", "number of elements"),
+        Column("minimum", "double", "the least element; NaN where any element is NaN; of a complex tensor over real and imaginary parts; null where it was not read", True),
+        Column("maximum", "double", "the greatest element, likewise", True),
+        Column("norm", "double", "the 2-norm; null where it was not asked for", True),
+        Column("reason", "string", "why it was not read; then a later tensor of the same place may have no row", True),
+    ),
+    # Where values that are not finite began (--nan): one row a step in which that happened, a few at most.
+    "nonfinite": (
+        Column("call", "int64", "row key in `calls`, as in `values`"),
+        Column("at_ns", "int64", "nanoseconds since the start of recording: when the tensor was read"),
+        Column("verdict", "int8", "index into VERDICTS"),
+        Column("kind", "int8", "index into VALUE_KINDS: the tensor in which they began"),
+        Column("module", "int32", "row key in `modules`: the module that made them; null for none", True),
+        Column("path", "string", "as in `values`"),
+        Column("is_nan", "bool", "NaN; else infinities"),
+        Column("from_loader", "bool", "they were in what a DataLoader handed out"),
+        Column("became_nan", "int32", "row key in `modules`: the module in which infinities became NaN", True),
+        Column("node", "string", "of a gradient: autograd's function that made it (LogBackward0)", True),
+        Column("operation", "string", "of --nan-pin: the operation in the module's forward", True),
+        Column("source_file", "string", "the program's file where it happened, or where the module is called", True),
+        Column("source_line", "int32", "the line", True),
+    ),
     # The steps that were asked for with --memory, --kernels and --saved. More may have been watched: views show these alone.
     "asked": (
-        Column("what", "string", "memory, kernels or saved"),
+        Column("what", "string", "memory, kernels, saved or values"),
         Column("first_step", "int64", "number of the first step"),
         Column("end_step", "int64", "number of the first step that is not asked for any more"),
+        Column("every", "int64", "of these each so manieth alone, counted from step 0; null for all", True, since=2),
     ),
     "errors": (
         Column("error", "int32", "key, one an exception object"),
@@ -351,12 +396,15 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
     ),
 }
 
-TABLES_SINCE: Final = {"parameters": 1, "compilations": 1, "asked": 1, "device_starts": 1}
+TABLES_SINCE: Final = {
+    "parameters": 1, "compilations": 1, "asked": 1, "device_starts": 1, "values": 2, "nonfinite": 2,
+}  # fmt: skip
 """The minor versions that added tables; the others were there from the first."""
 
 _CODES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("calls", "kind"): KINDS, ("open", "kind"): KINDS, ("calls", "status"): STATUSES, ("operators", "kind"): OPERATOR_KINDS,
     ("allocations", "category"): CATEGORIES, ("device_memory", "moment"): MOMENTS,
+    ("values", "kind"): VALUE_KINDS, ("nonfinite", "kind"): VALUE_KINDS, ("nonfinite", "verdict"): VERDICTS,
 }  # fmt: skip
 """Columns that are an index into these."""
 _MOMENTS: Final = ("start_ns", "at_ns", "freed_ns", "from_ns", "to_ns")

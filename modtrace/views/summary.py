@@ -13,6 +13,7 @@ from modtrace.analysis.findings import findings
 from modtrace.analysis.findings.process_rules import unrecorded_children
 from modtrace.analysis.flat_profile import FlatProfile, flat_profile
 from modtrace.analysis.memory_peaks import peaks
+from modtrace.analysis.nonfinite import first_fault, nonfinite
 from modtrace.analysis.out_of_memory import autopsy
 from modtrace.analysis.outcome import outcome
 from modtrace.analysis.recording_end import headline_of, when_it_ended, why_nothing
@@ -28,6 +29,8 @@ from modtrace.views.cost import cost_text
 from modtrace.views.device import device_summary
 from modtrace.views.findings import findings_lines
 from modtrace.views.memory import device_memory_summary, memory_summary
+from modtrace.views.nonfinite import nonfinite_lines
+from modtrace.views.nonfinite import notes as nonfinite_notes
 from modtrace.views.out_of_memory import autopsy_lines
 from modtrace.views.profile import profile_lines
 from modtrace.views.steps import steps_summary
@@ -86,7 +89,11 @@ def _lines(stored: Stored, *, width: int, shown_path: str | None, whole_run: boo
         memory_lines = [] if memory_report is None else autopsy_lines(memory_report, width=width)
         most = max(room - 5 if memory_lines else room - 7, 3)
         first = [Line(""), *plain_lines([*failure_lines(failure, width), *memory_lines][:most]), Line("")]
-    worth = [] if failed else plain_lines(_worth(stored, width))
+    fault = first_fault(stored)
+    if fault is not None:
+        first = [Line(""), *plain_lines(nonfinite_lines(fault, width)), *(first or [Line("")])]
+    warnings += plain_lines(nonfinite_notes(nonfinite(stored), width))
+    worth = [] if failed or fault is not None else plain_lines(_worth(stored, width))
     profile = flat_profile(stored, whole_run=whole_run)
     launches = launch_timed(stored) is not None
     spacer = [Line("")] if warnings else []

@@ -23,7 +23,7 @@ class Toy(Recorder):
     def start(self) -> None:
         self._counts: dict[int, int] = {}
 
-    def call_began(self, buffer: Any, call: int, args: int, number: int, module: Any) -> None:
+    def call_began(self, buffer: Any, call: int, *_: Any) -> None:
         step = self.context.step
         self._counts[step] = self._counts.get(step, 0) + 1
         if sum(self._counts.values()) == int(self.value):

@@ -72,6 +72,28 @@ def watched(path: Path) -> None:
     _train(path, 4, memory="0:3", saved="0:3", kernels="1:3", syncs=True)
 
 
+def nonfinite(path: Path) -> None:
+    """A run in which an infinity became NaN, with the ranges of values."""
+    torch.manual_seed(0)
+
+    class Infinite(torch.nn.Module):
+        def forward(self, x):
+            self.calls = getattr(self, "calls", 0) + 1
+            return x * (torch.inf if self.calls == 4 else 1.0)
+
+    class Zero(torch.nn.Module):
+        def forward(self, x):
+            return x * torch.zeros_like(x)
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), Infinite(), Zero(), torch.nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with modtrace.trace(path=path, nan=True, values="every 2", values_with="norm", nan_pin=True):
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(3, 4)).sum().backward()
+            optimizer.step()
+
+
 def functions(path: Path) -> None:
     _train(path, 3, functions=True)
 
@@ -156,6 +178,7 @@ TRACES: dict[str, Callable[[Path], None]] = {
     "training": _train,
     "watched": watched,
     "functions": functions,
+    "nonfinite": nonfinite,
     "failed": failed,
     "killed": killed,
     "ranks": ranks,

@@ -20,6 +20,7 @@ from modtrace.capture.engine.costs import cost_of_replaced_calls
 from modtrace.capture.engine.decode import Costs
 from modtrace.capture.engine.disguise import disguised
 from modtrace.capture.engine.dynamo_skip import see_through
+from modtrace.capture.engine.events import Halt
 from modtrace.capture.engine.imports import AfterImport
 from modtrace.capture.engine.module_calls import (
     RUNNERS,
@@ -110,7 +111,7 @@ def _replacement(context: TraceContext, switch: Switch) -> Call:
             leave(context, opened, kwargs, through=through)
             raise
         if opened is not None:
-            close_call(opened, kwargs, result, clock())
+            close_call(opened, self, args, kwargs, result, clock())
         return result
 
     return call
@@ -124,7 +125,7 @@ def _opening(  # noqa: C901, PLR0915 - the hot path
     buffers, clock, next_node = context.buffers, context.clock, context.next_node
     entry_of, empty, events = context.registry.entries.get, context.signatures.empty, context.events
 
-    def open_call(module: Any, args: Any, kwargs: Any) -> OpenCall | None:  # noqa: C901, PLR0912
+    def open_call(module: Any, args: Any, kwargs: Any) -> OpenCall | None:  # noqa: C901, PLR0912, PLR0915
         if context.off:
             return None
         try:
@@ -161,12 +162,14 @@ def _opening(  # noqa: C901, PLR0915 - the hot path
                 args_sig |= root_mode(context, buffer, module, entry, args_sig, mode, get_frame(1))
             number = buffer.next_call()
             for began in events.call_began:
-                began(buffer, number, args_sig, entry.number, module)
+                began(buffer, number, args_sig, entry.number, module, args, get_frame(1))
             opened: OpenCall = (frame_id, number, entry, args_sig, clock(), next_node())
             calls.append(opened)
         except RecursionError:
             switch.missed += 1
             return None
+        except Halt as halt:
+            raise halt.error from None
         except Exception as fault:
             context.fault(fault)
             return None
@@ -175,12 +178,12 @@ def _opening(  # noqa: C901, PLR0915 - the hot path
     return open_call
 
 
-def _closing(context: TraceContext, switch: Switch) -> Callable[[OpenCall, Any, Any, int], None]:
+def _closing(context: TraceContext, switch: Switch) -> Callable[[OpenCall, Any, Any, Any, Any, int], None]:
     """A function that closes a call that has returned."""
     buffers, next_node = context.buffers, context.next_node
     grad_enabled, events = torch.is_grad_enabled, context.events
 
-    def close_call(opened: OpenCall, kwargs: Any, result: Any, now: int) -> None:
+    def close_call(opened: OpenCall, module: Any, args: Any, kwargs: Any, result: Any, now: int) -> None:
         if context.off or not switch.recording:
             return
         try:
@@ -194,7 +197,7 @@ def _closing(context: TraceContext, switch: Switch) -> Callable[[OpenCall, Any, 
                 output, requires_grad = result_signature(context, buffer, entry, result)
             named = keywords_signature(context, buffer, entry, kwargs) if kwargs else 0
             for ended in events.call_ended:
-                ended(buffer, number, entry.number, named, output)
+                ended(buffer, number, entry.number, named, output, module, args, kwargs, result)
             buffer.extend((number, entry.number, args_sig, len(calls) - 1, start, named, output, now))
             if requires_grad:
                 grown = next_node()
@@ -207,6 +210,8 @@ def _closing(context: TraceContext, switch: Switch) -> Callable[[OpenCall, Any, 
                 context.flush(buffer)
         except RecursionError:  # closed without times with the call around it
             switch.missed += 1
+        except Halt as halt:
+            raise halt.error from None
         except Exception as fault:
             context.fault(fault)
 

@@ -11,6 +11,17 @@ from modtrace.capture.engine.event_names import EVENTS
 Handler = Callable[..., Any]
 
 
+class Halt(BaseException):
+    """Raised by a handler to let the program go on with an exception of its own, at the place of the event.
+
+    error: that exception.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class Listener(Protocol):
     """A recorder, as events know it."""
 
@@ -32,12 +43,14 @@ class Events:
     root_began: tuple[Handler, ...]
     call_began: tuple[Handler, ...]
     call_ended: tuple[Handler, ...]
+    batch_loaded: tuple[Handler, ...]
     phase_began: tuple[Handler, ...]
     phase_ended: tuple[Handler, ...]
     backward_requested: tuple[Handler, ...]
     backward_opened: tuple[Handler, ...]
     backward_paths: tuple[Handler, ...]
     backward_began: tuple[Handler, ...]
+    gradients_arrived: tuple[Handler, ...]
     backward_ended: tuple[Handler, ...]
     backward_closed: tuple[Handler, ...]
     module_backward_began: tuple[Handler, ...]
@@ -46,6 +59,7 @@ class Events:
     optimizer_began: tuple[Handler, ...]
     optimizer_stepped: tuple[Handler, ...]
     optimizer_ended: tuple[Handler, ...]
+    optimizer_skipped: tuple[Handler, ...]
     step_marked: tuple[Handler, ...]
     step_ended: tuple[Handler, ...]
 
@@ -78,6 +92,8 @@ class Events:
         def told(*args: Any, **kwargs: Any) -> Any:
             try:
                 return handler(*args, **kwargs)
+            except Halt:
+                raise
             except Exception as fault:
                 self._take_off(recorder, fault)
                 return None

@@ -18,6 +18,7 @@ import torch
 from modtrace.capture.engine import user_hooks as own_hooks
 from modtrace.capture.engine.context import TraceContext
 from modtrace.capture.engine.dynamo_skip import unseen
+from modtrace.capture.engine.events import Halt
 from modtrace.capture.engine.module_calls import (
     OUTERMOST,
     argument_signature,
@@ -58,7 +59,7 @@ def _pre_hook(context: TraceContext, frame_depth: int) -> Hook:  # noqa: C901, P
     parent_depth = 2 * frame_depth + 2
     call_impl, has_own_hooks, events = CALL_CODE, HAS_OWN_HOOKS, context.events
 
-    def pre(module: Any, args: Any) -> None:  # noqa: C901, PLR0912
+    def pre(module: Any, args: Any) -> None:  # noqa: C901, PLR0912, PLR0915
         if is_dynamo_compiling() or context.off:
             return
         try:
@@ -99,15 +100,17 @@ def _pre_hook(context: TraceContext, frame_depth: int) -> Hook:  # noqa: C901, P
                 own_hooks.expect(context, buffer, module, frame_id)
             call = buffer.next_call()
             for began in events.call_began:
-                began(buffer, call, args_sig, entry.number, module)
+                began(buffer, call, args_sig, entry.number, module, args, get_frame(frame_depth))
             calls.append((frame_id, call, entry, args_sig, clock(), next_node()))
+        except Halt as halt:
+            raise halt.error from None
         except Exception as fault:
             context.fault(fault)
 
     return pre
 
 
-def _post_hook(context: TraceContext, frame_depth: int) -> Hook:  # noqa: C901 - the hot path: a call costs 50 ns
+def _post_hook(context: TraceContext, frame_depth: int) -> Hook:  # noqa: C901, PLR0915 - a call costs 50 ns
     is_dynamo_compiling = torch.compiler.is_dynamo_compiling
     get_frame = sys._getframe
     buffers, clock, next_node = context.buffers, context.clock, context.next_node
@@ -145,7 +148,7 @@ def _post_hook(context: TraceContext, frame_depth: int) -> Hook:  # noqa: C901 -
             if buffer.tails and own_hooks.begins(buffer, now, named, result, output):
                 return
             for ended in events.call_ended:
-                ended(buffer, call, entry.number, named, result)
+                ended(buffer, call, entry.number, named, result, module, args, kwargs, output)
             buffer.extend((call, entry.number, args_sig, len(calls) - 1, start, named, result, now))
             if requires_grad:
                 grown = next_node()
@@ -156,6 +159,8 @@ def _post_hook(context: TraceContext, frame_depth: int) -> Hook:  # noqa: C901 -
                 returned(context, buffer, call)
             if now > context.due:
                 context.flush(buffer)
+        except Halt as halt:
+            raise halt.error from None
         except Exception as fault:
             context.fault(fault)
 

@@ -185,6 +185,13 @@ class Registry:
         modules = [reference() for reference in list(self._modules.values())]
         return [module for module in modules if module is not None]
 
+    def title_of(self, number: int) -> tuple[str, str]:
+        """FQN of a module in the tree that it was met in, and its class; empty where that is not known."""
+        tree = self._trees.get(self._home.get(number, number))
+        module = self._living(number)
+        name = tree.names.get(number, "") if tree is not None else ""
+        return name, class_name(type(module)) if module is not None else ""
+
     def take_dead(self) -> dict[int, int]:
         """Modules that have died since the last time; for `purge`, once their calls are written."""
         with self._lock:

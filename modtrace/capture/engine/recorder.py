@@ -62,6 +62,8 @@ class Recorder:
     """Columns of tables that stand in no schema yet: of a recorder outside of modtrace."""
     option: ClassVar[RecorderOption | None] = None
     """None: it always runs."""
+    further_options: ClassVar[tuple[RecorderOption, ...]] = ()
+    """Options that say more of how it records; their values are `further`, by argument."""
     order: ClassVar[int] = 50
     """Recorders start, hand out rows and stop in this order."""
     lost: ClassVar[str] = ""
@@ -70,12 +72,18 @@ class Recorder:
     def __init__(self, context: TraceContext, value: bool | str | None) -> None:
         self.context = context
         self.value = value
+        self.further: Mapping[str, bool | str | None] = {}
         self.gaps: list[str] = []
 
     @classmethod
     def is_asked(cls, value: bool | str | None) -> bool:
         """True if the value of its option asks for it."""
         return value is not None and value is not False and value != ""
+
+    @classmethod
+    def is_implied(cls, further: Mapping[str, bool | str | None]) -> bool:
+        """True if the values of its further options ask for it."""
+        return False
 
     # life -----------------------------------------------------------------------------------------------------------
 
@@ -160,15 +168,39 @@ class Recorder:
         """
         raise NotImplementedError
 
-    def call_began(self, buffer: Any, call: int, args: int, number: int, module: Any) -> None:
-        """A module call is about to begin: its number in the thread, the signature of its positional arguments, the
-        number of the module.
+    def call_began(
+        self, buffer: Any, call: int, args_sig: int, number: int, module: Any, args: Any, frame: Any
+    ) -> None:
+        """A module call is about to begin.
+
+        Args:
+            buffer: the thread buffer.
+            call: its number in the thread.
+            args_sig: signature of the positional arguments.
+            number: of the module.
+            module: the module.
+            args: its positional arguments.
+            frame: the one that runs the call, with the keyword arguments as `kwargs` among its locals.
         """
 
-    def call_ended(self, buffer: Any, call: int, number: int, kwargs: int, output: int) -> None:
-        """A module call has returned: signatures of its keyword arguments and output. One that raised is not told;
-        `buffer.await_close` tells of any end.
+    def call_ended(
+        self,
+        buffer: Any,
+        call: int,
+        number: int,
+        kwargs_sig: int,
+        output_sig: int,
+        module: Any,
+        args: Any,
+        kwargs: Any,
+        output: Any,
+    ) -> None:
+        """A module call has returned and is still open in the buffer: signatures of its keyword arguments and output,
+        and these themselves. One that raised is not told; `buffer.await_close` tells of any end.
         """
+
+    def batch_loaded(self, buffer: Any, call: int, batch: Any) -> None:
+        """A DataLoader has handed out a batch: the thread buffer, the number of the wait for it (below 0 for none)."""
 
     def phase_began(self, buffer: Any, call: int, entry: Any) -> None:
         """A phase or a span is about to begin; not one in which the host waits for data."""
@@ -179,14 +211,28 @@ class Recorder:
     def backward_requested(self) -> None:
         """The program has called backward."""
 
-    def backward_opened(self, buffer: Any, call: int) -> None:
-        """The row of a backward is open; the engine is about to run on this thread."""
+    def backward_opened(self, buffer: Any, call: int, outputs: Any) -> None:
+        """The row of a backward is open; the engine is about to run on this thread, from these tensors."""
 
     def backward_began(self, graph: Any) -> None:
         """It is about to run over a graph whose nodes are known to be of module calls: a `BackwardGraph`."""
 
     def backward_paths(self, watch: Any, nodes: Any, paths: Any) -> Any:
         """The calls around each node of that graph, which may be longer by rows of the recorder's own."""
+
+    def gradients_arrived(
+        self, buffer: Any, call: int, forward: int, number: int, node: int, gradients: Any
+    ) -> None:
+        """A node is about to run that belongs to another module call than the one before.
+
+        Args:
+            buffer: the thread buffer of the backward.
+            call: the number of the innermost row that is open there.
+            forward: id of the call that made the node; below 0 for one made outside of any.
+            number: of its module; below 0 likewise.
+            node: autograd's number of the node.
+            gradients: a tuple of tensors and None, by the node's outputs.
+        """
 
     def backward_ended(self, buffer: Any, call: int, error: BaseException | None) -> None:
         """The engine has returned, or raised; rows of modules are still open."""
@@ -211,6 +257,9 @@ class Recorder:
 
     def optimizer_ended(self, optimizer: Any, number: int, end_ns: int) -> None:
         """An optimizer has stepped inside of no other's step: its number among optimizers, and the clock."""
+
+    def optimizer_skipped(self, optimizer: Any, call: int) -> None:
+        """A GradScaler has left out an optimizer's step: gradients were not finite. The number of its phase."""
 
     def step_marked(self, end_ns: int) -> None:
         """The program says that a step ends."""

@@ -461,10 +461,14 @@ def _made(context: TraceContext, options: Mapping[str, bool | str | None]) -> li
     for recorder in recorders():
         option = recorder.option
         value = True if option is None else asked.pop(option.argument, option.default)
-        if recorder.is_asked(value):
+        further = {
+            extra.argument: asked.pop(extra.argument, extra.default) for extra in recorder.further_options
+        }
+        if recorder.is_asked(value) or recorder.is_implied(further):
             if option is not None and option.check is not None:
                 option.check(str(value))
             chosen.append(recorder(context, value))
+            chosen[-1].further = further
     if asked:
         raise UsageError(f"no recorder has an option {next(iter(asked))}")
     return chosen

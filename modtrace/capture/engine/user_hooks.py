@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from modtrace.capture.engine.dynamo_skip import unseen
+from modtrace.capture.engine.events import Halt
 from modtrace.capture.engine.exceptions import is_early_stop
 from modtrace.capture.engine.signatures import value_key
 from modtrace.capture.engine.thread_buffer import RAISED, REPLACED, RETURNED, UNKNOWN_OUTPUT, ThreadBuffer
@@ -50,11 +51,13 @@ class LastHook:
     def __call__(self, module: Any, args: Any, output: Any) -> None:
         now = self.context.clock()
         try:
-            self._end(output, now)
+            self._end(module, args, output, now)
+        except Halt as halt:
+            raise halt.error from None
         except Exception as fault:
             self.context.fault(fault)
 
-    def _end(self, output: Any, now: int) -> None:
+    def _end(self, module: Any, args: Any, output: Any, now: int) -> None:
         caller = sys._getframe(2)
         error = sys.exc_info()[1]
         failed = error is not None and _caught_in(error, caller)
@@ -78,7 +81,8 @@ class LastHook:
         elif id(output) != self.output_id:
             code, returned = REPLACED, context.signatures.number(value_key(output))
         for ended in context.events.call_ended if code != RAISED else ():
-            ended(buffer, call, entry.number, named, returned)
+            kwargs = caller.f_locals.get("kwargs")
+            ended(buffer, call, entry.number, named, returned, module, args, kwargs, output)
         buffer.note_nodes(context.next_node(), first_node)
         buffer.close(now, code=code, kwargs=named, output=returned)
         if not failed:

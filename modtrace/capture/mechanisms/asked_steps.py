@@ -30,6 +30,20 @@ def steps_of(text: str) -> tuple[int, int]:
     return steps
 
 
+def every_of(text: str) -> int | None:
+    """The number in a text such as `every 50`; None for another text.
+
+    Raises:
+        UsageError: it is 0.
+    """
+    word, _, number = text.strip().partition(" ")
+    if word != "every" or not number.strip().isdecimal():
+        return None
+    if not int(number):
+        raise UsageError("every 0 names no steps")
+    return int(number)
+
+
 def steps_text(argument: str, steps: Steps | None) -> str | None:
     """Steps that code names as the text of the option; None for none.
 
@@ -68,16 +82,18 @@ def _text(steps: Steps) -> str:
     return str(operator.index(steps))
 
 
-def asked_row(name: str, steps: tuple[int, int] | None) -> dict[str, list[Any]]:
+def asked_row(name: str, steps: tuple[int, int] | None, every: int | None = None) -> dict[str, list[Any]]:
     """Columns of a row of `asked`, without a row for None.
 
     Args:
         name: of the option.
         steps: the first step and the one after the last.
+        every: each so manieth of them alone.
     """
     rows = [] if steps is None else [(name, *steps)]
     return {
         "what": [row[0] for row in rows],
         "first_step": [row[1] for row in rows],
         "end_step": [row[2] for row in rows],
+        "every": [every for _ in rows],
     }

@@ -25,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from modtrace.capture.engine.context import TraceContext
 from modtrace.capture.engine.dynamo_skip import unseen
+from modtrace.capture.engine.events import Halt
 from modtrace.capture.engine.exceptions import is_early_stop
 from modtrace.capture.engine.module_calls import error_number
 from modtrace.capture.engine.ranges import Ranges, find
@@ -180,6 +181,25 @@ class BackwardGraph:
         """For each node the ids of the module calls around it, outermost first."""
         return self._owners.calls(self._paths) if self._owners is not None else []
 
+    def makers(self) -> dict[int, tuple[tuple[int, str], ...]]:
+        """For each node before which another module's nodes have run: (module, name) of the nodes whose gradients it
+        gets; module is -1 for a node made outside of any call.
+        """
+        owners = self._owners
+        if owners is None:
+            return {}
+        before: Path = ()
+        borders: dict[Any, dict[tuple[int, str], None]] = {}
+        for (_, node), path in zip(self.nodes, self._paths, strict=False):
+            if path is not before:
+                borders[node], before = {}, path
+        for (_, node), path in zip(self.nodes, self._paths, strict=False):
+            made = (owners.growths[path[-1] + 3] if path else -1, str(node.name()))
+            for following, _ in node.next_functions:
+                if following in borders:
+                    borders[following][made] = None
+        return {number_of_node(node): tuple(makers) for node, makers in borders.items()}
+
     def roots(self) -> tuple[set[int], frozenset[int]]:
         """Ids of the root calls whose backward it is, and the numbers of their modules."""
         owners = self._owners
@@ -224,7 +244,7 @@ class BackwardWalk:
             watch.remove()
             context.fault(fault)
         for opened in context.events.backward_opened:
-            opened(watch.buffer, call)
+            opened(watch.buffer, call, outputs)
         return watch
 
     def _watch(self, watch: RunningBackward, outputs: Any) -> None:
@@ -296,8 +316,9 @@ class RunningBackward:
 
     def switch(self, path: Path, number: int) -> Callable[[Any], None]:
         """The pre-hook of the first of some nodes that belong to one call."""
+        arrivals = self._context.events
 
-        def enter(_: Any) -> None:
+        def enter(gradients: Any) -> None:
             if self._context.off:
                 return
             try:
@@ -306,11 +327,25 @@ class RunningBackward:
                     if self._may_write():
                         self._writer = self._claims = 0
                         self._move(path, now, number)
+                for arrived in arrivals.gradients_arrived:
+                    forward, module = self._maker(path)
+                    row = self.buffer.calls[-1][1] if self.buffer.calls else -1
+                    arrived(self.buffer, row, forward, module, number, gradients)
+            except Halt as halt:
+                raise halt.error from None
             except Exception as fault:
                 self._context.fault(fault)
 
         unseen(enter)
         return enter
+
+    def _maker(self, path: Path) -> tuple[int, int]:
+        """The innermost module call of a path: its id, and the number of its module; -1 for none."""
+        position = next((element for element in reversed(path) if element >= 0), -1)
+        if position < 0 or self.owners is None:
+            return -1, -1
+        growths, thread = self.owners.growths, self.owners.buffer.number << THREAD_SHIFT
+        return thread | growths[position + 2], growths[position + 3]
 
     @property
     def id(self) -> int:

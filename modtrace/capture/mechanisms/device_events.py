@@ -177,7 +177,9 @@ class DeviceEvents:
             if len(self._met) == 2:
                 self.gaps.append(SEVERAL)
 
-    def call_began(self, buffer: ThreadBuffer, call: int, args: int, number: int, module: Any) -> None:
+    def call_began(
+        self, buffer: ThreadBuffer, call: int, args: int, number: int, module: Any, *further: Any
+    ) -> None:
         """A call of a module, of that number, is about to begin. Where none of its positional arguments is on a device
         (torch shows the others at the end only), it is taken to be where its last call was, or where its parameters
         are, until its other tensors are known.
@@ -217,7 +219,9 @@ class DeviceEvents:
         marks = self._marks.get(buffer.number)
         return marks.device if marks is not None else _NONE
 
-    def call_ended(self, buffer: ThreadBuffer, call: int, module: int, kwargs: int, output: int) -> None:
+    def call_ended(
+        self, buffer: ThreadBuffer, call: int, module: int, kwargs: int, output: int, *further: Any
+    ) -> None:
         """A module call has returned; `kwargs` and `output` are signatures."""
         started = 0 if call & SAMPLED else self._context.clock()
         try:

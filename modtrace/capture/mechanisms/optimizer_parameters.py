@@ -128,7 +128,7 @@ class OptimizerParameters:
         """A module was seen for the first time: it may hold parameters of others, such as one made in a forward."""
         if not self._looks or self._off:
             return
-        for name, tensor in _parameters_of(module):
+        for name, tensor in own_parameters(module):
             if id(tensor) in self._places:
                 with without_functions():
                     self._note((number, name), tensor, self._parameters[id(tensor)], self._rows)
@@ -167,7 +167,7 @@ class OptimizerParameters:
                 for group_index, group in enumerate(_groups(optimizer))
                 for position in range(len(group))
             ]
-            self._owed |= any(id(tensor) not in self._parameters for tensor in _members(optimizer))
+            self._owed |= any(id(tensor) not in self._parameters for tensor in members_of(optimizer))
         if about.quiet and (len(about.quiet) <= QUIET or _power_of_two(about.steps)):
             self._hear(optimizer, about)
         if _power_of_two(self._steps) or (self._owed and self._affordable()):
@@ -187,7 +187,7 @@ class OptimizerParameters:
 
     def _take(self, optimizer: Any) -> None:
         """Note that these parameters are in an optimizer."""
-        for tensor in _members(optimizer):
+        for tensor in members_of(optimizer):
             self._owned.add(id(tensor))
             for place in self._places.get(id(tensor), ()):
                 row = self._rows.get(place)
@@ -226,7 +226,7 @@ class OptimizerParameters:
             number = registry.number_of(module)
             if number is None:
                 continue
-            for name, tensor in _parameters_of(module):
+            for name, tensor in own_parameters(module):
                 key = parameters.get(id(tensor))
                 if key is None:
                     key = parameters[id(tensor)] = self._parameters.get(id(tensor), self._count)
@@ -274,7 +274,9 @@ class OptimizerParameters:
             optimizer = about.reference()
             if optimizer is not None:
                 about.foreign_elements = sum(
-                    _elements(tensor) for tensor in _members(optimizer) if id(tensor) not in self._parameters
+                    _elements(tensor)
+                    for tensor in members_of(optimizer)
+                    if id(tensor) not in self._parameters
                 )
         total = self._foreign_of_dead + sum(about.foreign_elements for about in self._optimizers.values())
         if total != self._foreign_elements:
@@ -339,14 +341,15 @@ def _groups(optimizer: Any) -> Iterator[list[Any]]:
         yield members if isinstance(members, list) else []
 
 
-def _members(optimizer: Any) -> Iterator[Any]:
+def members_of(optimizer: Any) -> Iterator[Any]:
+    """The tensors that an optimizer has."""
     for group in _groups(optimizer):
         for tensor in group:
             if _is_tensor(tensor):
                 yield tensor
 
 
-def _parameters_of(module: Any) -> Iterator[tuple[str, Any]]:
+def own_parameters(module: Any) -> Iterator[tuple[str, Any]]:
     """Name and tensor of the module's own parameters, without running any code of its class."""
     parameters = raw(module).get(PARAMETERS)
     for name, tensor in dict.items(parameters) if isinstance(parameters, dict) else ():

@@ -46,6 +46,8 @@ class PhaseHooks:
         self._idle = self._replacements.idle
         self._optimizers: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._made_optimizers = itertools.count()
+        self._begun = 0
+        """Number of steps that optimizers have begun."""
         self._stepping: dict[int, list[tuple[int, int]]] = {}
         """Optimizers whose step is running, by the number of the thread: (id, number of the phase)."""
 
@@ -102,7 +104,9 @@ class PhaseHooks:
 
     def _in_phase(self, name: str, class_of: Callable[[Any], str]) -> Wrap:
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-            ranges, idle = self._ranges, self._idle
+            ranges, idle, events = self._ranges, self._idle, self._context.events
+            buffers = self._context.buffers
+            hands_out = name == "data" and original.__name__ == "__next__"
 
             @functools.wraps(original)
             def run(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -119,6 +123,8 @@ class PhaseHooks:
                     leave(error)
                     raise
                 ranges.end(call)
+                for loaded in events.batch_loaded if hands_out else ():
+                    loaded(buffers.current, call, result)
                 return result
 
             return run
@@ -130,13 +136,15 @@ class PhaseHooks:
         def step(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             if self._idle():
                 return original(scaler, optimizer, *args, **kwargs)
-            call = self._begin_step(optimizer, sys._getframe())
+            call, begun = self._begin_step(optimizer, sys._getframe()), self._begun
             try:
                 result = original(scaler, optimizer, *args, **kwargs)
             except BaseException as error:
                 self._ranges.end(call, error)
                 leave(error)
                 raise
+            for skipped in self._context.events.optimizer_skipped if begun == self._begun else ():
+                skipped(optimizer, call)
             self._end_step(optimizer, call)
             return result
 
@@ -168,6 +176,7 @@ class PhaseHooks:
     def _before_step(self, optimizer: Any) -> None:
         if self._idle():
             return
+        self._begun += 1
         frame: Any = sys._getframe().f_back
         frame = frame.f_back
         call = self._begin_step(optimizer, frame)

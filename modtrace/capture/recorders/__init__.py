@@ -38,4 +38,9 @@ def recorders() -> list[type[Recorder]]:
 
 def options() -> list[tuple[str, RecorderOption]]:
     """(name of the recorder, its option) of those that are asked for."""
-    return [(recorder.name, recorder.option) for recorder in recorders() if recorder.option is not None]
+    return [
+        (recorder.name, option)
+        for recorder in recorders()
+        if recorder.option is not None
+        for option in (recorder.option, *recorder.further_options)
+    ]

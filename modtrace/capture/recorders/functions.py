@@ -70,7 +70,7 @@ class Functions(Recorder):
             self._mode.remove()
             self.gaps.append(STOPPED)
 
-    def backward_opened(self, buffer: Any, call: int) -> None:
+    def backward_opened(self, buffer: Any, call: int, outputs: Any) -> None:
         """`Tensor.backward` is a function too, so torch has taken the mode off."""
         if self._mode is not None and self._mode.active:
             self._shown[buffer.number, call] = self._mode.show()

@@ -1,0 +1,265 @@
+"""Ranges of tensors: one reduction a tensor into a buffer on its device, read back when a step is over.
+
+No reading waits for a device: what a step has written is copied to the host asynchronously, and is handed out when that
+copy has ended. Reductions run without autograd and out of sight of modes, and draw no random numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from modtrace.capture.engine.context import TraceContext
+from modtrace.capture.mechanisms.value_tensors import EMPTY, as_real, is_floating, why_unread
+from modtrace.capture.torch_private.contexts import without_dispatch, without_functions
+from modtrace.capture.torch_private.names import current_level
+
+SLOTS: Final = 512
+"""Tensors that one buffer has room for."""
+MANY_REASONS: Final = 1_000
+"""Places that were not read of which one is told."""
+
+
+class Reading(NamedTuple):
+    """The range of one tensor: a row of `values`.
+
+    order: counts the readings of a trace in the order in which the tensors came to be.
+    call, module, path, kind, dtype, elements, at_ns: as in the schema; module is -1 for none.
+    parent, root: ids of the innermost and the outermost module call around it, -1 for none.
+    minimum, maximum, norm: None where it was not read.
+    reason: why it was not.
+    source: (file, line) of the program's code that makes the call; None where that is not asked.
+    nodes: of a gradient: (module, name of autograd's function) of what made it.
+    """
+
+    order: int
+    kind: int
+    call: int
+    parent: int
+    root: int
+    module: int
+    path: str
+    dtype: str
+    elements: int
+    at_ns: int
+    minimum: float | None = None
+    maximum: float | None = None
+    norm: float | None = None
+    reason: str | None = None
+    source: tuple[str, int] | None = None
+    nodes: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def has_nan(self) -> bool:
+        """True if an element is NaN."""
+        return self.minimum is not None and math.isnan(self.minimum)
+
+    @property
+    def is_finite(self) -> bool:
+        """True if every element is finite; also where it was not read."""
+        return self.minimum is None or (math.isfinite(self.minimum) and math.isfinite(self.maximum or 0.0))
+
+
+class _Buffer:
+    """Room for the ranges of tensors of one type on one device and stream."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, stream: Any) -> None:
+        self.values = torch.empty((SLOTS, 2), dtype=dtype, device=device)
+        self.slots: list[tuple[Any, Any]] = [(row[0], row[1]) for row in self.values]
+        wide = (
+            torch.float64 if dtype is torch.float64 else torch.float32
+        )  # squares of half precision need the room
+        self.norms = torch.empty(SLOTS, dtype=wide, device=device)
+        self.norm_slots = self.norms.unbind()
+        self.stream = stream
+        self.taken = 0
+
+    def numbers(self) -> Callable[[], list[list[float]] | None]:
+        """(minimum, maximum, norm) on the host: a function that returns None until they have arrived."""
+        parts = [self.values[: self.taken], self.norms[: self.taken]]
+        if self.stream is None:
+            numbers = _rows(*parts)
+            return lambda: numbers
+        cuda: Any = torch.cuda
+        hosts = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in parts]
+        done: Any = cuda.Event()
+        with torch.cuda.stream(self.stream):
+            for host, part in zip(hosts, parts, strict=True):
+                host.copy_(part, non_blocking=True)
+            done.record(self.stream)
+        return lambda: _rows(*hosts) if done.query() else None
+
+    def wait(self) -> None:
+        """Wait until all has arrived: recording has ended."""
+        if self.stream is not None:
+            self.stream.synchronize()
+
+
+def _rows(values: Any, norms: Any) -> list[list[float]]:
+    return [[*pair, norm] for pair, norm in zip(values.tolist(), norms.tolist(), strict=True)]
+
+
+class _Batch(NamedTuple):
+    """The readings of one step: their numbers arrive together."""
+
+    readings: list[tuple[Reading, _Buffer | None, int]]
+    arrivals: dict[int, Callable[[], list[list[float]] | None]]
+    buffers: list[_Buffer]
+
+
+class ValueReadings:
+    """Readings of one trace. Methods may be called on any thread of the program.
+
+    Args:
+        context: of the trace.
+        norm: the 2-norm is asked for too.
+    """
+
+    def __init__(self, context: TraceContext, *, norm: bool = False) -> None:
+        self.spent_ns = 0
+        self.norm = norm
+        self._context = context
+        self._open: dict[Any, _Buffer] = {}
+        self._free: dict[Any, list[_Buffer]] = {}
+        self._pending: list[tuple[Reading, _Buffer | None, int]] = []
+        self._order = 0
+        self._batches: deque[_Batch] = deque()
+        self._told: set[tuple[int, int, str, str]] = set()
+
+    def read(
+        self,
+        kind: int,
+        call: int,
+        module: int,
+        path: str,
+        tensor: Any,
+        *,
+        parent: int = -1,
+        root: int = -1,
+        source: tuple[str, int] | None = None,
+        nodes: tuple[tuple[int, str], ...] = (),
+    ) -> tuple[Any, Any] | None:
+        """Reduce one tensor, where it is of floating point numbers; the extremes on its device, None where not.
+
+        Called within `Hidden`.
+        """
+        if not is_floating(tensor):
+            return None
+        dtype, reason = str(tensor.dtype).removeprefix("torch."), why_unread(tensor)
+        buffer, slot = None, 0
+        if reason is None:
+            real = as_real(tensor)
+            buffer, slot = self._slot(real)
+            torch.aminmax(real, out=buffer.slots[slot])
+            if self.norm:
+                norm = buffer.norm_slots[slot]
+                torch.linalg.vector_norm(real, dtype=norm.dtype, out=norm)
+        elif reason == EMPTY or self._is_told(kind, module, path, reason):
+            return None
+        self._order += 1
+        at_ns = self._context.clock() - self._context.origin_ns
+        count = 0 if reason is not None and "nested" in reason else int(tensor.numel())
+        reading = Reading(
+            self._order, kind, call, parent, root, module, path, dtype, count, at_ns, reason=reason, source=source,
+            nodes=nodes,
+        )  # fmt: skip
+        self._pending.append((reading, buffer, slot))
+        return None if buffer is None else buffer.slots[slot]
+
+    @property
+    def waiting(self) -> int:
+        """Readings since the end of the last step."""
+        return len(self._pending)
+
+    def _is_told(self, kind: int, module: int, path: str, reason: str) -> bool:
+        key = (kind, module, path, reason)
+        if key in self._told or len(self._told) >= MANY_REASONS:
+            return True
+        self._told.add(key)
+        return False
+
+    def _slot(self, tensor: Any) -> tuple[_Buffer, int]:
+        device, stream = tensor.device, None
+        if device.type == "cuda":
+            stream = torch.cuda.current_stream(device)
+        key = (tensor.dtype, device, None if stream is None else stream.cuda_stream)
+        buffer = self._open.get(key)
+        if buffer is None or buffer.taken >= SLOTS:
+            free = self._free.get(key)
+            # A normal tensor, whatever mode the program is in.
+            with torch.inference_mode(mode=False):
+                buffer = free.pop() if free else _Buffer(tensor.dtype, device, stream)
+            self._open[key] = buffer
+        slot = buffer.taken
+        buffer.taken = slot + 1
+        return buffer, slot
+
+    def end_step(self) -> None:
+        """The step is over: its ranges are on their way. Called within `Hidden`."""
+        pending, self._pending = self._pending, []
+        self._open = {}
+        if not pending:
+            return
+        buffers = {id(buffer): buffer for _, buffer, _ in pending if buffer is not None}
+        arrivals = {key: buffer.numbers() for key, buffer in buffers.items()}
+        self._batches.append(_Batch(pending, arrivals, list(buffers.values())))
+
+    def arrived(self, *, wait: bool = False) -> list[list[Reading]]:
+        """Readings of the steps whose ranges have arrived, step by step."""
+        steps = []
+        while self._batches:
+            batch = self._batches[0]
+            for buffer in batch.buffers if wait else ():
+                buffer.wait()
+            numbers = {key: arrival() for key, arrival in batch.arrivals.items()}
+            if any(values is None for values in numbers.values()):
+                break
+            self._batches.popleft()
+            steps.append([_with_numbers(*entry, numbers, norm=self.norm) for entry in batch.readings])
+            for buffer in batch.buffers:
+                buffer.taken = 0
+                key = (
+                    buffer.values.dtype,
+                    buffer.values.device,
+                    None if buffer.stream is None else buffer.stream.cuda_stream,
+                )
+                self._free.setdefault(key, []).append(buffer)
+        return steps
+
+
+def _with_numbers(
+    reading: Reading, buffer: _Buffer | None, slot: int, numbers: dict[int, Any], *, norm: bool
+) -> Reading:
+    if buffer is None:
+        return reading
+    least, most, length = numbers[id(buffer)][slot]
+    return reading._replace(minimum=least, maximum=most, norm=length if norm else None)
+
+
+class Hidden:
+    """Readings run inside: without autograd, out of sight of the program's modes and of classes of tensors.
+
+    `usable` is False where torch transforms functions (vmap, grad of torch.func): tensors have no values of their own.
+    """
+
+    def __init__(self) -> None:
+        self.usable = current_level() is None
+
+    def __enter__(self) -> Hidden:
+        self._functions, self._dispatch = without_functions(), without_dispatch()
+        self._functions.__enter__()
+        self._dispatch.__enter__()
+        self._grad = torch.is_grad_enabled()
+        if self._grad:
+            torch.set_grad_enabled(False)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._grad:
+            torch.set_grad_enabled(True)
+        self._dispatch.__exit__(*error)
+        self._functions.__exit__(*error)
