@@ -23,6 +23,7 @@ from modtrace.trace.packed import packed, unpack
 from modtrace.trace.run_json import run_facts
 from modtrace.trace.schema import END_FILE
 from modtrace.trace.shared_folder import enter
+from modtrace.trace.size_limit import size_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -504,7 +505,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     values: Steps | None = None,
     nan: bool = False,
     messages: bool = True,
-    max_bytes: int | None = 4 << 30,
+    max_bytes: int | str | None = 4 << 30,
     **recorders: bool | str | None,
 ) -> Recording:
     """Record the calls of a model, or of every module in the process, as a context manager or a decorator.
@@ -519,7 +520,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
             place of `Module.__call__`, which costs less.
         {options}
         messages: keep the first line of exceptions' messages; False keeps their types only.
-        max_bytes: recording stops, the program goes on, when the trace on disk has grown to this.
+        max_bytes: recording stops, the program goes on, when the trace has this size on disk: a number, or "512MB".
         recorders: options of recorders that others have registered, by their argument.
 
     Raises:
@@ -544,7 +545,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         "syncs": syncs,
         "nan": nan,
         "messages": messages,
-        "max_bytes": max_bytes,
+        "max_bytes": size_bytes(max_bytes) if isinstance(max_bytes, str) else max_bytes,
         **recorders,
     }
     return Recording(model, path, force=force, options=options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import signal
 import sys
@@ -27,7 +28,7 @@ _FIRST_LINE: Final = re.compile(r"%%modtrace(?:[ \t]+(?P<line>.*?))?[ \t]*\r?\n?
 _USAGE: Final = "%%modtrace [options] [MODEL]"
 _ABOUT: Final = """\
 Records the module calls of a cell. The trace is left in t, also when the cell raises or is interrupted, and its
-summary is printed. MODEL is an expression for the model to keep calls of; without one all are kept.
+summary is shown. MODEL is an expression for the model to keep calls of; without one all are kept.
 
   %%modtrace                            all calls of the cell
   %%modtrace model                      those of one model
@@ -49,12 +50,18 @@ class CellError(UsageError):
 class MagicLine:
     """Words behind `%%modtrace`: the name for the trace, an expression for the model, arguments of `trace()`.
 
+    show: `summary`, `tree` or `none`.
+    html: the file of a report that is written at the end; "" for none.
+    force: replace a trace, or a report, that is there.
     help: the text that is asked for in place of a recording; "" for none.
     """
 
     name: str
     model: str
     options: dict[str, Any]
+    show: str = "summary"
+    html: str = ""
+    force: bool = False
     help: str = ""
 
 
@@ -89,7 +96,7 @@ class CellMagic:
         """Facts of IPython about the cells that run now, the innermost last."""
         self._cell: Any = None
         self._recording: Recording | None = None
-        self._name = "t"
+        self._asked = MagicLine("t", "", {})
         self._runs_itself = False
 
     def transform(self, lines: list[str]) -> list[str]:
@@ -119,7 +126,7 @@ class CellMagic:
         if not self._cells:
             raise CellError("%modtrace records the cell that it stands in; elsewhere use modtrace.trace()")
         recording = self._recording_of(asked)
-        self._cell, self._recording, self._name = self._cells[-1], recording, asked.name
+        self._cell, self._recording, self._asked = self._cells[-1], recording, asked
         with _interrupts_later():
             recording.__enter__()
 
@@ -158,14 +165,17 @@ class CellMagic:
         try:
             recording.__exit__(type(error) if error is not None else None, error, None)
         finally:
-            self._show(self._name, recording)
+            self._show(self._asked, recording)
 
     def _recording_of(self, asked: MagicLine) -> Recording:
         """The recording that a line asks for, not started."""
         if self._recording is not None or self._runs_itself:
             raise CellError("%%modtrace inside of %%modtrace: the cell around it is being recorded already")
         try:
-            return trace(self._model(asked.model), **asked.options)
+            for path in (asked.options.get("path"), asked.html):
+                if path and os.path.lexists(path) and not asked.force:
+                    raise CellError(f"{path} exists already; -f replaces it")
+            return trace(self._model(asked.model), force=asked.force, **asked.options)
         except ModtraceError as error:
             raise CellError(str(error)) from None
 
@@ -181,9 +191,34 @@ class CellMagic:
             raise CellError(f"%%modtrace takes a torch.nn.Module, not {type(model).__name__}")
         return model
 
-    def _show(self, name: str, recording: Recording) -> None:
-        self._shell.push({name: recording})
-        _print_summary(recording)
+    def _show(self, asked: MagicLine, recording: Recording) -> None:
+        """Leave the trace in its variable and show it; a fault in that must not hide what the cell raised."""
+        self._shell.push({asked.name: recording})
+        try:
+            if asked.html:
+                recording.to_html(asked.html, force=asked.force)
+                sys.stdout.write(f"wrote {asked.html}\n")
+        except Exception as error:
+            sys.stdout.write(f"modtrace: no report: {error}\n")
+        try:
+            self._show_as(asked.show, recording)
+        except Exception as error:
+            sys.stdout.write(f"modtrace: no summary: {type(error).__name__}\n")
+
+    def _show_as(self, show: str, recording: Recording) -> None:
+        if show == "none":
+            return
+        text = recording.tree() if show == "tree" else recording.summary()
+        html = recording._repr_html_() if show == "summary" and self._is_notebook else None
+        if html:  # one output in both forms: the front end takes the one that it can show
+            self._shell.display_pub.publish({"text/html": html, "text/plain": text.rstrip()})
+        else:
+            sys.stdout.write(text.rstrip() + "\n")
+
+    @property
+    def _is_notebook(self) -> bool:
+        """True where a kernel runs the cells: its front ends show HTML; a terminal's shell has none."""
+        return getattr(self._shell, "kernel", None) is not None
 
     def run_cell(self, line: str, cell: str) -> None:
         """Record the module calls of a cell: `%%modtrace --help` has the options.
@@ -208,7 +243,7 @@ class CellMagic:
             raise
         finally:
             self._runs_itself = False
-            self._show(asked.name, recording)
+            self._show(asked, recording)
 
     def _compiled(self, cell: str) -> list[Any]:
         """The code objects of a cell; the last expression shows its value, unless there is a `;` behind it."""
@@ -239,7 +274,8 @@ def parsed(line: str) -> MagicLine:
         CellError: it makes no sense.
     """
     words, text = [], line.strip()
-    valued = {"-o", "--engine", *(option.flag for _, option in options() if option.value is not None)}
+    valued = {"-o", "--output", "--engine", "--print", "--max-size"}
+    valued |= {option.flag for _, option in options() if option.value is not None}
     while text.startswith("-"):
         word, text = _first_word(text)
         words.append(word)
@@ -251,7 +287,15 @@ def parsed(line: str) -> MagicLine:
     name = values.name or "t"
     if not name.isidentifier():
         raise CellError(f"-o takes the name of a variable, not {name!r}")
-    return MagicLine(name, text, _arguments(values), parser.format_help() if values.help else "")
+    return MagicLine(
+        name,
+        text,
+        _arguments(values),
+        show="none" if values.quiet else values.show,
+        html=f"{name}.html" if values.html == "" else values.html or "",
+        force=values.force,
+        help=parser.format_help() if values.help else "",
+    )
 
 
 def _first_word(text: str) -> tuple[str, str]:
@@ -262,8 +306,8 @@ def _first_word(text: str) -> tuple[str, str]:
 def _arguments(values: Namespace) -> dict[str, Any]:
     """Arguments of `trace()` from the options that were read."""
     arguments: dict[str, Any] = {"messages": not values.no_messages}
-    if values.engine:
-        arguments["engine"] = values.engine
+    further = {"engine": values.engine, "path": values.output, "max_bytes": values.max_size}
+    arguments |= {name: value for name, value in further.items() if value}
     for _, option in options():
         value = getattr(values, option.argument)
         arguments[option.argument] = value != option.default if option.value is None else value
@@ -287,6 +331,15 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "-o", dest="name", metavar="NAME", help="leave the trace in this variable (default t)"
     )
+    parser.add_argument("--output", metavar="PATH", help="write the trace there while it is recorded")
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="replace a trace, or a report, that is there"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="show nothing at the end")
+    parser.add_argument(
+        "--print", dest="show", metavar="WHAT", choices=("summary", "tree", "none"), default="summary",
+        help="summary (default), tree or none",
+    )  # fmt: skip
     parser.add_argument("--engine", metavar="NAME", help="hooks (default), or calls, which costs less")
     for _, option in options():
         text = option.help.replace("%", "%%")
@@ -297,6 +350,13 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--no-messages", action="store_true", help="keep only the types of exceptions, not their messages"
     )
+    parser.add_argument(
+        "--max-size", metavar="SIZE", help="stop recording at this size on disk (default 4GB)"
+    )
+    parser.add_argument(
+        "--html", metavar="F", nargs="?", const="",
+        help="write a report at the end too; --html=F names it (default: the variable's name with .html)",
+    )  # fmt: skip
     parser.add_argument("-h", "--help", action="store_true", help="show this and record nothing")
     return parser
 
@@ -356,12 +416,3 @@ def _interrupts_later() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if came:
             before(*came.pop())  # not kept: it holds a frame
-
-
-def _print_summary(recording: Recording) -> None:
-    """The summary below the cell; a fault in it must not hide what the cell raised."""
-    try:
-        text = recording.summary()
-    except Exception as error:
-        text = f"modtrace: no summary: {type(error).__name__}"
-    sys.stdout.write(text.rstrip() + "\n")

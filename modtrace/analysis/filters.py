@@ -91,6 +91,8 @@ class FilterRows:
     path, type: keys into `paths` and `types`.
     numbers: key of a metric -> values and where they are known; asked for when a filter needs it, None for never known.
     member: ("phase" | "step" | "rank", key) -> which rows belong; None where there is no such thing.
+    note: keys into `notes`, further texts in which words and expressions are looked for; None for none.
+    headings: rows that stand above others and that no filter or search lets through; None for none.
     """
 
     path: Codes
@@ -99,20 +101,31 @@ class FilterRows:
     types: list[str]
     numbers: Callable[[str], tuple[Ints, Bools] | None]
     member: Callable[[str, int], Bools] | None = None
+    note: Codes | None = None
+    notes: Sequence[str] = ()
+    headings: Bools | None = None
     _texts: dict[str, pa.Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.path)
 
     def of_texts(self, which: str, test: Callable[[pa.Array], pa.Array]) -> Bools:
-        """Rows whose path (or type) passes a test, which is made once for each distinct text."""
+        """Rows whose path, type or note passes a test, which is made once for each distinct text."""
+        codes, texts = {
+            "path": (self.path, self.paths), "type": (self.type, self.types), "note": (self.note, self.notes),
+        }[which]  # fmt: skip
+        if codes is None:
+            return np.zeros(len(self), np.bool_)
         if which not in self._texts:
-            texts = [plain(text) for text in (self.paths if which == "path" else self.types)]
-            self._texts[which] = pa.array(texts, pa.string())
+            self._texts[which] = pa.array([plain(text) for text in texts], pa.string())
         passed = np.asarray(test(self._texts[which]).to_numpy(zero_copy_only=False), np.bool_)
-        codes = self.path if which == "path" else self.type
         matches: Bools = np.append(passed, False)[codes]
         return matches
+
+    @property
+    def candidates(self) -> Bools:
+        """Mask of the rows that can be let through: all but headings."""
+        return np.ones(len(self), np.bool_) if self.headings is None else ~self.headings
 
 
 def grammar() -> dict[str, Any]:
@@ -318,21 +331,21 @@ def mask(wanted: Filter, rows: FilterRows) -> Bools:
     """Mask of the rows that a filter lets through, shape (rows,). A row of which a number is not known passes no
     comparison, negated or not.
     """
-    passing = np.ones(len(rows), np.bool_)
+    passing = rows.candidates
     for term in wanted.terms:
         passing &= _holds(term, rows)
     return passing
 
 
 def matching(text: str, rows: FilterRows) -> Bools:
-    """Rows that a search finds: those with every word in path or type, or `/an expression/`.
+    """Rows that a search finds: those with every word in path, type or note, or `/an expression/`.
 
     Raises:
         UsageError: the expression cannot be read.
     """
     if len(text) > 1 and text.startswith("/") and text.endswith("/"):
-        return _holds(_checked(Term("regex", text[1:-1])), rows)
-    passing = np.full(len(rows), bool(text.strip()))
+        return rows.candidates & _holds(_checked(Term("regex", text[1:-1])), rows)
+    passing = rows.candidates & bool(text.strip())
     for word in text.split():
         passing &= _holds(Term("word", word), rows)
     return passing
@@ -365,7 +378,7 @@ def _by_text(term: Term, rows: FilterRows) -> Bools:
             return pc.match_substring_regex(texts, _expression(term.text))
         return pc.match_substring(texts, term.text, ignore_case=not _has_capital(term.text))
 
-    return rows.of_texts("path", test) | rows.of_texts("type", test)
+    return rows.of_texts("path", test) | rows.of_texts("type", test) | rows.of_texts("note", test)
 
 
 def _glob(text: str) -> str:

@@ -195,8 +195,7 @@ def _window(stored: Stored, process: int, table: CallTable, steps: Steps, busy: 
     by_root = steps.by == "root"
     text, numbers = chosen.text, ""
     if by_root:
-        first = steps.first - (int(column(table, "call")[0]) if len(table) else 0)
-        counts = _each_root(nullable_codes(table, "module")[first], counts)
+        counts = _each_root(nullable_codes(table, "module")[steps.first], counts)
         text = _of_calls(counts, chosen.text, bool((counts == chosen.steps).all()))
     else:
         numbers = text.partition(";")[0].partition(" steps")[0].removeprefix("steps ").removeprefix("step ")

@@ -64,6 +64,22 @@ def steps(stored: Stored, reached: Mapping[str, DevicePeaks] | None = None) -> p
     return pd.concat(parts) if parts else pd.DataFrame()
 
 
+def median_mfu(stored: Stored, reached: Mapping[str, DevicePeaks], process: int = 0) -> float | None:
+    """The median share of what its devices reach of the steps of a process that count; None where it is not known."""
+    if process >= len(stored.processes):
+        return None
+    steps, numbers = timeline(stored).steps[process], step_columns(stored, process)
+    low, high = np.searchsorted(column(timeline(stored).calls, "process"), [process, process + 1]).tolist()
+    shares = mfu_of_steps(
+        stored, low, high, numbers["flops"], np.maximum(steps.end - steps.start, 0), reached
+    )
+    counts = numbers["in_statistics"].tolist()
+    known = sorted(
+        share for share, counted in zip(shares, counts, strict=True) if counted and share is not None
+    )
+    return known[len(known) // 2] if known else None
+
+
 def _of_process(stored: Stored, process: int, reached: Mapping[str, DevicePeaks]) -> pd.DataFrame:
     import pandas as pd
 

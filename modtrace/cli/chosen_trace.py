@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from modtrace.cli.options import Option, ParsedOptions, size
+from modtrace.cli.options import Option, ParsedOptions
 from modtrace.cli.output import say
 from modtrace.errors import UsageError
 from modtrace.text import plain
+from modtrace.trace.size_limit import size_bytes
 
 if TYPE_CHECKING:
     from modtrace.trace.reader import Stored
@@ -32,7 +33,7 @@ def memory_limit() -> int | None:
 def memory_limit_of(parsed: ParsedOptions) -> int | None:
     """The same from a command line, which the environment has been read into."""
     text = parsed.values.get(MAX_MEMORY.key, "")
-    return size(text) if text else None
+    return size_bytes(text) if text else None
 
 
 def opened(parsed: ParsedOptions) -> Stored:

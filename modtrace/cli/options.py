@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -14,7 +13,6 @@ from modtrace.text import plain
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
-_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _HELP_COLUMN: Final = 30
 
 
@@ -234,11 +232,3 @@ def _epilog(verb: Verb) -> str:
             *([f"docs: {verb.docs}"] if verb.docs else []),
         ]
     )
-
-
-def size(text: str) -> int:
-    """Bytes from a text such as `512MB` or `4GB` (powers of ten)."""
-    match = re.fullmatch(r"(\d+)\s*([KMGT]?)B?", text.strip().upper())
-    if match is None:
-        raise UsageError(f"{text!r} is no size; write it like 512MB or 4GB")
-    return int(match[1]) * _UNITS[match[2]]

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from modtrace.cli.chosen_trace import MAX_MEMORY, opened
-from modtrace.cli.options import Option, ParsedOptions, Verb, parse, size
+from modtrace.cli.options import Option, ParsedOptions, Verb, parse
 from modtrace.cli.output import say
 from modtrace.errors import UsageError
 from modtrace.text import plain
+from modtrace.trace.size_limit import size_bytes
 from modtrace.units import count
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def prepare(words: Sequence[str]) -> ParsedOptions:
     if "max-size" in parsed.values and parsed.on("full"):
         raise UsageError("--full writes every call, --max-size as many as fit: one of them")
     if "max-size" in parsed.values:
-        size(parsed.values["max-size"])
+        size_bytes(parsed.values["max-size"])
     return parsed
 
 
@@ -52,7 +53,7 @@ def execute(parsed: ParsedOptions) -> None:
     """Write the file and say where it is, to stderr."""
     stored = opened(parsed)
     target = Path(parsed.values.get("output") or f"{stored.path.resolve().stem}.html")
-    limit = size(parsed.values["max-size"]) if "max-size" in parsed.values else None
+    limit = size_bytes(parsed.values["max-size"]) if "max-size" in parsed.values else None
     text = written(
         stored,
         target,

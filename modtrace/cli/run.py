@@ -15,7 +15,7 @@ from modtrace.capture.engine.engines import HOOKS, checked_engine
 from modtrace.capture.recorders import options
 from modtrace.cli import live_run
 from modtrace.cli.chosen_trace import memory_limit
-from modtrace.cli.options import Option, ParsedOptions, Verb, lacks_value, parse, size
+from modtrace.cli.options import Option, ParsedOptions, Verb, lacks_value, parse
 from modtrace.errors import UsageError
 from modtrace.export.target import refuse_existing
 from modtrace.launch import run_script, session
@@ -26,6 +26,7 @@ from modtrace.text import plain
 from modtrace.trace.folder import create
 from modtrace.trace.run_json import run_facts
 from modtrace.trace.shared_folder import enter
+from modtrace.trace.size_limit import size_bytes
 
 OPTIONS: Final = (
     Option(("-o", "--output"), "PATH", "where to write the trace (default: ./NAME-DATE-TIME.mtrace)"),
@@ -106,7 +107,7 @@ def prepare(words: Sequence[str]) -> PreparedRun | live_run.LiveRun:
     fails = _fails_on_nan(parsed)
     asked["nan"] = asked["nan"] or fails
     engine = checked_engine(parsed.values.get("engine") or HOOKS)
-    max_bytes = size(parsed.values.get("max-size", "4GB"))
+    max_bytes = size_bytes(parsed.values.get("max-size", "4GB"))
     run_script.check(target)
     launched = launch()
     output = parsed.values.get("output")

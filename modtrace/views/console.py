@@ -7,11 +7,9 @@ import os
 import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO, TypedDict
-
-import numpy as np
 
 from modtrace.analysis.compilations import compilations
 from modtrace.analysis.device_times import launch_timed
@@ -22,13 +20,14 @@ from modtrace.analysis.kernels import ran
 from modtrace.analysis.memory_from_shapes import sizes_by_shapes
 from modtrace.analysis.memory_peaks import peaks
 from modtrace.analysis.operations import operations
+from modtrace.analysis.outcome import outcome
 from modtrace.analysis.phases import Steps
 from modtrace.analysis.recording_end import headline_of, why_nothing
 from modtrace.analysis.roofline import device_keys, roofline
 from modtrace.analysis.saved_totals import most_kept
 from modtrace.analysis.statistics import chosen_steps
 from modtrace.analysis.step_columns import copies_known
-from modtrace.analysis.steps import steps
+from modtrace.analysis.steps import median_mfu, steps
 from modtrace.analysis.summary import summarise
 from modtrace.analysis.syncs import places
 from modtrace.analysis.timeline import timeline
@@ -36,7 +35,7 @@ from modtrace.analysis.tree import merged
 from modtrace.analysis.watching import KERNELS, MEMORY, notes
 from modtrace.device_peaks.cache import DevicePeaks, cache_folder, cache_name, cached_of
 from modtrace.errors import TraceError
-from modtrace.text import fit, plain
+from modtrace.text import fit, pad, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
@@ -191,15 +190,9 @@ def roofline_text(
 ) -> str:
     """FLOP/s of modules beside the peaks that the device of the trace was measured to reach on this machine."""
     reached = cached_of(device_keys(stored))
-    totals = summarise(stored)
-    utilised = None
-    if totals is not None and len(totals.steps):
-        frame = steps(stored, reached)
-        shares = frame["mfu"].iloc[: len(totals.steps)].to_numpy(float, na_value=np.nan)
-        known = np.sort(shares[totals.chosen.steps])
-        known = known[~np.isnan(known)]
-        utilised = float(known[len(known) // 2]) if len(known) else None
-    lines = roofline_lines(roofline(stored, reached), reached, utilised, width=max(width, 20))
+    lines = roofline_lines(
+        roofline(stored, reached), reached, median_mfu(stored, reached), width=max(width, 20)
+    )
     return _finished(_headed(stored, lines), width, color, ascii, cut)
 
 
@@ -366,7 +359,7 @@ def ls_table(
     color: bool = False,
     ascii: bool = False,
 ) -> str:
-    """A line a trace: when, wall time, steps, calls, exit status, size, and its name, which is never cut.
+    """A line a trace: when, wall time, steps, calls, size, how it ended, and its name, which is never cut.
 
     Args:
         paths: traces.
@@ -374,36 +367,60 @@ def ls_table(
         max_memory_bytes: what the tables of one may take in memory.
         color, ascii: as in a Style.
     """
-    lines = [f"  {'when':16}  {'wall':>8} {'steps':>6} {'calls':>8} {'exit':>8} {'size':>9}  trace"]
-    for path in paths:
-        lines += _trace_lines(path, max_memory_bytes)
+    listed = [_listed(path, max_memory_bytes) for path in paths]
+    wide = max([len("end"), *(width_of(trace.end) for trace in listed)])
+    lines = [f"  {'when':16}  {'wall':>8} {'steps':>6} {'calls':>8} {'size':>9}  {pad('end', wide)}  trace"]
+    for trace in listed:
+        if trace.fault:
+            lines.append(f"  {trace.name}: {trace.fault}")
+            continue
+        lines.append(f"  {trace.figures}  {pad(trace.end, wide)}  {trace.name}")
+        lines += [f"    {trace.cut}"] if trace.cut else []
     lines += [f"  {plain(path.name)}: permission denied" for path in unreadable]
     return _finished(lines, 0, color, ascii, cut=False)
 
 
-def _trace_lines(path: Path, max_memory_bytes: int | None) -> list[str]:
-    """The line of one trace, and that its recording was cut short, where it was."""
-    size_bytes = sum(file.lstat().st_size for file in path.rglob("*"))
+@dataclass(frozen=True)
+class _ListedTrace:
+    """One trace of a list, as texts.
+
+    figures: when, wall time, steps, calls, size.
+    end: how it ended.
+    cut: that its recording was cut short; "" for not.
+    fault: why it cannot be read; "" for no fault.
+    """
+
+    name: str
+    figures: str = ""
+    end: str = ""
+    cut: str = ""
+    fault: str = ""
+
+
+def _listed(path: Path, max_memory_bytes: int | None) -> _ListedTrace:
+    name, size_bytes = plain(path.name), sum(file.lstat().st_size for file in path.rglob("*"))
     try:
         stored = open_trace(path, max_memory_bytes=max_memory_bytes)
         totals = summarise(stored)
     except TraceError as error:
-        return [f"  {plain(path.name)}: {error}"]
+        return _ListedTrace(name, fault=str(error))
     began = stored.run.started_unix_ns
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(began / 1e9)) if began else "?"
-    end = totals.process.end if totals is not None else None
-    if totals is not None and totals.process.is_alive:
-        status = "runs"
-    elif end is None:
-        status = "no end"
-    else:
-        status = "?" if end.exit_status is None else str(end.exit_status)
     wall, steps, calls = (
         (totals.wall_ns, len(totals.steps), totals.calls) if totals is not None else (None, 0, 0)
     )
-    figures = f"{duration(wall):>8} {count(steps):>6} {count(calls):>8} {status:>8} {size(size_bytes):>9}"
-    cut = headline_of(stored)
-    return [f"  {when:16}  {figures}  {plain(path.name)}", *([f"    {plain(cut)}"] if cut else [])]
+    figures = f"{when:16}  {duration(wall):>8} {count(steps):>6} {count(calls):>8} {size(size_bytes):>9}"
+    return _ListedTrace(name, figures, _end_text(stored), plain(headline_of(stored)))
+
+
+def _end_text(stored: Stored) -> str:
+    """The end of the first process that failed, with its rank; where none did that of the first."""
+    ends = [outcome(stored, number) for number in range(len(stored.processes))]
+    if not ends:
+        return "?"
+    number = next((place for place, end in enumerate(ends) if end.failed), 0)
+    rank = f" (rank {stored.processes[number].rank})" if number else ""
+    return f"{plain(ends[number].state, 40) or 'ended'}{rank}"
 
 
 def _headed(stored: Stored, lines: Sequence[str]) -> list[str]:

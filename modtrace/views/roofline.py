@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from modtrace.analysis.roofline import HOST, Point
+from modtrace.analysis.roofline import Point
 from modtrace.device_peaks.cache import DevicePeaks
 from modtrace.text import fit, pad, plain
 from modtrace.units import count, duration, scaled
-
-MANY = 40
-
-
-NO_DEVICE_TIME = "  ? in time and speed: the time on the accelerator is not known"
-ON_DEVICE = "  times are those on the device, gaps between its kernels included"
-COUNTED = "  * includes counting the operations: it ran no other time"
+from modtrace.views.models.roofline_notes import MANY, NO_FLOPS, roofline_notes
 
 
 def reach_lines(reach: DevicePeaks) -> list[str]:
@@ -31,7 +25,7 @@ def roofline_lines(
     FLOPs utilisation of a step, where it is known.
     """
     if not points:
-        return ["  no FLOPs are known: they are counted in the first call of each module, unless --no-flops"]
+        return [f"  {NO_FLOPS}"]
     name_width = max(min(34, width - 56), 12)
     head = f"  {pad('MODULE', name_width)}     {'calls':>7} {'time':>8} {'speed':>13} {'FLOP/B':>7} {'reached':>8}"
     lines = [head]
@@ -49,32 +43,4 @@ def roofline_lines(
         )
     if len(points) > MANY:
         lines.append(f"  {len(points) - MANY} more")
-    return [*lines, *_notes(points, reached, utilised)]
-
-
-def _notes(points: Sequence[Point], reached: Mapping[str, DevicePeaks], utilised: float | None) -> list[str]:
-    """Device peaks that shares are of, and reasons of unknown cells."""
-    lines = []
-    if any(point.counted and point.spent_ns is not None for point in points):
-        lines.append(COUNTED)
-    devices = sorted({point.device for point in points} - {"?"})
-    for name in devices:
-        if name in reached:
-            rates = reached[name].flops_per_s
-            used = sorted({point.dtype for point in points if point.device == name} & set(rates))
-            peaks = [f"{scaled(rates[dtype], 'FLOP/s')} in {plain(dtype)}, " for dtype in used]
-            copied = scaled(reached[name].bytes_per_s, "B/s")
-            lines.append(f"  {plain(name)} reaches {''.join(peaks)}copies {copied}")
-    if any(point.share is not None for point in points):
-        lines.append("  reached: of what the device does at so many FLOPs a byte, at the most")
-    if any(name not in reached for name in devices):
-        lines.append("  ? what this device reaches is measured by: modtrace device")
-    if any(point.spent_ns is not None and point.device not in (HOST, "?") for point in points):
-        lines.append(ON_DEVICE)
-    if any(point.spent_ns is None for point in points):
-        lines.append(NO_DEVICE_TIME)
-    if utilised is not None:
-        lines.append(
-            f"  MFU of a step {100 * utilised:.1f}% (its FLOPs over products alone in the same time)"
-        )
-    return lines
+    return [*lines, *roofline_notes(points, reached, utilised)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -203,3 +205,22 @@ def test_what_is_not_known_is_no_zero(tmp_path):
         assert "0 ns" not in text
         assert '"self_ns": 0' not in text
     assert " ? " in texts[0]
+
+
+@pytest.mark.parametrize("calls", [1, 9])
+def test_root_calls_of_a_later_rank_are_its_own(tmp_path, calls):
+    model, path = Repeated(), tmp_path / "t.mtrace"
+    for place, times in ((path, 5), (tmp_path / "other.mtrace", calls)):
+        with modtrace.trace(path=place):
+            for _ in range(times):
+                model(torch.ones(2, 4))
+    alone = flat_profile(open_trace(tmp_path / "other.mtrace"))
+    shutil.copytree(tmp_path / "other.mtrace" / "rank-0", path / "rank-1")
+    process = path / "rank-1" / "process.json"
+    process.write_text(json.dumps(json.loads(process.read_text()) | {"rank": 1}))
+    later = flat_profile(open_trace(path), 1)
+    assert later.window.text == alone.window.text
+    assert later.window.rows.tolist() == alone.window.rows.tolist()
+    assert [(row.name, row.calls, row.self_ns) for row in later.rows] == [
+        (row.name, row.calls, row.self_ns) for row in alone.rows
+    ]

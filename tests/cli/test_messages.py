@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import sys
 from importlib import import_module
@@ -248,6 +250,48 @@ def test_names_of_traces_are_never_cut(here, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     main(["ls"])
     assert f"{LONG}.mtrace" in capsys.readouterr().out
+
+
+def edited(path, change):
+    """Another end of a recorded process."""
+    file = path / "rank-0" / "end.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+
+
+def test_ls_says_how_each_run_ended(here, capsys):
+    for name in ("a", "b", "c", "d", "e"):
+        recorded(here / f"{name}.mtrace")
+    edited(here / "a.mtrace", {"exit_status": 0})
+    edited(here / "b.mtrace", {"exit_status": 3})
+    edited(here / "c.mtrace", {"exit_status": 130, "exception": "KeyboardInterrupt"})
+    (here / "d.mtrace" / "rank-0" / "end.json").unlink()
+    process = here / "d.mtrace" / "rank-0" / "process.json"
+    process.write_text(json.dumps(json.loads(process.read_text()) | {"pid": 1 << 30}))
+    main(["ls"])
+    head, *lines = capsys.readouterr().out.splitlines()
+    place = head.index("  end") + 2
+    ends = {line.split()[-1]: line[place : head.index("  trace")].strip() for line in lines}
+    assert ends == {
+        "a.mtrace": "exit 0",
+        "b.mtrace": "exit 3",
+        "c.mtrace": "interrupted (SIGINT)",
+        "d.mtrace": "killed",
+        "e.mtrace": "ended",
+    }
+    for name, state in ends.items():
+        assert state in console.summary(open_trace(here / name)) or state == "ended"
+
+
+def test_ls_names_the_rank_that_failed(here, capsys):
+    two_ranks = recorded(here / "a.mtrace")
+    shutil.copytree(two_ranks / "rank-0", two_ranks / "rank-1")
+    process = two_ranks / "rank-1" / "process.json"
+    process.write_text(json.dumps(json.loads(process.read_text()) | {"rank": 1}))
+    edited(two_ranks, {"exit_status": 0})
+    file = two_ranks / "rank-1" / "end.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"exit_status": 9}))
+    main(["ls"])
+    assert "  exit 9 (rank 1)  a.mtrace" in capsys.readouterr().out
 
 
 def test_the_last_column_is_cut_on_a_terminal_alone(here, capsys, monkeypatch):

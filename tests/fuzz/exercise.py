@@ -32,11 +32,12 @@ from modtrace.views import console
 from modtrace.views.html.inline import table
 from modtrace.views.html.report import report
 from modtrace.views.live.plain_text import status_text
+from modtrace.views.models.op_rows import ops_of
 from modtrace.views.models.tree_model import TreeModel
 from modtrace.views.models.trees import MODES
 from modtrace.views.models.viewer_model import Rank, ViewerModel
 from modtrace.views.tui.detail import Detail
-from modtrace.views.tui.ops_screen import OpLines, ops_of
+from modtrace.views.tui.op_lines import OpLines
 from modtrace.views.tui.step_lines import StepLines
 from modtrace.views.tui.tree_lines import TreeLines, sort_keys
 
@@ -161,7 +162,7 @@ def _summary(stored: Stored, index: int) -> None:
             *sides,
             profile.parallel_ns,
             profile.window.base_ns,
-            *(row.self_ns for row in profile.rows),
+            *(row.self_ns for row in profile.rows if row.self_ns is not None),
         ]
         demand(min(numbers) >= 0, f"times of the flat profile below zero: {numbers}")
         parts = sum(row.spent_ns for row in profile.rows) + sum(sides) - profile.parallel_ns

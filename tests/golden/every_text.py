@@ -17,10 +17,11 @@ from modtrace.trace.reader import Stored, open_trace
 from modtrace.views.html.aggregate import aggregate
 from modtrace.views.html.inline import table
 from modtrace.views.live.plain_text import status_text
+from modtrace.views.models.op_rows import ops_of
 from modtrace.views.models.tree_model import TreeModel
 from modtrace.views.models.trees import MODES
 from modtrace.views.models.viewer_model import Rank, ViewerModel
-from modtrace.views.tui.ops_screen import OpLines, ops_of
+from modtrace.views.tui.op_lines import OpLines
 from modtrace.views.tui.step_lines import StepLines
 from modtrace.views.tui.tree_lines import TreeLines
 from tests.views.every_view import CONSOLE

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 import torch
+from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from torch.nn.modules import module as torch_module
 
@@ -16,6 +17,7 @@ import modtrace
 from modtrace import magic
 from modtrace.capture.engine.tracer import Tracer, running
 from modtrace.capture.recorders import options
+from modtrace.cli import run
 from modtrace.magic import record
 
 HOOKS = ("_global_forward_pre_hooks", "_global_forward_hooks", "_global_backward_hooks")
@@ -185,13 +187,16 @@ OPTIONS = {
     "--memory 0:2": {"memory": "0:2"}, "--kernels=auto": {"kernels": "auto"}, "--saved 1": {"saved": "1"},
     "--functions": {"functions": True}, "--no-flops": {"flops": False}, "--syncs": {"syncs": True},
     "--engine calls": {"engine": "calls"}, "--no-messages": {"messages": False},
+    "--max-size 5MB": {"max_bytes": "5MB"}, "--max-size=5MB -q": {"max_bytes": "5MB"},
+    "--output run.mtrace": {"path": "run.mtrace"}, "-f --output=run.mtrace": {"path": "run.mtrace", "force": True},
     "--no-flops --memory 0:2 --functions": {"memory": "0:2", "flops": False, "functions": True},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("words", OPTIONS)
-def test_options_are_those_of_run(shell, monkeypatch, words):
+def test_options_are_those_of_run(shell, monkeypatch, words, tmp_path):
     asked = {}
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         magic, "trace", lambda model, **given: asked.update(given) or modtrace.trace(model, **given)
     )
@@ -200,15 +205,83 @@ def test_options_are_those_of_run(shell, monkeypatch, words):
     defaults = {option.argument: option.default for _, option in options()} | {
         "engine": "hooks",
         "messages": True,
+        "force": False,
     }
     others = set(asked) - set(OPTIONS[words])
     assert {name: asked[name] for name in others} == {name: defaults[name] for name in others}
     assert len(names(shell.user_ns["kept"])) >= 3
 
 
-def test_every_option_of_a_recorder_is_there():
+def test_every_option_of_run_is_there_but_those_of_a_terminal():
     text = magic.parsed("--help").help
-    assert not [option.flag for _, option in options() if option.flag not in text]
+    flags = [name for option in run.OPTIONS for name in option.names]
+    assert {flag for flag in flags if not re.search(rf"(?m)^ .*{flag}\b", text)} == {"--open", "--live"}
+
+
+def test_a_recording_ends_at_its_size(shell, capsys):
+    cell = f"%%modtrace --max-size 20KB\nfor _ in range(600):\n    {FORWARD}"
+    assert shell.run_cell(cell).success
+    assert len(shell.user_ns["t"].calls) < 1800
+    assert "limit" in " ".join(shell.user_ns["t"].gaps["reason"])
+    assert "recorded until" in capsys.readouterr().out
+    done = shell.run_cell("%%modtrace --max-size many\nran = True")
+    assert str(done.error_in_exec) == "'many' is no size; write it like 512MB or 4GB"
+    assert "ran" not in shell.user_ns
+
+
+def test_a_trace_and_a_report_are_left_on_disk(shell, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    cell = f"%%modtrace -o kept --output run.mtrace --html model\n{FORWARD}"
+    assert shell.run_cell(cell).success
+    assert names(modtrace.load("run.mtrace")) == THREE
+    assert "wrote kept.html" in capsys.readouterr().out
+    assert (tmp_path / "kept.html").read_bytes().startswith(b"<!DOCTYPE html>")
+    for taken in ("--output run.mtrace", "--html=kept.html"):
+        done = shell.run_cell(f"%%modtrace {taken}\nran = True")
+        assert str(done.error_in_exec) == f"{taken.split()[-1].split('=')[-1]} exists already; -f replaces it"
+        assert "ran" not in shell.user_ns
+    assert shell.run_cell(cell.replace("-o", "-f -o", 1) + FORWARD).success
+    assert names(modtrace.load("run.mtrace")) == THREE * 2
+
+
+def test_a_report_that_cannot_be_written_hides_nothing(shell, capsys):
+    done = shell.run_cell("%%modtrace --html=nosuch/a.html\nraise ValueError('of the cell')")
+    assert isinstance(done.error_in_exec, ValueError)
+    printed = capsys.readouterr().out
+    assert "modtrace: no report: " in printed
+    assert "modtrace  trace" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "there"),
+    [
+        ("-q", ""),
+        ("--print none", ""),
+        ("--print=tree", "Sequential"),
+        ("--print summary", "modtrace  trace"),
+    ],
+)
+def test_what_is_shown_is_chosen(shell, capsys, words, there):
+    assert shell.run_cell(f"%%modtrace {words}\nx = {FORWARD}").success
+    printed = capsys.readouterr().out
+    assert (there in printed) if there else not printed
+    assert ("WHERE THE TIME WENT" in printed) == (there == "modtrace  trace")
+    assert names(shell.user_ns["t"]) == THREE
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("end", ["", "raise ValueError()"])
+def test_a_notebook_is_shown_the_table_and_a_terminal_the_text(shell, capsys, kernel, end):
+    """IPython's shell of a kernel is the one with a kernel; the front end takes the form that it can show."""
+    if kernel:
+        shell.kernel = object()
+    shell.display_pub = CapturingDisplayPublisher()
+    shell.run_cell(f"%%modtrace\nx = {FORWARD}{end}")
+    t = shell.user_ns["t"]
+    assert [output["data"] for output in shell.display_pub.outputs] == (
+        [{"text/html": t._repr_html_(), "text/plain": t.summary().rstrip()}] if kernel else []
+    )
+    assert ("modtrace  trace" in capsys.readouterr().out) is not kernel
 
 
 def test_an_expression_for_the_model_may_have_blanks(shell):

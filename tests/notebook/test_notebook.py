@@ -1,4 +1,6 @@
-"""The notebook of the examples runs in a kernel, twice, and is kept with outputs that name no machine."""
+"""The notebook of the examples runs in a kernel, twice, and is kept with outputs that name no machine:
+`python docs/notebook_outputs.py` writes these anew.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +60,18 @@ def test_what_is_kept_is_what_it_shows(executed):
     for before, after in zip(kept.cells, book.cells, strict=False):
         if before["cell_type"] == "code" and before["id"] in ("modules", "calls", "load"):
             assert without_numbers(text_of(before)) == without_numbers(text_of(after)), before["id"]
+
+
+def test_a_recorded_cell_shows_the_table_of_its_trace(executed):
+    for book in executed:
+        for cell in book.cells:
+            if cell["source"].startswith("%%modtrace") and cell["id"] != "again":
+                shown = [
+                    output["data"] for output in cell["outputs"] if output["output_type"] == "display_data"
+                ]
+                assert [set(data) for data in shown] == [{"text/html", "text/plain"}], cell["id"]
+                assert "Where the time went" in shown[0]["text/html"]
+                assert not [output for output in cell["outputs"] if output["output_type"] == "stream"]
 
 
 def test_it_is_small_and_names_no_machine():

@@ -54,6 +54,12 @@ class TreeModel:
         return position if self._node is None else int(self._node[position])
 
     @property
+    def shown_nodes(self) -> Ints:
+        """The node of each row."""
+        nodes: Ints = self.visible.astype(np.int64) if self._node is None else self._node[self.visible]
+        return nodes
+
+    @property
     def selected(self) -> int:
         """The node under the cursor, -1 when there is nothing to be seen."""
         return self.node_at(self.cursor) if 0 <= self.cursor < len(self.visible) else -1

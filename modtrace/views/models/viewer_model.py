@@ -13,6 +13,7 @@ import numpy as np
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.flat_profile import FlatProfile, flat_profile
 from modtrace.analysis.memory import Curve, Memory, curve, memory
+from modtrace.analysis.module_repeats import folded
 from modtrace.analysis.nesting import root_calls
 from modtrace.analysis.nonfinite import NonFinite, first_fault
 from modtrace.analysis.outcome import Outcome, outcome
@@ -24,7 +25,7 @@ from modtrace.analysis.tree import MergedTree
 from modtrace.text import plain
 from modtrace.trace.arrow import give_back
 from modtrace.trace.reader import Stored, open_trace
-from modtrace.trace.schema import FUNCTION, STEP, SUFFIX
+from modtrace.trace.schema import BACKWARD, FUNCTION, STEP, SUFFIX
 from modtrace.units import duration, plural, size
 from modtrace.views.models.boxes import Boxes, Icicle, callers, icicle
 from modtrace.views.models.nodes import Ints
@@ -204,6 +205,18 @@ class Rank:
             nodes = self.tree("merged", whole_run=whole_run).nodes
             self._boxes[key] = icicle(callers(nodes) if inverted else nodes)
         return self._boxes[key]
+
+    def row_named(self, name: str, class_name: str) -> int:
+        """The first row of the part of a module, function or phase as tables name it, forward if there is one; -1 for
+        none.
+        """
+        groups, part = folded(self.stored), self.part
+        codes = [code for code in range(len(groups.name)) if groups.title(code) == name]
+        codes = [code for code in codes if groups.type[code] in (class_name, "")]
+        rows = np.flatnonzero(np.isin(groups.group[part.column("call")], codes))
+        forward = rows[part.column("kind")[rows] != BACKWARD]
+        chosen = forward if len(forward) else rows
+        return int(chosen[0]) if len(chosen) else -1
 
     def rows_of_step(self, step: int) -> Ints:
         """Rows of the part that are in a step, on the thread of the loop."""

@@ -34,8 +34,9 @@ from modtrace.views.tui.ops_screen import OpsScreen
 from modtrace.views.tui.output_pane import OutputPane
 from modtrace.views.tui.popups import Popup
 from modtrace.views.tui.reading_line import reading
+from modtrace.views.tui.row_table import RowTable
+from modtrace.views.tui.row_table_keys import TableKeys
 from modtrace.views.tui.steps_screen import StepsScreen
-from modtrace.views.tui.tree_keys import TreeKeys
 from modtrace.views.tui.tree_screen import TreeScreen
 
 if TYPE_CHECKING:
@@ -228,9 +229,9 @@ class Viewer(App[str]):
         yield from super().get_system_commands(screen)
         if isinstance(screen, BaseScreen):
             yield SystemCommand("Export", "Write what is shown as CSV", screen.action_export)
-        if isinstance(screen, TreeKeys):
-            for key in screen.call_tree.keys:
-                yield SystemCommand(f"Sort by {key}", "", lambda key=key: screen.call_tree.sort_by(key))
+        if isinstance(screen, TableKeys):
+            for key in filter(screen.table.tells, screen.table.keys):
+                yield SystemCommand(f"Sort by {key}", "", lambda key=key: screen.table.sort_by(key))
         if self._opened is None:
             return
         for number, name in enumerate(VIEWS, start=1):
@@ -273,17 +274,11 @@ class Viewer(App[str]):
 
     def go_to(self, name: str, class_name: str) -> None:
         """Show a module in the tree."""
-        tree = self.tree_screen
-        placed = self.rank.tree(tree.mode, whole_run=self.whole_run)
-        nodes = placed.nodes
-        rows = nodes.rows
-        for node in range(len(nodes)) if tree.mode != "calls" else ():
-            if nodes.path(node) == name and rows.types[rows.type[node]] in (class_name, ""):
-                of_node = placed.rows_of(node)
-                if len(of_node):
-                    self.go_to_row(int(of_node[0]))
-                    return
-        self.notify(f"{plain(name, 80)} is not in the tree that is shown", markup=False)
+        row = self.rank.row_named(name, class_name)
+        if row >= 0:
+            self.go_to_row(row)
+        else:
+            self.notify(f"{plain(name, 80)} is not in the tree that is shown", markup=False)
 
     def go_to_row(self, row: int) -> None:
         """Show a row of the process in the tree."""
@@ -334,8 +329,8 @@ if TYPE_CHECKING:
 def binding_ids() -> Iterator[str]:
     """The names of all keys, for the file of one's own keys."""
     owners = (
-        Viewer, BaseScreen, TreeKeys, LiveScreen, HotScreen, TreeScreen, FlameScreen, StepsScreen, MemoryScreen,
-        OpsScreen, Popup, LineList, CallTree, FlameChart, CurveView, OutputPane, AskBar,
+        Viewer, BaseScreen, TableKeys, LiveScreen, HotScreen, TreeScreen, FlameScreen, MemoryScreen, Popup, LineList,
+        RowTable, CallTree, FlameChart, CurveView, OutputPane, AskBar,
     )  # fmt: skip
     for owner in owners:
         for binding in owner.BINDINGS:

@@ -1,4 +1,4 @@
-"""The tree widget: a `TreeModel` with keys to open, close and sort it."""
+"""The tree widget: a table with keys to open and close its rows."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import ClassVar, Final
 from textual.binding import Binding, BindingType
 
 from modtrace.analysis.metrics import METRICS
-from modtrace.views.models.tree_model import TreeModel
-from modtrace.views.tui.line_list import LineList
+from modtrace.views.tui.row_table import RowTable
 from modtrace.views.tui.tree_lines import TreeLines, sort_keys
 
 THRESHOLDS: Final = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.10)
 
 
-class CallTree(LineList):
+class CallTree(RowTable):
     """Shows `TreeLines`, which may be exchanged at any time with `use`."""
 
     HELP = (
@@ -29,46 +28,18 @@ class CallTree(LineList):
         Binding("E", "below(True)", "Open all below", id="tree.open_below", show=False),
         Binding("C", "below(False)", "Close all below", id="tree.close_below", show=False),
         Binding("e", "chain", "Open single chain", id="tree.chain", show=False),
-        Binding("s", "sort(1)", "Sort", id="tree.sort"),
-        Binding("S", "sort(-1)", "Sort back", id="tree.sort_back", show=False),
-        Binding("r", "reverse", "Reverse", id="tree.reverse", show=False),
         Binding("percent_sign", "share", "% of self or total", id="tree.share", show=False),
         Binding("plus", "threshold(1)", "Hide small rows", id="tree.threshold_up", show=False),
         Binding("minus", "threshold(-1)", "Show small rows", id="tree.threshold_down", show=False),
     ]
 
-    class Changed(LineList.Moved):
-        """Sorted, filtered, opened or closed: what a title says may be other than before."""
-
     def __init__(self, lines: TreeLines, *, keys: Sequence[str] | None = None, id: str | None = None) -> None:
-        super().__init__(lines, id=id)
-        self.keys = tuple(sort_keys() if keys is None else keys)
+        super().__init__(lines, keys=sort_keys() if keys is None else keys, id=id)
 
     @property
     def shown(self) -> TreeLines:
         assert isinstance(self.lines, TreeLines)
         return self.lines
-
-    @property
-    def model(self) -> TreeModel:
-        return self.shown.tree
-
-    def use(self, lines: TreeLines) -> None:
-        """Show another tree, its model's cursor included."""
-        self.show(lines, cursor=lines.tree.cursor)
-
-    def move_to(self, row: int) -> None:
-        self.model.cursor = min(max(row, 0), max(len(self.lines) - 1, 0))
-        super().move_to(row)
-
-    def synced(self) -> None:
-        """Draw after the model was changed, with the cursor where the model has it."""
-        moved = self.cursor != self.model.cursor
-        self.cursor = self.model.cursor
-        self.changed()
-        self.post_message(self.Changed(self))
-        if moved:
-            self.post_message(self.Moved(self))
 
     def grown(self) -> None:
         """Draw after the model has grown. The list stays scrolled to where it is, unless the cursor was in sight there
@@ -83,14 +54,6 @@ class CallTree(LineList):
         level = int(self.model.nodes.depth[self.model.node_at(row)])
         if abs(column - 3 - 2 * level) <= 1:
             self.action_toggle_row()
-
-    def head_clicked(self, column: int) -> None:
-        """Sort by the column; a click on the one that is sorted by turns the order round."""
-        key = self.shown.key_at(column, self.columns)
-        if key == self.model.key:
-            self.action_reverse()
-        elif key in self.keys and self._tells(key):
-            self.sort_by(key)
 
     def action_toggle_row(self) -> None:
         if len(self.lines):
@@ -129,27 +92,13 @@ class CallTree(LineList):
             self.model.open_chain(self.cursor)
             self.synced()
 
-    def action_sort(self, by: int) -> None:
-        known = [key for key in self.keys if self._tells(key)]
-        index = known.index(self.model.key) if self.model.key in known else 0
-        self.sort_by(known[(index + by) % len(known)])
-
-    def _tells(self, key: str) -> bool:
+    def tells(self, key: str) -> bool:
         """True where rows differ in the sort key: of a single call there is no median."""
         metric = METRICS.get(key)
         if metric is None:
             return True
         of_one = self.shown.timed and metric.adds in ("calls", "p50", "p95", "max")
         return not of_one and self.model.nodes.has(key)
-
-    def sort_by(self, key: str) -> None:
-        """Sort siblings by a number, `name` or `order`; the cursor stays on its row."""
-        self.shown.sort_by(key)
-        self.synced()
-
-    def action_reverse(self) -> None:
-        self.model.sort(self.model.key, descending=not self.model.descending)
-        self.synced()
 
     def action_share(self) -> None:
         self.shown.share = "self" if self.shown.share == "total" else "total"

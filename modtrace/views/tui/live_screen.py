@@ -34,6 +34,7 @@ from modtrace.views.tui.call_tree import CallTree
 from modtrace.views.tui.line_list import FixedLines, LineList
 from modtrace.views.tui.output_pane import OutputPane
 from modtrace.views.tui.popups import Popup
+from modtrace.views.tui.row_table import RowTable
 from modtrace.views.tui.tree_keys import TreeKeys
 from modtrace.views.tui.viewer_app import ViewerApp
 
@@ -284,7 +285,7 @@ class LiveScreen(TreeKeys):
         super().no_hits()
         self.draw()
 
-    def on_call_tree_changed(self, event: CallTree.Changed) -> None:
+    def on_row_table_changed(self, event: RowTable.Changed) -> None:
         del event
         self.draw()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -10,27 +11,36 @@ from textual.binding import Binding, BindingType
 from textual.worker import Worker, WorkerState
 
 from modtrace.analysis.device_memory import wholes
+from modtrace.analysis.filters import Filter, parse
 from modtrace.analysis.memory_from_shapes import sizes_by_shapes
 from modtrace.analysis.memory_peaks import MemoryHolder, holders_at
 from modtrace.analysis.saved_totals import most_kept
-from modtrace.text import fit, pad, plain
-from modtrace.units import count, duration, percent, size
+from modtrace.text import plain
+from modtrace.units import duration, size
 from modtrace.views.memory import device_memory_summary
 from modtrace.views.models.csv_sheet import Sheet, Value
 from modtrace.views.models.nodes import Ints
 from modtrace.views.tensor_memory import held_lines, kept_summary
 from modtrace.views.tui.base_screen import View
 from modtrace.views.tui.curve_view import CurveView
-from modtrace.views.tui.line_list import FixedLines, LineList
-from modtrace.views.tui.styles import Piece, heat
+from modtrace.views.tui.holder_lines import SORTS, HolderLines, checked
+from modtrace.views.tui.line_list import LineList
+from modtrace.views.tui.row_table import RowTable, TextLines
+from modtrace.views.tui.row_table_keys import TableKeys
+from modtrace.views.tui.tree_lines import filtered
 
+ABOUT = (
+    "Who held memory at the cursor of the curve. A filter takes names, classes, mem>1MB, and words such as activation. "
+    "s or a click on a head sorts. Enter goes to the holder in the tree."
+)
 HOW = ("  Memory was not watched in this process.", "  To watch it: modtrace run --memory 0:3 script.py", "")
 
 
-class MemoryScreen(View):
+class MemoryScreen(TableKeys, View):
     """A curve a device, with a cursor; below it the holders at that moment."""
 
     NUMBER = 6
+    PANE_HELP: ClassVar[Mapping[str, str]] = {"holders": ABOUT}
     DEFAULT_CSS = """
     MemoryScreen #curve { height: 45%; border: round $primary; }
     MemoryScreen #holders { border: round $primary; }
@@ -52,11 +62,21 @@ class MemoryScreen(View):
     def __init__(self) -> None:
         super().__init__()
         self.device = 0
-        self.holders: list[MemoryHolder] = []
+        self.lines: HolderLines | None = None
+        self._held_text = ""
 
     def body(self) -> ComposeResult:
         yield CurveView(id="curve")
-        yield LineList(FixedLines([]), id="holders")
+        yield RowTable(TextLines([]), keys=SORTS, id="holders")
+
+    @property
+    def table(self) -> RowTable:
+        return self.query_one("#holders", RowTable)
+
+    @property
+    def holders(self) -> list[MemoryHolder]:
+        """Those at the cursor."""
+        return self.lines.holders if self.lines is not None else []
 
     @property
     def curve(self) -> CurveView:
@@ -85,9 +105,9 @@ class MemoryScreen(View):
 
     def _from_shapes(self) -> None:
         """Memory that is known without watching: sizes of models and outputs, worked out in the background."""
-        listed, stored = self.query_one("#holders", LineList), self.rank.stored
-        listed.border_title = "Memory, from shapes"
-        listed.show(FixedLines([[(HOW[0], "")], [("  working out sizes ...", "dim")]]))
+        stored, self.lines = self.rank.stored, None
+        self.table.border_title = "Memory, from shapes"
+        self.table.use(TextLines([[(HOW[0], "")], [("  working out sizes ...", "dim")]]))
         width = max(self.app.size.width - 4, 40)
 
         def make() -> list[str]:
@@ -101,10 +121,10 @@ class MemoryScreen(View):
             return
         if event.state is WorkerState.SUCCESS:
             texts = event.worker.result or []
-            self.query_one("#holders", LineList).show(FixedLines([[(text, "")] for text in texts]))
+            self.table.use(TextLines([[(text, "")] for text in texts]))
         elif event.state is WorkerState.ERROR:
             text = plain(str(event.worker.error), 200)
-            self.query_one("#holders", LineList).show(FixedLines([[(f"  cannot be shown: {text}", "warn")]]))
+            self.table.use(TextLines([[(f"  cannot be shown: {text}", "warn")]]))
 
     def on_curve_view_moved(self, event: CurveView.Moved) -> None:
         del event
@@ -115,32 +135,49 @@ class MemoryScreen(View):
         moment = self.curve.moment
         index = int(np.searchsorted(line.at_ns, moment, side="right")) - 1
         total = int(line.held_bytes[index]) if index >= 0 else 0
-        self.holders = holders_at(self.rank.stored, device, moment)
         steps = self.rank.steps
         step = int(np.searchsorted(steps.start, moment, side="right")) - 1
         inside = 0 <= step < len(steps) and moment < int(steps.end[step])
         self.curve.border_subtitle = f"{duration(moment)}{f'  step {step}' if inside else ''}  {size(total)}"
-        lines = [self._line(holder, total) for holder in self.holders]
-        listed = self.query_one("#holders", LineList)
-        listed.border_title = f"Held at {duration(moment)}: {size(total)}"
-        head = pad("   holder", self._room) + f"{'bytes':>10} {'%':>6} {'pieces':>7}  for"
-        listed.show(FixedLines(lines, [(head, "head")]), cursor=listed.cursor)
+        self._use(HolderLines(holders_at(self.rank.stored, device, moment), total, self.app.size.width))
+        self._held_text = f"Held at {duration(moment)}: {size(total)}"
+        self.show_selected()
 
-    @property
-    def _room(self) -> int:
-        return max(self.app.size.width - 54, 20)
+    def _use(self, lines: HolderLines) -> None:
+        """Show other holders, in the same order and with the same filter."""
+        before, self.lines = self.lines, lines
+        if before is not None:
+            lines.tree.sort(before.tree.key, descending=before.tree.descending)
+        if self.filter_text:
+            lines.tree.set_filter(self.parsed(self.filter_text))
+        self.hits = None
+        lines.tree.cursor = min(self.table.cursor, max(len(lines) - 1, 0))
+        self.table.use(lines)
 
-    def _line(self, holder: MemoryHolder, total: int) -> list[Piece]:
-        name = plain(holder.name[:400]) or "outside of calls"
-        class_text = f"  {plain(holder.type[:100])}" if holder.type not in ("", holder.name) else ""
-        shown = pad(f"   {fit(name, self._room - 4, keep_end=True)}{class_text}", self._room)
-        share = holder.held_bytes / total if total else 0.0
-        purpose = holder.category.replace("_", " ") + (", in its backward" if holder.backward else "")
-        return [
-            (shown, ""),
-            (f"{size(holder.held_bytes):>10} ", ""), (f"{percent(holder.held_bytes, total):>6}", heat(share)),
-            (f" {count(holder.allocations):>7}  {purpose}", ""),
-        ]  # fmt: skip
+    def parsed(self, text: str) -> Filter:
+        return checked(parse(text))
+
+    def passing_text(self) -> str:
+        return filtered(self.table.model, "")
+
+    def show_selected(self) -> None:
+        """Put hits, or what a filter lets through, into the title."""
+        model = self.table.model
+        marks = ""
+        if self.hits is not None:
+            marks = f"  hit {model.hit_number(self.hits):,} of {int(self.hits.sum()):,}"
+        elif model.filter:
+            marks = f"  filter: {self.passing_text()}  F takes it off"
+        if self.lines is not None:
+            self.table.border_title = self._held_text + marks
+
+    def say_hits(self, text: str) -> None:
+        del text  # it is in the title
+        self.show_selected()
+
+    def no_hits(self) -> None:
+        super().no_hits()
+        self.show_selected()
 
     def _peaks(self) -> Ints:
         """The moment of the peak of each step that was watched; the peak of all where there are no steps."""
@@ -169,13 +206,14 @@ class MemoryScreen(View):
 
     def on_line_list_chosen(self, event: LineList.Chosen) -> None:
         """To the holder in the tree."""
-        if self.holders:
-            holder = self.holders[event.source.cursor]
+        if self.lines is not None and len(self.lines):
+            holder = self.lines.holder_at(event.source.cursor)
             self.viewer.go_to(holder.name, holder.type)
 
     def sheet(self) -> Sheet | None:
+        shown = [] if self.lines is None else map(self.lines.holder_at, range(len(self.lines)))
         rows: list[list[Value]] = [
             [holder.name, holder.type, holder.category, holder.held_bytes, holder.allocations]
-            for holder in self.holders
+            for holder in shown
         ]
         return Sheet("memory", ["name", "type", "category", "held_bytes", "allocations"], rows)

@@ -242,11 +242,13 @@ class TreeLines:
         return [(text.rjust(columns), "")]
 
 
-def filtered(model: TreeModel) -> str:
-    """Rows and share of self time that a filter lets through; "" where there is no filter."""
+def filtered(model: TreeModel, share: str = "self") -> str:
+    """Rows that a filter lets through, and their share of a number, where it is known; "" where there is no filter."""
     if model.matches is None:
         return ""
-    self_ns, known = model.nodes.numbers("self")
+    rows = f"{int(model.matches.sum()):,} of {int(model.nodes.rows.candidates.sum()):,} rows"
+    spent_ns, known = model.nodes.numbers(share)
     shown = model.matches & known
-    share = percent(int(self_ns[shown].sum()), int(self_ns[known].sum()))
-    return f"{int(model.matches.sum()):,} of {len(model.nodes):,} rows, {share}% of time"
+    if not known.any():
+        return rows
+    return f"{rows}, {percent(int(spent_ns[shown].sum()), int(spent_ns[known].sum()))}% of time"

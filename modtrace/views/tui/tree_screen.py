@@ -29,6 +29,7 @@ from modtrace.views.tui.editing import edit
 from modtrace.views.tui.flame_chart import FlameChart
 from modtrace.views.tui.line_list import FixedLines, LineList
 from modtrace.views.tui.popups import Popup
+from modtrace.views.tui.row_table import RowTable
 from modtrace.views.tui.styles import Piece
 from modtrace.views.tui.tree_keys import TreeKeys
 from modtrace.views.tui.tree_lines import TreeLines, filtered
@@ -236,7 +237,7 @@ class TreeScreen(TreeKeys, View):
         if event.source.id == "tree" and self._soon is None:
             self._soon = self.set_timer(0.05, self._details)
 
-    def on_call_tree_changed(self, event: CallTree.Changed) -> None:
+    def on_row_table_changed(self, event: RowTable.Changed) -> None:
         del event
         self._titles()
 
