@@ -299,7 +299,7 @@ def test_the_flat_table_is_the_flat_profile(opened, trace):
 def test_back_hash_and_deep_links(opened):
     opened.press("2", "Home")
     first = opened.page.evaluate("location.hash")
-    opened.page.locator(".hot tbody a").nth(1).click()
+    opened.page.locator(".hot tbody a", has_text="blocks").first.click()
     second = opened.page.evaluate("location.hash")
     assert second != first
     chosen = opened.text("#detail h3")

@@ -34,10 +34,13 @@ class TimeOutsideCalls:
 
 @dataclass(frozen=True)
 class ShareBase:
-    """The window that shares are of: in words, its length, and its time that is in no row of the tree."""
+    """The window that shares are of: in words, its length, how much of it is before the first call, and its time that
+    is in no row of the tree.
+    """
 
     text: str
     base_ns: int
+    before_ns: int
     outside: list[TimeOutsideCalls]
 
 
@@ -177,9 +180,15 @@ def _spans(stored: Stored) -> tuple[ShareBase, ShareBase]:
         ShareBase(
             counted[0].window.text if counted else "",
             sum(profile.window.base_ns for profile in counted),
+            0,
             outside,
         ),
-        ShareBase("the whole run", sum(profile.window.base_ns for profile in run), _outside_rows(run)),
+        ShareBase(
+            "the whole run",
+            sum(profile.window.base_ns for profile in run),
+            sum(profile.before_ns for profile in run),
+            _outside_rows(run),
+        ),
     )
 
 
