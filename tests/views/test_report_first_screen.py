@@ -392,6 +392,38 @@ def test_a_failed_run_begins_with_the_failure_and_leads_to_its_row(browser, tmp_
     page.context.close()
 
 
+def test_why_it_failed_stands_before_where(browser, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(5, 5))
+    with pytest.raises(RuntimeError), modtrace.trace(path=tmp_path / "t.mtrace"):
+        model(torch.ones(2, 4))
+    page = Opened(browser, written(modtrace.load(tmp_path / "t.mtrace"), tmp_path / "r.html"))
+    reason, path = page.page.locator(".failure .reason"), page.page.locator(".failure ol")
+    assert reason.inner_text() == "The input's last size is 4; the weight [5, 5] takes 5."
+    assert reason.bounding_box()["y"] < path.bounding_box()["y"]
+    assert path.locator("li").all_inner_texts() == ["Sequential got f32[2,4]", "1 Linear got f32[2,4]"]
+    page.context.close()
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+def test_a_run_without_findings_says_where_to_begin(browser, tmp_path, steps):
+    trace = train(tmp_path / "t.mtrace", names=["a"], steps=steps)
+    page = Opened(browser, written(trace, tmp_path / "r.html"))
+    page.page.set_viewport_size({"width": 400, "height": 800})
+    look = page.page.locator(".panel.look")
+    words = look.inner_text()
+    if not look.locator("li").count():
+        profile = flat_profile(open_trace(trace.path))
+        first = next(row for row in profile.rows if row.of_module)
+        share = percent(first.self_ns, profile.window.base_ns)
+        assert f"{first.label} {first.type} takes most: {share}% of a step" in words
+        assert ("Most remarks need 5 steps" in words) == (profile.window.steps < 5)
+        link = look.locator("a").first
+        link.click()
+        assert page.text("#detail h3") == first.name
+    assert look.bounding_box()["y"] < page.page.locator(".panel.hottest").bounding_box()["y"]
+    page.context.close()
+
+
 def test_an_error_that_the_program_dealt_with_is_no_failure(browser, tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

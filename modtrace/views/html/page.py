@@ -112,7 +112,7 @@ def page(
 
 def _summary(facts: ReportTexts, first: Overview, paths: TreePaths, gaps: list[str]) -> str:
     """The first screen: how it ended, then where the time went and what to do about it, side by side."""
-    remarks = static.findings(facts, paths)
+    remarks = static.findings(facts, paths, first.quiet)
     look = f'<div class="panel look"><h2>Worth a look</h2>{remarks}</div>' if remarks else ""
     beside = f"{look}{first.memory}{first.ranks}{first.steps}"
     missing = f'<h2>What is missing</h2><div id="gaps">{static.gaps(gaps)}</div>' if gaps else ""
