@@ -377,6 +377,8 @@ def test_a_killed_run_says_where_it_was_first(browser, tmp_path):
     assert "killed" in page.text("h1")
     assert "killed while in m Sequential > 1 Slow, f32[1,2]" in page.text("#summary > .failure")
     assert page.page.locator("#summary > .failure").bounding_box()["y"] < 300
+    page.page.locator("#summary > .failure a").click()
+    assert page.text("#detail h3") == "1"
     assert "Nothing stands out" not in page.text("body")
     page.context.close()
 

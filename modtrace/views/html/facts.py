@@ -49,7 +49,8 @@ class ReportTexts:
     """Texts, made `plain`, to be shown as text.
 
     title, command, status: what was run and how it ended; `bad`: it ended badly.
-    headline: how it ended and where it was then, "" where it ended well; `nothing`: why there are no calls.
+    headline: how it ended and where it was then, "" where it ended well; `open_row`: the row of the timeline of the
+        module that it was in, -1 for none; `nothing`: why there are no calls.
     figures: (what, value) for the head of the page.
     failure: the exception that the run ended with; caught: a line on those that the program dealt with.
     counted, run: what shares are of, by default and on demand; of all processes together.
@@ -61,6 +62,7 @@ class ReportTexts:
     status: str
     bad: bool
     headline: str
+    open_row: int
     nothing: str
     figures: list[tuple[str, str]]
     findings: list[Finding]
@@ -97,6 +99,7 @@ def facts(stored: Stored) -> ReportTexts:
         status=", ".join(plain(part, 300) for part in (ended.state or "ended", headline_of(stored)) if part),
         bad=ended.failed,
         headline=plain(ended.headline, 600) if ended.open_calls else "",
+        open_row=ended.row,
         nothing="" if has_calls or first is None else plain(why_nothing(first.process), 300),
         figures=_figures(stored, summaries),
         findings=[

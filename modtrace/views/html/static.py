@@ -51,12 +51,20 @@ def head(facts: ReportTexts) -> str:
     )
 
 
-def ending(facts: ReportTexts, paths: TreePaths) -> str:
-    """Where it failed, or was when it ended, or why there are no calls; "" for a good end."""
+def ending(facts: ReportTexts, paths: TreePaths, open_node: int = -1) -> str:
+    """Where it failed, or was when it ended, or why there are no calls; "" for a good end.
+
+    Args:
+        facts: the words of the trace.
+        paths: of the rows of its tree.
+        open_node: the row of the module that it was in when it ended, -1 for none.
+    """
     parts = []
     if facts.headline:
         verb = "It was" if facts.headline.startswith("still") else "Ended:"
-        parts.append(f'<div class="failure"><p>{verb} {markup(facts.headline, 600)}</p></div>')
+        path = markup(paths.path(open_node), 4_000)
+        link = f' <a href="#row={path}">Show its row</a>' if open_node >= 0 else ""
+        parts.append(f'<div class="failure"><p>{verb} {markup(facts.headline, 600)}{link}</p></div>')
     if facts.failure is not None:
         parts.append(failure(facts.failure, paths))
     if facts.nothing:
