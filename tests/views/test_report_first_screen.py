@@ -299,7 +299,7 @@ def test_the_flat_table_is_the_flat_profile(opened, trace):
 def test_back_hash_and_deep_links(opened):
     opened.press("2", "Home")
     first = opened.page.evaluate("location.hash")
-    opened.page.locator(".hot tbody a").nth(1).click()
+    opened.page.locator(".hot tbody a", has_text="blocks").first.click()
     second = opened.page.evaluate("location.hash")
     assert second != first
     chosen = opened.text("#detail h3")
@@ -377,6 +377,8 @@ def test_a_killed_run_says_where_it_was_first(browser, tmp_path):
     assert "killed" in page.text("h1")
     assert "killed while in m Sequential > 1 Slow, f32[1,2]" in page.text("#summary > .failure")
     assert page.page.locator("#summary > .failure").bounding_box()["y"] < 300
+    page.page.locator("#summary > .failure a").click()
+    assert page.text("#detail h3") == "1"
     assert "Nothing stands out" not in page.text("body")
     page.context.close()
 
@@ -389,6 +391,38 @@ def test_a_failed_run_begins_with_the_failure_and_leads_to_its_row(browser, tmp_
     assert page.page.locator("#summary > .failure").bounding_box()["y"] < 300
     page.page.locator(".failure li a").last.click()
     assert "raised" in page.text("#tree-grid [aria-selected=true]")
+    page.context.close()
+
+
+def test_why_it_failed_stands_before_where(browser, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(5, 5))
+    with pytest.raises(RuntimeError), modtrace.trace(path=tmp_path / "t.mtrace"):
+        model(torch.ones(2, 4))
+    page = Opened(browser, written(modtrace.load(tmp_path / "t.mtrace"), tmp_path / "r.html"))
+    reason, path = page.page.locator(".failure .reason"), page.page.locator(".failure ol")
+    assert reason.inner_text() == "The input's last size is 4; the weight [5, 5] takes 5."
+    assert reason.bounding_box()["y"] < path.bounding_box()["y"]
+    assert path.locator("li").all_inner_texts() == ["Sequential got f32[2,4]", "1 Linear got f32[2,4]"]
+    page.context.close()
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+def test_a_run_without_findings_says_where_to_begin(browser, tmp_path, steps):
+    trace = train(tmp_path / "t.mtrace", names=["a"], steps=steps)
+    page = Opened(browser, written(trace, tmp_path / "r.html"))
+    page.page.set_viewport_size({"width": 400, "height": 800})
+    look = page.page.locator(".panel.look")
+    words = look.inner_text()
+    if not look.locator("li").count():
+        profile = flat_profile(open_trace(trace.path))
+        first = next(row for row in profile.rows if row.of_module)
+        share = percent(first.self_ns, profile.window.base_ns)
+        assert f"{first.label} {first.type} takes most: {share}% of a step" in words
+        assert ("Most remarks need 5 steps" in words) == (profile.window.steps < 5)
+        link = look.locator("a").first
+        link.click()
+        assert page.text("#detail h3") == first.name
+    assert look.bounding_box()["y"] < page.page.locator(".panel.hottest").bounding_box()["y"]
     page.context.close()
 
 

@@ -253,8 +253,8 @@ def test_a_call_is_told_beside_the_pointer(opened):
     calls.hover(position={"x": 60, "y": 18 + 9})
     assert opened.text("#card b")
     facts = opened.text("#card dl")
-    assert "this call" in facts
-    assert "share of the step" in facts
+    assert "into step" in facts
+    assert "% of the step" in facts
     calls.click(position={"x": 60, "y": 18 + 9})
     assert opened.text("#detail h3")
 

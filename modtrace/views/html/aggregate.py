@@ -10,17 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from modtrace.analysis.calls import commonest, same_text
-from modtrace.analysis.columns import distinct_pairs, nullable_codes
+from modtrace.analysis.calls import commonest, error_texts, same_text
+from modtrace.analysis.columns import column, distinct_pairs, nullable_codes
 from modtrace.analysis.flat_profile import flat_profile
 from modtrace.analysis.metric_values import GroupNumbers
 from modtrace.analysis.metrics import of_groups, table_columns
-from modtrace.analysis.modules import modules
+from modtrace.analysis.modules import modules, sums
 from modtrace.analysis.steps import steps
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.tree import MergedTree, placed
 from modtrace.text import plain
 from modtrace.trace.reader import Stored
+from modtrace.trace.schema import BACKWARD as BACKWARD_CALL
 from modtrace.trace.schema import PHASES
 from modtrace.views.html.encode import TextTable
 
@@ -145,6 +146,8 @@ def _tree(stored: Stored, numbers: Aggregate) -> None:
         "described": text.numbers([None if row is None else _text(facts["extra_repr"][row]) for row in of]),
         "source": text.numbers([_text(path) for path in source]),
         "line": np.array(lines, np.int64),
+        **_single_calls(stored, numbers, node, count),
+        **_backwards(stored, node, count),
         "inputs": text.numbers([_text(form or None) for form in tree.inputs]),
         "outputs": text.numbers([_text(form or None) for form in tree.outputs]),
     }
@@ -197,6 +200,42 @@ def _ranges(numbers: Ints) -> list[tuple[int, int]]:
     breaks = np.flatnonzero(np.diff(numbers) > 1)
     first, last = np.append(0, breaks + 1), np.append(breaks, len(numbers) - 1)
     return list(zip(numbers[first].tolist(), numbers[last].tolist(), strict=True))
+
+
+def _single_calls(stored: Stored, numbers: Aggregate, node: Ints, count: int) -> dict[str, Ints]:
+    """When the call of each node that has a single one, in the steps that count or in the whole run, began, and its
+    step; and the error that last came out of each node.
+    """
+    table = timeline(stored).calls
+    row = np.full(count, -1, np.int64)
+    for rows in (np.arange(len(node)), np.flatnonzero(rows_of_shares(stored))):
+        single = rows[np.bincount(node[rows], minlength=count)[node[rows]] == 1]
+        row[node[single]] = single
+    error = np.full(count, -1, np.int64)
+    raised = nullable_codes(table, "error")
+    error[node[raised >= 0]] = raised[raised >= 0]
+    texts = error_texts(stored)
+    return {
+        "start_ns": np.append(column(table, "start_ns"), -1)[row],
+        "step": np.append(nullable_codes(table, "step"), -1)[row],
+        "error": numbers.texts.numbers(
+            [_text(texts[code]) if code >= 0 else None for code in error.tolist()]
+        ),
+    }
+
+
+def _backwards(stored: Stored, node: Ints, count: int) -> dict[str, Ints]:
+    """The time of the backwards of the calls of each node, -1 for none; the same over the rows that shares are of."""
+    table = timeline(stored).calls
+    forward, duration = (nullable_codes(table, name) for name in ("forward", "duration_ns"))
+    timed = (column(table, "kind") == BACKWARD_CALL) & (forward >= 0) & (duration >= 0)
+    columns = {}
+    for name, inside in (("", timed), (COUNTED, timed & rows_of_shares(stored))):
+        rows = np.flatnonzero(inside)
+        of = node[forward[rows]]
+        known = np.bincount(of, minlength=count) > 0
+        columns[f"{name}backward_ns"] = np.where(known, sums(of, duration[rows], count), -1)
+    return columns
 
 
 _FACTS: Final = ("parameter_count", "parameter_bytes", "extra_repr", "source_file", "source_line")

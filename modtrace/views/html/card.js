@@ -4,11 +4,19 @@ class Card {
   constructor() {
     this.box = element("div", { id: "card", role: "tooltip", hidden: "" });
     document.body.append(this.box);
-    document.addEventListener("scroll", () => this.hide(), { capture: true, passive: true });
+    // What moves under the card takes it away; a table elsewhere in the page may scroll.
+    document.addEventListener("scroll", (event) => event.target.contains(this.drawing) && this.hide(), { capture: true, passive: true });
+    document.addEventListener("keydown", (event) => event.key === "Escape" && this.hide(), { capture: true });
   }
 
-  /** Show a title and pairs of a fact and its value beside a point of the window. */
-  show(title, facts, x, y) {
+  /** Show a title and pairs of a fact and its value beside the pointer. */
+  beside(event, title, facts) {
+    this.show(event.currentTarget, title, facts, event.clientX, event.clientY);
+  }
+
+  /** Show them beside a point of the window, which is in a drawing. */
+  show(drawing, title, facts, x, y) {
+    this.drawing = drawing;
     const rows = facts.flatMap(([fact, value]) => [element("dt", {}, fact), element("dd", {}, value)]);
     this.box.replaceChildren(element("b", {}, title), element("dl", {}, ...rows));
     this.box.hidden = false;

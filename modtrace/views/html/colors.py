@@ -8,8 +8,8 @@ from modtrace.trace.schema import CATEGORIES
 
 PHASE_COLORS: Final = {
     "data": "#F0E442", "h2d": "#CC79A7", "forward": "#56B4E9", "eval": "#3A86C8", "loss": "#009E73",
-    "backward": "#E69F00", "optimizer": "#D55E00", "zero_grad": "#A8703F", "recompute": "#4C78A8",
-    "other_threads": "#6E7F91", "other": "#9AA7B5", "device": "#7B61C9",
+    "backward": "#E69F00", "optimizer": "#D55E00", "zero_grad": "#B37A47", "recompute": "#5C8BBD",
+    "other_threads": "#788A9D", "other": "#9AA7B5", "device": "#8F78D6",
 }  # fmt: skip
 """Of phases of a step, of what is in none (`other`), and of time on a device."""
 

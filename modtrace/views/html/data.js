@@ -72,22 +72,23 @@ async function chunk(number) {
 }
 
 /**
- * The calls of one step: `path`, `thread`, `start` and `duration` (ns; -1 where not known), `depth`, `status`.
+ * The calls of one step: `path`, `thread`, `start`, `duration`, `self`, `device` and `backward`, the time of the backward of
+ * a forward (ns; -1 where not known), `depth`, `status`, `peak` (bytes); `inputs`, `outputs` and `error`, numbers of names,
+ * those of signatures -1 where they are the usual ones of the row of the tree.
  * A call is stored by the gap to what was before it: the end of the last one as deep, or the start of the one around it.
  */
 async function callsOfStep(step, paths, depths) {
   const stored = await chunk(step.chunk);
   const first = step.offset;
   const count = step.rows;
+  const part = (name) => stored[name].subarray(first, first + count);
   const calls = {
-    count,
-    path: stored.path.subarray(first, first + count),
-    thread: stored.thread.subarray(first, first + count),
-    duration: stored.duration_ns.subarray(first, first + count),
-    status: stored.status.subarray(first, first + count),
-    start: new Float64Array(count),
+    count, path: part("path"), thread: part("thread"), duration: part("duration_ns"), status: part("status"),
+    inputs: part("inputs"), outputs: part("outputs"), error: part("error"), device: part("device_ns"), peak: part("peak_bytes"),
+    start: new Float64Array(count), self: new Float64Array(count), backward: new Float64Array(count).fill(-1),
     depth: new Int32Array(count),
   };
+  const [overhead, forward] = [part("overhead_ns"), part("forward")];
   // Of each thread, the last row of each depth.
   const lasts = new Map();
   for (let row = 0; row < count; row++) {
@@ -100,6 +101,11 @@ async function callsOfStep(step, paths, depths) {
     calls.start[row] = expected + stored.gap_ns[first + row];
     calls.depth[row] = depth;
     last[depth] = row;
+    const took = Math.max(calls.duration[row], 0);
+    calls.self[row] += overhead[row] < 0 ? -Infinity : took - (overhead[row] % 2 ? -(overhead[row] + 1) / 2 : overhead[row] / 2);
+    if (parent >= 0) calls.self[parent] -= took;
+    if (forward[row] > 0 && calls.duration[row] >= 0) calls.backward[row - forward[row]] = Math.max(calls.backward[row - forward[row]], 0) + took;
   }
+  calls.self.forEach((ns, row) => ns < 0 && (calls.self[row] = -1));
   return calls;
 }

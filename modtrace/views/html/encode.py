@@ -46,11 +46,18 @@ def columns_blob(columns: Mapping[str, Ints], signed: Collection[str] = ()) -> B
     rows = max((len(values) for values in columns.values()), default=0)
     parts, layout = [], []
     for name, values in columns.items():
-        stored = _zigzag(values) if name in signed else np.maximum(values.astype(np.int64), -1) + 1
+        stored = zigzag(values) if name in signed else np.maximum(values.astype(np.int64), -1) + 1
         planes = _planes(stored.astype("<u8"))
         layout.append((name, len(planes), name in signed))
         parts += planes
     return Blob(rows, layout, deflated(b"".join(parts)))
+
+
+def zigzag(values: Ints) -> Ints:
+    """0, -1, 1, -2 as 0, 1, 2, 3."""
+    integers = values.astype(np.int64)
+    folded: Ints = (integers << 1) ^ (integers >> 63)
+    return folded
 
 
 def texts_blob(texts: Sequence[str]) -> Blob:
@@ -62,13 +69,6 @@ def deflated(data: bytes) -> str:
     """Raw deflate, as base64."""
     packer = zlib.compressobj(level=9, wbits=-15)
     return base64.b64encode(packer.compress(data) + packer.flush()).decode("ascii")
-
-
-def _zigzag(values: Ints) -> Ints:
-    """0, -1, 1, -2 as 0, 1, 2, 3."""
-    integers = values.astype(np.int64)
-    folded: Ints = (integers << 1) ^ (integers >> 63)
-    return folded
 
 
 def _planes(values: npt.NDArray[np.uint64]) -> list[bytes]:
@@ -95,3 +95,9 @@ class TextTable:
     def numbers(self, texts: Sequence[str | None]) -> Ints:
         """The number of each, -1 for None."""
         return np.array([-1 if text is None else self.number(text) for text in texts], np.int64)
+
+    def shorten(self, count: int) -> None:
+        """Forget all but the first `count` texts."""
+        for text in self.all[count:]:
+            del self._number[text]
+        del self.all[count:]

@@ -38,10 +38,13 @@ class TimeOutsideCalls:
 
 @dataclass(frozen=True)
 class ShareBase:
-    """The window that shares are of: in words, its length, and its time that is in no row of the tree."""
+    """The window that shares are of: in words, its length, how much of it is before the first call, and its time that
+    is in no row of the tree.
+    """
 
     text: str
     base_ns: int
+    before_ns: int
     outside: list[TimeOutsideCalls]
 
 
@@ -50,7 +53,8 @@ class ReportTexts:
     """Texts, made `plain`, to be shown as text.
 
     title, command, status: what was run and how it ended; `bad`: it ended badly.
-    headline: how it ended and where it was then, "" where it ended well; `nothing`: why there are no calls.
+    headline: how it ended and where it was then, "" where it ended well; `open_row`: the row of the timeline of the
+        module that it was in, -1 for none; `nothing`: why there are no calls.
     figures: (what, value) for the head of the page.
     failure: the exception that the run ended with; caught: a line on those that the program dealt with.
     nonfinite: lines on where NaN or infinities began, in `nonfinite_module`.
@@ -63,6 +67,7 @@ class ReportTexts:
     status: str
     bad: bool
     headline: str
+    open_row: int
     nothing: str
     figures: list[tuple[str, str]]
     findings: list[Finding]
@@ -102,6 +107,7 @@ def facts(stored: Stored) -> ReportTexts:
         status=", ".join(plain(part, 300) for part in (ended.state or "ended", headline_of(stored)) if part),
         bad=ended.failed,
         headline=plain(ended.headline, 600) if ended.open_calls else "",
+        open_row=ended.row,
         nothing="" if has_calls or first is None else plain(why_nothing(first.process), 300),
         figures=_figures(stored, summaries),
         findings=[
@@ -187,9 +193,15 @@ def _spans(stored: Stored) -> tuple[ShareBase, ShareBase]:
         ShareBase(
             counted[0].window.text if counted else "",
             sum(profile.window.base_ns for profile in counted),
+            0,
             outside,
         ),
-        ShareBase("the whole run", sum(profile.window.base_ns for profile in run), _outside_rows(run)),
+        ShareBase(
+            "the whole run",
+            sum(profile.window.base_ns for profile in run),
+            sum(profile.before_ns for profile in run),
+            _outside_rows(run),
+        ),
     )
 
 

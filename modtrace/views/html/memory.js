@@ -44,7 +44,7 @@ class MemoryCurve {
     const at = firstWhere(0, this.curve.rows, (index) => this.curve.at_ns[index] > time) - 1;
     if (at < 0) return card.hide();
     const facts = this.categories.filter(([, held]) => held[at] > 0).map(([name, held]) => [name, size(held[at])]).reverse();
-    return card.show(`${size(this.curve.held_bytes[at])} at ${duration(Math.round(time))}`, facts, event.clientX, event.clientY);
+    return card.beside(event, `${size(this.curve.held_bytes[at])} at ${duration(Math.round(time))}`, facts);
   }
 
   /** When each step of this process began. */

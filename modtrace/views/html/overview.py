@@ -5,6 +5,7 @@ It is HTML without a script, of the first process; its numbers are those of the 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from modtrace.analysis.columns import column
 from modtrace.analysis.device_memory import wholes
 from modtrace.analysis.device_times import launch_timed
+from modtrace.analysis.findings.base import MIN_STEPS
 from modtrace.analysis.flat_profile import FlatProfile, ProfileRow, flat_profile, hottest
 from modtrace.analysis.memory_peaks import peaks
 from modtrace.analysis.module_repeats import folded
@@ -78,10 +80,14 @@ class ChartColumns:
 
 @dataclass(frozen=True)
 class Overview:
-    """Parts of the first screen as HTML, "" for what there is nothing of; `columns` are the steps in the chart."""
+    """Parts of the first screen as HTML, "" for what there is nothing of; `columns` are the steps in the chart.
+
+    quiet: where to begin in a run without findings.
+    """
 
     step: str
     hottest: str
+    quiet: str
     memory: str
     ranks: str
     steps: str
@@ -135,11 +141,13 @@ def overview(stored: Stored, placed: MergedTree, paths: TreePaths) -> Overview:
     summary = summarise(stored)
     nothing = ChartColumns(np.zeros(0, np.int64), 0)
     if summary is None or not summary.calls:
-        return Overview("", "", "", "", "", nothing)
+        return Overview("", "", "", "", "", "", nothing)
     columns = _columns(summary)
+    rows = hot_rows(stored, placed, paths)
     return Overview(
         step=_step(stored, summary),
-        hottest=_hottest_table(stored, placed, paths),
+        hottest=_hottest_table(stored, rows),
+        quiet=_quiet(stored, rows),
         memory=_memory(stored),
         ranks=_ranks(stored),
         steps=_steps_chart(summary, columns),
@@ -197,9 +205,36 @@ def bar_parts(row: HotRow) -> list[BarPart]:
     ]
 
 
-def _hottest_table(stored: Stored, placed: MergedTree, paths: TreePaths) -> str:
+def _quiet(stored: Stored, rows: list[HotRow]) -> str:
+    """Where to begin in a run without findings: at the hottest module; and that steps lack, where they do."""
     profile = flat_profile(stored)
-    rows = hot_rows(stored, placed, paths)
+    first = next((row for row in rows if row.of_module and row.spent_ns), None)
+    if first is None or launch_timed(stored) is not None:
+        return "<p>Nothing stands out.</p>"
+    base_ns = sum(row.device_ns or 0 for row in profile.rows) if profile.on_device else profile.window.base_ns
+    alike = [
+        row for row in profile.rows if row.of_module and first.type and plain(row.type, 200) == first.type
+    ]
+    spent_ns = sum((row.device_ns or 0) if profile.on_device else row.spent_ns for row in alike)
+    of = "the time on the device" if profile.on_device else "a step" if profile.window.steps else "the time"
+    together = f", all {markup(first.type)} {percent(spent_ns, base_ns)}%" if len(alike) > 1 else ""
+    steps = int(chosen_steps(stored, 0).steps.sum())
+    begin = (
+        f"Most remarks need {MIN_STEPS} steps that count; this run has {count(steps)}."
+        if steps < MIN_STEPS
+        else "Nothing stands out."
+    )
+    class_name = f" {markup(first.type)}" if first.type else ""
+    return f"<p>{begin} {_row_link(first)}{class_name} takes most: {first.share}% of {of}{together}. Begin there.</p>"
+
+
+def _row_link(row: HotRow) -> str:
+    text = markup(row.label, 300)
+    return f'<a href="#{markup(row.link, 4_000)}" title="{text}">{text}</a>' if row.link else text
+
+
+def _hottest_table(stored: Stored, rows: list[HotRow]) -> str:
+    profile = flat_profile(stored)
     most_ns = max((row.bar_ns for row in rows), default=0)
     has_backward = any(row.backward_ns for row in rows)
     body = "".join(_hot_html(row, most_ns, has_backward) for row in rows)
@@ -212,18 +247,19 @@ def _hottest_table(stored: Stored, placed: MergedTree, paths: TreePaths) -> str:
     further = f"{shown.further} more {duration(shown.further_ns // profile.per)}. " if shown.further else ""
     before = f"Before the first call: {duration(profile.before_first_ns)} (imports, data, models)."
     title = "time of its own, without the calls inside" if spent == "self" else "time on the device"
+    # What a step is of stands above, where the bar of phases is.
+    window = profile.window.text if profile.window.text != chosen_steps(stored, 0).text else ""
+    of = f"% of {markup(window)}. " if window else ""
     return (
         f'<div class="panel hottest"><h2>{heading}{each}</h2><table class="hot"><thead><tr><th scope="col">module</th>'
         f'<th scope="col" class="barred"><span class="spoken">share</span></th><th scope="col" title="{title}">{spent}'
         f'</th><th scope="col">%</th>{parts}<th scope="col" class="wide">calls</th>'
         f'<th scope="col" class="wide words">output</th></tr></thead><tbody>{body}</tbody></table>'
-        f'<p class="hint">% of {markup(profile.window.text)}. {further}{before}</p></div>'
+        f'<p class="hint">{of}{further}{before}</p></div>'
     )
 
 
 def _hot_html(row: HotRow, most_ns: int, has_backward: bool) -> str:
-    text = markup(row.label, 300)
-    name = f'<a href="#{markup(row.link, 4_000)}" title="{text}">{text}</a>' if row.link else text
     class_name = f' <span class="type">{markup(row.type)}</span>' if row.type else ""
     bar = stacked_bar(bar_parts(row), most_ns, f"{row.share}%", css="row")
     parts = (
@@ -232,7 +268,7 @@ def _hot_html(row: HotRow, most_ns: int, has_backward: bool) -> str:
         else ""
     )
     cut = "end" if row.of_module else "begin"
-    head = f'<span class="named"><span class="{cut}"><bdi>{name}</bdi></span>{class_name}</span>'
+    head = f'<span class="named"><span class="{cut}"><bdi>{_row_link(row)}</bdi></span>{class_name}</span>'
     return (
         f'<tr><th scope="row">{head}</th><td class="barred">{bar}</td><td>{duration(row.spent_ns)}</td>'
         f'<td>{row.share}</td>{parts}<td class="wide">{row.calls}</td>'
@@ -293,10 +329,12 @@ def _memory(stored: Stored) -> str:
         largest = next((holder for holder in peak.holders if holder.name), None)
         if largest is not None:
             bars += (
-                f'<p class="hint">Largest holder: {markup(largest.name, 200)} {markup(largest.type, 100)}, '
+                f'<p class="hint">Largest holder: {markup(f"{largest.name} {largest.type}".strip(), 300)}, '
                 f"{size(largest.held_bytes)} of {largest.category.replace('_', ' ')}.</p>"
             )
-    texts = "".join(f"<p>{markup(line.removeprefix('memory').strip(), 300)}</p>" for line in lines)
+    texts = "".join(
+        f"<p>{markup(re.sub(r' {2,}', ', ', line.removeprefix('memory').strip()), 300)}</p>" for line in lines
+    )
     return f'<div class="panel memory"><h2>Memory</h2>{texts}{bars}</div>'
 
 
@@ -366,11 +404,12 @@ def _steps_chart(summary: Summary, columns: ChartColumns) -> str:
     amounts.append(("p-other", took - sum(values for _, values in amounts)))
     cut = numbers[took > columns.limit_ns]
     longest = int(numbers[took.argmax()])
+    most = f"step {longest} with {duration(int(took.max()))}"
+    highest = duration(columns.limit_ns)
     note = (
-        f" Cut at {duration(columns.limit_ns)}: {plural(len(cut), 'step')} took longer, "
-        f"step {longest} {duration(int(took.max()))}."
+        f"Cut at {highest}: {plural(len(cut), 'step')} took longer, most of all {most}."
         if len(cut)
-        else ""
+        else f"As high as {highest}."
     )
     shown = (
         f"{plural(len(steps), 'step')}"
@@ -378,9 +417,9 @@ def _steps_chart(summary: Summary, columns: ChartColumns) -> str:
         else f"{count(len(steps))} steps, the longest of each {count(round(len(steps) / len(numbers)))} shown"
     )
     calls = "Calls" if steps.by == "root" else "Steps"
-    label = f"{shown}, the longest step {longest} with {duration(int(took.max()))}.{note}"
+    label = f"{shown}, the longest {most}. {note}"
     return (
         f'<div class="panel steps"><h2>{calls} <span class="figures-text">{shown}</span></h2>'
         f"{columns_chart(amounts, columns.limit_ns, label)}"
-        f'<p class="hint">As high as {duration(columns.limit_ns)}.{note}</p></div>'
+        f'<p class="hint">{note}</p></div>'
     )

@@ -101,7 +101,7 @@ def page(
         f"{static.head(facts)}</header>\n"
         '<p id="trouble" role="alert" hidden></p>\n'
         '<p id="said" class="spoken" role="status" aria-live="polite"></p>\n<main>\n'
-        f"{_summary(facts, first, paths, gaps)}"
+        f"{_summary(numbers, facts, first, paths, gaps)}"
         f"{_file('sections.html').replace('<!-- rows -->', static.rows(numbers, facts, paths))}"
         '<section id="environment" aria-labelledby="environment-title"><h2 id="environment-title">Environment</h2>'
         f"{static.environment(facts)}</section>\n</main>\n"
@@ -110,15 +110,18 @@ def page(
     )
 
 
-def _summary(facts: ReportTexts, first: Overview, paths: TreePaths, gaps: list[str]) -> str:
+def _summary(
+    numbers: Aggregate, facts: ReportTexts, first: Overview, paths: TreePaths, gaps: list[str]
+) -> str:
     """The first screen: how it ended, then where the time went and what to do about it, side by side."""
-    remarks = static.findings(facts, paths)
+    open_node = int(numbers.placed.node[facts.open_row]) if facts.open_row >= 0 else -1
+    remarks = static.findings(facts, paths, first.quiet)
     look = f'<div class="panel look"><h2>Worth a look</h2>{remarks}</div>' if remarks else ""
     beside = f"{look}{first.memory}{first.ranks}{first.steps}"
     missing = f'<h2>What is missing</h2><div id="gaps">{static.gaps(gaps)}</div>' if gaps else ""
     return (
         '<section id="summary" aria-label="Summary">'
-        f"{static.ending(facts, paths)}"
+        f"{static.ending(facts, paths, open_node)}"
         f'<div class="first"><div>{first.step}{first.hottest}</div><div>{beside}</div></div>'
         f"{missing}</section>\n"
     )

@@ -246,7 +246,7 @@ async function chooseStep(row) {
     timeline.show(null);
   } else {
     const calls = await callsOfStep(detail, timeline.paths, tree.depth);
-    if (asked === shownStep) timeline.show(calls);
+    if (asked === shownStep) timeline.show(calls, steps.step[row]);
   }
   keepAddress();
 }

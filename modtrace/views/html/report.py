@@ -27,7 +27,7 @@ from modtrace.trace.schema import STATUSES
 from modtrace.units import count, plural
 from modtrace.views.html.aggregate import STEP_PARTS, SUMS, Aggregate, aggregate
 from modtrace.views.html.colors import CATEGORY_COLORS, CLASS_COLORS, OTHER_CLASS_COLOR, PHASE_COLORS
-from modtrace.views.html.details import Details, details
+from modtrace.views.html.details import Details, detail_rows, details
 from modtrace.views.html.encode import Blob, columns_blob, texts_blob
 from modtrace.views.html.facts import ReportTexts, ShareBase, facts
 from modtrace.views.html.memory_chart import Watched, categories, watched
@@ -105,15 +105,17 @@ def report(stored: Stored, *, full: bool = False, max_bytes: int | None = None) 
     words = facts(stored)
     if limit is None:
         parts = _parts(stored, words, None, None)
-        return _assembled(stored, parts, details(stored, parts.numbers, None), [])
+        every_call = details(detail_rows(stored, parts.numbers), parts.numbers, None)
+        return _assembled(stored, parts, every_call, [])
     for modules, steps in _LEVELS:
         parts = _parts(stored, words, modules, steps)
         bare = len(_assembled(stored, parts, Details(), []).html.encode())
         if bare < _ROOM * limit:
             break
     room = limit - bare - 2_000
+    call_rows = detail_rows(stored, parts.numbers)
     while True:
-        rendered = _assembled(stored, parts, details(stored, parts.numbers, max(room, 0)), [])
+        rendered = _assembled(stored, parts, details(call_rows, parts.numbers, max(room, 0)), [])
         over = len(rendered.html.encode()) - limit
         if over <= 0:
             return rendered
@@ -167,6 +169,7 @@ def _share_base(span: ShareBase) -> dict[str, Any]:
     return {
         "text": span.text,
         "ns": span.base_ns,
+        "before": span.before_ns,
         "outside": [[outside.label, outside.self_ns] for outside in span.outside],
     }
 
@@ -185,7 +188,7 @@ def _assembled(stored: Stored, parts: _Parts, calls: Details, notes: list[str]) 
         "counted": _share_base(parts.facts.counted),
         "run": _share_base(parts.facts.run),
         "accelerators": bool(accelerators(stored)),
-        "sums": [metric.name for metric in of_groups() if metric.adds in SUMS],
+        "sums": [*(metric.name for metric in of_groups() if metric.adds in SUMS), "backward_ns"],
         "columns": parts.first.columns.numbers.tolist(),
         "stripLimits": _strip_limits(stored),
         "phaseColors": PHASE_COLORS,

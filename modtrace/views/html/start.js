@@ -107,7 +107,7 @@ function firstSteps() {
   };
   chart.addEventListener("mousemove", (event) => {
     const [number, row] = under(event);
-    if (row >= 0) card.show(`step ${number}`, strip.facts(row), event.clientX, event.clientY);
+    if (row >= 0) card.beside(event, `step ${number}`, strip.facts(row));
   });
   chart.addEventListener("mouseleave", () => card.hide());
   chart.addEventListener("click", (event) => {

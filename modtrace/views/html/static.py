@@ -51,12 +51,20 @@ def head(facts: ReportTexts) -> str:
     )
 
 
-def ending(facts: ReportTexts, paths: TreePaths) -> str:
-    """Where it failed, or was when it ended, or why there are no calls; "" for a good end."""
+def ending(facts: ReportTexts, paths: TreePaths, open_node: int = -1) -> str:
+    """Where it failed, or was when it ended, or why there are no calls; "" for a good end.
+
+    Args:
+        facts: the words of the trace.
+        paths: of the rows of its tree.
+        open_node: the row of the module that it was in when it ended, -1 for none.
+    """
     parts = []
     if facts.headline:
         verb = "It was" if facts.headline.startswith("still") else "Ended:"
-        parts.append(f'<div class="failure"><p>{verb} {markup(facts.headline, 600)}</p></div>')
+        path = markup(paths.path(open_node), 4_000)
+        link = f' <a href="#row={path}">Show its row</a>' if open_node >= 0 else ""
+        parts.append(f'<div class="failure"><p>{verb} {markup(facts.headline, 600)}{link}</p></div>')
     if facts.failure is not None:
         parts.append(failure(facts.failure, paths))
     if facts.nonfinite:
@@ -68,12 +76,11 @@ def ending(facts: ReportTexts, paths: TreePaths) -> str:
     return "".join(parts)
 
 
-def findings(facts: ReportTexts, paths: TreePaths) -> str:
-    """The findings as HTML, each with a link to the row that it names, or a line that there are none."""
+def findings(facts: ReportTexts, paths: TreePaths, quiet: str) -> str:
+    """The findings as HTML, each with a link to the row that it names; `quiet` where there are none."""
     caught = "".join(f"<p>{markup(line, 600)}</p>" for line in facts.caught)
     if not facts.findings:
-        quiet = facts.nothing or facts.bad or facts.failure or facts.nonfinite or caught
-        return caught or ("" if quiet else "<p>Nothing stands out.</p>")
+        return caught or ("" if facts.nothing or facts.bad or facts.failure or facts.nonfinite else quiet)
     items = "".join(
         f"<li{' class=wrong' if finding.wrong else ''}><p>{_linked(finding.text, paths)}</p>"
         f'<p class="remedy">{markup(finding.remedy)}</p></li>'
@@ -108,7 +115,8 @@ def failure(failed: Failure, paths: TreePaths) -> str:
     above = len(failed.path) - FAILURE_ROWS
     above_item = f"<li>{plural(above, 'module')} around these</li>" if above > 0 else ""
     items = "".join(
-        f"<li><code>{_name_link(place.name or place.type, paths)}</code> {markup(place.type, 80)}"
+        f"<li><code>{_name_link(place.name or place.type, paths)}</code>"
+        f"{f' {markup(place.type, 80)}' if place.name not in ('', place.type) else ''}"
         f" <span>{verb} {markup(place.tensors, 200)}</span></li>"
         for place in failed.path[-FAILURE_ROWS:]
     )
@@ -116,11 +124,15 @@ def failure(failed: Failure, paths: TreePaths) -> str:
     details += [f"its parameters: {', '.join(failed.parameters)}"] if failed.parameters else []
     if failed.sibling is not None:
         details.append("last that worked before it: {} {} returned {}".format(*failed.sibling))
-    details += [failed.reason] if failed.reason is not None else []
     details += [f"at {failed.line}"] if failed.line is not None else []
     paragraphs = "".join(f"<p>{markup(line, 600)}</p>" for line in details)
     headline = f"Failed{step}{markup(phase)}: {markup(failed.error, 400)}"
-    return f'<div class="failure"><p>{headline}</p><ol>{above_item}{items}</ol>{paragraphs}</div>'
+    reason = f'<p class="reason">{_sentence(failed.reason)}</p>' if failed.reason is not None else ""
+    return f'<div class="failure"><p>{headline}</p>{reason}<ol>{above_item}{items}</ol>{paragraphs}</div>'
+
+
+def _sentence(text: str) -> str:
+    return markup(f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}", 600)
 
 
 def nonfinite(lines: list[str], module: str, paths: TreePaths) -> str:

@@ -22,7 +22,7 @@ class Strip {
     canvas.addEventListener("mousemove", (event) => {
       if (!this.rows.length) return;
       const row = this.rows[this.stepUnder(event)];
-      card.show(`step ${steps.step[row]}`, this.facts(row), event.clientX, event.clientY);
+      card.beside(event, `step ${steps.step[row]}`, this.facts(row));
     });
     canvas.addEventListener("mouseleave", () => card.hide());
     canvas.addEventListener("keydown", (event) => this.key(event));
@@ -210,10 +210,11 @@ class TimeAxis {
   drawAxis(context, width, height) {
     const [low, high] = this.view;
     const scale = width / (high - low);
-    context.fillStyle = themed("muted");
     for (const at of ticks(low - this.whole[0], high - this.whole[0], width)) {
-      const x = (at + this.whole[0] - low) * scale;
+      const x = Math.round((at + this.whole[0] - low) * scale);
+      context.fillStyle = themed("line");
       context.fillRect(x, 0, 1, height);
+      context.fillStyle = themed("muted");
       context.fillText(duration(Math.round(at)), x + 3, AXIS_HEIGHT / 2);
     }
   }
@@ -248,7 +249,7 @@ class RunTime extends TimeAxis {
       const row = this.selected ? -1 : this.rowAt(event);
       if (row < 0) return card.hide();
       const rank = this.ranks.length > 1 ? `rank ${meta.ranks[steps.process[row]]}, ` : "";
-      return card.show(`${rank}step ${steps.step[row]}`, strip.facts(row), event.clientX, event.clientY);
+      return card.beside(event, `${rank}step ${steps.step[row]}`, strip.facts(row));
     });
     canvas.addEventListener("mouseleave", () => card.hide());
     canvas.addEventListener("keydown", (event) => {
@@ -321,15 +322,20 @@ class Timeline extends TimeAxis {
     canvas.addEventListener("click", (event) => {
       const row = this.rowAt(event);
       if (row >= 0) this.pick(row);
+      this.moved(event);
     });
     canvas.addEventListener("mousemove", (event) => this.moved(event));
+    canvas.addEventListener("blur", () => card.hide());
     canvas.addEventListener("mouseleave", () => card.hide());
     canvas.addEventListener("keydown", (event) => this.key(event));
   }
 
-  show(calls) {
+  /** Draw the calls of the step of this number. */
+  show(calls, number) {
     this.calls = calls;
+    this.number = number;
     this.chosen = -1;
+    this.marks = [];
     this.lanes = [];
     const lanes = new Map();
     let end = 0;
@@ -362,6 +368,7 @@ class Timeline extends TimeAxis {
     const [low, high] = this.view;
     const scale = width / (high - low);
     this.drawAxis(context, width, height);
+    this.marks = [];
     this.lanes.forEach(({ rows }, lane) => {
       const top = AXIS_HEIGHT + lane * LANE_HEIGHT;
       let at = firstWhere(0, rows.length, (index) => this.end(rows[index]) > low);
@@ -374,6 +381,7 @@ class Timeline extends TimeAxis {
           // All that begins and ends in this pixel is one mark.
           const until = low + (Math.floor(x) + 1) / scale;
           const next = firstWhere(at + 1, rows.length, (index) => this.end(rows[index]) >= until);
+          if (next > at + 1) this.marks.push({ lane, x, rows: rows.slice(at, next) });
           box(context, x, top, 1, LANE_HEIGHT, this.color(node), "", false);
           at = next;
           continue;
@@ -418,26 +426,62 @@ class Timeline extends TimeAxis {
     return at >= 0 && this.end(lane.rows[at]) >= time - (high - low) / this.chart.width ? lane.rows[at] : -1;
   }
 
+  /** The calls that are one mark under the pointer, because none of them is a pixel wide; undefined for none. */
+  mergedAt(event) {
+    const [x, y] = this.chart.point(event);
+    const under = Math.floor((y - AXIS_HEIGHT) / LANE_HEIGHT);
+    return this.marks.find((mark) => mark.lane === under && Math.abs(x - mark.x - 0.5) < 1)?.rows;
+  }
+
   moved(event) {
     if (!this.calls) return;
     const row = this.selected ? -1 : this.rowAt(event);
+    const merged = row < 0 || this.widthOf(row) >= 1 ? undefined : this.mergedAt(event);
     if (row < 0) card.hide();
-    else card.show(this.nameOf(row), this.facts(row), event.clientX, event.clientY);
+    else if (merged) card.beside(event, plural(merged.length, "call"), this.factsOfMany(merged));
+    else card.beside(event, this.nameOf(row), this.facts(row));
   }
 
-  /** What is said of one call beside the pointer: its own times, then what is known of its row. */
+  /** How many pixels wide a call is. */
+  widthOf(row) {
+    return ((this.end(row) - this.calls.start[row]) * this.chart.width) / (this.view[1] - this.view[0]);
+  }
+
+  signature(name, row) {
+    const number = this.calls[name][row];
+    return number < 0 ? this.tree.text(name, this.paths.node[this.calls.path[row]]) : this.names[number];
+  }
+
+  /** What is known of one call. */
   facts(row) {
     const { calls, tree } = this;
     const node = this.paths.node[calls.path[row]];
-    const status = calls.status[row] > 0 ? [["ended", meta.statuses[calls.status[row]]]] : [];
-    const usual = METRICS.get("p50");
+    const known = (ns) => (ns < 0 ? "" : duration(ns));
+    const share = calls.duration[row] < 0 ? "" : `, ${percent(calls.duration[row], this.whole[1] - this.whole[0])}% of the step`;
+    const usual = tree.stored.calls[node] > 1 ? `${tree.shown(METRICS.get("p50"), node)}, median of ${plural(tree.stored.calls[node], "call")}` : "";
     return [
       ["class", tree.type(node)], ["phase", tree.phases[node]],
-      ["this call", `${duration(calls.duration[row])} at ${duration(calls.start[row] - this.whole[0])}`], ...status,
-      ["median", tree.stored.calls[node] ? tree.shown(usual, node) : ""],
-      ["share of the step", `${percent(calls.duration[row], this.whole[1] - this.whole[0])}%`],
-      ["usual inputs", tree.text("inputs", node)], ["usual outputs", tree.text("outputs", node)],
+      ["start", `${duration(calls.start[row] - this.whole[0])} into step ${this.number}`],
+      ["duration", duration(calls.duration[row]) + share], ["self", known(calls.self[row])], ["its backward", known(calls.backward[row])],
+      ["on the device", known(calls.device[row])], ["memory peak", calls.peak[row] < 0 ? "" : size(calls.peak[row])],
+      ["inputs", this.signature("inputs", row)], ["outputs", this.signature("outputs", row)],
+      ["ended", calls.status[row] > 0 ? meta.statuses[calls.status[row]] : ""], ["error", calls.error[row] < 0 ? "" : this.names[calls.error[row]]],
+      ["usual", usual],
     ].filter(([, value]) => value);
+  }
+
+  /** What is known of calls too short to be drawn apart. */
+  factsOfMany(rows) {
+    const times = rows.map((row) => this.calls.duration[row]).filter((ns) => ns >= 0).sort((a, b) => a - b);
+    const calls = new Map();
+    for (const row of rows) calls.set(this.nameOf(row), (calls.get(this.nameOf(row)) ?? 0) + 1);
+    const most = [...calls].sort(([, a], [, b]) => b - a);
+    const names = most.slice(0, 4).map(([name, times]) => (times > 1 ? `${name} x${times}` : name));
+    return [
+      ["start", `${duration(this.calls.start[rows[0]] - this.whole[0])} into step ${this.number}`],
+      ["median", times.length ? duration(times[(times.length - 1) >> 1]) : "?"], ["in all", duration(times.reduce((sum, ns) => sum + ns, 0))],
+      ["of", names.join(", ") + (most.length > 4 ? ` and ${most.length - 4} more` : "")], ["each", "zoom in to see it"],
+    ];
   }
 
   pick(row) {
@@ -446,6 +490,15 @@ class Timeline extends TimeAxis {
     this.select(node);
     this.said(this.describe(row));
     this.chart.later();
+  }
+
+  /** Show what is known of the chosen call beside its box, for those who move by keys. */
+  showChosen() {
+    const { chosen, chart, canvas } = this;
+    const lane = this.lanes.findIndex(({ rows }) => rows.includes(chosen));
+    const x = ((this.calls.start[chosen] - this.view[0]) / (this.view[1] - this.view[0])) * chart.width;
+    const { left, top } = canvas.getBoundingClientRect();
+    card.show(canvas, this.nameOf(chosen), this.facts(chosen), left + Math.min(Math.max(x, 0), chart.width), top + AXIS_HEIGHT + (lane + 1) * LANE_HEIGHT);
   }
 
   /** The call before or after the chosen one, in, or out of it. */
@@ -463,8 +516,10 @@ class Timeline extends TimeAxis {
 
   key(event) {
     if (!this.calls || !this.calls.count || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (/^Arrow/.test(event.key)) this.pick(this.step(event.key));
-    else if (event.key === "Enter" && this.chosen >= 0) this.set(this.calls.start[this.chosen], this.end(this.chosen));
+    if (/^Arrow/.test(event.key)) {
+      this.pick(this.step(event.key));
+      this.showChosen();
+    } else if (event.key === "Enter" && this.chosen >= 0) this.set(this.calls.start[this.chosen], this.end(this.chosen));
     else if (!this.axisKey(event.key)) return;
     event.preventDefault();
     event.stopPropagation();

@@ -335,6 +335,9 @@ function fillBar(cell, value, whole) {
   cell.firstChild.style.width = `${whole > 0 ? Math.max((100 * value) / whole, value > 0 ? 0.5 : 0) : 0}%`;
 }
 
+/** What treeDetail calls the median and the like of a row of several calls. */
+const SPREAD = "a call";
+
 /** Everything that is known of a row, as pairs of what it is and its value. */
 function treeDetail(tree, node, forms) {
   const { stored } = tree;
@@ -349,18 +352,20 @@ function treeDetail(tree, node, forms) {
   for (const metric of [...tree.metrics].sort((a, b) => (b.adds === "calls") - (a.adds === "calls"))) {
     const value = stored[metric.name][node];
     const title = metric.label || metric.title;
-    if (metric.adds === "calls") add(title, count(calls) + (stored.instances[node] > 1 ? ` of ${stored.instances[node]} modules` : ""));
+    if (metric.adds === "calls") add(title, count(calls) + (stored.instances[node] > 1 ? ` of ${stored.instances[node]} modules` : "") + whenCalled(tree, node));
     else if (["p50", "p95", "max"].includes(metric.adds)) (behind ||= rows.length), spread.push(`${metric.title} ${tree.shown(metric, node)}`);
     else if (metric.unit === "FLOP") add(title, computed(tree, metric, node));
     else if (metric.key === "self") add(title, `${tree.shown(metric, node)}, ${tree.share("self_ns", node)}% of ${tree.base.text.split(";")[0]}`);
     else if (metric.key === "total") add(title, `${tree.shown(metric, node)}, ${tree.share("total_ns", node)}%`);
     else if (value >= 0) add(title, tree.shown(metric, node));
   }
-  if (calls > 1 && spread.length) rows.splice(behind, 0, ["a call", spread.join(", ")]);
+  if (stored.backward_ns[node] >= 0) rows.splice(behind || rows.length, 0, ["its backward", duration(stored.backward_ns[node])]);
+  if (calls > 1 && spread.length) rows.splice(behind, 0, [SPREAD, spread.join(", ")]);
   if (stored.flags[node] & OF_MODULE && stored.parameters[node] >= 0) {
     add("parameters", `${count(stored.parameters[node])}, ${size(stored.parameter_bytes[node])}${stored.instances[node] > 1 ? " each" : ""}`);
   }
   if (stored.raised[node] > 0) add("raised", plural(stored.raised[node], "call"));
+  add("error", tree.text("error", node));
   if (stored.unknown[node] > 0) add("time not known", plural(stored.unknown[node], "call"));
   const several = forms.get(node) ?? [];
   if (several.length) {
@@ -372,6 +377,13 @@ function treeDetail(tree, node, forms) {
   const line = stored.line[node];
   add("forward in", tree.text("source", node) + (line >= 0 ? `:${line}` : ""));
   return rows;
+}
+
+/** Of a row with a single call when that was, "" for others. */
+function whenCalled(tree, node) {
+  const { calls, start_ns: start, step } = tree.stored;
+  if (calls[node] !== 1 || start[node] < 0) return "";
+  return `, ${duration(start[node])} after recording began${step[node] >= 0 ? `, in step ${step[node]}` : ""}`;
 }
 
 /** How much a row computes, and how fast where that can be told; "" for nothing. */
