@@ -1,8 +1,8 @@
 """What ranges of values cost a training step: `python benchmarks/values.py`.
 
-GPT-2 of two widths, 2 x 128 tokens, forward, backward and SGD. Beside modtrace stand `detect_anomaly` and the
-usual hook, which asks each output whether any element is NaN. All variants take turns in one run; a ratio is the median over the
-rounds of the ratios inside a round.
+GPT-2 of two widths, 2 x 128 tokens, forward, backward and SGD. Beside modtrace stand `detect_anomaly` and the usual
+hook, which asks each output whether any element is NaN. All variants take turns in one run; a ratio is the median over
+the rounds of the ratios inside a round.
 """
 
 from __future__ import annotations

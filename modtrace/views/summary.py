@@ -29,8 +29,8 @@ from modtrace.views.cost import cost_text
 from modtrace.views.device import device_summary
 from modtrace.views.findings import findings_lines
 from modtrace.views.memory import device_memory_summary, memory_summary
-from modtrace.views.nonfinite import nonfinite_lines
-from modtrace.views.nonfinite import notes as nonfinite_notes
+from modtrace.views.models.nonfinite_texts import nonfinite_lines
+from modtrace.views.models.nonfinite_texts import notes as nonfinite_notes
 from modtrace.views.out_of_memory import autopsy_lines
 from modtrace.views.profile import profile_lines
 from modtrace.views.steps import steps_summary

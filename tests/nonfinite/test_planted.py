@@ -6,7 +6,7 @@ import pytest
 
 import modtrace
 from modtrace.analysis.nonfinite import first_fault, nonfinite
-from modtrace.views.nonfinite import head
+from modtrace.views.models.nonfinite_texts import head
 from tests.nonfinite.planted import FAULTS, Fault
 
 ENGINES = ("hooks", "calls")

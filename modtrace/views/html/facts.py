@@ -21,7 +21,7 @@ from modtrace.trace.reader import Process, Stored
 from modtrace.units import count, duration, plural
 from modtrace.views.cost import cost_text
 from modtrace.views.html.aggregate import shown_path
-from modtrace.views.nonfinite import nonfinite_summary
+from modtrace.views.models.nonfinite_texts import nonfinite_summary
 from modtrace.views.summary import caught_lines
 
 ARGUMENTS_LIMIT = 2_000

@@ -29,8 +29,8 @@ from modtrace.trace.schema import BACKWARD, FUNCTION, STEP, SUFFIX
 from modtrace.units import duration, plural, size
 from modtrace.views.models.boxes import Boxes, Icicle, callers, icicle
 from modtrace.views.models.nodes import Ints
+from modtrace.views.models.nonfinite_texts import nonfinite_lines
 from modtrace.views.models.trees import MODES, PlacedTree, ProcessRows, grouped, grown
-from modtrace.views.nonfinite import nonfinite_lines
 
 _WIDE: Final = 200
 
