@@ -266,6 +266,8 @@ def _arguments(values: Namespace) -> dict[str, Any]:
         arguments["engine"] = values.engine
     for _, option in options():
         value = getattr(values, option.argument)
+        if isinstance(value, list):
+            value = "\n".join(value)
         arguments[option.argument] = value != option.default if option.value is None else value
     return arguments
 
@@ -293,7 +295,10 @@ def _parser() -> ArgumentParser:
         if option.value is None:
             parser.add_argument(option.flag, dest=option.argument, action="store_true", help=text)
         else:
-            parser.add_argument(option.flag, dest=option.argument, metavar=option.value, help=text)
+            action = "append" if option.repeated else "store"
+            parser.add_argument(
+                option.flag, dest=option.argument, action=action, metavar=option.value, help=text
+            )
     parser.add_argument(
         "--no-messages", action="store_true", help="keep only the types of exceptions, not their messages"
     )
