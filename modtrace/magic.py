@@ -24,6 +24,7 @@ from modtrace.capture.recorders import options
 from modtrace.errors import ModtraceError, UsageError
 
 _FIRST_LINE: Final = re.compile(r"%%modtrace(?:[ \t]+(?P<line>.*?))?[ \t]*\r?\n?")
+_QUOTED: Final = re.compile(r"""(['"])(.*?)\1(?=\s|\Z)""")
 _USAGE: Final = "%%modtrace [options] [MODEL]"
 _ABOUT: Final = """\
 Records the module calls of a cell. The trace is left in t, also when the cell raises or is interrupted, and its
@@ -255,6 +256,10 @@ def parsed(line: str) -> MagicLine:
 
 
 def _first_word(text: str) -> tuple[str, str]:
+    """The first word, or what stands in quotes, and what is behind it."""
+    quoted = _QUOTED.match(text)
+    if quoted is not None:
+        return quoted[2], text[quoted.end() :].lstrip()
     word, *others = text.split(None, 1)
     return word, others[0] if others else ""
 

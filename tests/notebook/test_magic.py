@@ -211,6 +211,13 @@ def test_every_option_of_a_recorder_is_there():
     assert not [option.flag for _, option in options() if option.flag not in text]
 
 
+def test_values_may_stand_in_quotes():
+    line = magic.parsed("--break 'fc and step=3' --break nan --watch \"a b\" nets['a b']")
+    assert line.options["break_on"] == "fc and step=3\nnan"
+    assert line.options["watch"] == "a b"
+    assert line.model == "nets['a b']"
+
+
 def test_an_expression_for_the_model_may_have_blanks(shell):
     shell.run_cell("nets = {'a b': model}")
     assert shell.run_cell(f"%%modtrace --no-flops nets['a b'][0]\n{FORWARD}").success
