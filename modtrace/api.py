@@ -10,7 +10,7 @@ import tempfile
 import textwrap
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ContextDecorator
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -526,16 +526,9 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     """
     from modtrace.capture.engine.engines import checked_engine
     from modtrace.capture.mechanisms.asked_steps import steps_text
-    from modtrace.capture.mechanisms.break_conditions import expressions_of, joined_texts
+    from modtrace.capture.mechanisms.break_conditions import joined_texts
 
-    if model is not None and "torch" in sys.modules and not isinstance(model, sys.modules["torch"].nn.Module):
-        raise UsageError(f"trace() takes a torch.nn.Module, not {type(model).__name__}; path= names the file")
-    from modtrace.capture.recorders import options as known
-
-    arguments = {option.argument for _, option in known()}
-    for name in recorders:
-        if name not in arguments:
-            raise TypeError(f"trace() got an unexpected keyword argument {name!r}")
+    _check_arguments(model, recorders)
     options = {
         "engine": checked_engine(engine),
         "functions": functions,
@@ -550,10 +543,24 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         "max_bytes": max_bytes,
         **recorders,
     }
-    for text in (options["break_on"], options["watch"]):
-        if text is not None:
-            expressions_of(str(text))
     return Recording(model, path, force=force, options=options, break_rank=break_rank)
+
+
+def _check_arguments(model: object, recorders: Mapping[str, object]) -> None:
+    """Check the model, and the names of options that others have registered.
+
+    Raises:
+        UsageError: it is no model.
+        TypeError: there is no such option.
+    """
+    if model is not None and "torch" in sys.modules and not isinstance(model, sys.modules["torch"].nn.Module):
+        raise UsageError(f"trace() takes a torch.nn.Module, not {type(model).__name__}; path= names the file")
+    from modtrace.capture.recorders import options
+
+    arguments = {option.argument for _, option in options()}
+    for name in recorders:
+        if name not in arguments:
+            raise TypeError(f"trace() got an unexpected keyword argument {name!r}")
 
 
 def _with_options(docstring: str) -> str:

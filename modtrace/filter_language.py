@@ -365,7 +365,7 @@ def _terms(condition: Condition) -> list[Term]:
 
 
 def holds(condition: Condition, ask: Callable[[Term], bool | None]) -> bool | None:
-    """Whether a condition holds; None where that is not decided by what is known.
+    """True if a condition holds; None where that is not decided by what is known.
 
     Args:
         condition: of an expression.

@@ -31,7 +31,7 @@ Hook = Callable[..., Any]
 
 
 def hook_of_environment() -> tuple[bool, Hook | None]:
-    """Whether breakpoints stop at all, and the debugger that is asked for; None for python's."""
+    """True if breakpoints stop at all, and the debugger that is asked for; None for python's."""
     name = os.environ.get(_VARIABLE, "")
     if name == "0":
         return False, None

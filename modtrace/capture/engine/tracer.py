@@ -317,7 +317,7 @@ class Tracer:
 
     @property
     def context(self) -> TraceContext:
-        """What the recorders share."""
+        """The things that recorders share with it."""
         return self._context
 
     def begin_span(self, name: str) -> int:

@@ -76,7 +76,7 @@ def joined_texts(argument: str, value: object) -> str | None:
     """Texts that code gives as one text or as several: as the option has them, a line each. None for none.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: it is something else, or no expression.
     """
     if value is None or value is False:
         return None
@@ -84,7 +84,10 @@ def joined_texts(argument: str, value: object) -> str | None:
     if not all(isinstance(text, str) for text in texts):
         raise UsageError(f"{argument}={value!r} is no text, nor a list of texts")
     lines = [" ".join(str(text).split()) for text in texts]
-    return "\n".join(line for line in lines if line) or None
+    joined = "\n".join(line for line in lines if line) or None
+    if joined is not None:
+        expressions_of(joined)
+    return joined
 
 
 def for_rank(text: str | None, rank: int, break_rank: int) -> str | None:
@@ -125,7 +128,7 @@ class ModuleNames:
         return self.names[0] or self.root or self.cls
 
     def match(self, term: Term) -> bool:
-        """Whether a term that is about names holds: word, name, class or regex."""
+        """True if a term that is about names holds: word, name, class or regex."""
         if term.key == "class":
             return _pattern(glob(term.text)).search(self.cls) is not None
         if term.key == "regex":
@@ -190,7 +193,7 @@ class CallFacts:
     values: dict[str, Any] = field(default_factory=dict)
 
     def ask(self, term: Term) -> bool | None:
-        """Whether a term holds; None where that is not known yet."""
+        """True if a term holds; None where that is not known yet."""
         key = term.key
         if key in ("word", "name", "class", "regex"):
             return self.module.match(term)

@@ -202,6 +202,8 @@ class Breaking:
         output: Any,
     ) -> None:
         """A call has returned."""
+        if self._modules.get(number) is None:
+            return
         pending = self._open.get((buffer.number, call))
         if pending is None:
             return

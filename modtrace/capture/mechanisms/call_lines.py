@@ -80,6 +80,8 @@ class CallLines:
         output: Any,
     ) -> None:
         """A call has returned."""
+        if self._modules.get(number) is None:
+            return
         opened = self._open.pop((buffer.number, call), None)
         if opened is None:
             return
