@@ -21,7 +21,7 @@ class Positions(nn.Module):
         return x + self.tables[length]
 
     def make_table(self, length):
-        time.sleep(0.2)  # stands for work that takes its time
+        time.sleep(0.5)  # stands for work that takes its time
         return torch.sin(torch.arange(length * self.width).reshape(length, self.width) / 10)
 
 

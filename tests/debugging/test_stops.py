@@ -36,7 +36,7 @@ CASES = {
         "dtype:f64 type:ReLU": [("before", "layer1.0.relu", 2, 4), ("before", "layer1.1.relu", 2, 4)],
     },
     "lstm": {
-        "slow and duration>200ms": [("after", "slow", 1, 2)],
+        "slow and duration>1500ms": [("after", "slow", 1, 2)],
         "LSTM and (step=0 or step=2)": [("before", "lstm", 0, 1), ("before", "lstm", 2, 3)],
         "phase=recompute and step=1": [("before", "hidden", 1, 4)],
         "thread>0": [("before", "out", 3, 4)],
