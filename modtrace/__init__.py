@@ -2,7 +2,7 @@
 
 import modtrace.trace  # noqa: F401 - the package first: the function of the same name is what `modtrace.trace` means afterwards
 from modtrace._version import __version__
-from modtrace.api import Recording, Trace, load, span, step, trace
+from modtrace.api import Recording, Trace, breakpoint, load, pm, span, step, trace  # noqa: A004 - it is that
 from modtrace.errors import ModtraceError, TraceError, UsageError
 
 __all__ = [
@@ -12,7 +12,9 @@ __all__ = [
     "TraceError",
     "UsageError",
     "__version__",
+    "breakpoint",
     "load",
+    "pm",
     "span",
     "step",
     "trace",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import sys
@@ -9,10 +10,10 @@ import tempfile
 import textwrap
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ContextDecorator
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from modtrace.decorated import Arguments, Result, Shared, inside
@@ -376,7 +377,9 @@ class Recording(Trace):
         *,
         force: bool,
         options: dict[str, Any],
+        break_rank: int = 0,
     ) -> None:
+        self._break_rank = break_rank
         self._model = weakref.ref(model) if model is not None else None
         self._target = Path(path) if path is not None else None
         self._force = force
@@ -407,6 +410,7 @@ class Recording(Trace):
         else:
             self._spool = _Spool()
             root = self._spool.path / "trace.mtrace"
+        from modtrace.capture.mechanisms.break_conditions import for_rank
         from modtrace.launch.rank import launch
 
         launched = launch()
@@ -419,11 +423,12 @@ class Recording(Trace):
                 warnings.warn(f"modtrace: {trouble}", RuntimeWarning, stacklevel=2)
         self._frames.clear()
         self._seen = -1
+        break_on = for_rank(self._options.get("break_on"), launched.rank, self._break_rank)
         self._tracer = Tracer(
             self._folder,
             model=model,
             rank=launched.rank,
-            **self._options,
+            **{**self._options, "break_on": break_on},
         )
         self._running = True
         self._tracer.start()
@@ -440,6 +445,7 @@ class Recording(Trace):
         self._running = False
         if error is not None:
             self._tracer.note_failure(error)
+            _FAILED[:] = [weakref.ref(self)]
         self._tracer.stop()
         facts = self._tracer.end_facts
         facts |= {"exit_status": None, "exception": error_type.__name__ if error_type is not None else None}
@@ -504,6 +510,9 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     syncs: bool = False,
     values: Steps | None = None,
     nan: bool = False,
+    break_on: str | Sequence[str] | None = None,
+    break_rank: int = 0,
+    watch: str | Sequence[str] | None = None,
     messages: bool = True,
     max_bytes: int | str | None = 4 << 30,
     **recorders: bool | str | None,
@@ -519,6 +528,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         engine: how calls are noticed: "hooks", a pair of torch's hooks around every call, or "calls", a function in the
             place of `Module.__call__`, which costs less.
         {options}
+        break_rank: the rank of a job that `break_on` stops in.
         messages: keep the first line of exceptions' messages; False keeps their types only.
         max_bytes: recording stops, the program goes on, when the trace has this size on disk: a number, or "512MB".
         recorders: options of recorders that others have registered, by their argument.
@@ -528,15 +538,9 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         TypeError: there is no such option.
     """
     from modtrace.capture.engine.engines import checked_engine
+    from modtrace.capture.mechanisms.break_conditions import joined_texts
 
-    if model is not None and "torch" in sys.modules and not isinstance(model, sys.modules["torch"].nn.Module):
-        raise UsageError(f"trace() takes a torch.nn.Module, not {type(model).__name__}; path= names the file")
-    from modtrace.capture.recorders import options as known
-
-    arguments = {option.argument for _, option in known()}
-    for name in recorders:
-        if name not in arguments:
-            raise TypeError(f"trace() got an unexpected keyword argument {name!r}")
+    _check_arguments(model, recorders)
     options = {
         "engine": checked_engine(engine),
         "functions": functions,
@@ -544,11 +548,30 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         **_step_options(memory=memory, kernels=kernels, saved=saved, values=values),
         "syncs": syncs,
         "nan": nan,
+        "break_on": joined_texts("break_on", break_on),
+        "watch": joined_texts("watch", watch),
         "messages": messages,
         "max_bytes": size_bytes(max_bytes) if isinstance(max_bytes, str) else max_bytes,
         **recorders,
     }
-    return Recording(model, path, force=force, options=options)
+    return Recording(model, path, force=force, options=options, break_rank=break_rank)
+
+
+def _check_arguments(model: object, recorders: Mapping[str, object]) -> None:
+    """Check the model, and the names of options that others have registered.
+
+    Raises:
+        UsageError: it is no model.
+        TypeError: there is no such option.
+    """
+    if model is not None and "torch" in sys.modules and not isinstance(model, sys.modules["torch"].nn.Module):
+        raise UsageError(f"trace() takes a torch.nn.Module, not {type(model).__name__}; path= names the file")
+    from modtrace.capture.recorders import options
+
+    arguments = {option.argument for _, option in options()}
+    for name in recorders:
+        if name not in arguments:
+            raise TypeError(f"trace() got an unexpected keyword argument {name!r}")
 
 
 def _step_options(**asked: Steps | None) -> dict[str, str | None]:
@@ -602,6 +625,73 @@ def step() -> None:
     """Say that a training step ends here. Where it is said once, nothing else ends a step in that trace."""
     for tracer in _running():
         tracer.mark_step()
+
+
+def breakpoint(*conditions: str | bool) -> None:  # noqa: A001 - it is python's, which knows modules
+    """Open the debugger here, where a trace is being recorded and all conditions hold; else as `breakpoint()` does.
+
+    At the prompt `module`, `args`, `kwargs` and `call` are those of the innermost module call around, `mtree`, `mup`
+    and `mdown` show and walk the calls that are open. Time at the prompt is in no number of the trace. In workers of a
+    DataLoader nothing stops, in a job of several processes only rank 0.
+
+    Args:
+        conditions: texts in the language of `--break` about that call (`"step=10"`, `"shape~[*,0]"`), or truth values.
+
+    Raises:
+        UsageError: a text cannot be read, or asks for what is known only at the end of a call.
+    """
+    if not all(condition for condition in conditions if not isinstance(condition, str)):
+        return
+    contexts = [tracer.context for tracer in _running()]
+    here = inspect.currentframe()
+    caller = here.f_back if here is not None else None
+    if caller is None:
+        return
+    if not contexts:
+        _plain_breakpoint(caller)
+        return
+    from modtrace.capture.mechanisms.code_breakpoints import CodeBreakpoints
+
+    texts = [condition for condition in conditions if isinstance(condition, str)]
+    contexts[0].part(CodeBreakpoints).stop(caller, texts, contexts)
+
+
+def _plain_breakpoint(frame: FrameType) -> None:
+    """Do as `breakpoint()` does, in that frame."""
+    if sys.breakpointhook is not sys.__breakpointhook__:
+        sys.breakpointhook()  # noqa: T100 - that of the program
+        return
+    from modtrace.capture.debugger.debugger import Debugger
+    from modtrace.capture.debugger.module_prompt import StopPoint
+
+    Debugger().now(frame, StopPoint(""))
+
+
+def pm(trace: Trace | None = None) -> None:
+    """Open the debugger on the last exception that nobody caught: in a notebook, on the cell that has failed.
+
+    It begins in the innermost frame of the program's own code, inside the module that failed, with WHERE IT FAILED
+    above it. `mtree`, `mup` and `mdown` show and walk the module calls on the way.
+
+    Args:
+        trace: a trace of it; the last that was recorded with a failure, where it still is there.
+
+    Raises:
+        UsageError: nothing has failed.
+    """
+    from modtrace.capture.debugger.post_mortem import post_mortem
+    from modtrace.views.console import failure_text
+
+    traceback = getattr(sys, "last_traceback", None)
+    if traceback is None:
+        raise UsageError("nothing has failed: pm() looks at the last exception that nobody caught")
+    recorded = trace if trace is not None else _FAILED[-1]() if _FAILED else None
+    text = failure_text(recorded._read()) if recorded is not None else ""  # noqa: SLF001 - of this file
+    post_mortem(traceback, text)
+
+
+_FAILED: list[weakref.ref[Recording]] = []
+"""The recording that was the last to end with an exception."""
 
 
 def _running() -> list[Tracer]:

@@ -25,6 +25,7 @@ from modtrace.capture.recorders import options
 from modtrace.errors import ModtraceError, UsageError
 
 _FIRST_LINE: Final = re.compile(r"%%modtrace(?:[ \t]+(?P<line>.*?))?[ \t]*\r?\n?")
+_QUOTED: Final = re.compile(r"""(['"])(.*?)\1(?=\s|\Z)""")
 _USAGE: Final = "%%modtrace [options] [MODEL]"
 _ABOUT: Final = """\
 Records the module calls of a cell. The trace is left in t, also when the cell raises or is interrupted, and its
@@ -299,6 +300,10 @@ def parsed(line: str) -> MagicLine:
 
 
 def _first_word(text: str) -> tuple[str, str]:
+    """The first word, or what stands in quotes, and what is behind it."""
+    quoted = _QUOTED.match(text)
+    if quoted is not None:
+        return quoted[2], text[quoted.end() :].lstrip()
     word, *others = text.split(None, 1)
     return word, others[0] if others else ""
 
@@ -310,6 +315,8 @@ def _arguments(values: Namespace) -> dict[str, Any]:
     arguments |= {name: value for name, value in further.items() if value}
     for _, option in options():
         value = getattr(values, option.argument)
+        if isinstance(value, list):
+            value = "\n".join(value)
         arguments[option.argument] = value != option.default if option.value is None else value
     return arguments
 
@@ -346,7 +353,10 @@ def _parser() -> ArgumentParser:
         if option.value is None:
             parser.add_argument(option.flag, dest=option.argument, action="store_true", help=text)
         else:
-            parser.add_argument(option.flag, dest=option.argument, metavar=option.value, help=text)
+            action = "append" if option.repeated else "store"
+            parser.add_argument(
+                option.flag, dest=option.argument, action=action, metavar=option.value, help=text
+            )
     parser.add_argument(
         "--no-messages", action="store_true", help="keep only the types of exceptions, not their messages"
     )

@@ -11,13 +11,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "modtrace"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LEAVES = {"_version", "errors", "text", "units"}
+LEAVES = {"_version", "errors", "filter_language", "text", "units"}
 
 MAY_IMPORT = {
     "_version": set(),
     "errors": set(),
     "text": set(),
     "units": set(),
+    "filter_language": {"errors", "text"},
     "decorated": set(),
     "trace": LEAVES,
     "device_peaks": LEAVES | {"trace"},

@@ -11,7 +11,8 @@ import pytest
 import modtrace
 
 NAMES = [
-    "ModtraceError", "Recording", "Trace", "TraceError", "UsageError", "__version__", "load", "span", "step", "trace",
+    "ModtraceError", "Recording", "Trace", "TraceError", "UsageError", "__version__", "breakpoint", "load", "pm",
+    "span", "step", "trace",
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ class Option:
     optional: its value is given with `=` or not at all, which is "1".
     mirrored: an environment variable gives it to every command. Those of `run` all are: one that looks at a trace would
         show another page, or overwrite a file, because of a setting that was meant for recording.
+    repeated: it can be given several times; its value has a line each.
     beside: modes of its command that it changes, "" for none of them; without any it can be used with each.
     """
 
@@ -31,6 +32,7 @@ class Option:
     help: str
     optional: bool = False
     mirrored: bool = False
+    repeated: bool = False
     beside: tuple[str, ...] = ()
 
     @property
@@ -98,7 +100,11 @@ def parse(words: Sequence[str], verb: Verb) -> ParsedOptions:
     if unknown:
         name = unknown[0].partition("=")[0]
         raise UsageError(f"{verb.name} has no option {name}; modtrace {verb.name} --help lists them")
-    values = {key: value for key, value in vars(namespace).items() if key != "words" and value is not None}
+    values = {
+        key: "\n".join(value) if isinstance(value, list) else value
+        for key, value in vars(namespace).items()
+        if key != "words" and value is not None
+    }
     _check_modes(values, verb)
     positional = others if verb.stop is not None else [*namespace.words, *others]
     return ParsedOptions(_from_environment(mirrored) | values, positional)
@@ -106,7 +112,7 @@ def parse(words: Sequence[str], verb: Verb) -> ParsedOptions:
 
 def lacks_value(flag: str, value: str, script: str) -> str:
     """Message for an option that has taken the script for its value."""
-    example = {"STEPS": "0:3", "SIZE": "1GB"}.get(value, value)
+    example = {"STEPS": "0:3", "SIZE": "1GB", "EXPR": "nan", "NAME": "'encoder.*'"}.get(value, value)
     shown = plain(script, 60)
     return (
         f"{flag} takes {value}, which is missing in front of {shown}: modtrace run {flag} {example} {shown}"
@@ -214,7 +220,10 @@ def _parser(verb: Verb) -> ArgumentParser:
                 *option.names, dest=option.key, metavar=option.value, nargs="?", const="1", help=text
             )
         else:
-            parser.add_argument(*option.names, dest=option.key, metavar=option.value, help=text)
+            action = "append" if option.repeated else "store"
+            parser.add_argument(
+                *option.names, dest=option.key, action=action, metavar=option.value, help=text
+            )
     if verb.stop is None:
         parser.add_argument("words", nargs="*", help=SUPPRESS)
     return parser

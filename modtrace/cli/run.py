@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final
 
 from modtrace.capture.engine.engines import HOOKS, checked_engine
+from modtrace.capture.mechanisms.break_conditions import for_rank
 from modtrace.capture.recorders import options
 from modtrace.cli import live_run
 from modtrace.cli.chosen_trace import memory_limit
@@ -38,7 +40,8 @@ OPTIONS: Final = (
         "NAME",
         "hooks (default), or calls: Module.__call__ itself is replaced, which costs less",
     ),
-    *(Option((option.flag,), option.value, option.help) for _, option in options()),
+    *(Option((option.flag,), option.value, option.help, repeated=option.repeated) for _, option in options()),
+    Option(("--break-rank",), "N", "rank of the job that --break stops in (default 0)"),
     Option(
         ("--html",),
         "F",
@@ -53,6 +56,7 @@ OPTIONS: Final = (
         "nan",
         "exit with 3 where the script ended well but values began to be NaN or infinite",
     ),
+    Option(("--pdb",), None, "open the debugger in the failing module when an exception ends the script"),
     Option(("--live",), None, "look at it while it runs; q leaves it to itself, K stops it"),
 )
 NONFINITE: Final = 3
@@ -90,6 +94,7 @@ class PreparedRun:
     open: bool
     force: bool
     fail_on_nan: bool = False
+    pdb: bool = False
 
 
 def prepare(words: Sequence[str]) -> PreparedRun | live_run.LiveRun:
@@ -100,6 +105,10 @@ def prepare(words: Sequence[str]) -> PreparedRun | live_run.LiveRun:
     """
     parsed = parse(words, VERB)
     asked = _asked(parsed)
+    launched = launch()
+    asked["break_on"] = for_rank(
+        str(asked["break_on"] or ""), launched.rank, parsed.number("break-rank") or 0
+    )
     target = _target(parsed)
     show = "saved" if parsed.on("quiet") else parsed.values.get("print", "summary")
     if show not in ("saved", "summary", "tree", "none"):
@@ -109,11 +118,11 @@ def prepare(words: Sequence[str]) -> PreparedRun | live_run.LiveRun:
     engine = checked_engine(parsed.values.get("engine") or HOOKS)
     max_bytes = size_bytes(parsed.values.get("max-size", "4GB"))
     run_script.check(target)
-    launched = launch()
     output = parsed.values.get("output")
     path = Path(os.path.abspath(output)) if output else default_path(target.stem, launched)
     html = _html(parsed, path)
     if parsed.on("live"):
+        _refuse_live(parsed)
         against = live_run.against(launched)
         if against is None:
             return live_run.plan(words, parsed, OPTIONS, name=target.name, trace=path)
@@ -127,9 +136,9 @@ def prepare(words: Sequence[str]) -> PreparedRun | live_run.LiveRun:
         "max_bytes": max_bytes,
         **asked,
     }
-    return PreparedRun(
-        target, folder, launched, show, settings, html, parsed.on("open"), parsed.on("force"), fails
-    )
+    pdb = parsed.on("pdb") and launched.rank == (parsed.number("break-rank") or 0)
+    switches = parsed.on("open"), parsed.on("force"), fails, pdb
+    return PreparedRun(target, folder, launched, show, settings, html, *switches)
 
 
 def _fails_on_nan(parsed: ParsedOptions) -> bool:
@@ -160,6 +169,16 @@ def _asked(parsed: ParsedOptions) -> dict[str, bool | str | None]:
             if option.check is not None and asked[option.argument]:
                 _check(option.flag, option.value, str(asked[option.argument]), option.check)
     return asked
+
+
+def _refuse_live(parsed: ParsedOptions) -> None:
+    """Raise UsageError where the live view and a debugger would both want the terminal."""
+    for key in ("break", "pdb"):
+        if parsed.on(key):
+            raise UsageError(
+                f"--live and --{key} both need the terminal: run it with --{key}, and look at it with modtrace live "
+                "in another shell"
+            )
 
 
 def _check(flag: str, value: str, text: str, check: Callable[[str], object]) -> None:
@@ -194,7 +213,11 @@ def execute(prepared: PreparedRun | live_run.LiveRun) -> None:
         return
     session.OWN_FRAMES[:] = [__file__, str(Path(__file__).with_name("__init__.py")), *_entry_files()]
     with Session(
-        prepared.folder, prepared.options, lambda ended: _report(prepared, ended), lambda: _prepare(prepared)
+        prepared.folder,
+        prepared.options,
+        lambda ended: _report(prepared, ended),
+        lambda: _prepare(prepared),
+        (lambda traceback: _post_mortem(prepared, traceback)) if prepared.pdb else None,
     ):
         run_script.run(prepared.target)
 
@@ -261,6 +284,20 @@ def _end_with_failure(trace: Path) -> None:
             with contextlib.suppress(Exception):
                 stream.flush()
         os._exit(NONFINITE)
+
+
+def _post_mortem(prepared: PreparedRun, traceback: TracebackType) -> None:
+    """Open the debugger where the script failed, with what is known of the failure above it."""
+    from modtrace.capture.debugger.post_mortem import post_mortem
+
+    try:
+        from modtrace.trace.reader import open_trace
+        from modtrace.views.console import failure_text
+
+        text = failure_text(open_trace(prepared.folder.parent, max_memory_bytes=memory_limit()))
+    except Exception as fault:
+        text = f"modtrace: the failure could not be described: {type(fault).__name__}: {plain(str(fault))}"
+    post_mortem(traceback, text)
 
 
 def _write_html(prepared: PreparedRun, path: Path) -> str:

@@ -28,7 +28,8 @@ class Session:
 
     Recording goes on behind the block, for threads that outlive the main one and for exit functions: python joins
     those and then runs these, ours last. `prepare` is called when the script has ended, because some modules cannot be
-    imported once threads are joined. `report` is called at the very end, in this process only. `troubles` are faults of
+    imported once threads are joined. `post_mortem` is called with the traceback of an exception that nobody has caught,
+    when it has been printed. `report` is called at the very end, in this process only. `troubles` are faults of
     ours, for it to print.
     """
 
@@ -38,6 +39,7 @@ class Session:
         options: dict[str, Any],
         report: Callable[[Session], None],
         prepare: Callable[[], None],
+        post_mortem: Callable[[TracebackType], None] | None = None,
     ) -> None:
         self.folder = folder
         self.troubles: list[str] = []
@@ -46,6 +48,7 @@ class Session:
         self._options = options
         self._report = report
         self._prepare = prepare
+        self._post_mortem = post_mortem
         self._pid = os.getpid()
         self._tracer: Any = None
         self._ended = False
@@ -148,6 +151,14 @@ class Session:
             if self.exception == "KeyboardInterrupt":
                 _say_interrupted()
 
+    def _look_at(self, error: BaseException, traceback: TracebackType | None) -> None:
+        """Open the debugger at an exception, where that is asked for."""
+        post_mortem, self._post_mortem = self._post_mortem, None
+        # A person has left the debugger.
+        is_fault = isinstance(error, Exception) and type(error).__name__ != "BdbQuit"
+        if post_mortem is not None and traceback is not None and self.here and is_fault:
+            post_mortem(traceback)
+
     def _wrap_excepthook(self) -> None:
         """Let the hook that will be called, python's or one of the program's, see the traceback of plain python.
 
@@ -173,6 +184,7 @@ class Session:
             except BaseException as failed:
                 leave(failed)
                 raise
+            self._look_at(error, traceback)
 
         sys.excepthook = excepthook
 

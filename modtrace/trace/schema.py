@@ -333,11 +333,12 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("size_bytes", "int64", "of a copy or a fill on a device", True, since=1),
         Column("waited", "bool", "of a copy between host and device: the operator that asked for it waited for its end", True, since=1),
     ),
-    # When memory or kernels were watched: one row a stretch of time. Nothing is known of what was outside.
+    # When memory or kernels were watched: one row a stretch of time. Nothing is known of what was outside. A row of neither
+    # is a stretch in which a debugger was at work. A step that any row meets counts in no statistic.
     "watched": (
         Column("from_ns", "int64", "nanoseconds since the start of recording"),
         Column("to_ns", "int64", "likewise"),
-        Column("memory", "bool", "allocations were noted"),
+        Column("memory", "bool", "allocations were noted; where neither these nor kernels were, a debugger was at work"),
         Column("kernels", "bool", "operators and kernels were noted"),
     ),
     # Ranges of values (--values, --nan), in the order in which the tensors came to be: one row a tensor. With --nan alone

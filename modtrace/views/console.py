@@ -13,6 +13,7 @@ from typing import Any, TextIO, TypedDict
 
 from modtrace.analysis.compilations import compilations
 from modtrace.analysis.device_times import launch_timed
+from modtrace.analysis.failure import last_failure
 from modtrace.analysis.findings import findings
 from modtrace.analysis.flat_profile import flat_profile
 from modtrace.analysis.flops import StepWork
@@ -51,7 +52,7 @@ from modtrace.views.profile import outside_texts, window_text
 from modtrace.views.roofline import reach_lines, roofline_lines
 from modtrace.views.steps import steps_lines
 from modtrace.views.styled_lines import Line, plain_lines
-from modtrace.views.summary import summary_lines
+from modtrace.views.summary import failure_lines, summary_lines
 from modtrace.views.syncs import syncs_lines
 from modtrace.views.tensor_memory import held_lines, kept_lines
 from modtrace.views.tree import tree_lines
@@ -453,7 +454,14 @@ def _finished(lines: Sequence[str | Line], width: int, color: bool, ascii: bool,
     return "".join(f"{line.colored() if color else line.text}\n" for line in marked)
 
 
+def failure_text(stored: Stored, *, width: int = 80) -> str:
+    """WHERE IT FAILED, as the summary has it; "" where nothing failed."""
+    failure = last_failure(stored)
+    return "" if failure is None else "\n".join(failure_lines(failure, width))
+
+
 __all__ = [
+    "failure_text",
     "findings_text",
     "info_json",
     "kernels_text",

@@ -8,11 +8,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.filters import Filter, mask, parse
+from modtrace.analysis.filters import mask, parse
 from modtrace.analysis.metric_values import GroupNumbers
 from modtrace.analysis.metrics import METRICS, comparable
 from modtrace.analysis.tree import Tree, chosen, placed, preorder
 from modtrace.errors import UsageError
+from modtrace.filter_language import Filter
 from modtrace.text import plain
 from modtrace.trace.reader import Stored
 from modtrace.units import plural

@@ -284,6 +284,13 @@ def test_a_notebook_is_shown_the_table_and_a_terminal_the_text(shell, capsys, ke
     assert ("modtrace  trace" in capsys.readouterr().out) is not kernel
 
 
+def test_values_may_stand_in_quotes():
+    line = magic.parsed("--break 'fc and step=3' --break nan --watch \"a b\" nets['a b']")
+    assert line.options["break_on"] == "fc and step=3\nnan"
+    assert line.options["watch"] == "a b"
+    assert line.model == "nets['a b']"
+
+
 def test_an_expression_for_the_model_may_have_blanks(shell):
     shell.run_cell("nets = {'a b': model}")
     assert shell.run_cell(f"%%modtrace --no-flops nets['a b'][0]\n{FORWARD}").success

@@ -8,8 +8,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from modtrace.analysis.filters import grammar, mask, nearest, parse
+from modtrace.analysis.filters import grammar, mask, parse
 from modtrace.errors import UsageError
+from modtrace.filter_language import nearest
 from modtrace.trace.reader import open_trace
 from modtrace.views.html.report import report
 from modtrace.views.models.trees import BEFORE, OUTSIDE, ProcessRows, grouped, grown

@@ -12,6 +12,7 @@ from modtrace.capture.engine.events import Events
 from modtrace.capture.engine.exceptions import Errors
 from modtrace.capture.engine.labels import Labels
 from modtrace.capture.engine.modules import Registry
+from modtrace.capture.engine.pauses import Pauses
 from modtrace.capture.engine.signatures import Signatures
 from modtrace.capture.engine.thread_buffer import BufferTable, ThreadBuffer, ThreadBuffers
 from modtrace.capture.engine.variables import Variables
@@ -33,6 +34,8 @@ class TraceContext:
     due: the clock from which on a block is to be written.
     off: nothing is recorded any more.
     step: the number of the step in progress, as far as can be told while the program runs.
+    pauses: when the program waited for a person.
+    rank: of the process in its job.
     """
 
     __slots__ = (
@@ -55,6 +58,8 @@ class TraceContext:
         "next_node",
         "off",
         "origin_ns",
+        "pauses",
+        "rank",
         "registry",
         "signatures",
         "stands_in",
@@ -80,6 +85,8 @@ class TraceContext:
         warn: Callable[[str], None],
         take_off: Callable[[Any, BaseException], None],
         admits: Callable[[torch.nn.Module], bool] | None = None,
+        pauses: Pauses | None = None,
+        rank: int = 0,
     ) -> None:
         self.threads = threads
         self.buffers = ThreadBuffers(threads)
@@ -88,6 +95,8 @@ class TraceContext:
         self.errors = errors
         self.labels = labels
         self.clock = clock
+        self.pauses = Pauses(clock) if pauses is None else pauses
+        self.rank = rank
         self.origin_ns = origin_ns
         self.flush: Callable[[ThreadBuffer], None] = _no_flush
         self.flush_now: Callable[[ThreadBuffer], None] = _no_flush

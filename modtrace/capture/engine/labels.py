@@ -35,6 +35,10 @@ class Labels:
         place = (file, line, offset)
         return self._number((name, cls, place), place)
 
+    def name_of(self, number: int) -> str:
+        """The name of a label; "" for a number that is none."""
+        return next((key[0] for key, known in list(self._numbers.items()) if known == number), "")
+
     def _number(self, key: tuple[str, str, Any], place: tuple[Any, ...]) -> int:
         known = self._numbers.get(key)
         if known is not None:

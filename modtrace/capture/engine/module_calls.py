@@ -65,11 +65,11 @@ def begin(context: TraceContext, buffer: ThreadBuffer, module: Any, caller: Fram
     """Checks of a call that does not come straight from the forward of the innermost open call.
 
     Returns the bits of schema's `mode` in their place; NOT_LOOKED_AT for a call that must not be recorded: a trace of
-    torch's own is being made, or it is of a model that is not asked for.
+    torch's own is being made, it is made at a prompt, or it is of a model that is not asked for.
     """
     if buffer.calls and buffer.calls[-1][2].kind == MODULE and _is_called_by(buffer.calls[-1][0], caller):
         return 0
-    if is_making_graph():
+    if is_making_graph() or buffer.paused:
         return NOT_LOOKED_AT
     if context.unwatched:
         context.watch_again()

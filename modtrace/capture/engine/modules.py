@@ -42,11 +42,12 @@ MAX_REFRESHES: Final = 32
 class _Tree:
     """The names below one top module: number -> FQN, as last walked."""
 
-    __slots__ = ("names", "top", "wait", "walks")
+    __slots__ = ("aliases", "names", "top", "wait", "walks")
 
     def __init__(self, top: int) -> None:
         self.top = top
         self.names: dict[int, str] = {}
+        self.aliases: dict[int, list[str]] = {}
         self.walks = 0
         self.wait = 0
 
@@ -94,6 +95,16 @@ class Registry:
         """The number of a module; None for one not seen."""
         entry = self.entries.get(id(module))
         return entry.number if entry is not None else None
+
+    def names_of(self, number: int) -> tuple[list[str], str | None]:
+        """The FQN of a module in the tree that it was first seen in, with its aliases, and the variable that holds the
+        top of that tree, where that is known.
+        """
+        home = self._home.get(number, number)
+        tree = self._trees.get(home)
+        if tree is None:
+            return [""], None
+        return [tree.names.get(number, ""), *tree.aliases.get(number, ())], self._variables.get(home)
 
     def root_entry(
         self, module: Module, place: Place = NOWHERE, variable: Callable[[], str | None] | None = None
@@ -211,6 +222,7 @@ class Registry:
                 home = self._trees.get(self._home.pop(number, -1))
                 if home is not None:
                     home.names.pop(number, None)
+                    home.aliases.pop(number, None)
                 for table in (self._trees, self._written, self._refreshes, self._variables):
                     table.pop(number, None)
                 self._lazy.discard(number)
@@ -343,6 +355,8 @@ class Registry:
             if tree.names.get(number) == names[0]:
                 continue
             tree.names[number] = names[0]
+            if len(names) > 1:
+                tree.aliases[number] = names[1:]
             if again:
                 continue
             self._name_rows.append(

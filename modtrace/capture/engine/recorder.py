@@ -35,6 +35,7 @@ class RecorderOption:
     help: its line in `modtrace run --help`.
     doc: its sentence in the docstring of `modtrace.trace()`.
     check: raises UsageError for a value that makes no sense.
+    repeated: it can be given several times: the value has a line each.
     """
 
     argument: str
@@ -44,6 +45,7 @@ class RecorderOption:
     help: str
     doc: str
     check: Callable[[str], object] | None = None
+    repeated: bool = False
 
 
 class Recorder:
@@ -66,6 +68,8 @@ class Recorder:
     """Options that say more of how it records; their values are `further`, by argument."""
     order: ClassVar[int] = 50
     """Recorders start, hand out rows and stop in this order."""
+    may_pause: ClassVar[bool] = False
+    """It may let the program wait for a person: the clock of such a trace stands still meanwhile."""
     lost: ClassVar[str] = ""
     """Text of the gap after a fault: `{lost} from here on`."""
 

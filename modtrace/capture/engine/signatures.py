@@ -412,6 +412,11 @@ class Signatures:
             return "?", []
 
 
+def text_of(key: Any) -> str:
+    """The text of a key: `f32[2,8], mask=bool[2,8]`."""
+    return plain(_text(key, "", []), TEXT_LIMIT)
+
+
 def described(key: Any) -> list[dict[str, Any]]:
     """The tensors of a key, as rows of the schema's `tensors`."""
     tensors: list[dict[str, Any]] = []

@@ -97,6 +97,7 @@ class ThreadBuffer:
     lent: threads of autograd's engine record here too.
     watch: the backward that runs.
     finished: the thread has ended.
+    paused: a person is asked on this thread: what is called meanwhile is not the program's.
     """
 
     __slots__ = (
@@ -111,6 +112,7 @@ class ThreadBuffer:
         "lent",
         "next_call",
         "number",
+        "paused",
         "records",
         "resumed",
         "tails",
@@ -131,6 +133,7 @@ class ThreadBuffer:
         self.tails: list[Tail] = []
         self.transformed = 0
         self.finished = False
+        self.paused = False
         self.left: dict[int, Entry] = {}
         self.resumed = 0
         self.lent = False

@@ -27,6 +27,7 @@ from modtrace.capture.engine.labels import Labels
 from modtrace.capture.engine.module_calls import RUNNERS
 from modtrace.capture.engine.modules import Registry
 from modtrace.capture.engine.open_calls import abort_left
+from modtrace.capture.engine.pauses import Pauses
 from modtrace.capture.engine.ranges import NOT_OPENED, Ranges
 from modtrace.capture.engine.recorder import Recorder
 from modtrace.capture.engine.selection import Selection
@@ -100,7 +101,8 @@ class Tracer:
         self._stopped: dict[str, Any] | None = None
         self._left_cost_ns: dict[str, int] = {}
         """Of recorders that have been taken off."""
-        self._clock = time.perf_counter_ns
+        pauses = Pauses(time.perf_counter_ns)
+        self._clock = pauses.clock if _may_pause(options) else time.perf_counter_ns
         self._started_ns = self._clock()
         self._folder = folder
         self._rank = rank
@@ -120,6 +122,8 @@ class Tracer:
             warn=self._warn,
             take_off=self._take_off,
             admits=self._selection,
+            pauses=pauses,
+            rank=rank,
         )
         self._context.messages = messages
         self._ranges = self._context.part(Ranges)
@@ -311,6 +315,11 @@ class Tracer:
             except Exception as fault:
                 self._fault(fault)
 
+    @property
+    def context(self) -> TraceContext:
+        """The things that recorders share with it."""
+        return self._context
+
     def begin_span(self, name: str) -> int:
         """Open a range of the user's; its number, to end it with."""
         return self._ranges.begin(self._ranges.span(name)) if self._is_running() else NOT_OPENED
@@ -378,7 +387,7 @@ class Tracer:
                 rows += recorder.rows()
             except Exception as fault:
                 self._take_off(recorder, fault)
-        return [*rows, ("gaps", self._new_gaps())]
+        return [*rows, ("watched", self._context.pauses.rows()), ("gaps", self._new_gaps())]
 
     def _hide(self) -> None:
         self._each("hide")
@@ -448,6 +457,16 @@ class Tracer:
             warnings.warn(f"modtrace: {message}", RuntimeWarning, stacklevel=3)
         except Warning:  # they are errors here
             pass
+
+
+def _may_pause(options: Mapping[str, bool | str | None]) -> bool:
+    """True if a recorder that is asked for may let the program wait."""
+    return any(
+        recorder.option is not None
+        and recorder.may_pause
+        and recorder.is_asked(options.get(recorder.option.argument))
+        for recorder in recorders()
+    )
 
 
 def _made(context: TraceContext, options: Mapping[str, bool | str | None]) -> list[Recorder]:

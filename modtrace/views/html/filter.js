@@ -1,4 +1,4 @@
-// What a person types to find rows and to keep some of them: the language of modtrace/analysis/filters.py, with the words
+// What a person types to find rows and to keep some of them: the language of modtrace/filter_language.py, with the words
 // that it has in `meta.grammar`. tests/views/filter_cases.json holds what both must do.
 
 const TERM = /(-?)(?:\/((?:[^/\\]|\\.)*)\/(?![^ \t\r\n])|"([^"]*)"?|([A-Za-z_][A-Za-z0-9_]*):(?!:)(?:"([^"]*)"?|([^ \t\r\n]*))|([A-Za-z_][A-Za-z0-9_]*)[ \t\r\n]*(>=|=>|==|!=|<=|=<|<>|>|<|=)[ \t\r\n]*([^ \t\r\n]*)|([^ \t\r\n]+))/y;
@@ -57,7 +57,7 @@ function distance(first, second) {
   return row[second.length];
 }
 
-/** The option that a mistyped word most likely stands for, or undefined; as filters.py has it. */
+/** The option that a mistyped word most likely stands for, or undefined; as filter_language.py has it. */
 function nearest(text, options) {
   const word = text.toLowerCase();
   const begun = options.find((option) => word && (option.startsWith(word) || (option.length > 2 && word.startsWith(option))));

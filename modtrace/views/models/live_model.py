@@ -6,10 +6,11 @@ from typing import Final
 
 import numpy as np
 
-from modtrace.analysis.filters import MEMBERS, Filter, FilterRows
+from modtrace.analysis.filters import MEMBERS, FilterRows
 from modtrace.analysis.live_tree import LiveRow, LiveTree, mark
 from modtrace.analysis.metrics import METRICS
 from modtrace.errors import UsageError
+from modtrace.filter_language import Filter
 from modtrace.units import count
 from modtrace.views.models.nodes import Bools, Ints, TreeNodes, ends_of, parents_of
 from modtrace.views.models.tree_model import TreeModel

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from modtrace.analysis.filters import Filter, FilterRows
+from modtrace.analysis.filters import FilterRows
 from modtrace.analysis.kernels import ran
 from modtrace.analysis.metrics import METRICS
 from modtrace.analysis.operations import operations
@@ -16,6 +16,7 @@ from modtrace.analysis.roofline import Point, device_keys, roofline
 from modtrace.analysis.steps import median_mfu
 from modtrace.device_peaks.cache import DevicePeaks, cached_of
 from modtrace.errors import UsageError
+from modtrace.filter_language import Filter
 from modtrace.trace.reader import Stored
 from modtrace.units import duration
 from modtrace.views.models.nodes import Bools, Ints, TreeNodes, ends_of, parents_of

@@ -7,12 +7,13 @@ from typing import Final
 
 import numpy as np
 
-from modtrace.analysis.filters import Filter, FilterRows
+from modtrace.analysis.filters import FilterRows
 from modtrace.analysis.flops import work_of_steps
 from modtrace.analysis.metrics import METRICS
 from modtrace.analysis.statistics import chosen_steps
 from modtrace.analysis.step_columns import step_columns
 from modtrace.errors import UsageError
+from modtrace.filter_language import Filter
 from modtrace.trace.schema import PHASES
 from modtrace.views.models.nodes import Bools, Ints, TreeNodes
 from modtrace.views.models.viewer_model import Rank

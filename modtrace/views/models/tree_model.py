@@ -11,7 +11,8 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.filters import Filter, mask, matching
+from modtrace.analysis.filters import mask, matching
+from modtrace.filter_language import Filter
 from modtrace.views.models.nodes import Bools, Ints, TreeNodes
 
 Small = npt.NDArray[np.int32]

@@ -7,9 +7,10 @@ from typing import Final
 
 import numpy as np
 
-from modtrace.analysis.filters import Filter, FilterRows
+from modtrace.analysis.filters import FilterRows
 from modtrace.analysis.memory_peaks import MemoryHolder
 from modtrace.errors import UsageError
+from modtrace.filter_language import Filter
 from modtrace.text import fit, pad, plain
 from modtrace.units import count, percent, size
 from modtrace.views.models.nodes import Bools, Ints, TreeNodes

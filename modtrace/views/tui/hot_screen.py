@@ -7,7 +7,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from modtrace.analysis.filters import Filter
+from modtrace.filter_language import Filter
 from modtrace.text import fit, plain
 from modtrace.views.models.csv_sheet import Sheet, Value
 from modtrace.views.models.hot_rows import HotRows, hot_rows

@@ -15,10 +15,11 @@ from textual.widgets import Footer
 from textual.worker import Worker, WorkerState
 
 from modtrace.analysis import live
-from modtrace.analysis.filters import Filter, parse
+from modtrace.analysis.filters import parse
 from modtrace.analysis.live import LiveTrace
 from modtrace.analysis.live_tree import WINDOWS, LiveTree
 from modtrace.errors import TraceError
+from modtrace.filter_language import Filter
 from modtrace.text import fit, plain, width
 from modtrace.trace.schema import OUTPUT_FILE
 from modtrace.units import duration, percent, plural

@@ -11,10 +11,11 @@ from textual.binding import Binding, BindingType
 from textual.worker import Worker, WorkerState
 
 from modtrace.analysis.device_memory import wholes
-from modtrace.analysis.filters import Filter, parse
+from modtrace.analysis.filters import parse
 from modtrace.analysis.memory_from_shapes import sizes_by_shapes
 from modtrace.analysis.memory_peaks import MemoryHolder, holders_at
 from modtrace.analysis.saved_totals import most_kept
+from modtrace.filter_language import Filter
 from modtrace.text import plain
 from modtrace.units import duration, size
 from modtrace.views.memory import device_memory_summary

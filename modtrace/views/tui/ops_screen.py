@@ -8,7 +8,8 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.worker import Worker, WorkerState
 
-from modtrace.analysis.filters import Filter, parse
+from modtrace.analysis.filters import parse
+from modtrace.filter_language import Filter
 from modtrace.text import plain
 from modtrace.views.models.csv_sheet import Sheet, Value
 from modtrace.views.models.op_rows import SHARE_UNIT, checked, ops_of

@@ -7,8 +7,9 @@ from typing import ClassVar
 import numpy as np
 from textual.binding import Binding, BindingType
 
-from modtrace.analysis.filters import Filter, parse
+from modtrace.analysis.filters import parse
 from modtrace.errors import UsageError
+from modtrace.filter_language import Filter
 from modtrace.text import fit, plain
 from modtrace.views.models.nodes import Bools, Ints
 from modtrace.views.tui.base_screen import BaseScreen

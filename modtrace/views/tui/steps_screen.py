@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 from textual.app import ComposeResult
 
-from modtrace.analysis.filters import Filter, parse
+from modtrace.analysis.filters import parse
 from modtrace.analysis.statistics import chosen_steps
+from modtrace.filter_language import Filter
 from modtrace.units import count, duration
 from modtrace.views.models.csv_sheet import Sheet
 from modtrace.views.models.nodes import Bools

@@ -11,8 +11,8 @@ from textual.containers import Horizontal, Vertical
 from textual.timer import Timer
 from textual.widget import Widget
 
-from modtrace.analysis.filters import Filter
 from modtrace.analysis.metrics import METRICS
+from modtrace.filter_language import Filter
 from modtrace.text import fit, plain
 from modtrace.units import count, duration, size
 from modtrace.views.models.csv_sheet import Sheet, tree_sheet
