@@ -120,7 +120,11 @@ def _described(stored: Stored, row: dict[str, Any], values: list[dict[str, Any]]
     steps = nullable_codes(line.calls, "step")
     step = int(steps[place])
     own = next((value for value in values if _is_same(value, row)), None)
-    given = [value for value in values if value["call"] == row["call"] and value["at_ns"] <= row["at_ns"]]
+    given = [
+        value
+        for value in values
+        if value["call"] == row["call"] and value["at_ns"] <= row["at_ns"] and value is not own
+    ]
     shapes = _Shapes(stored, place)
     inputs = [_range(value, shapes) for value in given if value["kind"] == INPUT]
     parameters = [_range(value, shapes) for value in given if value["kind"] == PARAMETER_VALUE]

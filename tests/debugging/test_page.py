@@ -35,3 +35,30 @@ def test_a_session(tmp_path, session):
 
 def test_there_are_two():
     assert len(SESSION.findall(PAGE)) == 2
+
+
+REPORT = re.compile(
+    r"\$ modtrace run (--(?:nan|values 0:6)) (examples/debugging/\w+\.py)\n(.*?)```", re.DOTALL
+)
+
+
+@pytest.mark.parametrize("session", REPORT.findall(PAGE), ids=lambda session: session[1])
+def test_a_report(tmp_path, session):
+    options, script, shown = session
+    command = [
+        sys.executable,
+        "-m",
+        "modtrace",
+        "run",
+        "-o",
+        "t.mtrace",
+        *options.split(),
+        str(ROOT / script),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    for line in shown.splitlines():
+        assert line in f"{done.stdout}{done.stderr}", done.stderr
+
+
+def test_there_are_three_reports():
+    assert len(REPORT.findall(PAGE)) == 3
