@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -135,6 +137,80 @@ def test_nothing_is_waited_for_while_a_graph_is_captured(monkeypatch):
     assert seen == []
     assert NOT_FINISHED in t._tracer.gaps
     assert gpu.illegal == []
+
+
+class CapturingThread:
+    """A thread that captures a graph from `begin` until `end`."""
+
+    def __init__(self):
+        self.begun, self.done = threading.Event(), threading.Event()
+        self.errors = []
+        self._thread = threading.Thread(target=self._capture)
+
+    def begin(self):
+        self._thread.start()
+
+    def end(self):
+        self.done.set()
+        self._thread.join()
+
+    def _capture(self):
+        try:
+            with torch.cuda.stream(torch.cuda.Stream()):
+                graph = torch.cuda.CUDAGraph()
+                graph.capture_begin()
+                self.begun.set()
+                self.done.wait(30)
+                graph.capture_end()
+        except RuntimeError as error:
+            self.errors.append(error)
+
+
+def test_a_capture_that_begins_between_two_devices(monkeypatch):
+    """The wait for the second one would break it."""
+    with fake_cuda(devices=2) as gpu:
+        run(gpu, 0, 1)
+        gpu.may_sync = True
+        kept = gpu.allocate(1_000, 0), gpu.allocate(1_000, 1)
+        seen, capture = waits(monkeypatch), CapturingThread()
+        is_used = watching._is_used
+
+        def begins(device):
+            if device == 1 and len(seen) == 3:
+                capture.begin()
+                assert capture.begun.wait(30)
+            return is_used(device)
+
+        monkeypatch.setattr(watching, "_is_used", begins)
+        with modtrace.trace(kernels="1:3", flops=False) as t:
+            run(gpu, 0)
+        capture.end()
+        assert len(kept) == 2
+    assert seen == [0, 1, 0]
+    assert capture.errors == []
+    assert NOT_FINISHED in t._tracer.gaps
+    assert gpu.illegal == []
+
+
+def test_a_capture_that_begins_while_a_device_is_waited_for(monkeypatch):
+    """It begins when that is over."""
+    with fake_cuda(devices=1) as gpu:
+        run(gpu, 0, 1)
+        capture = CapturingThread()
+        original, early = torch.cuda.synchronize, []
+
+        def synchronize(device=None):
+            if not early:
+                capture.begin()
+                early.append(capture.begun.wait(0.05))
+            original(device)
+
+        monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+        with modtrace.trace(kernels="1:3", flops=False):
+            run(gpu, 0)
+        capture.end()
+    assert early == [False]
+    assert capture.errors == []
 
 
 def test_watching_does_not_start_cuda(monkeypatch):

@@ -110,6 +110,8 @@ class ProfilerWindow:
         self._on_device = self._stranded = self._waits = False
         self._others = OtherProfilers(self._theirs_starts)
         self._captures = Captures()
+        self._waiting = threading.Lock()
+        """No capture of a graph begins while it is taken."""
         self._history: AllocatorHistory | None = None
         self._held_before: list[int] = []
         self._began_at = (0, 0)
@@ -166,7 +168,7 @@ class ProfilerWindow:
         if not self._off:
             self._others.install()
             if self._kernels:
-                self._captures.watch(threading.Lock())
+                self._captures.watch(self._waiting)
         self._ended_at = self._context.clock()
         self._settle()
 
@@ -332,14 +334,18 @@ class ProfilerWindow:
         self._began_ns = self._ended_at  # all that has happened since is our own doing
 
     def _finish(self) -> None:
-        """Wait for the devices that are in use: what is launched is then over, and is in the steps that launched it."""
+        """Wait for the devices that are in use: what is launched is then over, and is in the steps that launched it.
+        A capture that is about to begin waits for one device, and the next ones are then not waited for.
+        """
         cuda: Any = torch.cuda
-        if self._captures.under_way or cuda.is_current_stream_capturing():
-            if NOT_FINISHED not in self.gaps:
-                self.gaps.append(NOT_FINISHED)
-            return
         for device in range(cuda.device_count()):
-            if _is_used(device):
+            if not _is_used(device):
+                continue
+            with self._waiting:
+                if self._captures.under_way or cuda.is_current_stream_capturing():
+                    if NOT_FINISHED not in self.gaps:
+                        self.gaps.append(NOT_FINISHED)
+                    return
                 cuda.synchronize(device)
 
     def _begin_history(self) -> bool:
