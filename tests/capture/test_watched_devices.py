@@ -77,6 +77,27 @@ def test_devices_in_use_are_waited_for(monkeypatch):
     assert not [gap for gap in t._tracer.gaps if "kernels" in gap]
 
 
+@pytest.mark.parametrize("readable", [True, False])
+def test_devices_whose_allocator_tells_nothing(monkeypatch, readable):
+    """As one of the program's own: waited for is the device on which a tensor was seen, and no other gets a context."""
+    with fake_cuda(devices=3, home=1) as gpu, monkeypatch.context() as patch:
+        if not readable:
+            patch.setattr(watching, "cuda_memory_stats", None)
+        gpu.broken["memory_stats"] = RuntimeError(
+            "CUDAPluggableAllocator does not yet support getDeviceStats."
+        )
+        seen = waits(patch)
+        model, x = nn.Linear(3, 3, device="meta"), gpu.tensor(2, 3)
+        with modtrace.trace(kernels="1:3", flops=False) as t:
+            for _ in range(5):
+                model(x)
+        assert gpu.contexts == [1]
+        assert gpu.illegal == []
+    assert seen == [1, 1]
+    assert set(t.kernels["step"].dropna()) == {1, 2}
+    assert not [gap for gap in t._tracer.gaps if "kernels" in gap]
+
+
 def test_how_well_a_module_fills_the_device(monkeypatch):
     """Kernels of 300 ns in calls that have the device for 1,000 ns."""
 
@@ -173,15 +194,15 @@ def test_a_capture_that_begins_between_two_devices(monkeypatch):
         gpu.may_sync = True
         kept = gpu.allocate(1_000, 0), gpu.allocate(1_000, 1)
         seen, capture = waits(monkeypatch), CapturingThread()
-        is_used = watching._is_used
+        is_used = watching.ProfilerWindow._is_used
 
-        def begins(device):
+        def begins(window, device):
             if device == 1 and len(seen) == 3:
                 capture.begin()
                 assert capture.begun.wait(30)
-            return is_used(device)
+            return is_used(window, device)
 
-        monkeypatch.setattr(watching, "_is_used", begins)
+        monkeypatch.setattr(watching.ProfilerWindow, "_is_used", begins)
         with modtrace.trace(kernels="1:3", flops=False) as t:
             run(gpu, 0)
         capture.end()

@@ -59,6 +59,11 @@ SEVERAL: Final = (
 )
 
 
+def devices_met(_: TraceContext) -> set[tuple[str, int]]:
+    """(kind, index) of the devices with a clock on which a trace has seen a tensor: a part of its context."""
+    return set()
+
+
 class DeviceStream:
     """A stream of a device as one thread uses it. `handle` is what events are recorded on, `free` the events of the
     device that are not in use. `pending` are calls that have ended, in the order of their ends, four elements each: id,
@@ -113,7 +118,7 @@ class DeviceEvents:
         self._clock: DeviceClock | None = None
         self._without_clock: set[str] = set()
         self._devices: dict[int, int] = {}
-        self._met: set[int] = set()
+        self._met = context.part(devices_met)
         self._of_module: dict[int, int] = {}
         self._marks: dict[int, ThreadEvents] = {}
         """By the number of the thread."""
@@ -152,7 +157,7 @@ class DeviceEvents:
                     for old in list(self._devices)[: MANY_SIGNATURES // 2]:
                         del self._devices[old]
                 self._devices[number] = index
-                self._meet(index)
+                self._meet(device_type, index)
                 return
         except Exception as fault:
             self.fail(fault)
@@ -170,10 +175,10 @@ class DeviceEvents:
         if not self._off:
             self._attach()
 
-    def _meet(self, device: int) -> None:
+    def _meet(self, device_type: str, index: int) -> None:
         """A tensor is on a device: of a second one not all is recorded, which is said once."""
-        if device not in self._met:
-            self._met.add(device)
+        if (device_type, index) not in self._met:
+            self._met.add((device_type, index))
             if len(self._met) == 2:
                 self.gaps.append(SEVERAL)
 

@@ -37,6 +37,7 @@ from modtrace.capture.mechanisms.allocator_history import (
     history_of,
     moment,
 )
+from modtrace.capture.mechanisms.device_events import devices_met
 from modtrace.capture.mechanisms.graph_captures import Captures
 from modtrace.capture.mechanisms.kineto import new_profiler, tells_of_devices, would_start_cuda
 from modtrace.capture.mechanisms.memory_before import (
@@ -108,6 +109,7 @@ class ProfilerWindow:
         self._off = True
         self._profiler: Any = None
         self._on_device = self._stranded = self._waits = False
+        self._met = context.part(devices_met)
         self._others = OtherProfilers(self._theirs_starts)
         self._captures = Captures()
         self._waiting = threading.Lock()
@@ -339,7 +341,7 @@ class ProfilerWindow:
         """
         cuda: Any = torch.cuda
         for device in range(cuda.device_count()):
-            if not _is_used(device):
+            if not self._is_used(device):
                 continue
             with self._waiting:
                 if self._captures.under_way or cuda.is_current_stream_capturing():
@@ -347,6 +349,16 @@ class ProfilerWindow:
                         self.gaps.append(NOT_FINISHED)
                     return
                 cuda.synchronize(device)
+
+    def _is_used(self, device: int) -> bool:
+        """True for a device on which the program has put something: asking for that makes no context on it. An
+        allocator of the program's own does not tell: then one on which a tensor was seen.
+        """
+        try:
+            statistics = cuda_memory_stats(device)
+        except Exception:
+            return ("cuda", device) in self._met
+        return int(statistics.get("reserved_bytes", {}).get("all", {}).get("peak", 0)) > 0
 
     def _begin_history(self) -> bool:
         history = history_of()
@@ -502,11 +514,6 @@ class ProfilerWindow:
 def _uses_device() -> bool:
     cuda: Any = torch.cuda
     return bool(cuda.is_initialized())
-
-
-def _is_used(device: int) -> bool:
-    """A device on which the program has put something: asking for that makes no context on it."""
-    return int(cuda_memory_stats(device).get("reserved_bytes", {}).get("all", {}).get("peak", 0)) > 0
 
 
 def _disable() -> Any:
