@@ -58,7 +58,7 @@ class FakeClock:
     def handle(self, device, stream):
         return device, stream
 
-    def stream(self, device):
+    def stream(self, device, recorded=None):
         self._may_break("stream")
         return None if self.capturing else self.in_use
 

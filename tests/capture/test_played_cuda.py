@@ -17,6 +17,7 @@ import modtrace
 from modtrace.capture.mechanisms import allocator_history as history
 from modtrace.capture.mechanisms import device_events as device_times
 from modtrace.capture.mechanisms.clocks import CudaClock
+from modtrace.capture.mechanisms.graph_captures import Captures
 from tests.fake_cuda import fake_cuda
 
 HERE = Path(__file__).parent
@@ -155,6 +156,33 @@ def test_capture_and_replay(gpu):
         model(gpu.tensor(2, 4))
     whole = [3_000, 0, 1_000, 0, 1_000, 0, 1_000]
     assert times(trace) == [*whole, *[None] * 7, *whole]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_captures_inside_a_root_on_its_stream(gpu, counted, monkeypatch):
+    """Whether the stream is captured is not asked at each call, where captures are counted."""
+    if not counted:
+        monkeypatch.setattr(Captures, "_replace", lambda *_: None)
+
+    class Calls(nn.Module):
+        def __init__(self, run):
+            super().__init__()
+            self.run = run
+
+        def forward(self, x):
+            self.run()
+            return x
+
+    graph = torch.cuda.CUDAGraph()
+    begins, ends = Calls(lambda: graph.capture_begin()), Calls(lambda: graph.capture_end())
+    works = [Work(gpu, 10), Work(gpu, 20, Work(gpu, 3)), Work(gpu, 40)]
+    model = nn.Sequential(works[0], begins, works[1], ends, works[2])
+    with torch.cuda.stream(torch.cuda.Stream()), modtrace.trace(flops=False) as trace:
+        for _ in range(10):
+            model(gpu.tensor(2))
+            gpu.work(1)
+    assert times(trace) == [50, 10, None, None, None, None, 40] * 10
+    assert gaps(trace) == []
 
 
 def test_exceptions(gpu):
@@ -482,9 +510,11 @@ def test_a_history_of_ours_goes_on_where_the_program_has_none_to_end(gpu):
 # the price --------------------------------------------------------------------------------------------------------
 
 
-def test_calls_of_cuda_for_each_call_of_a_module(gpu):
+@pytest.mark.parametrize("side", [False, True])
+def test_calls_of_cuda_for_each_call_of_a_module(gpu, side):
     model = nn.Sequential(*(nn.Identity() for _ in range(20)))
-    with modtrace.trace(flops=False) as trace:
+    stream = torch.cuda.Stream() if side else torch.cuda.default_stream()
+    with torch.cuda.stream(stream), modtrace.trace(flops=False) as trace:
         model(gpu.tensor(2))
         gpu.calls.clear()
         for _ in range(100):
@@ -492,4 +522,4 @@ def test_calls_of_cuda_for_each_call_of_a_module(gpu):
     times_of = ("is_current_stream_capturing", "current_raw_stream", "record", "elapsed_time", "query")
     calls = sum(gpu.calls[name] for name in times_of)
     assert len(times(trace)) == 101 * 21
-    assert calls / (100 * 21) <= 5.2
+    assert calls / (100 * 21) <= 5.2 + side / 21  # whether a side stream is captured is asked at each root

@@ -241,7 +241,8 @@ class DeviceEvents:
                 _, event, stream, sure = mark
                 device = stream.device if sure else self._place(kwargs, output, mark)
                 clock = self._clock
-                if device != stream.device or clock is None or clock.stream(device) != stream.number:
+                used = None if clock is None else clock.stream(device, stream.number)
+                if device != stream.device or used != stream.number:
                     stream.free.append(event)
                 else:
                     self._ended(buffer, mark)
@@ -282,7 +283,7 @@ class DeviceEvents:
         try:
             mark = self._closed(buffer, call)
             if mark is not None:
-                if self._stream(mark[2].device) == mark[2].number:
+                if self._stream(mark[2]) == mark[2].number:
                     self._ended(buffer, mark)
                 else:
                     mark[2].free.append(mark[1])
@@ -303,7 +304,7 @@ class DeviceEvents:
         try:
             mark = self._closed(buffer, call)
             if mark is not None:
-                if self._stream(mark[2].device) is not None:
+                if self._stream(mark[2]) is not None:
                     self._ended(buffer, mark)
                 else:
                     mark[2].free.append(mark[1])
@@ -321,21 +322,25 @@ class DeviceEvents:
 
     # events ---------------------------------------------------------------------------------------------------------
 
-    def _stream(self, device: int) -> int | None:
-        return None if self._clock is None or self._off else self._clock.stream(device)
+    def _stream(self, recorded: DeviceStream) -> int | None:
+        """The stream in use where a call ends whose start was recorded."""
+        if self._clock is None or self._off:
+            return None
+        return self._clock.stream(recorded.device, recorded.number)
 
     def _open(self, buffer: ThreadBuffer, call: int, device: int, sure: bool, begins: bool) -> None:
         clock = self._clock
         if clock is None or self._off:
             return
-        number = clock.stream(device)
+        marks = self._marks.get(buffer.number)
+        if marks is not None and marks.open and not buffer.calls:
+            self._closed(buffer, _NONE)
+        inside = marks is not None and marks.open and not begins
+        number = clock.stream(device, marks.open[-1][2].number if inside else None)
         if number is None:
             return
-        marks = self._marks.get(buffer.number)
         if marks is None:
             marks = self._marks.setdefault(buffer.number, ThreadEvents())
-        if marks.open and not buffer.calls:
-            self._closed(buffer, _NONE)
         stream = marks.last
         if stream.number != number or stream.device != device:
             stream = self._use(marks, device, number)
