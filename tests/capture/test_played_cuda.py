@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity
 from torch.utils.data import DataLoader
 
 import modtrace
 from modtrace.capture.mechanisms import allocator_history as history
+from modtrace.capture.mechanisms import counter_readings
 from modtrace.capture.mechanisms import device_events as device_times
 from modtrace.capture.mechanisms.clocks import CudaClock
 from modtrace.capture.mechanisms.graph_captures import Captures
@@ -252,13 +254,27 @@ def test_a_loader_that_forks():
     assert times(trace) == [100, 0] * 8
 
 
-@pytest.mark.parametrize("inside", ["", "inside"])
-def test_backward_on_the_processor_and_the_device_at_once(inside):
-    command = [sys.executable, str(HERE / "mixed_backward.py"), inside]
+def printed_by(script, *arguments):
+    """The lines that a script prints, by their first words."""
+    command = [sys.executable, str(HERE / script), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("inside", ["", "inside"])
+def test_two_threads_whose_backwards_share_the_thread_of_the_device(inside):
+    lines = printed_by("shared_backward.py", inside)
+    assert lines["threads"] == "1"
+    assert lines["errors"] == lines["illegal"] == lines["gaps"] == "[]"
+    assert lines["forwards"] == lines["with_backward"] == lines["timed"] == lines["of_their_thread"] == "120"
+    assert lines["inner"] == ("80 1" if inside else "0 nan")
+
+
+@pytest.mark.parametrize("inside", ["", "inside"])
+def test_backward_on_the_processor_and_the_device_at_once(inside):
+    found = printed_by("mixed_backward.py", inside)
     assert found["threads"] == "2"
     assert found["illegal"] == found["gaps"] == "[]"
     if inside:  # a node that calls modules has the tree to itself
@@ -385,6 +401,27 @@ def test_a_driver_that_is_started_while_recording():
     assert trace.calls["memory_delta_bytes"].notna().sum() >= 2
 
 
+def test_a_device_that_is_never_used_is_asked_nothing(monkeypatch):
+    can = {ProfilerActivity.CPU, ProfilerActivity.CUDA}
+    monkeypatch.setattr(torch.autograd.profiler, "_supported_activities", lambda: can)
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
+    with fake_cuda(initialized=False) as gpu:
+        with modtrace.trace(
+            kernels="0:3", memory="0:3", saved="0:2", values="0:2", nan=True, syncs=True, functions=True
+        ) as trace:
+            for _ in range(4):
+                model(torch.ones(2, 4)).sum().backward()
+                optimizer.step()
+                modtrace.step()
+            used = gpu.calls.copy()
+        trace.summary()
+        assert used == gpu.calls == {}
+        assert gpu.illegal == gpu.contexts[1:] == []
+        assert not gpu.initialised
+    assert gaps(trace) == []
+
+
 # captures on other threads ----------------------------------------------------------------------------------------
 
 
@@ -474,6 +511,18 @@ def test_a_device_that_fails_is_the_programs_to_tell_of(gpu, recwarn):
     assert not [warning for warning in recwarn if "device time" in str(warning.message)]
     assert gaps(trace) == [device_times.STOPPED.format("RuntimeError")]
     assert times(trace)[:7] == [3_000, 0, 1_000, 0, 1_000, 0, 1_000]
+
+
+def test_counters_of_a_device_that_fails(gpu, recwarn):
+    model = layers(gpu)
+    with modtrace.trace(flops=False) as trace:
+        model(gpu.tensor(2, 4))
+        gpu.broken["memory_stats"] = RuntimeError("CUDA error: device-side assert triggered")
+        for _ in range(3):
+            model(gpu.tensor(2, 4))
+    assert not [warning for warning in recwarn if "memory" in str(warning.message)]
+    assert gaps(trace) == [counter_readings.STOPPED.format("RuntimeError")]
+    assert None not in times(trace)
 
 
 @pytest.mark.parametrize("begin", [("all", None, "python", 100), (True,)], ids=["new", "legacy"])

@@ -237,6 +237,10 @@ def test_a_capture_that_begins_while_a_device_is_waited_for(monkeypatch):
 def test_watching_does_not_start_cuda(monkeypatch):
     for name in ("is_available", "device_count", "current_device", "_lazy_init"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("asked for a device"))
+    accelerator = getattr(torch, "accelerator", None)
+    for name in ("is_available", "device_count", "current_device_index"):
+        if hasattr(accelerator, name):
+            monkeypatch.setattr(accelerator, name, lambda *_: pytest.fail("asked for a device"))
     model = nn.Linear(3, 3)
     with modtrace.trace(kernels="0:2", memory="0:2", flops=False) as t:
         model(torch.ones(2, 3))
