@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ class FakeClock:
     def handle(self, device, stream):
         return device, stream
 
-    def stream(self, device):
+    def stream(self, device, recorded=None):
         self._may_break("stream")
         return None if self.capturing else self.in_use
 
@@ -698,3 +699,25 @@ def test_one_device_is_none(clock):
         for size in range(1, 6):
             model(torch.empty(size, device="meta"))
     assert trace._read().table("gaps").num_rows == 0
+
+
+@pytest.mark.skipif(not hasattr(torch, "accelerator"), reason="such devices have no clock")
+@pytest.mark.parametrize("numbered", [True, False])
+def test_the_stream_in_use_on_another_kind_of_device(monkeypatch, numbered):
+    """By its number, without an object for it, where torch tells that."""
+    asked, capturing = [], []
+
+    def current_stream(device):
+        asked.append(device)
+        return SimpleNamespace(stream_id=7 + device)
+
+    monkeypatch.setattr(torch.accelerator, "current_stream", current_stream)
+    monkeypatch.setattr(torch.xpu, "is_current_stream_capturing", lambda: bool(capturing), raising=False)
+    monkeypatch.setattr(clocks, "xpu_raw_stream", (lambda device: 50 + device) if numbered else None)
+    clock = clocks.AcceleratorClock("xpu")
+    assert clock.stream(1) == (51 if numbered else 8)
+    assert asked == ([] if numbered else [1])
+    assert clock.handle(1, 51).stream_id == 8
+    capturing.append(True)
+    assert clock.stream(1) is None
+    assert clock.stream(1, 51) is None

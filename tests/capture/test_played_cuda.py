@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity
 from torch.utils.data import DataLoader
 
 import modtrace
 from modtrace.capture.mechanisms import allocator_history as history
+from modtrace.capture.mechanisms import counter_readings
 from modtrace.capture.mechanisms import device_events as device_times
 from modtrace.capture.mechanisms.clocks import CudaClock
+from modtrace.capture.mechanisms.graph_captures import Captures
 from tests.fake_cuda import fake_cuda
 
 HERE = Path(__file__).parent
@@ -157,6 +160,33 @@ def test_capture_and_replay(gpu):
     assert times(trace) == [*whole, *[None] * 7, *whole]
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_captures_inside_a_root_on_its_stream(gpu, counted, monkeypatch):
+    """Whether the stream is captured is not asked at each call, where captures are counted."""
+    if not counted:
+        monkeypatch.setattr(Captures, "_replace", lambda *_: None)
+
+    class Calls(nn.Module):
+        def __init__(self, run):
+            super().__init__()
+            self.run = run
+
+        def forward(self, x):
+            self.run()
+            return x
+
+    graph = torch.cuda.CUDAGraph()
+    begins, ends = Calls(lambda: graph.capture_begin()), Calls(lambda: graph.capture_end())
+    works = [Work(gpu, 10), Work(gpu, 20, Work(gpu, 3)), Work(gpu, 40)]
+    model = nn.Sequential(works[0], begins, works[1], ends, works[2])
+    with torch.cuda.stream(torch.cuda.Stream()), modtrace.trace(flops=False) as trace:
+        for _ in range(10):
+            model(gpu.tensor(2))
+            gpu.work(1)
+    assert times(trace) == [50, 10, None, None, None, None, 40] * 10
+    assert gaps(trace) == []
+
+
 def test_exceptions(gpu):
     class Fails(nn.Module):
         def __init__(self, error):
@@ -224,13 +254,27 @@ def test_a_loader_that_forks():
     assert times(trace) == [100, 0] * 8
 
 
-@pytest.mark.parametrize("inside", ["", "inside"])
-def test_backward_on_the_processor_and_the_device_at_once(inside):
-    command = [sys.executable, str(HERE / "mixed_backward.py"), inside]
+def printed_by(script, *arguments):
+    """The lines that a script prints, by their first words."""
+    command = [sys.executable, str(HERE / script), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("inside", ["", "inside"])
+def test_two_threads_whose_backwards_share_the_thread_of_the_device(inside):
+    lines = printed_by("shared_backward.py", inside)
+    assert lines["threads"] == "1"
+    assert lines["errors"] == lines["illegal"] == lines["gaps"] == "[]"
+    assert lines["forwards"] == lines["with_backward"] == lines["timed"] == lines["of_their_thread"] == "120"
+    assert lines["inner"] == ("80 1" if inside else "0 nan")
+
+
+@pytest.mark.parametrize("inside", ["", "inside"])
+def test_backward_on_the_processor_and_the_device_at_once(inside):
+    found = printed_by("mixed_backward.py", inside)
     assert found["threads"] == "2"
     assert found["illegal"] == found["gaps"] == "[]"
     if inside:  # a node that calls modules has the tree to itself
@@ -239,10 +283,10 @@ def test_backward_on_the_processor_and_the_device_at_once(inside):
         assert found["with_backward"] == found["calls"]
 
 
-@pytest.mark.parametrize("backward", [False, True])
-def test_24_000_calls_in_one_root(gpu, backward, monkeypatch):
+@pytest.mark.parametrize(("calls", "backward"), [(24_000, False), (1_000, True)])
+def test_many_calls_in_one_root(gpu, calls, backward, monkeypatch):
     # No more events than that, read as soon as they are scarce: the host's clock decides nothing.
-    monkeypatch.setattr(device_times, "MOST_EVENTS", 1_024)
+    monkeypatch.setattr(device_times, "MOST_EVENTS", 256 if backward else 1_024)
     monkeypatch.setattr(device_times, "RETRY_NS", 0)
 
     class Many(nn.Module):
@@ -251,7 +295,7 @@ def test_24_000_calls_in_one_root(gpu, backward, monkeypatch):
             self.inside = nn.Linear(2, 2, device="meta") if backward else nn.Identity()
 
         def forward(self, x):
-            for _ in range(3_000 if backward else 24_000):
+            for _ in range(calls):
                 x = self.inside(x)
             return x
 
@@ -263,7 +307,7 @@ def test_24_000_calls_in_one_root(gpu, backward, monkeypatch):
         spent = device_events_of(trace).spent_ns
     assert None not in times(trace)
     assert None not in times(trace, "backward")
-    assert len(times(trace)) == (3_001 if backward else 24_001)
+    assert len(times(trace)) == calls + 1
     assert gaps(trace) == []
     assert gpu.calls["event"] <= device_times.MOST_EVENTS
     assert 0 < spent <= trace.calls["tracer_ns"].sum()  # what is read inside of a call is no time of its
@@ -357,6 +401,27 @@ def test_a_driver_that_is_started_while_recording():
     assert trace.calls["memory_delta_bytes"].notna().sum() >= 2
 
 
+def test_a_device_that_is_never_used_is_asked_nothing(monkeypatch):
+    can = {ProfilerActivity.CPU, ProfilerActivity.CUDA}
+    monkeypatch.setattr(torch.autograd.profiler, "_supported_activities", lambda: can)
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
+    with fake_cuda(initialized=False) as gpu:
+        with modtrace.trace(
+            kernels="0:3", memory="0:3", saved="0:2", values="0:2", nan=True, syncs=True, functions=True
+        ) as trace:
+            for _ in range(4):
+                model(torch.ones(2, 4)).sum().backward()
+                optimizer.step()
+                modtrace.step()
+            used = gpu.calls.copy()
+        trace.summary()
+        assert used == gpu.calls == {}
+        assert gpu.illegal == gpu.contexts[1:] == []
+        assert not gpu.initialised
+    assert gaps(trace) == []
+
+
 # captures on other threads ----------------------------------------------------------------------------------------
 
 
@@ -448,6 +513,18 @@ def test_a_device_that_fails_is_the_programs_to_tell_of(gpu, recwarn):
     assert times(trace)[:7] == [3_000, 0, 1_000, 0, 1_000, 0, 1_000]
 
 
+def test_counters_of_a_device_that_fails(gpu, recwarn):
+    model = layers(gpu)
+    with modtrace.trace(flops=False) as trace:
+        model(gpu.tensor(2, 4))
+        gpu.broken["memory_stats"] = RuntimeError("CUDA error: device-side assert triggered")
+        for _ in range(3):
+            model(gpu.tensor(2, 4))
+    assert not [warning for warning in recwarn if "memory" in str(warning.message)]
+    assert gaps(trace) == [counter_readings.STOPPED.format("RuntimeError")]
+    assert None not in times(trace)
+
+
 @pytest.mark.parametrize("begin", [("all", None, "python", 100), (True,)], ids=["new", "legacy"])
 def test_a_history_that_the_program_begins_holds_its_own_alone(gpu, begin):
     def program():
@@ -482,9 +559,11 @@ def test_a_history_of_ours_goes_on_where_the_program_has_none_to_end(gpu):
 # the price --------------------------------------------------------------------------------------------------------
 
 
-def test_calls_of_cuda_for_each_call_of_a_module(gpu):
+@pytest.mark.parametrize("side", [False, True])
+def test_calls_of_cuda_for_each_call_of_a_module(gpu, side):
     model = nn.Sequential(*(nn.Identity() for _ in range(20)))
-    with modtrace.trace(flops=False) as trace:
+    stream = torch.cuda.Stream() if side else torch.cuda.default_stream()
+    with torch.cuda.stream(stream), modtrace.trace(flops=False) as trace:
         model(gpu.tensor(2))
         gpu.calls.clear()
         for _ in range(100):
@@ -492,4 +571,4 @@ def test_calls_of_cuda_for_each_call_of_a_module(gpu):
     times_of = ("is_current_stream_capturing", "current_raw_stream", "record", "elapsed_time", "query")
     calls = sum(gpu.calls[name] for name in times_of)
     assert len(times(trace)) == 101 * 21
-    assert calls / (100 * 21) <= 5.2
+    assert calls / (100 * 21) <= 5.2 + side / 21  # whether a side stream is captured is asked at each root

@@ -1,11 +1,16 @@
-"""Whether played devices had run dry, and what their allocators say, from the recorders to the frames."""
+"""When played devices began, whether they had run dry, what their allocators say: from the recorders to the frames."""
 
 from __future__ import annotations
+
+import time
 
 import pytest
 import torch
 
 import modtrace
+from modtrace.analysis.columns import column
+from modtrace.analysis.device_times import WINDOW_NS, device_times
+from modtrace.analysis.timeline import timeline
 from modtrace.capture.mechanisms.device_events import SEVERAL
 from tests.capture.test_played_cuda import Work, gaps, layers
 from tests.fake_cuda import fake_cuda
@@ -51,6 +56,41 @@ def test_nothing_is_asked_while_a_graph_is_captured(gpu):
             model(x)
         model(x)
     assert trace.calls["device_dry"].isna().tolist()[:2] == [True, True]
+
+
+class HostClock:
+    """The host's clock, of the test's own: it goes on by a little whenever it is read."""
+
+    def __init__(self):
+        self.now_ns = 1_000_000_000
+
+    def __call__(self):
+        self.now_ns += 100
+        return self.now_ns
+
+
+@pytest.mark.parametrize("drift_ppm", [2_000, -2_000])
+def test_a_clock_that_drifts(monkeypatch, drift_ppm):
+    """Calls each 20 ms for 30 s, each of which the device begins at once: its clock is 60 ms apart at their end."""
+    host = HostClock()
+    monkeypatch.setattr(time, "perf_counter_ns", host)
+    with fake_cuda(follows_host=True, drift_ppm=drift_ppm) as gpu:
+        model, x = Work(gpu, 1_000_000), gpu.tensor(2)
+        with modtrace.trace(flops=False) as trace:
+            for _ in range(1_500):
+                model(x)
+                host.now_ns += 20_000_000
+        assert gpu.illegal == []
+    monkeypatch.undo()
+    stored = trace._read()
+    rows = device_times(stored)
+    launched_ns = column(timeline(stored).calls, "start_ns").astype("int64")[rows.placed]
+    late_ns = rows.start_ns[rows.placed] - launched_ns
+    apart_ns = rows.clock_ns[rows.placed] - launched_ns
+    assert len(late_ns) >= 1_500
+    assert abs(int(apart_ns[-1] - apart_ns[0])) > 55_000_000
+    assert late_ns.min() >= 0
+    assert late_ns.max() <= 2_000e-6 * WINDOW_NS + 200_000
 
 
 class Takes(torch.nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -75,6 +77,27 @@ def test_devices_in_use_are_waited_for(monkeypatch):
     assert not [gap for gap in t._tracer.gaps if "kernels" in gap]
 
 
+@pytest.mark.parametrize("readable", [True, False])
+def test_devices_whose_allocator_tells_nothing(monkeypatch, readable):
+    """As one of the program's own: waited for is the device on which a tensor was seen, and no other gets a context."""
+    with fake_cuda(devices=3, home=1) as gpu, monkeypatch.context() as patch:
+        if not readable:
+            patch.setattr(watching, "cuda_memory_stats", None)
+        gpu.broken["memory_stats"] = RuntimeError(
+            "CUDAPluggableAllocator does not yet support getDeviceStats."
+        )
+        seen = waits(patch)
+        model, x = nn.Linear(3, 3, device="meta"), gpu.tensor(2, 3)
+        with modtrace.trace(kernels="1:3", flops=False) as t:
+            for _ in range(5):
+                model(x)
+        assert gpu.contexts == [1]
+        assert gpu.illegal == []
+    assert seen == [1, 1]
+    assert set(t.kernels["step"].dropna()) == {1, 2}
+    assert not [gap for gap in t._tracer.gaps if "kernels" in gap]
+
+
 def test_how_well_a_module_fills_the_device(monkeypatch):
     """Kernels of 300 ns in calls that have the device for 1,000 ns."""
 
@@ -137,9 +160,87 @@ def test_nothing_is_waited_for_while_a_graph_is_captured(monkeypatch):
     assert gpu.illegal == []
 
 
+class CapturingThread:
+    """A thread that captures a graph from `begin` until `end`."""
+
+    def __init__(self):
+        self.begun, self.done = threading.Event(), threading.Event()
+        self.errors = []
+        self._thread = threading.Thread(target=self._capture)
+
+    def begin(self):
+        self._thread.start()
+
+    def end(self):
+        self.done.set()
+        self._thread.join()
+
+    def _capture(self):
+        try:
+            with torch.cuda.stream(torch.cuda.Stream()):
+                graph = torch.cuda.CUDAGraph()
+                graph.capture_begin()
+                self.begun.set()
+                self.done.wait(30)
+                graph.capture_end()
+        except RuntimeError as error:
+            self.errors.append(error)
+
+
+def test_a_capture_that_begins_between_two_devices(monkeypatch):
+    """The wait for the second one would break it."""
+    with fake_cuda(devices=2) as gpu:
+        run(gpu, 0, 1)
+        gpu.may_sync = True
+        kept = gpu.allocate(1_000, 0), gpu.allocate(1_000, 1)
+        seen, capture = waits(monkeypatch), CapturingThread()
+        is_used = watching.ProfilerWindow._is_used
+
+        def begins(window, device):
+            if device == 1 and len(seen) == 3:
+                capture.begin()
+                assert capture.begun.wait(30)
+            return is_used(window, device)
+
+        monkeypatch.setattr(watching.ProfilerWindow, "_is_used", begins)
+        with modtrace.trace(kernels="1:3", flops=False) as t:
+            run(gpu, 0)
+        capture.end()
+        assert len(kept) == 2
+    assert seen == [0, 1, 0]
+    assert capture.errors == []
+    assert NOT_FINISHED in t._tracer.gaps
+    assert gpu.illegal == []
+
+
+def test_a_capture_that_begins_while_a_device_is_waited_for(monkeypatch):
+    """It begins when that is over."""
+    with fake_cuda(devices=1) as gpu:
+        run(gpu, 0, 1)
+        capture = CapturingThread()
+        original, early = torch.cuda.synchronize, []
+
+        def synchronize(device=None):
+            if not early:
+                capture.begin()
+                early.append(capture.begun.wait(0.05))
+            original(device)
+
+        monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+        with modtrace.trace(kernels="1:3", flops=False):
+            run(gpu, 0)
+        capture.end()
+    assert early == [False]
+    assert capture.errors == []
+
+
 def test_watching_does_not_start_cuda(monkeypatch):
     for name in ("is_available", "device_count", "current_device", "_lazy_init"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("asked for a device"))
+    accelerator = getattr(torch, "accelerator", None)
+    for name in ("is_available", "device_count", "current_device_index"):
+        if hasattr(accelerator, name):
+            monkeypatch.setattr(accelerator, name, lambda *_: pytest.fail("asked for a device"))
     model = nn.Linear(3, 3)
     with modtrace.trace(kernels="0:2", memory="0:2", flops=False) as t:
         model(torch.ones(2, 3))

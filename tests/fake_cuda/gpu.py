@@ -141,8 +141,11 @@ class Gpu:
         ours = _is_ours()
         if ours:
             self.calls[name] += 1
-        if name in self.broken:
-            raise self.broken[name]
+        error = self.broken.get(name)
+        if error is not None:
+            raise type(error)(
+                *error.args
+            )  # a new one: the frames that it has come through live no longer than it
         return ours
 
     def wrong(self, what, error=None):

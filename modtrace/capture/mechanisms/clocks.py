@@ -42,8 +42,10 @@ class DeviceClock(Protocol):
     def close(self) -> None:
         """Watch no more."""
 
-    def stream(self, device: int) -> int | None:
-        """A number for the stream in use on this thread; None while no event may be recorded on it."""
+    def stream(self, device: int, recorded: int | None = None) -> int | None:
+        """A number for the stream in use on this thread; None while no event may be recorded on it. `recorded` is that
+        of a stream on which an event of an open call of this thread was recorded.
+        """
 
     def handle(self, device: int, stream: int) -> Any:
         """The handle that `record` takes for the stream in use on this thread."""
@@ -69,7 +71,8 @@ class DeviceClock(Protocol):
 class CudaClock:
     """CUDA, and ROCm, which torch names so. Times come in steps of about half a microsecond.
 
-    Nothing can be captured on the default stream, whose number is 0: there it is not asked whether anything is.
+    Whether the stream in use is captured is not asked on the default one, number 0, on which nothing can be, and not
+    inside a call whose start was recorded on it: a capture would have begun since then, and torch's own are counted.
     """
 
     kind = "cuda"
@@ -90,11 +93,13 @@ class CudaClock:
     def close(self) -> None:
         self._captures.close()
 
-    def stream(self, device: int) -> int | None:
+    def stream(self, device: int, recorded: int | None = None) -> int | None:
         number = self._raw_stream(device)
         # An event would become a part of the graph, and its times those of no call. What is asked of CUDA is about the
         # current device only.
-        if number and (self._captures.under_way or self._is_capturing()):
+        if number and self._captures.under_way:
+            return None
+        if number and not (number == recorded and self._captures.counted) and self._is_capturing():
             return None
         return number
 
@@ -140,7 +145,7 @@ class AcceleratorClock:
     def close(self) -> None:
         self._captures.close()
 
-    def stream(self, device: int) -> int | None:
+    def stream(self, device: int, recorded: int | None = None) -> int | None:
         if self._captures.under_way or self._is_capturing():
             return None
         return self._raw_stream(device)

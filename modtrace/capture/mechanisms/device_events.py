@@ -59,6 +59,11 @@ SEVERAL: Final = (
 )
 
 
+def devices_met(_: TraceContext) -> set[tuple[str, int]]:
+    """(kind, index) of the devices with a clock on which a trace has seen a tensor: a part of its context."""
+    return set()
+
+
 class DeviceStream:
     """A stream of a device as one thread uses it. `handle` is what events are recorded on, `free` the events of the
     device that are not in use. `pending` are calls that have ended, in the order of their ends, four elements each: id,
@@ -113,7 +118,7 @@ class DeviceEvents:
         self._clock: DeviceClock | None = None
         self._without_clock: set[str] = set()
         self._devices: dict[int, int] = {}
-        self._met: set[int] = set()
+        self._met = context.part(devices_met)
         self._of_module: dict[int, int] = {}
         self._marks: dict[int, ThreadEvents] = {}
         """By the number of the thread."""
@@ -152,7 +157,7 @@ class DeviceEvents:
                     for old in list(self._devices)[: MANY_SIGNATURES // 2]:
                         del self._devices[old]
                 self._devices[number] = index
-                self._meet(index)
+                self._meet(device_type, index)
                 return
         except Exception as fault:
             self.fail(fault)
@@ -170,10 +175,10 @@ class DeviceEvents:
         if not self._off:
             self._attach()
 
-    def _meet(self, device: int) -> None:
+    def _meet(self, device_type: str, index: int) -> None:
         """A tensor is on a device: of a second one not all is recorded, which is said once."""
-        if device not in self._met:
-            self._met.add(device)
+        if (device_type, index) not in self._met:
+            self._met.add((device_type, index))
             if len(self._met) == 2:
                 self.gaps.append(SEVERAL)
 
@@ -236,7 +241,8 @@ class DeviceEvents:
                 _, event, stream, sure = mark
                 device = stream.device if sure else self._place(kwargs, output, mark)
                 clock = self._clock
-                if device != stream.device or clock is None or clock.stream(device) != stream.number:
+                used = None if clock is None else clock.stream(device, stream.number)
+                if device != stream.device or used != stream.number:
                     stream.free.append(event)
                 else:
                     self._ended(buffer, mark)
@@ -277,7 +283,7 @@ class DeviceEvents:
         try:
             mark = self._closed(buffer, call)
             if mark is not None:
-                if self._stream(mark[2].device) == mark[2].number:
+                if self._stream(mark[2]) == mark[2].number:
                     self._ended(buffer, mark)
                 else:
                     mark[2].free.append(mark[1])
@@ -298,7 +304,7 @@ class DeviceEvents:
         try:
             mark = self._closed(buffer, call)
             if mark is not None:
-                if self._stream(mark[2].device) is not None:
+                if self._stream(mark[2]) is not None:
                     self._ended(buffer, mark)
                 else:
                     mark[2].free.append(mark[1])
@@ -316,21 +322,25 @@ class DeviceEvents:
 
     # events ---------------------------------------------------------------------------------------------------------
 
-    def _stream(self, device: int) -> int | None:
-        return None if self._clock is None or self._off else self._clock.stream(device)
+    def _stream(self, recorded: DeviceStream) -> int | None:
+        """The stream in use where a call ends whose start was recorded."""
+        if self._clock is None or self._off:
+            return None
+        return self._clock.stream(recorded.device, recorded.number)
 
     def _open(self, buffer: ThreadBuffer, call: int, device: int, sure: bool, begins: bool) -> None:
         clock = self._clock
         if clock is None or self._off:
             return
-        number = clock.stream(device)
+        marks = self._marks.get(buffer.number)
+        if marks is not None and marks.open and not buffer.calls:
+            self._closed(buffer, _NONE)
+        inside = marks is not None and marks.open and not begins
+        number = clock.stream(device, marks.open[-1][2].number if inside else None)
         if number is None:
             return
-        marks = self._marks.get(buffer.number)
         if marks is None:
             marks = self._marks.setdefault(buffer.number, ThreadEvents())
-        if marks.open and not buffer.calls:
-            self._closed(buffer, _NONE)
         stream = marks.last
         if stream.number != number or stream.device != device:
             stream = self._use(marks, device, number)

@@ -1,7 +1,7 @@
 """Captures of graphs, on any thread of the process: while one is under way no event may be asked for.
 
 A capture in CUDA's default mode, "global", is broken by a query on whichever thread; ROCm's also in others. Captures
-that other libraries begin by themselves are not seen.
+that other libraries begin by themselves are not seen: a thread that asks CUDA sees that of its own stream.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Captures:
     """Counts the captures that are under way between `watch` and `close`."""
 
     def __init__(self) -> None:
+        self.counted = False
+        """True if each capture of torch's that begins is noticed."""
         self._graphs: set[int] = set()
         self._placed: list[tuple[type, str, Any, Any]] = []
 
@@ -42,9 +44,11 @@ class Captures:
                 self._replace(owner, "capture_begin", functools.partial(self._beginning, reading))
                 for name in ENDS:
                     self._replace(owner, name, self._ending)
+        self.counted = any(owner is getattr(cuda, "CUDAGraph", None) for owner, *_ in self._placed)
 
     def close(self) -> None:
         """Watch no more."""
+        self.counted = False
         while self._placed:
             owner, name, original, replacement = self._placed.pop()
             if vars(owner).get(name) is replacement:

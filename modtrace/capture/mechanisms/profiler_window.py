@@ -37,6 +37,7 @@ from modtrace.capture.mechanisms.allocator_history import (
     history_of,
     moment,
 )
+from modtrace.capture.mechanisms.device_events import devices_met
 from modtrace.capture.mechanisms.graph_captures import Captures
 from modtrace.capture.mechanisms.kineto import new_profiler, tells_of_devices, would_start_cuda
 from modtrace.capture.mechanisms.memory_before import (
@@ -108,8 +109,11 @@ class ProfilerWindow:
         self._off = True
         self._profiler: Any = None
         self._on_device = self._stranded = self._waits = False
+        self._met = context.part(devices_met)
         self._others = OtherProfilers(self._theirs_starts)
         self._captures = Captures()
+        self._waiting = threading.Lock()
+        """No capture of a graph begins while it is taken."""
         self._history: AllocatorHistory | None = None
         self._held_before: list[int] = []
         self._began_at = (0, 0)
@@ -166,7 +170,7 @@ class ProfilerWindow:
         if not self._off:
             self._others.install()
             if self._kernels:
-                self._captures.watch(threading.Lock())
+                self._captures.watch(self._waiting)
         self._ended_at = self._context.clock()
         self._settle()
 
@@ -332,15 +336,29 @@ class ProfilerWindow:
         self._began_ns = self._ended_at  # all that has happened since is our own doing
 
     def _finish(self) -> None:
-        """Wait for the devices that are in use: what is launched is then over, and is in the steps that launched it."""
+        """Wait for the devices that are in use: what is launched is then over, and is in the steps that launched it.
+        A capture that is about to begin waits for one device, and the next ones are then not waited for.
+        """
         cuda: Any = torch.cuda
-        if self._captures.under_way or cuda.is_current_stream_capturing():
-            if NOT_FINISHED not in self.gaps:
-                self.gaps.append(NOT_FINISHED)
-            return
         for device in range(cuda.device_count()):
-            if _is_used(device):
+            if not self._is_used(device):
+                continue
+            with self._waiting:
+                if self._captures.under_way or cuda.is_current_stream_capturing():
+                    if NOT_FINISHED not in self.gaps:
+                        self.gaps.append(NOT_FINISHED)
+                    return
                 cuda.synchronize(device)
+
+    def _is_used(self, device: int) -> bool:
+        """True for a device on which the program has put something: asking for that makes no context on it. An
+        allocator of the program's own does not tell: then one on which a tensor was seen.
+        """
+        try:
+            statistics = cuda_memory_stats(device)
+        except Exception:
+            return ("cuda", device) in self._met
+        return int(statistics.get("reserved_bytes", {}).get("all", {}).get("peak", 0)) > 0
 
     def _begin_history(self) -> bool:
         history = history_of()
@@ -496,11 +514,6 @@ class ProfilerWindow:
 def _uses_device() -> bool:
     cuda: Any = torch.cuda
     return bool(cuda.is_initialized())
-
-
-def _is_used(device: int) -> bool:
-    """A device on which the program has put something: asking for that makes no context on it."""
-    return int(cuda_memory_stats(device).get("reserved_bytes", {}).get("all", {}).get("peak", 0)) > 0
 
 
 def _disable() -> Any:
