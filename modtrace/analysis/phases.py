@@ -51,6 +51,7 @@ class Steps:
     spent: phase -> nanoseconds outside of the other phases in it, in the order of NAMES without `recompute`.
     threads: nanoseconds in which calls ran on other threads while this one was in no phase.
     first, last: its calls on the thread; last < first for none.
+    modules: of each root call that is a step, the module; empty where steps are ended by something else.
     evals: evaluations of other modules and of trained ones that come before anything else of it: shape (2, steps).
     final: how many steps, from the first on, no later optimizer step can change.
     pairs: (end of the step, optimizers) of those that share a step, see `turns`.
@@ -66,6 +67,7 @@ class Steps:
     threads: Ints
     first: Ints
     last: Ints
+    modules: Ints
     evals: Ints
     final: int
     pairs: list[tuple[int, Pair]]
@@ -371,6 +373,7 @@ def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, Loss
         threads=np.zeros(len(roots), np.int64),
         first=roots,
         last=calls.last[roots],
+        modules=calls.module[roots],
         evals=np.zeros((2, len(roots)), np.int64),
         final=len(roots),
         pairs=[],
@@ -431,6 +434,7 @@ def _steps(
         threads=_on_others(calls, units, others, losses, start, ends),
         first=low + offset,
         last=high + offset - 1,
+        modules=calls.module[:0],
         evals=evals,
         final=int(keep[: ended.final].sum()),
         pairs=ended.pairs,

@@ -53,7 +53,8 @@ class Writer:
         self.bytes_written = 0
         self._max_bytes = max_bytes
         self._streams: dict[str, _Stream] = {}
-        self._broken: WriteError | None = None
+        self._broken: tuple[str, str | None] | None = None
+        """Reason and cause of the end. No exception: its traceback would hold the frames of the program."""
         try:
             for table in TABLES:
                 self._streams[table] = _Stream(folder / f"{table}{STREAM_SUFFIX}", table)
@@ -80,7 +81,7 @@ class Writer:
             WriteError: the batch is not on disk, and no later one will be.
         """
         if self._broken is not None:
-            raise self._broken
+            raise WriteError(*self._broken)
         try:
             stream = self._streams[table]
             batch = _batch(stream.schema, table, columns, nulls or {})
@@ -88,7 +89,7 @@ class Writer:
             self._put(stream, message if stream.length else stream.header + message)
         except OSError as error:
             self._broken = _no_further(error)
-            raise self._broken from None
+            raise WriteError(*self._broken) from None
         stream.rows += batch.num_rows
         self.rows[table] = stream.rows
 
@@ -96,7 +97,7 @@ class Writer:
         """End every stream and close it; does nothing the second time."""
         streams, self._streams = self._streams, {}
         if self._broken is None:
-            self._broken = WriteError("the trace is closed")
+            self._broken = ("the trace is closed", None)
         for stream in streams.values():
             try:
                 os.write(stream.descriptor, (b"" if stream.length else stream.header) + _END)
@@ -108,12 +109,10 @@ class Writer:
     def _put(self, stream: _Stream, data: bytes) -> None:
         if self._max_bytes is not None and self.bytes_written + len(data) > self._max_bytes:
             reason = f"the trace has reached its limit of {self._max_bytes:,} bytes"
-            self._break(WriteError(reason, f"limit of {_round_size(self._max_bytes)}"))
+            self._break(reason, f"limit of {_round_size(self._max_bytes)}")
         status = os.fstat(stream.descriptor)
         if status.st_nlink == 0 or status.st_size != stream.length:
-            self._break(
-                WriteError("the trace was removed or changed by another program", "the trace was removed")
-            )
+            self._break("the trace was removed or changed by another program", "the trace was removed")
         written = 0
         try:
             while written < len(
@@ -126,17 +125,16 @@ class Writer:
         stream.length += written
         self.bytes_written += written
 
-    def _break(self, reason: WriteError) -> None:
-        self._broken = reason
-        raise reason
+    def _break(self, reason: str, cause: str) -> None:
+        self._broken = (reason, cause)
+        raise WriteError(reason, cause)
 
 
-def _no_further(error: OSError) -> WriteError:
+def _no_further(error: OSError) -> tuple[str, str]:
+    """Reason and cause."""
     reason = str(error.strerror or error)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return WriteError(
-        f"the trace cannot be written any further: {reason}", "the disk is full" if full else reason
-    )
+    return f"the trace cannot be written any further: {reason}", "the disk is full" if full else reason
 
 
 def _round_size(size_bytes: int) -> str:

@@ -254,6 +254,21 @@ def test_inside_a_forward():
     assert len(trace.steps) == 1
 
 
+def test_a_graph_that_several_threads_may_have_made_is_told_of():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    outputs = []
+    with modtrace.trace(flops=False) as trace:
+        for _ in range(2):
+            thread = threading.Thread(target=lambda: outputs.append(model(torch.randn(2, 4))))
+            thread.start()
+            thread.join()
+        outputs[0].sum().backward()
+    assert (trace.calls["kind"] == "backward").sum() == 0
+    assert list(trace.gaps["reason"]) == [
+        "1 backward not divided by module: calls of several threads may have made the graph"
+    ]
+
+
 def test_backward_in_another_thread():
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
     with modtrace.trace() as trace:

@@ -426,6 +426,20 @@ def test_calls_on_other_threads_are_looked_up():
     assert t.steps["counted"].tolist() == [True, False]
 
 
+def test_models_that_run_on_other_threads_only_are_told_of():
+    import threading
+
+    both, other, given = nn.Linear(4, 2), nn.Linear(4, 3), torch.randn(3, 4)
+    with modtrace.trace() as t:
+        both(given)
+        thread = threading.Thread(target=lambda: (both(given), other(given), other(given)))
+        thread.start()
+        thread.join()
+    reasons = [reason for reason in t.gaps["reason"] if "FLOPs" in reason]
+    assert reasons == ["FLOPs were not counted: 1 root module ran on other threads only"]
+    assert t.calls["flops"].isna().tolist() == [False, False, True, True]
+
+
 def test_only_so_many_kinds_of_inputs_are_counted_at_any_price(monkeypatch):
     from modtrace.capture.mechanisms import operation_counting as counting
 

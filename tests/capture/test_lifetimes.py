@@ -18,6 +18,7 @@ import modtrace
 
 OPTIONS = {
     "plain": {},
+    "calls": {"engine": "calls"},
     "no_flops": {"flops": False},
     "functions": {"functions": True},
     "memory": {"memory": "0:99"},
@@ -334,6 +335,29 @@ def _stopped_inside():
 
 def test_all_is_dead_where_a_trace_ends_inside_a_call(no_collection):
     assert alive(_stopped_inside) == []
+
+
+def _limited_inside(trace):
+    """Comes to the limit of a recording in a forward."""
+    local = Local()
+
+    class Flushes(nn.Module):
+        def forward(self, x):
+            trace._tracer.flush()
+            return x
+
+    model = nn.Sequential(nn.Linear(4, 4), Flushes())
+    x = torch.randn(2, 4)
+    output = model(x)
+    return references({"local": local, "x": x, "output": output})
+
+
+@pytest.mark.parametrize("engine", ["hooks", "calls"])
+def test_all_is_dead_where_a_limit_ends_the_recording_inside_a_call(engine, no_collection):
+    with pytest.warns(RuntimeWarning, match="limit"), modtrace.trace(engine=engine, max_bytes=2500) as trace:
+        living = [alive(lambda: _limited_inside(trace)) for _ in range(5)]
+    assert living == [[]] * 5
+    assert trace._tracer.end_facts["stopped"]["cause"] == "limit of 2,500 B"
 
 
 def test_the_model_that_is_traced_is_not_kept(no_collection):

@@ -53,6 +53,7 @@ SCRIPTS = {
     "pool": "import multiprocessing as m\nclass A: pass\ndef f(a): return type(a).__module__\n"
     "if __name__ == '__main__':\n    for k in ('fork', 'spawn', 'forkserver'):\n"
     "        with m.get_context(k).Pool(1) as p: print(k, p.map(f, [A()]))",
+    "annotations": "x: int = 1\nprint(__annotations__)\nprint(__import__('__main__').__annotations__)",
     "warning": "import warnings\nwarnings.warn('careful')",
     "torch_of_their_own": "import torch\nprint(torch.answer, torch.__file__ is not None, type(torch.__spec__.loader))",
 }

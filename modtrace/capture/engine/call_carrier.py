@@ -49,7 +49,6 @@ REPLACED: Final = (
     "the program replaced Module.__call__ while it was recorded and has not put it back; what stands there calls on "
     "through a function of modtrace, which does nothing any more"
 )
-MISSED: Final = "{} calls next to python's limit of recursion are not recorded, or without times"
 
 
 class Switch:
@@ -58,14 +57,12 @@ class Switch:
     original: what it calls.
     direct: `original` is torch's own, and known, so the replacement does itself what that does.
     recording: calls are recorded.
-    missed: calls that are not, because python's limit of recursion was met.
     """
 
-    __slots__ = ("direct", "missed", "original", "recording")
+    __slots__ = ("direct", "original", "recording")
 
     def __init__(self, original: Call) -> None:
         self.recording = True
-        self.missed = 0
         self.aim(original)
 
     def aim(self, original: Call) -> None:
@@ -166,7 +163,7 @@ def _opening(  # noqa: C901, PLR0915 - the hot path
             opened: OpenCall = (frame_id, number, entry, args_sig, clock(), next_node())
             calls.append(opened)
         except RecursionError:
-            switch.missed += 1
+            events.missed += 1
             return None
         except Halt as halt:
             raise halt.error from None
@@ -209,7 +206,7 @@ def _closing(context: TraceContext, switch: Switch) -> Callable[[OpenCall, Any, 
             if now > context.due:
                 context.flush(buffer)
         except RecursionError:  # closed without times with the call around it
-            switch.missed += 1
+            events.missed += 1
         except Halt as halt:
             raise halt.error from None
         except Exception as fault:
@@ -230,16 +227,18 @@ def leave(context: TraceContext, opened: OpenCall | None, kwargs: Any, *, throug
     error = sys.exc_info()[1]
     if error is None:
         return
-    traceback = error.__traceback__
-    if through and traceback is not None and traceback.tb_next is not None:
-        BaseException.with_traceback(error, traceback.tb_next)
-    if opened is None or context.off:
-        return
-    now = context.clock()
     try:
+        traceback = error.__traceback__
+        if through and traceback is not None and traceback.tb_next is not None:
+            BaseException.with_traceback(error, traceback.tb_next)
+        if opened is None or context.off:
+            return
+        now = context.clock()
         buffer = context.buffers.current
         if (buffer.calls and buffer.calls[-1] is opened) or close_inside(buffer, opened):
             leave_call(context, buffer, error, kwargs, now)
+    except RecursionError:
+        context.events.missed += 1
     except Exception as fault:
         context.fault(fault)
 
@@ -307,8 +306,6 @@ class CallCarrier:
             level.switch.recording = level.hidden = False
             if not _show(level, shown=False):
                 self.gaps.append(REPLACED)
-            if level.switch.missed:
-                self.gaps.append(MISSED.format(level.switch.missed))
             while _LEVELS and vars(torch.nn.Module)[_CALL] is _bottom(_LEVELS[-1]):
                 _LEVELS.pop()
 

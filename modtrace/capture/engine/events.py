@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from modtrace.capture.engine.dynamo_skip import unseen
 from modtrace.capture.engine.event_names import EVENTS
+from modtrace.capture.engine.recursion_limit import check_room
 
 Handler = Callable[..., Any]
+_OF_CALLS: Final = (
+    "call_began", "call_ended", "module_backward_began", "module_backward_ended", "gradients_arrived",
+)  # fmt: skip
+"""Told of every call, so that looking for room is too dear: the call is not recorded where there is none."""
 
 
 class Halt(BaseException):
@@ -36,7 +41,7 @@ class Events:
         take_off: called with a recorder and its exception when a handler of it has failed.
     """
 
-    __slots__ = (*EVENTS, "_handlers", "_take_off")
+    __slots__ = (*EVENTS, "_handlers", "_take_off", "missed")
 
     module_entered: tuple[Handler, ...]
     signature_seen: tuple[Handler, ...]
@@ -65,6 +70,8 @@ class Events:
 
     def __init__(self, take_off: Callable[[Listener, BaseException], None]) -> None:
         self._take_off = take_off
+        self.missed = 0
+        """Calls without a row or times, and handlers not called, because python's limit of recursion was met."""
         self._handlers: list[tuple[Listener, str, Handler]] = []
         for name in EVENTS:
             setattr(self, name, ())
@@ -74,7 +81,8 @@ class Events:
         for name, handler in handlers.items():
             if name not in EVENTS:
                 raise ValueError(f"{recorder.name}: there is no event {name}")
-            self._handlers.append((recorder, name, self.guarded(recorder, handler)))
+            guarded = self._of_call if name in _OF_CALLS else self.guarded
+            self._handlers.append((recorder, name, guarded(recorder, handler)))
             self._gather(name)
 
     def remove(self, recorder: Listener, *names: str) -> None:
@@ -87,12 +95,35 @@ class Events:
             self._gather(name)
 
     def guarded(self, recorder: Listener, handler: Handler) -> Handler:
-        """The handler, out of the compiler's sight; when it fails its recorder is taken off and None is returned."""
+        """The handler, out of the compiler's sight; when it fails its recorder is taken off and None is returned.
+
+        Next to python's limit of recursion it is not called, so that nothing is left half done.
+        """
+
+        def told(*args: Any, **kwargs: Any) -> Any:
+            try:
+                check_room()
+            except RecursionError:
+                self.missed += 1
+                return None
+            try:
+                return handler(*args, **kwargs)
+            except Halt:
+                raise
+            except Exception as fault:
+                self._take_off(recorder, fault)
+                return None
+
+        unseen(told)
+        return told
+
+    def _of_call(self, recorder: Listener, handler: Handler) -> Handler:
+        """As `guarded`, for what is told of every call; a `RecursionError` costs that call alone."""
 
         def told(*args: Any, **kwargs: Any) -> Any:
             try:
                 return handler(*args, **kwargs)
-            except Halt:
+            except (Halt, RecursionError):
                 raise
             except Exception as fault:
                 self._take_off(recorder, fault)

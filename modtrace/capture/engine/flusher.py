@@ -15,6 +15,7 @@ from typing import Final
 
 from modtrace.capture.engine.block_writer import Blocks, TakenBlock
 from modtrace.capture.engine.context import TraceContext
+from modtrace.capture.engine.recursion_limit import BLOCK_FRAMES, check_room
 from modtrace.capture.engine.thread_buffer import GROWN, ThreadBuffer
 
 OUTSIDE_NS: Final = 250_000_000
@@ -72,6 +73,11 @@ class Flusher:
         if buffer.calls and started < self._inside_at:
             self._context.due = min(self._inside_at, started + LATER_NS)
             return
+        try:
+            check_room(BLOCK_FRAMES)
+        except RecursionError:  # what is taken for a block and not written is lost
+            self._context.due = started + LATER_NS
+            return
         self._read()
         self.flush()
         buffer.cost(len(buffer.calls) - 1, self._clock() - started)
@@ -79,6 +85,7 @@ class Flusher:
     def at_once(self, buffer: ThreadBuffer) -> None:
         """Called where memory has run out: the process may be killed before the next block is due."""
         started = self._clock()
+        check_room(BLOCK_FRAMES)
         self.flush(wait=True)
         buffer.cost(len(buffer.calls) - 1, self._clock() - started)
 

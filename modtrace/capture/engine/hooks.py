@@ -102,6 +102,8 @@ def _pre_hook(context: TraceContext, frame_depth: int) -> Hook:  # noqa: C901, P
             for began in events.call_began:
                 began(buffer, call, args_sig, entry.number, module, args, get_frame(frame_depth))
             calls.append((frame_id, call, entry, args_sig, clock(), next_node()))
+        except RecursionError:
+            events.missed += 1
         except Halt as halt:
             raise halt.error from None
         except Exception as fault:
@@ -121,8 +123,8 @@ def _post_hook(context: TraceContext, frame_depth: int) -> Hook:  # noqa: C901, 
     def post(module: Any, args: Any, kwargs: Any, output: Any = absent) -> None:  # noqa: C901, PLR0912
         if is_dynamo_compiling():
             return
-        now = clock()
         try:
+            now = clock()
             buffer = buffers.current
             calls = buffer.calls
             if not calls:
@@ -159,6 +161,8 @@ def _post_hook(context: TraceContext, frame_depth: int) -> Hook:  # noqa: C901, 
                 returned(context, buffer, call)
             if now > context.due:
                 context.flush(buffer)
+        except RecursionError:
+            events.missed += 1
         except Halt as halt:
             raise halt.error from None
         except Exception as fault:

@@ -19,6 +19,7 @@ from modtrace.capture.engine.context import TraceContext
 from modtrace.capture.engine.exceptions import is_early_stop, is_out_of_memory
 from modtrace.capture.engine.module_facts import raw
 from modtrace.capture.engine.modules import NOWHERE, Place
+from modtrace.capture.engine.recursion_limit import check_room
 from modtrace.capture.engine.signatures import arguments_key, keywords_key, value_key
 from modtrace.capture.engine.structure_guards import (
     guard_of_arguments,
@@ -187,6 +188,7 @@ def _mode(module: Any) -> int:
 
 def enter(context: TraceContext, buffer: ThreadBuffer, module: Any, frame: FrameType) -> Entry:
     """The entry of a module not seen before; the time this takes belongs to no module."""
+    check_room()
     started = context.clock()
     place = _place(frame)
     if is_root(buffer):

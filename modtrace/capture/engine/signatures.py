@@ -20,6 +20,7 @@ from typing import Any, Final
 import torch
 
 from modtrace.capture.engine.classes import bases, class_name, defined, inherits, namespace
+from modtrace.capture.engine.recursion_limit import check_room
 from modtrace.capture.torch_private.contexts import READS_WRAPPERS, without_dispatch, without_functions
 from modtrace.capture.torch_private.names import is_batched
 from modtrace.text import plain
@@ -362,6 +363,7 @@ class Signatures:
         if len(self.known) >= MAX_KEYS:
             self.known.clear()
             self._older_keys, self._keys = self._keys, {}
+        check_room()
         number = self._count
         self._count = number + 1
         self._fresh.append((number, key))

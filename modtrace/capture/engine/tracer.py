@@ -30,6 +30,7 @@ from modtrace.capture.engine.open_calls import abort_left
 from modtrace.capture.engine.pauses import Pauses
 from modtrace.capture.engine.ranges import NOT_OPENED, Ranges
 from modtrace.capture.engine.recorder import Recorder
+from modtrace.capture.engine.recursion_limit import MISSED
 from modtrace.capture.engine.selection import Selection
 from modtrace.capture.engine.signatures import Signatures
 from modtrace.capture.engine.thread_buffer import BufferTable
@@ -118,7 +119,7 @@ class Tracer:
             labels=Labels(),
             clock=self._clock,
             origin_ns=self._started_ns if origin_ns is None else origin_ns,
-            fault=self._fault,
+            fault=self._failed,
             warn=self._warn,
             take_off=self._take_off,
             admits=self._selection,
@@ -267,6 +268,8 @@ class Tracer:
             self._each("stop")
             self.gaps += [reason for recorder in self._recorders for reason in recorder.gaps]
             self.gaps += self._carrier.gaps
+            if self._context.events.missed:
+                self.gaps.append(MISSED.format(self._context.events.missed))
             self.gaps += missing(COMPILING)
             abort_left(self._context.threads.all)
             if not self._context.off:
@@ -417,6 +420,13 @@ class Tracer:
         """Let go in a forked child: nothing is recorded there and nothing is written."""
         self._context.off = True
         self._unregister()
+
+    def _failed(self, fault: BaseException) -> None:
+        """A call could not be recorded: next to python's limit of recursion it costs that call alone."""
+        if isinstance(fault, RecursionError):
+            self._context.events.missed += 1
+        else:
+            self._fault(fault)
 
     def _fault(self, fault: BaseException) -> None:
         """End the recording because of a fault of ours or of the disk; the program goes on."""

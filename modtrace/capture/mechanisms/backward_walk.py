@@ -131,11 +131,11 @@ def _number(numbered: tuple[int, Any]) -> int:
 
 def owners_of(
     buffers: Sequence[ThreadBuffer], own_buffer: ThreadBuffer, nodes: Sequence[tuple[int, Any]]
-) -> Owners | None:
-    """The growths that the nodes belong to.
+) -> list[Owners]:
+    """The growths that the nodes belong to; several where that cannot be told.
 
     A node does not tell the thread that made it. Where calls of several threads could have, those of the thread that
-    calls backward are meant, unless it has none; more than one possibility is none.
+    calls backward are meant, unless it has none.
     """
     lowest, highest = nodes[-1][0], nodes[0][0]
     candidates = [Owners(buffer, lowest) for buffer in buffers if buffer.grown]
@@ -147,9 +147,9 @@ def owners_of(
     if len(owners) > 1:
         others = [candidate for candidate in owners if candidate.buffer is not own_buffer]
         if len(others) == len(owners) or any(_overlap(candidate, nodes) for candidate in others):
-            return None
+            return owners
         owners = [candidate for candidate in owners if candidate.buffer is own_buffer]
-    return owners[0] if owners else None
+    return owners
 
 
 def _overlap(owners: Owners, nodes: Sequence[tuple[int, Any]]) -> bool:
@@ -220,6 +220,8 @@ class BackwardWalk:
         self._entries: dict[int, Entry] = {}
         self.spent_ns = 0
         """Cost of telling backwards apart so far, nanoseconds."""
+        self.untold = 0
+        """Backwards whose nodes calls of several threads may have made."""
 
     def begin(self, outputs: Any, frame: FrameType, *, accumulates: bool = True) -> RunningBackward | None:
         """Open the phase and put the hooks in place; None when it is not recorded."""
@@ -249,9 +251,13 @@ class BackwardWalk:
 
     def _watch(self, watch: RunningBackward, outputs: Any) -> None:
         nodes, leaves = graph_of(outputs) if numbers_nodes else ([], 0)
-        owners = owners_of(self.context.threads.all, self.context.buffers.of_thread, nodes) if nodes else None
-        if owners is None:
+        candidates = (
+            owners_of(self.context.threads.all, self.context.buffers.of_thread, nodes) if nodes else []
+        )
+        if len(candidates) != 1:
+            self.untold += len(candidates) > 1
             return
+        owners = candidates[0]
         paths = owners.paths([number for number, _ in nodes])
         watch.owners = owners
         events = self.context.events

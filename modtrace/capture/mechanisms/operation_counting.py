@@ -38,6 +38,7 @@ from modtrace.capture.torch_private.names import (
 from modtrace.text import plain
 from modtrace.trace.schema import COUNTED, IN_BACKWARD, NO_GRAD, SPAN, TEXT_LIMIT, THREAD_SHIFT
 from modtrace.trace.schema import FUNCTION as FUNCTION_KIND
+from modtrace.units import plural
 
 FIRST: Final = 4
 """So many kinds of inputs of a module are counted at any price; more only while all of counting is SHARE of the run."""
@@ -47,6 +48,7 @@ MANY_OPERATIONS: Final = 200
 """Kept of the list of one call."""
 FEW_NUMBERS: Final = 64
 COMPILED: Final = "compiled code"
+ON_OTHER_THREADS: Final = "FLOPs were not counted: {} ran on other threads only"
 
 Kind = tuple[int, int, int, int]
 """(number of the module, signature of its positional arguments, of its keyword arguments, mode)."""
@@ -139,6 +141,8 @@ class OperationCounting:
         """By module: signature and mode of its last root call without keyword arguments, and the plan of that kind."""
         self._graphs: set[GraphKey] = set()
         self._of_module: dict[int, int] = {}
+        self._of_other_threads: set[int] = set()
+        """Modules with root calls on other threads, where nothing is counted."""
         self._awaiting: set[int] = set()
         self._known: dict[Any, Operation] = {}
         self._rows: list[tuple[int, bool, CallCounts]] = []
@@ -186,6 +190,10 @@ class OperationCounting:
 
     def _begin(self, buffer: ThreadBuffer, entry: Entry, args: int, mode: int, frame: FrameType) -> int:
         bits = mode >> MODE_SHIFT
+        if threading.get_ident() != self._thread:
+            if self.counts and not bits & IN_BACKWARD:
+                self._of_other_threads.add(entry.number)
+            return 0
         if self._unit is not None or bits & IN_BACKWARD or not self._may():
             return 0
         counts = self.counts and self._is_due(entry, args, mode, frame)
@@ -265,6 +273,9 @@ class OperationCounting:
 
     def stop(self) -> None:
         """Count nothing any more."""
+        if not self._off:
+            only = self._of_other_threads.difference(number for number, *_ in self._plans)
+            self.gaps += [ON_OTHER_THREADS.format(plural(len(only), "root module"))] if only else []
         self._off = True
         if self._unit is not None:
             self._give_up(self._unit.buffer)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from modtrace.capture.engine.recorder import Recorder
 from modtrace.capture.recorders import register
+from modtrace.units import plural
+
+SEVERAL_THREADS: Final = "{} not divided by module: calls of several threads may have made the graph"
 
 
 @register
@@ -28,6 +33,9 @@ class Backward(Recorder):
 
     def stop(self) -> None:
         self._calls.replacements.remove()
+        untold = self._calls.walk.untold
+        if untold:
+            self.gaps.append(SEVERAL_THREADS.format(plural(untold, "backward")))
 
     def hide(self) -> None:
         self._calls.replacements.hide()
