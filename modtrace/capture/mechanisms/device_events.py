@@ -335,8 +335,8 @@ class DeviceEvents:
         marks = self._marks.get(buffer.number)
         if marks is not None and marks.open and not buffer.calls:
             self._closed(buffer, _NONE)
-        inside = marks is not None and marks.open and not begins
-        number = clock.stream(device, marks.open[-1][2].number if inside else None)
+        around = marks.open[-1][2].number if marks is not None and marks.open and not begins else None
+        number = clock.stream(device, around)
         if number is None:
             return
         if marks is None:
