@@ -509,7 +509,11 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     saved: Steps | None = None,
     syncs: bool = False,
     values: Steps | None = None,
+    values_with: str | None = None,
     nan: bool = False,
+    nan_stop: bool = False,
+    nan_pin: bool = False,
+    nan_allow: str | None = None,
     break_on: str | Sequence[str] | None = None,
     break_rank: int = 0,
     watch: str | Sequence[str] | None = None,
@@ -542,18 +546,12 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
 
     _check_arguments(model, recorders)
     options = {
-        "engine": checked_engine(engine),
-        "functions": functions,
-        "flops": flops,
-        **_step_options(memory=memory, kernels=kernels, saved=saved, values=values),
-        "syncs": syncs,
-        "nan": nan,
-        "break_on": joined_texts("break_on", break_on),
-        "watch": joined_texts("watch", watch),
-        "messages": messages,
-        "max_bytes": size_bytes(max_bytes) if isinstance(max_bytes, str) else max_bytes,
-        **recorders,
-    }
+        "engine": checked_engine(engine), "functions": functions, "flops": flops, "syncs": syncs,
+        **_step_options(memory=memory, kernels=kernels, saved=saved, values=values), "values_with": values_with,
+        "nan": nan, "nan_stop": nan_stop, "nan_pin": nan_pin, "nan_allow": nan_allow,
+        "break_on": joined_texts("break_on", break_on), "watch": joined_texts("watch", watch), "messages": messages,
+        "max_bytes": size_bytes(max_bytes) if isinstance(max_bytes, str) else max_bytes, **recorders,
+    }  # fmt: skip
     return Recording(model, path, force=force, options=options, break_rank=break_rank)
 
 
