@@ -11,7 +11,8 @@ from modtrace.analysis.device_times import UNKNOWN, self_device_ns
 from modtrace.analysis.roofline import roofline
 from modtrace.capture.mechanisms import device_events as device_times
 from modtrace.device_peaks.cache import DevicePeaks
-from modtrace.views.roofline import NO_DEVICE_TIME, ON_DEVICE, roofline_lines
+from modtrace.views.models.roofline_notes import NO_DEVICE_TIME, ON_DEVICE
+from modtrace.views.roofline import roofline_lines
 from tests.capture.test_clocks import FakeClock
 
 FLOPS = 2 * 8 * 32 * 64

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from modtrace.capture.debugger.module_frames import ModuleFrame, module_frames
 from modtrace.capture.debugger.own_code import is_of_program, is_own, runs_script
+from modtrace.capture.torch_private.spelled import COMPILING_MODULES
 from modtrace.text import plain
 
 SKIPPED: Final = (
@@ -21,8 +22,7 @@ SKIPPED: Final = (
     "modtrace.*",
     "torch.nn.modules.module",
     "torch.compiler",
-    "torch._C*",
-    "torch._dynamo*",
+    *COMPILING_MODULES,
 )
 """Modules of Python that `step` does not stop in: they stand between a call and its forward."""
 _VALUE: Final = "_modtrace_value"

@@ -105,3 +105,5 @@ CUDA_HISTORY_STARTS: Final = ("_cuda_record_memory_history", "_cuda_record_memor
 """In `torch._C`: what the public function that begins a history of CUDA's allocator calls, looked up each time."""
 CUDA_MARKS_ANYTHING: Final = "_cuda_memoryMetadataSupported"
 """In `torch._C`, from 2.14 on: whether the allocator in use keeps marks. torch warns where it is given one in vain."""
+COMPILING_MODULES: Final = ("torch._C*", "torch._dynamo*")
+"""Patterns of the names of modules of Python in which torch runs compiled code."""

@@ -32,7 +32,7 @@ def test_a_healthy_model_is_not_spoken_of():
     assert remarks(small(nn.ReLU(), nn.LayerNorm(4))) == {}
 
 
-def test_outputs_near_the_end_of_half_precision():
+def test_saturating():
     class Half(nn.Module):
         def forward(self, x):
             return (x * 0 + 60_000).half()
@@ -45,7 +45,7 @@ def test_outputs_near_the_end_of_half_precision():
     assert text["saturating"] == "outputs come near the end of float16: 1 (Half), up to 60,000 of 65,504"
 
 
-def test_a_rectifier_that_stays_0():
+def test_dead():
     model = small(nn.ReLU())
     with torch.no_grad():
         model[0].bias.fill_(-100.0)
@@ -53,7 +53,7 @@ def test_a_rectifier_that_stays_0():
     assert text["dead"] == "the output stays 0: 1 (ReLU)"
 
 
-def test_gradients_that_vanish():
+def test_vanishing():
     class Damp(nn.Module):
         def forward(self, x):
             return x * 1e-9
@@ -61,7 +61,7 @@ def test_gradients_that_vanish():
     assert "0 (Linear)" in remarks(small(Damp()))["vanishing"]
 
 
-def test_gradients_that_explode():
+def test_exploding():
     scale = {"by": 1.0}
 
     def grow(step):
