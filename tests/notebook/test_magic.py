@@ -215,7 +215,8 @@ def test_options_are_those_of_run(shell, monkeypatch, words, tmp_path):
 def test_every_option_of_run_is_there_but_those_of_a_terminal():
     text = magic.parsed("--help").help
     flags = [name for option in run.OPTIONS for name in option.names]
-    assert {flag for flag in flags if not re.search(rf"(?m)^ .*{flag}\b", text)} == {"--open", "--live"}
+    of_processes = {"--open", "--live", "--pdb", "--break-rank", "--fail-on"}
+    assert {flag for flag in flags if not re.search(rf"(?m)^ .*{flag}\b", text)} == of_processes
 
 
 def test_a_recording_ends_at_its_size(shell, capsys):

@@ -280,7 +280,7 @@ class Tracer:
             self._context.off = True
             self._end_with_main()
             resumed = sum(buffer.resumed for buffer in self._context.threads.all)
-            if resumed:
+            if resumed and not self._context.events.missed:  # a call that was missed ends late, too
                 self.gaps.append(RESUMED.format(resumed))
             self._write_gaps()
         except Exception as fault:
