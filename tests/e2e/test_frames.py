@@ -236,6 +236,8 @@ def test_warnings_while_functions_are_recorded(tmp_path):
 @pytest.mark.parametrize("options", OPTIONS)
 def test_printed_and_logged_tracebacks(tmp_path, options):
     plain, _, stderr = both(tmp_path, START + RAISES + PRINTED, *options)
+    # What it says at the end of backwards over several threads is no traceback.
+    stderr = "".join(line for line in stderr.splitlines(True) if "not divided by module" not in line)
     assert plain.stderr.count("Traceback") >= 40
     if options:  # what hands itself over to a mode of the program's is called twice there
         assert "modtrace" not in stderr
