@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Final
@@ -93,4 +94,9 @@ def _rows(frame: pd.DataFrame, columns: tuple[PublicColumn, ...]) -> Iterator[by
         plain: pd.Series[Any] = frame[column.name].astype(object)
         values.append(plain.where(plain.notna(), None).tolist())
     for row in zip(*values, strict=True):
-        yield json.dumps(row, allow_nan=False).encode()
+        yield json.dumps([_finite(value) for value in row], allow_nan=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    """A value that JSON can hold: "nan", "inf" and "-inf" for numbers that it does not have."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -378,3 +378,15 @@ def test_every_fact_of_a_fault_is_in_its_table():
     assert (row["verdict"], row["step"], bool(row["is_nan"])) == ("fault", 2, True)
     assert row["line"].endswith(f":{test_every_fact_of_a_fault_is_in_its_table.__code__.co_firstlineno + 4}")
     assert dataclasses.is_dataclass(modtrace.load) is False
+
+
+def test_json_has_texts_for_what_it_has_no_numbers_for(tmp_path):
+    import json
+
+    with modtrace.trace(values=(0, 9)) as trace:
+        nn.Identity()(torch.tensor([torch.nan, 1.0]))
+        nn.Identity()(torch.tensor([-torch.inf, 1.0]))
+    trace.to_json(tmp_path / "t.json")
+    table = json.loads((tmp_path / "t.json").read_text())["tables"]["values"]
+    column = table["columns"].index("minimum")
+    assert [row[column] for row in table["data"]] == ["nan", "-inf"]
