@@ -91,8 +91,9 @@ def _rows(frame: pd.DataFrame, columns: tuple[PublicColumn, ...]) -> Iterator[by
     """A short table, row by row."""
     values: list[list[Any]] = []
     for column in columns:
-        plain: pd.Series[Any] = frame[column.name].astype(object)
-        values.append(plain.where(plain.notna(), None).tolist())
+        unknown = frame[column.name].isna().tolist()  # NaN in a column of Float64 is a value
+        plain = frame[column.name].astype(object).tolist()
+        values.append([None if lacks else value for value, lacks in zip(plain, unknown, strict=True)])
     for row in zip(*values, strict=True):
         yield json.dumps([_finite(value) for value in row], allow_nan=False).encode()
 
