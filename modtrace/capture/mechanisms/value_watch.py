@@ -183,7 +183,7 @@ class ValueWatch:
     def module_entered(self, number: int, module: Any) -> None:
         """A module was seen for the first time: its own parameters have names."""
         for name, tensor in own_parameters(module):
-            self._owners.setdefault(id(tensor), (number, name))
+            self._owners[id(tensor)] = number, name  # ids of dead tensors are used again
 
     def call_began(
         self, buffer: ThreadBuffer, call: int, _: int, number: int, module: Any, args: Any, frame: FrameType
