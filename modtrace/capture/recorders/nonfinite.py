@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
-from modtrace.capture.engine.recorder import Recorder, RecorderOption, Rows
+from modtrace.capture.engine.recorder import RecorderOption, Rows
+from modtrace.capture.mechanisms.value_recorder import ValueRecorder
 from modtrace.capture.recorders import register
 
 
 @register
-class Nonfinite(Recorder):
+class Nonfinite(ValueRecorder):
     """Reads the range of every tensor that modules are given and give, until one is not finite and should be."""
 
     name = "nonfinite"
@@ -54,11 +54,9 @@ class Nonfinite(Recorder):
     lost = "values that are not finite are not looked for"
 
     def start(self) -> None:
-        from modtrace.capture.mechanisms.value_watch import NanOptions, ValueWatch
+        from modtrace.capture.mechanisms.value_watch import NanOptions
 
-        self._watch = self.context.part(ValueWatch)
-        self._drives = not self._watch.driven
-        self._watch.driven = True
+        super().start()
         words = str(self.further["nan_allow"] or "").split(",")
         patterns = [name.strip() for name in words if name.strip()]
         title_of = self.context.registry.title_of
@@ -75,31 +73,5 @@ class Nonfinite(Recorder):
     def is_implied(cls, further: Mapping[str, bool | str | None]) -> bool:
         return any(further.values())
 
-    def events(self) -> Mapping[str, Callable[..., Any]]:
-        return self._watch.events() if self._drives else {}
-
-    def hide(self) -> None:
-        if self._drives:
-            self._watch.hide()
-
-    def show(self) -> None:
-        if self._drives:
-            self._watch.show()
-
-    def read(self) -> None:
-        if self._drives:
-            self._watch.take()
-
-    def stop(self) -> None:
-        self._watch.stop()
-
     def rows(self) -> list[tuple[str, Rows]]:
         return [("nonfinite", self._watch.origin_rows()), ("values", self._watch.value_rows())]
-
-    @property
-    def has_rows(self) -> bool:
-        return True
-
-    @property
-    def cost_ns(self) -> int:
-        return self._watch.spent_ns if self._drives else 0

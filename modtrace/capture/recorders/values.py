@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from modtrace.capture.engine.recorder import Recorder, RecorderOption, Rows
+from modtrace.capture.engine.recorder import RecorderOption, Rows
 from modtrace.capture.mechanisms.asked_steps import asked_row, every_of, steps_of
+from modtrace.capture.mechanisms.value_recorder import ValueRecorder
 from modtrace.capture.recorders import register
 from modtrace.errors import UsageError
 
@@ -24,7 +22,7 @@ def checked_measure(text: str) -> None:
 
 
 @register
-class Values(Recorder):
+class Values(ValueRecorder):
     """Reduces each floating tensor to its extremes, on its device."""
 
     name = "values"
@@ -53,11 +51,7 @@ class Values(Recorder):
     lost = "ranges of values are not noted"
 
     def start(self) -> None:
-        from modtrace.capture.mechanisms.value_watch import ValueWatch
-
-        self._watch = self.context.part(ValueWatch)
-        self._drives = not self._watch.driven
-        self._watch.driven = True
+        super().start()
         text, norm = str(self.value), self.further["values_with"] == "norm"
         every = every_of(text)
         self._asked: tuple[int, int] | None = (0, 1 << 40) if every else steps_of(text)
@@ -68,32 +62,6 @@ class Values(Recorder):
         else:
             self._watch.ask_steps(lambda step: first <= step < end, first, end, norm=norm)
 
-    def events(self) -> Mapping[str, Callable[..., Any]]:
-        return self._watch.events() if self._drives else {}
-
-    def hide(self) -> None:
-        if self._drives:
-            self._watch.hide()
-
-    def show(self) -> None:
-        if self._drives:
-            self._watch.show()
-
-    def read(self) -> None:
-        if self._drives:
-            self._watch.take()
-
-    def stop(self) -> None:
-        self._watch.stop()
-
     def rows(self) -> list[tuple[str, Rows]]:
         asked, self._asked = self._asked, None
         return [("values", self._watch.value_rows()), ("asked", asked_row("values", asked, self._every))]
-
-    @property
-    def has_rows(self) -> bool:
-        return True
-
-    @property
-    def cost_ns(self) -> int:
-        return self._watch.spent_ns if self._drives else 0
