@@ -107,9 +107,12 @@ def test_root_calls_at_every_depth_of_the_stack_cost_no_recorder(engine, options
     calls = calls[calls["kind"] == "module"]
     assert list(calls["type"][-10:]) == ["Linear"] * 10
     assert list(calls["status"][-10:]) == ["ok"] * 10
-    if "memory" not in options:  # FLOPs are not counted while every operation is watched
+    expected = {"next to python's limit of recursion"}
+    if "memory" in options:  # FLOPs are not counted while every operation is watched
+        expected.add("FLOPs were not counted")
+    else:
         assert calls["flops"].iloc[-10:].notna().any()
-    assert [gap for gap in gaps if "next to python's limit of recursion" not in gap] == []
+    assert [gap for gap in gaps if not any(reason in gap for reason in expected)] == []
 
 
 @pytest.mark.parametrize("options", [[], ["--functions"]], ids=["plain", "functions"])
