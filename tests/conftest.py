@@ -58,5 +58,4 @@ def _switches():
         "dispatch modes": torch._C._len_torch_dispatch_stack(),
         "grad": torch.is_grad_enabled(),
         "inference": torch.is_inference_mode_enabled(),
-        "limit of recursion": sys.getrecursionlimit(),
     }
