@@ -147,7 +147,7 @@ class OperationCounting:
         self._graphs: set[GraphKey] = set()
         self._of_module: dict[int, int] = {}
         self._let_by: dict[int, str] = {}
-        """What was in the way of counting the last root call of a module that could not be counted."""
+        """By module with root calls that could not be counted: the hindrance at the last of them."""
         self._awaiting: set[int] = set()
         self._known: dict[Any, Operation] = {}
         self._rows: list[tuple[int, bool, CallCounts]] = []
