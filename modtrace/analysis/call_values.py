@@ -41,14 +41,19 @@ class CallValues:
         return self.values[name][rows], self.known[name][rows]
 
 
+def has_values(stored: Stored) -> bool:
+    """True if values of any tensor were read."""
+    return len(stored.table("values")) > 0
+
+
 @once
 def call_values(stored: Stored) -> CallValues:
     """The ranges of all calls. Of a trace without any nothing is read, and the arrays take no memory."""
     rows = len(timeline(stored).calls)
-    table = stored.table("values")
-    if not len(table):
+    if not has_values(stored):
         nothing, nowhere = same(0.0, np.float64, rows), same(False, np.bool_, rows)
         return CallValues(dict.fromkeys(VALUE_COLUMNS, nothing), dict.fromkeys(VALUE_COLUMNS, nowhere))
+    table = stored.table("values")
     (minimum, unread), (maximum, _) = (doubles(table.column(name)) for name in ("minimum", "maximum"))
     call, kind = timeline(stored).place[column(table, "call")], column(table, "kind")
     largest = np.maximum(np.abs(minimum), np.abs(maximum))

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.call_values import VALUE_COLUMNS, call_values, extremes
+from modtrace.analysis.call_values import VALUE_COLUMNS, call_values, extremes, has_values
 from modtrace.analysis.columns import nullable_codes
 from modtrace.analysis.device_memory import of_rows
 from modtrace.analysis.device_times import device_times
@@ -100,7 +100,7 @@ class GroupNumbers:
         inside = group >= 0
         if metric.adds == "calls":
             return np.bincount(group[inside], minlength=count).astype(np.int64), np.ones(count, np.bool_)
-        if metric.adds == "single":
+        if metric.adds == "single" or (metric.of_values and not has_values(self._stored)):
             return np.zeros(count, np.int64), np.zeros(count, np.bool_)
         if metric.adds in _PERCENTILES:
             return _known(self._percentiles(metric.column)[_PERCENTILES[metric.adds]])
