@@ -438,7 +438,7 @@ class ValueWatch:
 
 
 def _last_batch(readings: list[Reading]) -> list[Reading]:
-    """What was read of a batch after everything else in a step."""
+    """Readings of the batch that came after everything else in a step."""
     count = 0
     for reading in reversed(readings):
         if reading.kind != BATCH or reading.call != readings[-1].call:
