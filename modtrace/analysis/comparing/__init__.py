@@ -1,1 +1,1 @@
-"""What changed between runs: alignment of modules, numbers without noise, times with verdicts, gates."""
+"""Changes between runs: alignment of modules, numbers without noise, times with verdicts, gates."""

@@ -1,4 +1,4 @@
-"""Which module of one run is which of another: by name, else by class, parameter shapes and place among siblings."""
+"""Modules of one run that are those of another: by name, else by class, parameter shapes and place among siblings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from modtrace.analysis.comparing.module_forest import ModuleForest, Shared
+from modtrace.analysis.comparing.module_forest import ModuleForest
 from modtrace.analysis.comparing.name_map import NameMap
 from modtrace.analysis.comparing.sequences import aligned_sequences
+from modtrace.analysis.comparing.subtree_likeness import SubtreeLikeness
 
 SAME, RENAMED, MOVED, MAPPED = "same", "renamed", "moved", "mapped"
 LEAST_LIKENESS: Final = 0.5
@@ -58,7 +59,7 @@ def align(baseline: ModuleForest, candidate: ModuleForest, names: NameMap | None
 class _Aligner:
     def __init__(self, baseline: ModuleForest, candidate: ModuleForest, names: NameMap) -> None:
         self.sides = (baseline, candidate)
-        self.shared = Shared(baseline, candidate)
+        self.shared = SubtreeLikeness(baseline, candidate)
         self.names = names
         self.partner: tuple[list[int], list[int]] = ([-1] * len(baseline), [-1] * len(candidate))
         self.mapped: set[int] = set()

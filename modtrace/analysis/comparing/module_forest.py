@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +20,7 @@ ALWAYS_WRAPPED: Final = frozenset(
 ALONE_WRAPPED: Final = frozenset({"module", "model", "base_model"})
 """Attributes that name a wrapped module where it is the only child of a module without parameters, or peft's."""
 _MADE_CLASSES: Final = ("FSDP", "Parametrized")
-"""What torch puts in front of the name of a class that it makes of a module's."""
+"""Put by torch in front of the name of a class that it makes of a module's."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,10 @@ class ModuleForest:
     A *core* module is one that wraps no other. Where modules stand below each other is said of cores alone: those that
     a wrapper holds beside the module that it wraps, such as the adapters of peft, stand below the wrapped one.
 
-    `parent` is the module above, `inner` the wrapped one (both -1 for none), `tops` are the cores at the top, `below`
-    the cores below each core in order. `label` is the name of a core below its parent, of a top that of the root;
-    `above` its parent (-1 for a top), `path` all labels from the top on.
+    `parent` is the module above, `inner` the wrapped one (both -1 for none), `outer` the outermost of the wrappers of a
+    core, else itself. `tops` are the cores at the top, `below` the cores below each core in order. `label` is the name
+    of a core below its parent, of a top that of the root; `above` its parent (-1 for a top), `path` all labels from
+    the top on.
     """
 
     def __init__(self, modules: Sequence[NamedModule]) -> None:
@@ -71,6 +71,7 @@ class ModuleForest:
         self.below: list[list[int]] = [[] for _ in self.modules]
         self.label = [""] * len(self.modules)
         self.above = [-1] * len(self.modules)
+        self.outer = list(range(len(self.modules)))
         self._place_cores()
         self.path = [""] * len(self.modules)
         for number in self.parents_first():
@@ -127,7 +128,7 @@ class ModuleForest:
         while waiting:
             outer, up, name = waiting.pop()
             core = self.core(outer)
-            self.label[core], self.above[core] = name, up
+            self.label[core], self.above[core], self.outer[core] = name, up, outer
             (self.below[up] if up >= 0 else self.tops).append(core)
             further: list[int] = []
             at = outer
@@ -161,49 +162,3 @@ def _places(modules: Sequence[NamedModule]) -> tuple[list[int], list[str]]:
         parents.append(parent)
         parts.append(part)
     return parents, parts
-
-
-class Shared:
-    """What two forests are compared by: one number for equal subtrees, and the modules of a subtree, counted.
-
-    Args:
-        forests: both.
-    """
-
-    def __init__(self, *forests: ModuleForest) -> None:
-        numbers: dict[object, int] = {}
-        self.forests = forests
-        self._features = [[-1] * len(forest) for forest in forests]
-        self.subtree = [[-1] * len(forest) for forest in forests]
-        for side, forest in enumerate(forests):
-            for number in reversed(forest.parents_first()):
-                features = forest.features(number)
-                self._features[side][number] = numbers.setdefault(features, len(numbers))
-                key = (features, tuple(self.subtree[side][child] for child in forest.below[number]))
-                self.subtree[side][number] = numbers.setdefault(key, len(numbers))
-        self._counted: list[dict[int, Counter[int]]] = [{} for _ in forests]
-
-    def contents(self, side: int, number: int) -> Counter[int]:
-        """Kinds of modules (class and shapes) in a subtree with how many there are of each."""
-        known = self._counted[side]
-        if number not in known:
-            forest, waiting, counted = self.forests[side], [number], Counter[int]()
-            while waiting:
-                at = waiting.pop()
-                counted[self._features[side][at]] += 1
-                waiting += forest.below[at]
-            known[number] = counted
-        return known[number]
-
-    def likeness(self, baseline: int, candidate: int) -> float:
-        """How alike two subtrees are, names left out: 1 for equal ones, 0 for nothing in common."""
-        if self.subtree[0][baseline] == self.subtree[1][candidate]:
-            return 1.0
-        one, other = self.contents(0, baseline), self.contents(1, candidate)
-        common = sum((one & other).values())
-        shared = 2 * common / (sum(one.values()) + sum(other.values()))
-        first, second = self.forests[0].features(baseline), self.forests[1].features(candidate)
-        of_class = 0.2 * (first[0] == second[0])
-        if not first[1] and not second[1]:
-            return of_class + 0.8 * shared
-        return of_class + 0.3 * (first[1] == second[1]) + 0.5 * shared
