@@ -123,7 +123,7 @@ class _Explanation:
         return [*below, number]
 
     def _all_alike(self, number: int, verdict: str) -> bool:
-        """Two children or more that have nearly all of the time have changed in the same way."""
+        """Two children or more that have nearly all of the time have changed in the same way, each as a whole."""
         children = self.tree.modules[number].below
         alike = [
             child for child in children if (time := self.times[child]) is not None and time.verdict == verdict
