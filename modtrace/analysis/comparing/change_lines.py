@@ -126,7 +126,9 @@ class _Explanation:
         """Two children or more that have nearly all of the time have changed in the same way, each as a whole."""
         children = self.tree.modules[number].below
         alike = [
-            child for child in children if (time := self.times[child]) is not None and time.verdict == verdict
+            child
+            for child in children
+            if self._named[child] == [child] and (time := self.times[child]) and time.verdict == verdict
         ]
         time_ns = sum(float(self.total[child]) for child in alike)
         return len(alike) > 1 and time_ns >= ALL_ALIKE * float(self.total[number]) > 0
