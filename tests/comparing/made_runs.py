@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,11 +38,9 @@ def spread(values, steps, noise=0.0):
     values = np.array(values, np.int64)
     known = values >= 0
     wide = np.where(known, values * noise, 0).astype(np.int64)
+    ran = np.where(known, steps, 0)
     return StepTimes(
-        values,
-        np.where(known, values - wide, -1),
-        np.where(known, values + wide, -1),
-        np.where(known, steps, 0),
+        values, np.where(known, values - wide, -1), np.where(known, values + wide, -1), ran, values, values
     )
 
 
@@ -87,9 +86,7 @@ def run_of(
     }
     if share:
         ran = np.array([round(steps * share.get(name, 1)) for name in names])
-        times["subtree"] = StepTimes(
-            *(getattr(times["subtree"], key) for key in ("p50_ns", "least_ns", "most_ns")), ran
-        )
+        times["subtree"] = replace(times["subtree"], steps=ran)
     numbers = numbers or {}
     return RunNumbers(
         environment={"torch": "2.13.0", "threads": "2", **(environment or {})},

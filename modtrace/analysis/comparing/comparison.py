@@ -34,10 +34,12 @@ class ModuleChange:
     """The times of one module of both sides: of its forward, its backward, on the device, and with all below it.
 
     number: its position in the union tree.
+    name, path: without and with the name of its root.
     """
 
     number: int
     name: str
+    path: str
     type: str
     times: dict[str, TimeChange]
 
@@ -113,27 +115,34 @@ class Comparison:
         numbers = [number for number, module in enumerate(self.tree.modules) if module.pair is not None]
         by_kind: dict[str, list[TimeChange]] = {}
         for kind in MODULE_TIMES:
-            sides = [self._times(number_of, kind, numbers) for number_of in (0, 1)]
+            sides = [self.side_times(which, kind, numbers) for which in (0, 1)]
             by_kind[kind] = time_changes(sides[0], sides[1], self.noise)
         return [
             ModuleChange(
                 number,
                 self.tree.name(number),
+                self.tree.path(number),
                 self.tree.type(number),
                 {kind: changes[place] for kind, changes in by_kind.items()},
             )
             for place, number in enumerate(numbers)
         ]
 
-    def _times(self, which: int, kind: str, numbers: Sequence[int]) -> SideTimes:
-        """Times of modules of the union tree in one side: of the outermost wrapper around each, where there is one."""
+    def places(self, which: int, quantity: str, numbers: Sequence[int]) -> list[int]:
+        """Where modules of the union tree are in one side: the outermost wrapper around each, where there is one, but
+        the module itself for SUBTREE, which is known of cores alone.
+        """
         side = (self.baseline, self.candidate)[which]
-        places = []
-        for number in numbers:
-            module = self.tree.modules[number]
-            core = (module.baseline, module.candidate)[which]
-            places.append(core if kind == SUBTREE else side.forest.outer[core])
-        return side.module_times(kind).rows(places)
+        cores = [
+            (self.tree.modules[number].baseline, self.tree.modules[number].candidate)[which]
+            for number in numbers
+        ]
+        return cores if quantity == SUBTREE else [side.forest.outer[core] for core in cores]
+
+    def side_times(self, which: int, kind: str, numbers: Sequence[int]) -> SideTimes:
+        """A time of MODULE_TIMES of modules of the union tree that both sides have, in one of them."""
+        side = (self.baseline, self.candidate)[which]
+        return side.module_times(kind).rows(self.places(which, kind, numbers))
 
     @cached_property
     def outside(self) -> dict[str, TimeChange]:

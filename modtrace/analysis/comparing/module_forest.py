@@ -90,6 +90,11 @@ class ModuleForest:
             number = self.inner[number]
         return number
 
+    def short_path(self, number: int) -> str:
+        """The path of a core, without the name of the root where there is one root alone."""
+        root, path = self.modules[number].root, self.path[number]
+        return path[len(root) + 1 :] if len(self.tops) == 1 and path.startswith(f"{root}.") else path
+
     def parents_first(self) -> list[int]:
         """The cores, each behind the one that it stands below."""
         order = list(self.tops)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from modtrace.analysis.comparing.alignment import MAPPED, MOVED, RENAMED
-from modtrace.analysis.comparing.module_forest import ModuleForest, class_key
+from modtrace.analysis.comparing.module_forest import class_key
 from modtrace.analysis.comparing.run_numbers import MODULE_NUMBERS, RUN_NUMBERS, NumberFacts
 from modtrace.analysis.comparing.side import Side
 from modtrace.analysis.comparing.union_tree import UnionTree
@@ -136,17 +136,12 @@ def _paired(baseline: Side, candidate: Side, tree: UnionTree) -> Iterator[Struct
             continue
         name, kind = tree.name(number), tree.type(number)
         if pair.how in (RENAMED, MOVED, MAPPED):
-            old = _shown_name(baseline.forest, pair.baseline)
+            old = baseline.forest.short_path(pair.baseline)
             yield StructureChange(pair.how, name, kind, old, name, 1, pair.confidence)
         for what, told in _FACTS.items():
             one, other = told(baseline, pair.baseline), told(candidate, pair.candidate)
             if one is not None and other is not None and one != other:
                 yield StructureChange(what, name, kind, one, other, 1)
-
-
-def _shown_name(forest: ModuleForest, number: int) -> str:
-    root, path = forest.modules[number].root, forest.path[number]
-    return path[len(root) + 1 :] if len(forest.tops) == 1 and path.startswith(f"{root}.") else path
 
 
 def _wrappers(side: Side, number: int) -> str:

@@ -179,8 +179,7 @@ class _Extraction:
         )
         ran = np.flatnonzero(times.steps > 0)
         listed = list(names)
-        shown = StepTimes(times.p50_ns[ran], times.least_ns[ran], times.most_ns[ran], times.steps[ran])
-        return [listed[number] for number in ran.tolist()], shown
+        return [listed[number] for number in ran.tolist()], times.rows(ran)
 
     # numbers without noise --------------------------------------------------------------------------------------------
 
@@ -325,7 +324,8 @@ def _spreads(values: Ints, owner: Ints, count: int) -> StepTimes:
     least = np.full(count, np.iinfo(np.int64).max, np.int64)
     np.minimum.at(least, owner, values)
     steps = np.bincount(owner, minlength=count)
-    return StepTimes(figures[1], np.where(steps > 0, least, UNKNOWN), figures[3], steps)
+    least = np.where(steps > 0, least, UNKNOWN)
+    return StepTimes(figures[1], least, figures[3], steps, figures[0], figures[2])
 
 
 def _step_times(steps: StepColumns | None, *, outside: bool) -> tuple[list[str], StepTimes]:

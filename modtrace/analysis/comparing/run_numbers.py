@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Final
 
@@ -65,18 +65,25 @@ class StepTimes:
 
     p50_ns, least_ns, most_ns: over the steps in which it ran.
     steps: how many those are.
+    mean_ns, p95_ns: likewise; UNKNOWN where a baseline file has left them out.
     """
 
     p50_ns: Ints
     least_ns: Ints
     most_ns: Ints
     steps: Ints
+    mean_ns: Ints
+    p95_ns: Ints
 
     @classmethod
     def unknown(cls, count: int) -> StepTimes:
         """Of so many things of which nothing is known."""
         none = np.full(count, UNKNOWN, np.int64)
-        return cls(none, none, none, np.zeros(count, np.int64))
+        return cls(none, none, none, np.zeros(count, np.int64), none, none)
+
+    def rows(self, numbers: Ints) -> StepTimes:
+        """Some of the things."""
+        return StepTimes(*(getattr(self, column.name)[numbers] for column in fields(self)))
 
     def __len__(self) -> int:
         return len(self.p50_ns)

@@ -89,6 +89,10 @@ class Side:
             {(module.root, module.name, module.type) for module in run.modules} == first for run in self.runs
         )
 
+    def number_in(self, run: int, number: int) -> int:
+        """The position in one run of a module of the first; -1 where it has none of that name."""
+        return self._numbers[run][number]
+
     def module_times(self, which: str) -> SideTimes:
         """A time of MODULE_TIMES of each module of the first run."""
         return _joined(

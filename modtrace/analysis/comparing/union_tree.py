@@ -65,11 +65,12 @@ class UnionTree:
     def name(self, number: int) -> str:
         """The name of a module, without wrapper levels: without its root where there is one root alone."""
         forest, at = self._side_of(number)
-        root = forest.modules[at].root
-        path = forest.path[at]
-        if len(forest.tops) == 1 and path != root and path.startswith(f"{root}."):
-            return path[len(root) + 1 :]
-        return path
+        return forest.short_path(at)
+
+    def path(self, number: int) -> str:
+        """The name of a module behind that of its root, without wrapper levels."""
+        forest, at = self._side_of(number)
+        return forest.path[at]
 
     def type(self, number: int) -> str:
         """The class of a module."""
