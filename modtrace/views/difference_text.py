@@ -7,7 +7,7 @@ from typing import Final
 
 from modtrace.analysis.comparing.change_lines import ChangeLine
 from modtrace.analysis.comparing.comparison import Comparison
-from modtrace.analysis.comparing.gate import CANNOT_TELL, FINE, EXCEEDED, LimitResult, Measured
+from modtrace.analysis.comparing.gate import CANNOT_TELL, EXCEEDED, FINE, LimitResult, Measured
 from modtrace.analysis.comparing.plain_changes import NumberChange, StructureChange
 from modtrace.analysis.comparing.run_numbers import BACKWARD, DEVICE, FORWARD, STEP
 from modtrace.analysis.comparing.time_changes import FASTER, SLOWER, UNCHANGED, TimeChange
@@ -254,7 +254,8 @@ def _told(comparison: Comparison) -> list[str]:
     if not comparison.enough_runs:
         runs = "one run a side" if comparison.runs == (1, 1) else "few runs"
         return [
-            f"{runs}: only what lies beyond every step of both sides is called a change; 5 runs a side tell more"
+            f"{runs}: only what is beyond every step of both sides is called a change",
+            "5 runs a side tell more: modtrace compare, or diff base* --against new*",
         ]
     counts = {word: sum(time.verdict == word for time in timed) for word in (SLOWER, FASTER, UNCHANGED)}
     unknown = len(timed) - sum(counts.values())
