@@ -17,6 +17,7 @@ _VERBS: Final = {
     "info": "show the summary, the tree or the modules of a trace",
     "report": "write one HTML file that shows a trace anywhere",
     "diff": "show what changed between two runs, or fail where too much did",
+    "compare": "run two commands in turns and show what changed",
     "check": "fail where a run exceeds limits",
     "baseline": "write a small file to compare runs with later",
     "ls": "list the traces in a directory",

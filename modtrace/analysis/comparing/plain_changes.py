@@ -172,7 +172,7 @@ _FACTS: Final[dict[str, Callable[[Side, int], str | None]]] = {
 
 def number_changes(baseline: Side, candidate: Side, tree: UnionTree) -> list[NumberChange]:
     """The numbers that differ: first those of the run, then those of modules that do not follow from others."""
-    changes = []
+    changes: list[NumberChange] = []
     for key in RUN_NUMBERS:
         one, other = _range(baseline.total(key)), _range(candidate.total(key))
         told = key == "parameter_bytes" and any(change.key == "parameters" for change in changes)
