@@ -3,16 +3,22 @@
 import modtrace.trace  # noqa: F401 - the package first: the function of the same name is what `modtrace.trace` means afterwards
 from modtrace._version import __version__
 from modtrace.api import Recording, Trace, breakpoint, load, pm, span, step, trace  # noqa: A004 - it is that
-from modtrace.errors import ModtraceError, TraceError, UsageError
+from modtrace.comparisons import Difference, check, compare
+from modtrace.errors import CannotTellError, ModtraceError, RegressionError, TraceError, UsageError
 
 __all__ = [
+    "CannotTellError",
+    "Difference",
     "ModtraceError",
     "Recording",
+    "RegressionError",
     "Trace",
     "TraceError",
     "UsageError",
     "__version__",
     "breakpoint",
+    "check",
+    "compare",
     "load",
     "pm",
     "span",

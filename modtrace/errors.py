@@ -5,10 +5,12 @@ Exit status of the command `modtrace`, one for each kind of error:
 | status | what happened |
 |---|---|
 | 0 | done |
-| 1 | whoever read the output has gone (a closed pipe) |
+| 1 | `RegressionError`: a limit of `--fail-on` is exceeded; or whoever read the output has gone (a closed pipe) |
 | 2 | `UsageError`: a command, option, value or path that cannot be used; nothing has been started or changed |
 | 3 | `WriteError`: a file that could not be written to its end |
 | 4 | `TraceError`: a trace that is missing, foreign, damaged, unreadable or too large |
+| 5 | `CannotTellError`: a limit of `--fail-on` of which it cannot be told; with `--unknown-ok` that is 0 |
+| 6 | `RunFailedError`: a command that `modtrace compare` ran has failed |
 | 130 | ctrl-C: the process ends by SIGINT, which a shell shows so |
 
 `modtrace run` ends as the script does, once it has started; with `--fail-on nan` with 3 where that ended with 0 and
@@ -44,6 +46,24 @@ class TraceError(ModtraceError):
     """A trace that cannot be read: missing, foreign, cut beyond use, damaged or hostile."""
 
     exit_code = 4
+
+
+class RegressionError(ModtraceError):
+    """A limit is exceeded. The message is the table of limits and what was measured."""
+
+    exit_code = 1
+
+
+class CannotTellError(ModtraceError):
+    """A limit of which it cannot be told whether it holds: too few runs, too much noise, or not recorded."""
+
+    exit_code = 5
+
+
+class RunFailedError(ModtraceError):
+    """A command that was run to be compared has failed."""
+
+    exit_code = 6
 
 
 class WriteError(ModtraceError):

@@ -225,7 +225,7 @@ def _compared(vocabulary: Vocabulary, metric: str, compare: str, amount: str, ne
         f"{metric}{compare}{amount}",
         negated,
         compare,
-        _amount(metric, compare, amount, units[metric]),
+        compared_amount(metric, compare, amount, units[metric]),
     )
 
 
@@ -256,8 +256,12 @@ def _loosely(vocabulary: Vocabulary, key: str, compare: str, text: str, negated:
     return _member(vocabulary, key, compare, text, negated)
 
 
-def _amount(metric: str, compare: str, text: str, unit: str) -> float:
-    """The number that a metric is compared with, in the metric's own unit."""
+def compared_amount(metric: str, compare: str, text: str, unit: str) -> float:
+    """The number that a metric is compared with, in the metric's own unit.
+
+    Raises:
+        UsageError: the text is no number, or has a unit that is none of this metric's, or none where it needs one.
+    """
     if unit == VALUE:
         if not _ELEMENT.match(text):
             raise UsageError(

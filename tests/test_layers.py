@@ -30,8 +30,9 @@ MAY_IMPORT = {
     "cli": LEAVES | {"trace", "device_peaks", "capture", "launch", "analysis", "export", "views"},
     "api": LEAVES
     | {"decorated", "trace", "device_peaks", "capture", "launch", "analysis", "export", "views"},
+    "comparisons": LEAVES | {"api", "trace", "analysis", "export", "views"},
     "magic": LEAVES | {"api", "capture"},
-    "__init__": LEAVES | {"api", "trace", "magic"},
+    "__init__": LEAVES | {"api", "comparisons", "trace", "magic"},
     "__main__": {"cli"},
 }
 """cli -> views, export -> analysis -> trace <- capture <- launch; the API and the package itself stand on top."""
@@ -40,7 +41,7 @@ ONLY_IN = {
     "torch": {"capture", "device_peaks"},
     "rich": {"views", "text"},
     "textual": {"views"},
-    "pandas": {"analysis", "export", "views", "api"},
+    "pandas": {"analysis", "export", "views", "api", "comparisons"},
     "pyarrow": {"trace", "analysis", "export"},
 }
 

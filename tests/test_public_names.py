@@ -11,8 +11,8 @@ import pytest
 import modtrace
 
 NAMES = [
-    "ModtraceError", "Recording", "Trace", "TraceError", "UsageError", "__version__", "breakpoint", "load", "pm",
-    "span", "step", "trace",
+    "CannotTellError", "Difference", "ModtraceError", "Recording", "RegressionError", "Trace", "TraceError",
+    "UsageError", "__version__", "breakpoint", "check", "compare", "load", "pm", "span", "step", "trace",
 ]  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def modules(stored: Stored) -> pd.DataFrame:
 
     table, line = stored.table("modules"), timeline(stored).calls
     count = len(table)
-    forward = _forwards(line)
+    forward = forward_rows(line)
     calls, again = line.filter(forward), line.filter(_recomputed(line))
     module = column(calls, "module")
     name, aliases, root = module_names(stored)
@@ -73,7 +73,7 @@ def modules(stored: Stored) -> pd.DataFrame:
         "total_ns": _total(line, "duration_ns", count),
         "self_ns": _total(line, "self_ns", count),
         **_times(calls, counts[forward], "forward", count),
-        **_times(_backwards(line), counts[column(line, "kind") == BACKWARD], "backward", count),
+        **_times(backward_table(line), counts[column(line, "kind") == BACKWARD], "backward", count),
         "recompute_calls": np.bincount(column(again, "module"), minlength=count),
         "recompute_ns": _recompute_ns(line, count),
         **_computed(stored, line, count),
@@ -101,7 +101,7 @@ def _recomputed(line: CallTable) -> Bools:
     )
 
 
-def _forwards(line: CallTable) -> Bools:
+def forward_rows(line: CallTable) -> Bools:
     """The rows of module calls that are no recompute."""
     return np.asarray((column(line, "kind") == MODULE) & ~_recomputed(line), np.bool_)
 
@@ -113,17 +113,17 @@ def _nullable(table: pa.Table, name: str) -> pd.arrays.IntegerArray:
 
 def _computed(stored: Stored, line: CallTable, count: int) -> dict[str, Any]:
     """FLOPs, times on the device and operations of each module, in forward and in backward."""
-    forward, backward = _forwards(line), column(line, "kind") == BACKWARD
+    forward, backward = forward_rows(line), column(line, "kind") == BACKWARD
     module, device_ns = nullable_codes(line, "module"), device_times(stored).device_ns
     computed = work(stored)
     data: dict[str, Any] = {}
     for suffix, flops in (("", computed.flops), ("_at_least", computed.least)):
-        in_backward = _without_recompute(line, flops)[backward]
+        in_backward = without_recompute(line, flops)[backward]
         data[f"forward_flops{suffix}"] = _flops(module[forward], flops[forward], count)
         data[f"backward_flops{suffix}"] = _flops(module[backward], in_backward, count)
     data["device_total_ns"] = _on_device(module, device_ns, count)
     data["forward_device_ns"] = _on_device(module[forward], device_ns[forward], count)
-    backward_device_ns = _without_recompute(line, device_ns)[backward]
+    backward_device_ns = without_recompute(line, device_ns)[backward]
     data["backward_device_ns"] = _on_device(module[backward], backward_device_ns, count)
     is_call = column(line, "kind") == MODULE
     data["operations"], data["uncounted"] = _operations(stored, computed, module, is_call, count)
@@ -142,7 +142,7 @@ def instances(table: pa.Table) -> Ints:
     return np.where(known, values.astype(np.int64), 1)
 
 
-def _backwards(line: CallTable) -> CallTable:
+def backward_table(line: CallTable) -> CallTable:
     """The rows of backwards, their durations without what checkpoints computed again in them."""
     duration, known = values_and_known(line, "duration_ns")
     again, each = recompute.inside_of(line, duration, known)
@@ -150,7 +150,7 @@ def _backwards(line: CallTable) -> CallTable:
     return line.filter(column(line, "kind") == BACKWARD)
 
 
-def _without_recompute(line: CallTable, values: Ints) -> Ints:
+def without_recompute(line: CallTable, values: Ints) -> Ints:
     """Values of rows without those of checkpoints that computed again inside, -1 where they are not known."""
     again, known = recompute.inside_of(line, values, values >= 0)
     return np.where(known & (values >= 0), np.maximum(values - again, 0), -1)

@@ -105,7 +105,7 @@ def parse(words: Sequence[str], verb: Verb) -> ParsedOptions:
         for key, value in vars(namespace).items()
         if key != "words" and value is not None
     }
-    _check_modes(values, verb)
+    check_modes(values, verb)
     positional = others if verb.stop is not None else [*namespace.words, *others]
     return ParsedOptions(_from_environment(mirrored) | values, positional)
 
@@ -132,7 +132,7 @@ def _check_swallowed(option_words: Sequence[str], verb: Verb) -> None:
                 raise UsageError(lacks_value(name, option.value, text))
 
 
-def _check_modes(values: Mapping[str, str], verb: Verb) -> None:
+def check_modes(values: Mapping[str, str], verb: Verb) -> None:
     """Refuse options that would be ignored.
 
     Raises:

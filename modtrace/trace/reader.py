@@ -95,6 +95,9 @@ class Process:
     torch: str | None
     devices: tuple[str, ...]
     recursion_limit: int | None
+    engine: str | None
+    options: Mapping[str, str] | None
+    """Those of recorders that differ from their defaults, by argument; None where they are not known."""
     call_cost_ns: int | None
     outside_cost_ns: int | None
     start_cost_ns: int | None
@@ -414,6 +417,8 @@ def process_of(folder: Path, last_ns: int, last_call_ns: int = 0) -> Process:
         if isinstance(devices, list)
         else (),
         recursion_limit=_count(data, "recursion_limit"),
+        engine=_text(data, "engine"),
+        options=_options(data.get("options")),
         call_cost_ns=_count(cost, "call_ns"),
         outside_cost_ns=_count(cost, "outside_ns"),
         start_cost_ns=_count(cost, "start_ns"),
@@ -470,6 +475,13 @@ def _end(folder: Path) -> End | None:
         if isinstance(gaps, list)
         else (),
     )
+
+
+def _options(data: Any) -> dict[str, str] | None:
+    if not isinstance(data, dict):
+        return None
+    texts = [(key, value) for key, value in list(data.items())[:_MANY_PARTS] if isinstance(value, str)]
+    return {plain(key, 80): plain(value, 200) for key, value in texts}
 
 
 def _costs(data: Any) -> dict[str, int]:

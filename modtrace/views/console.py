@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO, TypedDict
 
+from modtrace.analysis.comparing.comparison import Comparison
+from modtrace.analysis.comparing.gate import LimitResult
 from modtrace.analysis.compilations import compilations
 from modtrace.analysis.device_times import launch_timed
 from modtrace.analysis.failure import last_failure
@@ -42,6 +44,7 @@ from modtrace.trace.reader import Stored, open_trace
 from modtrace.trace.schema import PHASES
 from modtrace.units import count, duration, size
 from modtrace.views.compilations import compilations_lines
+from modtrace.views.difference_text import difference_lines, limit_lines
 from modtrace.views.filtered import checked_key, no_hit, tree_and_column
 from modtrace.views.findings import findings_lines
 from modtrace.views.kernels import kernels_lines
@@ -460,11 +463,41 @@ def failure_text(stored: Stored, *, width: int = 80) -> str:
     return "" if failure is None else "\n".join(failure_lines(failure, width))
 
 
+def difference_text(
+    comparison: Comparison,
+    names: tuple[str, str],
+    *,
+    limits: Sequence[LimitResult] = (),
+    every: bool = False,
+    width: int = 80,
+    color: bool = False,
+    ascii: bool = False,
+    cut: bool = True,
+) -> str:
+    """A comparison of two sides, with the limits that were held against it; with `every` all rows."""
+    lines = difference_lines(comparison, names, width=max(width, 60), limits=limits, every=every)
+    return _finished(lines, width, color, ascii, cut)
+
+
+def limits_text(
+    limits: Sequence[LimitResult],
+    *,
+    width: int = 80,
+    color: bool = False,
+    ascii: bool = False,
+    cut: bool = True,
+) -> str:
+    """Limits that were held against one run, a line each."""
+    return _finished(limit_lines(limits), width, color, ascii, cut)
+
+
 __all__ = [
+    "difference_text",
     "failure_text",
     "findings_text",
     "info_json",
     "kernels_text",
+    "limits_text",
     "ls_table",
     "memory_text",
     "modules_table",

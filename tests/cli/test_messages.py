@@ -17,7 +17,15 @@ import torch
 import modtrace
 from modtrace import errors
 from modtrace.cli import main
-from modtrace.errors import PathTakenError, TraceError, UsageError, WriteError
+from modtrace.errors import (
+    CannotTellError,
+    PathTakenError,
+    RegressionError,
+    RunFailedError,
+    TraceError,
+    UsageError,
+    WriteError,
+)
 from modtrace.trace import folder
 from modtrace.trace.newest import has_calls, newest
 from modtrace.trace.reader import open_trace
@@ -220,7 +228,7 @@ def table_of(text):
 def test_one_exit_status_a_kind_of_error():
     table = table_of(errors.__doc__)
     assert table_of((ROOT / "docs" / "recording.md").read_text(encoding="utf-8")) == table
-    kinds = [UsageError, WriteError, TraceError]
+    kinds = [UsageError, WriteError, TraceError, RegressionError, CannotTellError, RunFailedError]
     assert len({kind.exit_code for kind in kinds}) == len(kinds)
     for kind in kinds:
         assert f"`{kind.__name__}`" in table[str(kind.exit_code)]

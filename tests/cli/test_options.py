@@ -12,7 +12,20 @@ from modtrace.cli.options import parse
 from modtrace.errors import UsageError
 
 DOCS = Path(__file__).parents[2] / "docs"
-VERBS = ("run", "live", "view", "info", "report", "ls", "export", "device")
+VERBS = (
+    "run",
+    "live",
+    "view",
+    "info",
+    "report",
+    "diff",
+    "compare",
+    "check",
+    "baseline",
+    "ls",
+    "export",
+    "device",
+)
 
 
 def verb(name):

@@ -155,8 +155,19 @@ def gap_rows(reasons: Sequence[str], at_ns: int) -> dict[str, list[Any]]:
     return {"at_ns": [at_ns] * count, "reason": list(reasons), "lost_calls": [None] * count}
 
 
-def write_process(folder: Path, rank: int, costs: Costs, *, recorded_ns: int, start_ns: int) -> None:
-    """Write `process.json`. `recorded_ns` is the time since the start of recording, `start_ns` what starting took."""
+def write_process(
+    folder: Path,
+    rank: int,
+    costs: Costs,
+    *,
+    engine: str,
+    options: Mapping[str, str],
+    recorded_ns: int,
+    start_ns: int,
+) -> None:
+    """Write `process.json`. `recorded_ns` is the time since the start of recording, `start_ns` what starting took,
+    `options` what recorders were asked for.
+    """
     world = os.environ.get("WORLD_SIZE", "")
     data: dict[str, Any] = {
         "pid": os.getpid(),
@@ -166,6 +177,8 @@ def write_process(folder: Path, rank: int, costs: Costs, *, recorded_ns: int, st
         "torch": str(torch.__version__),
         "devices": [device_key()],
         "recursion_limit": sys.getrecursionlimit(),
+        "engine": engine,
+        "options": dict(options),
         "cost": {
             "call_ns": costs.inside_ns + costs.outside_ns,
             "outside_ns": costs.outside_ns,

@@ -35,7 +35,7 @@ from modtrace.capture.engine.selection import Selection
 from modtrace.capture.engine.signatures import Signatures
 from modtrace.capture.engine.thread_buffer import BufferTable
 from modtrace.capture.engine.watch_thread import WatchThread
-from modtrace.capture.recorders import recorders
+from modtrace.capture.recorders import option_texts, recorders
 from modtrace.capture.torch_private.lookup import CALLS, COMPILING, PHASES, missing
 from modtrace.device_peaks.measure import device_keys
 from modtrace.errors import UsageError, WriteError
@@ -129,6 +129,7 @@ class Tracer:
         self._context.messages = messages
         self._ranges = self._context.part(Ranges)
         self._asked = _made(self._context, options)
+        self._engine, self._option_texts = engine, option_texts(options)
         self._recorders: list[Recorder] = []
         """Those that run, in the order in which they have started."""
         writer = Writer(folder, max_bytes=max_bytes)
@@ -174,6 +175,8 @@ class Tracer:
                 self._folder,
                 self._rank,
                 context.costs,
+                engine=self._engine,
+                options=self._option_texts,
                 recorded_ns=now - context.origin_ns,
                 start_ns=now - self._started_ns,
             )

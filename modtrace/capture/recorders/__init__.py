@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from typing import Final
 
 from modtrace.capture.engine.recorder import Recorder, RecorderOption
@@ -44,3 +45,13 @@ def options() -> list[tuple[str, RecorderOption]]:
         if recorder.option is not None
         for option in (recorder.option, *recorder.further_options)
     ]
+
+
+def option_texts(values: Mapping[str, object]) -> dict[str, str]:
+    """The options that differ from their defaults as texts, by argument: `on`, `off`, or the value."""
+    texts = {}
+    for _, option in options():
+        value = values.get(option.argument)
+        if option.argument in values and value != option.default:
+            texts[option.argument] = str(value) if not isinstance(value, bool) else "on" if value else "off"
+    return texts
