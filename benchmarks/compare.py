@@ -1,0 +1,262 @@
+"""How often `modtrace diff` is wrong: the same script against itself, and with a change planted in one module.
+
+    python benchmarks/compare.py                  three models, runs of their own (half an hour on two cores)
+    python benchmarks/compare.py --pool 3 --trials 20 --models mlp    a quick look
+    python benchmarks/compare.py --simulate       made numbers in the place of runs (minutes)
+
+Runs are recorded in turns, A B A B, into a pool a side. A trial draws five runs of each side from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from synthetic import write_gpt
+
+from modtrace.analysis.comparing.comparison import Comparison
+from modtrace.analysis.comparing.run_files import runs_in
+from modtrace.analysis.comparing.run_numbers import RunNumbers, StepTimes
+
+RUNS = 5
+PLANTS = ("sleep", "bigger", "calls")
+
+SCRIPT = """
+import os, sys, time
+import torch
+from torch import nn
+
+plant, model_name, steps = os.environ.get("PLANT", ""), sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+torch.manual_seed(0)
+
+
+class Planted(nn.Module):
+    '''A linear layer in which something may be planted: the one of block 2.'''
+
+    def __init__(self, size, here):
+        super().__init__()
+        inner = size * 2 if here and plant == "bigger" else size
+        self.work = nn.Linear(size, inner)
+        self.back = nn.Linear(inner, size)
+        self.here = here
+
+    def forward(self, x):
+        if self.here and plant == "sleep":
+            time.sleep(0.0015)
+        for _ in range(2 if self.here and plant == "calls" else 1):
+            y = self.back(torch.relu(self.work(x)))
+        return y
+
+
+class Block(nn.Module):
+    def __init__(self, size, here):
+        super().__init__()
+        self.norm = nn.LayerNorm(size)
+        self.mixer = nn.Conv1d(8, 8, 3, padding=1) if model_name == "conv" else nn.Linear(size, size)
+        self.planted = Planted(size, here)
+
+    def forward(self, x):
+        return x + self.planted(torch.relu(self.mixer(self.norm(x))))
+
+
+class Net(nn.Module):
+    def __init__(self, size, blocks):
+        super().__init__()
+        self.rnn = nn.GRU(size, size, batch_first=True) if model_name == "rnn" else nn.Identity()
+        self.blocks = nn.ModuleList(Block(size, number == 2) for number in range(blocks))
+        self.head = nn.Linear(size, 10)
+
+    def forward(self, x):
+        x = self.rnn(x)[0] if model_name == "rnn" else self.rnn(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+model = Net(256, 6)
+optimizer = torch.optim.SGD(model.parameters(), 0.001)
+for _ in range(steps):
+    optimizer.zero_grad()
+    model(torch.randn(32, 8, 256)).square().mean().backward()
+    optimizer.step()
+"""
+MODELS = ("mlp", "conv", "rnn")
+PLANTED = "blocks.2.planted"
+
+
+@dataclass
+class Tally:
+    """What came out of trials.
+
+    modules: modules judged, all trials together; different: of these called slower or faster in any way.
+    any_different, step_different: trials in which a module, and in which the step was.
+    named: trials in which the planted module has a line, or one below it; alone: and no other module has.
+    """
+
+    trials: int = 0
+    modules: int = 0
+    different: int = 0
+    any_different: int = 0
+    step_different: int = 0
+    named: int = 0
+    alone: int = 0
+    others: list[str] = field(default_factory=list)
+
+    def add(self, baseline: list[RunNumbers], candidate: list[RunNumbers], planted: str = "") -> None:
+        found = Comparison(baseline, candidate)
+        called = [module for module in found.modules if any(time.changed for time in module.times.values())]
+        self.trials += 1
+        self.modules += len(found.modules)
+        self.different += len(called)
+        self.any_different += bool(called)
+        self.step_different += found.steps["step"].changed
+        change = found.step_change
+        lines = [line.name for line in change.lines if line.type] if change is not None else []
+        inside = [name for name in lines if name == planted or name.startswith(f"{planted}.")]
+        outside = [name for name in lines if name not in inside]
+        self.named += bool(inside)
+        self.alone += bool(inside) and not outside
+        self.others += outside
+
+    def unchanged(self) -> str:
+        share = 100 * self.different / max(self.modules, 1)
+        return (
+            f"{share:6.2f} % of modules   any in {self.any_different} of {self.trials}   "
+            f"step in {self.step_different} of {self.trials}"
+        )
+
+    def changed(self) -> str:
+        return f"named in {self.named} of {self.trials}   and no other in {self.alone}   others: {self.others[:4]}"
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--simulate", action="store_true", help="made numbers")
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--pool", type=int, default=15, help="runs of each side and model")
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=30, help="training steps a run")
+    asked = parser.parse_args()
+    if asked.simulate:
+        simulate(asked.trials)
+        return
+    for name in asked.models.split(","):
+        measure(name, asked.pool, asked.trials, asked.steps)
+
+
+def measure(name: str, pool: int, trials: int, steps: int) -> None:
+    """Record the pools of one model, and draw trials from them."""
+    with TemporaryDirectory() as folder:
+        script = Path(folder) / "train.py"
+        script.write_text(SCRIPT)
+        sides: dict[str, list[RunNumbers]] = {plant: [] for plant in ("", "again", *PLANTS)}
+        for number in range(pool):
+            for plant in sides:
+                trace = Path(folder) / f"{plant}-{number}.mtrace"
+                record(script, trace, name, steps, "" if plant == "again" else plant)
+                sides[plant] += runs_in(trace)
+    drawn = random.Random(0)
+    count = min(RUNS, pool)
+    tally = Tally()
+    for _ in range(trials):
+        tally.add(drawn.sample(sides[""], count), drawn.sample(sides["again"], count))
+    print(f"{name:6} {len(sides[''][0].modules)} modules  unchanged  {tally.unchanged()}")
+    for plant in PLANTS:
+        tally = Tally()
+        for _ in range(trials):
+            tally.add(drawn.sample(sides[""], count), drawn.sample(sides[plant], count), PLANTED)
+        ratio = np.median([run.step_times.p50_ns[0] for run in sides[plant]])
+        ratio /= np.median([run.step_times.p50_ns[0] for run in sides[""]])
+        print(f"{name:6} {plant:8} step {100 * (ratio - 1):+5.1f} %   {tally.changed()}", flush=True)
+
+
+def record(script: Path, trace: Path, name: str, steps: int, plant: str) -> None:
+    """Record one run of the script into a trace."""
+    words = [sys.executable, "-m", "modtrace", "run", "-q", "-o", str(trace), str(script), name, str(steps)]
+    subprocess.run(words, check=True, capture_output=True, env={**os.environ, "PLANT": plant})
+
+
+# made numbers -------------------------------------------------------------------------------------------------------
+
+
+def simulate(trials: int) -> None:
+    """Runs that vary as they are told to: each module by itself, and all together as a machine does."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "gpt.mtrace"
+        write_gpt(path, steps=12, layers=3, memory=False)
+        (run,) = runs_in(path)
+    print(f"{len(run.modules)} modules, {RUNS} runs against {RUNS}, {trials} trials")
+    for noise in (0.01, 0.03, 0.10):
+        drawn = np.random.default_rng(0)
+        same, slower = Tally(), Tally()
+        leaves = [number for number in run.forest.parents_first() if not run.forest.below[number]]
+        for trial in range(trials):
+            base = [varied(run, drawn, noise) for _ in range(RUNS)]
+            same.add(base, [varied(run, drawn, noise) for _ in range(RUNS)])
+            leaf = leaves[trial % len(leaves)]
+            planted = [varied(run, drawn, noise, leaf=leaf, share=0.1) for _ in range(RUNS)]
+            slower.add(base, planted, run.forest.short_path(leaf))
+        print(f"noise {100 * noise:3.0f} %  unchanged  {same.unchanged()}")
+        print(f"noise {100 * noise:3.0f} %  +10 %      {slower.changed()}", flush=True)
+
+
+def varied(
+    run: RunNumbers, drawn: np.random.Generator, noise: float, *, leaf: int = -1, share: float = 0.0
+) -> RunNumbers:
+    """The run with other times: all of them by a common factor, and each module and phase by its own.
+
+    Args:
+        run: what is varied.
+        drawn: chance.
+        noise: spread of modules; that of the common factor is as large.
+        leaf, share: a module that takes longer by a part of the step.
+    """
+    forest = run.forest
+    common = float(np.exp(drawn.normal(0, noise)))
+    old = run.module_times["subtree"].p50_ns.astype(np.float64)
+    own = old.copy()
+    for number in forest.parents_first():
+        if forest.above[number] >= 0:
+            own[forest.above[number]] -= old[number]
+    own *= common * np.exp(drawn.normal(0, noise, len(own)))
+    if leaf >= 0:
+        own[leaf] += share * common * float(run.step_times.p50_ns[0])
+    new = own.copy()
+    for number in reversed(forest.parents_first()):
+        if forest.above[number] >= 0:
+            new[forest.above[number]] += new[number]
+    factors = new / np.maximum(old, 1)
+    outside = common * np.exp(drawn.normal(0, noise, len(run.outside_names)))
+    outside_times = scaled(run.outside_times, outside)
+    total = new[forest.tops].sum() + outside_times.p50_ns.sum()
+    step = np.full(len(run.step_names), total / max(float(run.step_times.p50_ns[0]), 1))
+    return replace(
+        run,
+        module_times={kind: scaled(times, factors) for kind, times in run.module_times.items()},
+        outside_times=outside_times,
+        step_times=scaled(run.step_times, step),
+    )
+
+
+def scaled(times: StepTimes, factors: np.ndarray) -> StepTimes:
+    """Times, each by its factor."""
+
+    def of(values: np.ndarray) -> np.ndarray:
+        return np.where(values >= 0, values * factors, values).astype(np.int64)
+
+    return replace(times, p50_ns=of(times.p50_ns), least_ns=of(times.least_ns), most_ns=of(times.most_ns))
+
+
+if __name__ == "__main__":
+    main()
