@@ -30,7 +30,7 @@ class ValueRows:
 
     call: row of the timeline. step: -1 outside of steps. kind: index into VALUE_KINDS. module: -1 for none.
     place: number of the place (kind, module, path); `places` has each. minimum, maximum, norm: NaN where an element is;
-    `read` and `with_norm` say where they are known.
+    `read` and `with_norm` say where they are known. elements: -1 where not known.
     """
 
     call: Ints
@@ -82,7 +82,7 @@ def value_rows(stored: Stored) -> ValueRows:
         place=np.array(place, np.int64),
         places=list(numbers),
         dtype=[dtypes[row] for row in order],
-        elements=column(table, "elements")[order],
+        elements=nullable_codes(table, "elements")[order],
         minimum=minimum[order],
         maximum=maximum[order],
         read=~unread[order],
@@ -109,7 +109,7 @@ def values(stored: Stored) -> pd.DataFrame:
         "path": pd.Series([rows.places[place][2] for place in rows.place.tolist()], dtype=object),
         "call": rows.call,
         "dtype": pd.Series(rows.dtype, dtype=object),
-        "elements": rows.elements,
+        "elements": pd.arrays.IntegerArray(np.maximum(rows.elements, 0), rows.elements < 0),
         "minimum": floats(rows.minimum, rows.read),
         "maximum": floats(rows.maximum, rows.read),
         "absolute_maximum": floats(rows.largest, rows.read),

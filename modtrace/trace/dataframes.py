@@ -354,7 +354,7 @@ VALUES: Final = (
     PublicColumn("path", "str", "where in the structure (`0`, `logits`); of a parameter its name in the module"),
     PublicColumn("call", "int64", "row of `calls`: the module call; of a gradient the forward call; of a parameter the optimizer's step"),
     PublicColumn("dtype", "str", "type of the tensor"),
-    PublicColumn("elements", "int64", "number of elements"),
+    PublicColumn("elements", "Int64", "number of elements", "the tensor cannot be asked"),
     PublicColumn("minimum", "Float64", "the least element; NaN where any is NaN", _NOT_READ),
     PublicColumn("maximum", "Float64", "the greatest element; NaN where any is NaN", _NOT_READ),
     PublicColumn("absolute_maximum", "Float64", "the greatest absolute value", _NOT_READ),

@@ -350,7 +350,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("module", "int32", "row key in `modules`: whose output, input, gradient or parameter it is", True),
         Column("path", "string", "where in the structure, as in `signatures`; of a parameter its name in the module"),
         Column("dtype", "string", "torch's name without `torch.`: float32"),
-        Column("elements", "int64", "number of elements"),
+        Column("elements", "int64", "number of elements; null where the tensor cannot be asked", True),
         Column("minimum", "double", "the least element; NaN where any element is NaN; of a complex tensor over real and imaginary parts; null where it was not read", True),
         Column("maximum", "double", "the greatest element, likewise", True),
         Column("norm", "double", "the 2-norm; null where it was not asked for", True),

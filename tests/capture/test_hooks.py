@@ -168,3 +168,26 @@ def test_calls_thought_open_are_closed_when_the_next_one_comes():
     calls = calls[calls["kind"] == "module"]
     assert calls["depth"].tolist() == [0, 1, 2, 3, 1, 0, 1, 2, 0]
     assert calls["status"].tolist() == ["ok", *["aborted"] * 3, "ok", *["aborted"] * 3, "ok"]
+
+
+@pytest.mark.parametrize("engine", ["hooks", "calls"])
+def test_an_exception_at_the_address_of_the_last_one_is_another(engine):
+    """Python gives the memory of one that is gone to the next."""
+
+    class Raises(nn.Module):
+        def forward(self, error):
+            raise error(error.__name__)
+
+    model, addresses = nn.Sequential(Raises()), []
+    with modtrace.trace(engine=engine) as trace:
+        for number in range(40):
+            try:
+                model((ValueError, KeyError)[number % 2])
+            except (ValueError, KeyError) as error:
+                addresses.append(id(error))
+    assert len(set(addresses)) < 40
+    roots = trace.calls[trace.calls["depth"] == 0]
+    assert roots["error"].tolist() == ["ValueError: ValueError", "KeyError: 'KeyError'"] * 20
+    inner = trace.calls[trace.calls["depth"] == 1]
+    assert inner["error"].tolist() == roots["error"].tolist()
+    assert len(trace._read().table("errors")) == 40

@@ -124,7 +124,7 @@ def test_values_are_read_out_of_sight():
 @pytest.mark.parametrize(
     "value",
     [
-        None, 3, torch.empty(0), torch.ones(2, device="meta"), torch.ones(2, dtype=torch.complex64),
+        None, 3, torch.empty(0), torch.ones(2, device="meta"),
         torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged),
     ],
 )  # fmt: skip
@@ -139,3 +139,6 @@ def test_sparse_half_and_float8_values():
     assert not are_finite(torch.tensor([float("inf")], dtype=torch.bfloat16))
     assert not are_finite(torch.complex(torch.tensor([1.0]), torch.tensor([float("nan")])))
     assert are_finite(torch.ones(2).to(torch.float8_e4m3fn))
+    assert range_of(torch.ones(2).to(torch.float8_e4m3fn)) == (1.0, 1.0)
+    assert range_of(torch.complex(torch.tensor([1.0]), torch.tensor([-2.0]))) == (-2.0, 1.0)  # as in t.values
+    assert range_of((torch.tensor([3, -4]), {"a": [torch.tensor([True])]})) == (-4.0, 3.0)

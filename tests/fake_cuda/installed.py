@@ -17,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 import modtrace.capture
 from modtrace.capture.engine import tensor_guards as seen
+from modtrace.capture.mechanisms import value_readings
 from modtrace.capture.torch_private import lookup, names
 from tests.fake_cuda.allocator import Allocator
 from tests.fake_cuda.gpu import OWN, Gpu, _number_of, event_base, graph_base, stream_base
@@ -156,6 +157,10 @@ def _played(gpu):
 
         return played
 
+    def pinned(tensor):
+        gpu.unsafe("pinned memory", gpu.asked("pinned_memory"))
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+
     capturing = named("is_current_stream_capturing", lambda: gpu.queue().graph is not None)
     graph = graph_base(gpu)
     yield core, "_CudaEventBase", event_base(gpu)
@@ -174,6 +179,7 @@ def _played(gpu):
     yield from _of_devices(gpu, named)
     yield from _of_streams(gpu, named)
     yield from _of_memory(gpu, named)
+    yield value_readings, "pinned_like", pinned
     yield torch.backends.cuda, "is_built", lambda: True
     yield cuda, "_initialized", gpu.initialised
     yield cuda, "_cudart", object()

@@ -390,3 +390,78 @@ def test_json_has_texts_for_what_it_has_no_numbers_for(tmp_path):
     table = json.loads((tmp_path / "t.json").read_text())["tables"]["values"]
     column = table["columns"].index("minimum")
     assert [row[column] for row in table["data"]] == ["nan", "-inf"]
+
+
+# what the zoo has found ---------------------------------------------------------------------------------------------
+
+
+def test_each_range_belongs_to_its_call_whatever_thread_ends_a_step():
+    """Threads read at the same time, and each call of a root ends a step of them all."""
+    import threading
+
+    def work(number):
+        layer = nn.Identity()
+        for count in range(60):
+            layer(torch.full((3,), float(1000 * number + count)))
+
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with modtrace.trace(values=(0, 10_000), nan=True) as trace:
+            threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(switching)
+    assert not trace.gaps["reason"].str.contains("from here on").any()
+    calls = trace.calls[trace.calls["kind"] == "module"].sort_values(["thread", "start_ns"])
+    found = [group["output_maximum"].tolist() for _, group in calls.groupby("thread")]
+    assert sorted(found) == [[1000.0 * number + count for count in range(60)] for number in range(6)]
+    assert calls["output_minimum"].tolist() == calls["output_maximum"].tolist()
+
+
+def test_a_tensor_with_operations_of_its_own_is_asked_nothing():
+    from tests.torture.models import CASES
+
+    with modtrace.trace(values=(0, 9)) as trace:
+        case = CASES["wrapper_subclass_asked_for_size"]
+        case.run(case.make())
+    rows = trace.values
+    own = rows[rows["reason"].fillna("").str.contains("operations of its own")]
+    assert len(own)
+    assert own["elements"].isna().all()
+    assert rows[rows["reason"].isna()]["elements"].notna().all()
+
+
+def test_names_in_a_dict_are_not_asked_for_a_text():
+    class Name:
+        def __str__(self):
+            raise AssertionError("asked")
+
+        __repr__ = __format__ = __str__
+
+    class Gives(nn.Module):
+        def forward(self, x):
+            return {Name(): x, 3: -x}
+
+    with modtrace.trace(values=(0, 9), nan=True) as trace:
+        Gives()(torch.ones(2))
+    assert rows_of(trace, kind="output")["path"].tolist() == ["Name", "3"]
+    assert not len(trace.gaps)
+
+
+def test_a_backward_inside_of_a_transform_is_left_out():
+    def loss(x):
+        return x.pow(2).sum()
+
+    def each(x):
+        with torch.enable_grad():
+            return torch.func.grad(loss)(x)
+
+    with modtrace.trace(values=(0, 99), nan=True) as trace:
+        torch.func.vmap(each)(torch.ones(3, 4))
+        nn.Identity()(torch.ones(1))
+    assert not trace.gaps["reason"].str.contains("from here on").any()
+    assert rows_of(trace, kind="output")["maximum"].tolist() == [1.0]

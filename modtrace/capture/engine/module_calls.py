@@ -292,11 +292,14 @@ def leave_call(
 
 
 def error_number(context: TraceContext, buffer: ThreadBuffer, error: BaseException, now: int) -> int:
-    """The number of an exception that leaves a call at `now`, whose record must be the next one."""
+    """The number of an exception that leaves the innermost open call at `now`, whose record must be the next one."""
+    call = buffer.calls[-1][1]
     last = buffer.error if buffer.records and buffer.error and buffer.records[-1] == buffer.error[2] else None
-    # The same exception, one call further out: nothing has been recorded since it left the inner one.
-    number = last[1] if last is not None and last[0] == id(error) else context.errors.number(error)
-    buffer.error = (id(error), number, now)
+    # The same exception, one call further out: nothing was recorded since it left the inner one, which began later.
+    # In a call behind that one it is another, at the same address.
+    same = last is not None and last[0] == id(error) and last[3] > call
+    number = last[1] if last is not None and same else context.errors.number(error)
+    buffer.error = (id(error), number, now, call)
     return number
 
 

@@ -271,6 +271,11 @@ def _items(values: Any, depth: int, budget: _Budget, vmapped: bool, base: type =
     return keys
 
 
+def entry_name(name: Any) -> str:
+    """A key of a dict as places have it: a text, a number, or its class, as others run code of theirs."""
+    return name[:60] if type(name) is str else str(name) if type(name) is int else _name(type(name))
+
+
 def _pairs(
     pairs: Iterable[tuple[Any, Any]], total: int, depth: int, budget: _Budget, vmapped: bool
 ) -> Iterable[Key]:
@@ -278,7 +283,7 @@ def _pairs(
     for name, item in pairs:
         if budget.left <= 0:
             break
-        shown = name[:60] if type(name) is str else str(name) if type(name) is int else _name(type(name))
+        shown = entry_name(name)
         keys.append((shown, _key(item, depth, budget, vmapped)))
     if total > len(keys):
         keys.append(("...", ("more", total - len(keys))))

@@ -90,7 +90,7 @@ class ThreadBuffer:
     grown: autograd node ranges of calls that have returned, GROWN integers each, in the order of the ends.
     awaited: (depth, what a recorder does when the open call at that depth is closed), outermost first.
     transformed: 1 + the depth of the call in which a functorch transform (vmap, grad) was first seen, or 0.
-    error: the exception that last left a call: (its id, its number, when).
+    error: the exception that last left a call: (its id, its number, when, the call).
     tails: hooks behind own forward hooks of open calls.
     left: calls closed because their frame was not on the stack, by that frame.
     resumed: how many of them ended all the same: greenlets had taken turns on this thread.
@@ -129,7 +129,7 @@ class ThreadBuffer:
         self.calls: list[OpenCall] = []
         self.awaited: list[tuple[int, Closed]] = []
         self.next_call: Callable[[], int] = itertools.count().__next__
-        self.error: tuple[int, int, int] | None = None
+        self.error: tuple[int, int, int, int] | None = None
         self.tails: list[Tail] = []
         self.transformed = 0
         self.finished = False

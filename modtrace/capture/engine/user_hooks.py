@@ -77,7 +77,7 @@ class LastHook:
                 returned = UNKNOWN_OUTPUT
             else:
                 code, returned = RAISED, context.errors.number(error)
-                buffer.error = (id(error), returned, now)
+                buffer.error = (id(error), returned, now, call)
         elif id(output) != self.output_id:
             code, returned = REPLACED, context.signatures.number(value_key(output))
         for ended in context.events.call_ended if code != RAISED else ():

@@ -6,27 +6,23 @@ so, or is not there (a fake tensor, one on `meta`), is left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
 
-from modtrace.capture.engine.classes import bases, defined, inherits
-from modtrace.capture.engine.signatures import (
-    MAX_DEPTH,
-    MAX_LEAVES,
-    arguments_key,
-    described,
-    fields_of,
-    has_base,
-    keywords_key,
-    value_key,
+from modtrace.capture.engine.signatures import arguments_key, described, keywords_key, value_key
+from modtrace.capture.mechanisms.value_readings import Hidden
+from modtrace.capture.mechanisms.value_tensors import (
+    as_real,
+    has_own_operations,
+    is_floating,
+    tensors_of,
+    why_unread,
 )
-from modtrace.capture.torch_private.contexts import without_dispatch, without_functions
-from modtrace.capture.torch_private.names import current_level
 
 _CUDA: Final[Any] = torch.cuda
-_OPERATIONS: Final = defined(torch.Tensor, "__torch_dispatch__")
 
 
 def shapes_of_arguments(args: Any, kwargs: Any) -> list[tuple[tuple[int | None, ...] | None, str]]:
@@ -45,99 +41,50 @@ def _shape(row: dict[str, Any]) -> tuple[tuple[int | None, ...] | None, str]:
     return None if shape is None else tuple(shape), row["dtype"]
 
 
-def tensors_in(*values: Any) -> list[torch.Tensor]:
-    """The tensors in nested tuples, lists, dicts and dataclasses, at most MAX_LEAVES, read past any property."""
-    found: list[torch.Tensor] = []
-    for value in values:
-        for tensor in _tensors(value, 0):
-            found.append(tensor)
-            if len(found) >= MAX_LEAVES:
-                return found
-    return found
-
-
-def _tensors(value: Any, depth: int) -> Iterator[torch.Tensor]:
-    cls = type(value)
-    if inherits(cls, torch.Tensor):
-        yield value
-        return
-    if depth > MAX_DEPTH or value is None or cls in (int, float, bool, str):
-        return
-    mro = bases(cls)
-    fields = fields_of(value, cls, mro)
-    if fields is not None:
-        parts: Any = [part for _, part in fields]
-    elif has_base(mro, tuple):
-        parts = tuple.__iter__(value)
-    elif has_base(mro, list):
-        parts = list.__iter__(value)
-    elif has_base(mro, dict):
-        parts = list(dict.values(value))
-    else:
-        return
-    for part in parts:
-        yield from _tensors(part, depth + 1)
-
-
-def may_read() -> bool:
-    """True if operations on tensors can be run now: no transform is at work and no graph is captured."""
-    if current_level() is not None:
-        return False
-    return not (_uses_cuda() and _CUDA.is_current_stream_capturing())
-
-
 def are_finite(*values: Any) -> bool:
     """False if a floating or complex tensor in these holds a NaN or an infinity."""
-    if not may_read():
-        return True
-    return all(_is_finite(tensor) for tensor in tensors_in(*values))
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    try:
-        with torch.no_grad(), without_functions(), without_dispatch():
-            if not _has_values(tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
-                return True
-            return bool(torch.isfinite(_strided(tensor.detach())).all().item())
-    except Exception:  # a dtype or a layout that torch has no such operation for
-        return True
+    return all(math.isfinite(number) for limits in _limits(values, floating=True) for number in limits)
 
 
 def range_of(*values: Any) -> tuple[float, float] | None:
-    """The least and the greatest value of the tensors in these; None where there are none that can be read."""
-    if not may_read():
-        return None
-    ranges = [limits for tensor in tensors_in(*values) if (limits := _range(tensor)) is not None]
-    if not ranges:
-        return None
+    """The least and the greatest value of the tensors in these; None where there are none that can be read.
+
+    Complex numbers count as pairs.
+    """
+    ranges = list(_limits(values))
     lows, highs = [low for low, _ in ranges], [high for _, high in ranges]
-    if any(number != number for number in lows + highs):  # noqa: PLR0124 - NaN
-        return float("nan"), float("nan")
-    return min(lows), max(highs)
+    if any(map(math.isnan, lows)):
+        return math.nan, math.nan
+    return (min(lows), max(highs)) if ranges else None
 
 
-def _range(tensor: torch.Tensor) -> tuple[float, float] | None:
-    try:
-        with torch.no_grad(), without_functions(), without_dispatch():
-            if not _has_values(tensor) or tensor.is_complex() or tensor.numel() == 0:
-                return None
-            low, high = torch.aminmax(_strided(tensor.detach()))
-            return float(low.item()), float(high.item())
-    except Exception:
+def _limits(values: Any, *, floating: bool = False) -> Iterator[tuple[float, float]]:
+    """The extremes of each tensor that can be read; of floating and complex ones alone."""
+    if not Hidden().usable:
+        return
+    for value in values:
+        for _, tensor in tensors_of(value):
+            limits = None
+            try:
+                with Hidden():
+                    if is_floating(tensor) or not floating:
+                        limits = _extremes(tensor)
+            except Exception:  # a dtype or a layout that torch has no such operation for
+                limits = None
+            if limits is not None:
+                yield limits
+
+
+def _extremes(tensor: Any) -> tuple[float, float] | None:
+    if has_own_operations(tensor) or tensor.is_nested:
         return None
-
-
-def _has_values(tensor: torch.Tensor) -> bool:
-    """False for a wrapper with operations of its own, for a nested, quantized or meta tensor."""
-    plain_operations = defined(type(tensor), "__torch_dispatch__") == _OPERATIONS
-    return plain_operations and not (tensor.is_meta or tensor.is_nested or tensor.is_quantized)
-
-
-def _strided(tensor: torch.Tensor) -> torch.Tensor:
-    """Its values as a dense tensor; of a sparse one those that it holds."""
-    if tensor.layout is torch.strided:
-        return tensor
-    return tensor.coalesce().values() if tensor.is_sparse else tensor.values()
+    dense = tensor.detach()
+    if dense.layout is not torch.strided:  # those that it holds
+        dense = dense.coalesce().values() if dense.is_sparse else dense.values()
+    if why_unread(dense) is not None:
+        return None
+    low, high = torch.aminmax(as_real(dense) if is_floating(dense) else dense)
+    return float(low.item()), float(high.item())
 
 
 def _uses_cuda() -> bool:

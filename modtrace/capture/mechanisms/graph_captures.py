@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 
@@ -19,6 +18,16 @@ LONGEST_READ_SECONDS: Final = 1.0
 """A capture waits so long, at most, for events that are being read: about a hundred times what that takes."""
 ENDS: Final = ("capture_end", "capture_end_pre")
 """Methods that end a capture; torch has the second from 2.14 on."""
+
+
+class Guard(Protocol):
+    """A lock, of either kind."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take it; False where that took too long."""
+
+    def release(self) -> None:
+        """Give it back."""
 
 
 class Captures:
@@ -35,7 +44,7 @@ class Captures:
         """True if any thread captures a graph."""
         return bool(self._graphs)
 
-    def watch(self, reading: Lock) -> None:
+    def watch(self, reading: Guard) -> None:
         """Notice captures; each begins when `reading` is free."""
         cuda: Any = torch.cuda
         accelerator: Any = getattr(torch, "accelerator", None)
@@ -62,7 +71,7 @@ class Captures:
             self._placed.append((owner, name, original, replacement))
             setattr(owner, name, replacement)
 
-    def _beginning(self, reading: Lock, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _beginning(self, reading: Guard, original: Callable[..., Any]) -> Callable[..., Any]:
         def capture_begin(graph: Any, *args: Any, **kwargs: Any) -> Any:
             free = reading.acquire(timeout=LONGEST_READ_SECONDS)
             self._graphs.add(id(graph))

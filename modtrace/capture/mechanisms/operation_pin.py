@@ -1,7 +1,7 @@
 """The operation in a module's forward whose result is not finite: that forward is run once more and looked at.
 
 It runs with the random numbers, buffers and arguments that it had, without autograd, and unrecorded. A forward that has
-changed its arguments in place is not run again.
+changed its arguments in place is not run again, nor one of which that is not known.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from modtrace.capture.engine.context import TraceContext
 from modtrace.capture.engine.module_facts import raw
 from modtrace.capture.engine.program_lines import program_line
+from modtrace.capture.engine.thread_buffer import ThreadBuffer
 from modtrace.capture.mechanisms.value_readings import Hidden
 from modtrace.capture.mechanisms.value_tensors import as_real, is_floating, tensors_of, why_unread
 from modtrace.capture.torch_private.names import version_of
@@ -27,11 +28,11 @@ Pin = tuple[str, tuple[str, int] | None]
 
 
 class _Before:
-    """State when a call began: random generators, and versions of the tensors it was given."""
+    """State when a call began: random generators, and versions of the tensors it was given; None for unknown."""
 
-    def __init__(self, args: Any) -> None:
+    def __init__(self, args: Any, kwargs: Any) -> None:
         self.generators = _generators()
-        self.versions = _versions(args)
+        self.versions = _versions(args, kwargs)
 
 
 def _generators() -> list[tuple[Any, Any]]:
@@ -43,8 +44,12 @@ def _generators() -> list[tuple[Any, Any]]:
     return [(generator, generator.get_state()) for generator in generators]
 
 
-def _versions(args: Any) -> list[int | None]:
-    return [version_of.__get__(tensor) for _, tensor in tensors_of(args)] if version_of is not None else []
+def _versions(args: Any, kwargs: Any) -> list[int] | None:
+    """Number of changes in place of each tensor; None where torch does not count, as in inference mode."""
+    tensors = [tensor for _, tensor in tensors_of((args, kwargs))]
+    if version_of is None or any(tensor.is_inference() for tensor in tensors):
+        return None
+    return [version_of.__get__(tensor) for tensor in tensors]
 
 
 class OperationPin:
@@ -59,9 +64,14 @@ class OperationPin:
         """The operation in a call; None where it is not known."""
         return self._pins.get(call)
 
-    def call_began(self, call: int, args: Any) -> None:
+    def call_began(self, buffer: ThreadBuffer, call: int, args: Any, kwargs: Any) -> None:
         """A call is about to begin."""
-        self._before[call] = _Before(args)
+        self._before[call] = _Before(args, kwargs)
+        # One that raises, or is left otherwise, has no end that is told of.
+        buffer.await_close(len(buffer.calls), lambda *_: self._forget(call))
+
+    def _forget(self, call: int) -> None:
+        self._before.pop(call, None)
 
     def call_ended(self, call: int, module: Any, args: Any, kwargs: Any, *, faulty: bool) -> None:
         """It has returned; `faulty` is True where its output is not finite."""
@@ -69,7 +79,7 @@ class OperationPin:
         if not faulty or before is None or len(self._pins) >= MANY_PINS:
             return
         self._pins[call] = None
-        if before.versions == _versions(args):
+        if before.versions is not None and before.versions == _versions(args, kwargs):
             self._pins[call] = self._run(module, args, kwargs, before)
 
     def _run(self, module: Any, args: Any, kwargs: Any, before: _Before) -> Pin | None:

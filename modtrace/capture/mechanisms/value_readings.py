@@ -1,12 +1,14 @@
 """Ranges of tensors: one reduction a tensor into a buffer on its device, read back when a step is over.
 
 No reading waits for a device: what a step has written is copied to the host asynchronously, and is handed out when that
-copy has ended. Reductions run without autograd and out of sight of modes, and draw no random numbers.
+copy has ended. Reductions run without autograd and out of sight of modes, and draw no random numbers. While a graph is
+captured, on any thread, nothing is read, copied or asked.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -14,7 +16,8 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from modtrace.capture.engine.context import TraceContext
-from modtrace.capture.mechanisms.value_tensors import EMPTY, as_real, is_floating, why_unread
+from modtrace.capture.mechanisms.graph_captures import Captures
+from modtrace.capture.mechanisms.value_tensors import EMPTY, as_real, elements_of, is_floating, why_unread
 from modtrace.capture.torch_private.contexts import without_dispatch, without_functions
 from modtrace.capture.torch_private.names import current_level
 
@@ -44,7 +47,7 @@ class Reading(NamedTuple):
     module: int
     path: str
     dtype: str
-    elements: int
+    elements: int | None
     at_ns: int
     minimum: float | None = None
     maximum: float | None = None
@@ -65,15 +68,15 @@ class Reading(NamedTuple):
 
 
 class _Buffer:
-    """Room for the ranges of tensors of one type on one device and stream."""
+    """Room for the ranges of tensors like one, of one type on one device and stream."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device, stream: Any) -> None:
-        self.values = torch.empty((SLOTS, 2), dtype=dtype, device=device)
+    def __init__(self, tensor: Any, stream: Any) -> None:
+        self.values = tensor.new_empty((SLOTS, 2))
         self.slots: list[tuple[Any, Any]] = [(row[0], row[1]) for row in self.values]
         wide = (
-            torch.float64 if dtype is torch.float64 else torch.float32
+            torch.float64 if tensor.dtype is torch.float64 else torch.float32
         )  # squares of half precision need the room
-        self.norms = torch.empty(SLOTS, dtype=wide, device=device)
+        self.norms = tensor.new_empty(SLOTS, dtype=wide)
         self.norm_slots = self.norms.unbind()
         self.stream = stream
         self.taken = 0
@@ -85,7 +88,7 @@ class _Buffer:
             numbers = _rows(*parts)
             return lambda: numbers
         cuda: Any = torch.cuda
-        hosts = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in parts]
+        hosts = [pinned_like(part) for part in parts]
         done: Any = cuda.Event()
         with torch.cuda.stream(self.stream):
             for host, part in zip(hosts, parts, strict=True):
@@ -99,16 +102,31 @@ class _Buffer:
             self.stream.synchronize()
 
 
+def pinned_like(tensor: Any) -> Any:
+    """Room on the host that a device writes into by itself, for a tensor's elements."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+
+
 def _rows(values: Any, norms: Any) -> list[list[float]]:
     return [[*pair, norm] for pair, norm in zip(values.tolist(), norms.tolist(), strict=True)]
 
 
-class _Batch(NamedTuple):
-    """The readings of one step: their numbers arrive together."""
+class _Batch:
+    """The readings of one step: their numbers arrive together.
 
-    readings: list[tuple[Reading, _Buffer | None, int]]
-    arrivals: dict[int, Callable[[], list[list[float]] | None]]
-    buffers: list[_Buffer]
+    `arrivals` gives them by the ids of buffers; None where they are not on their way, as a graph was being captured.
+    """
+
+    def __init__(self, readings: list[tuple[Reading, _Buffer | None, int]]) -> None:
+        self.readings = readings
+        self.buffers = {id(buffer): buffer for _, buffer, _ in readings if buffer is not None}
+        self.arrivals: dict[int, Callable[[], list[list[float]] | None]] | None = None
+
+    def send(self) -> dict[int, Callable[[], list[list[float]] | None]]:
+        """Have the numbers copied to the host."""
+        if self.arrivals is None:
+            self.arrivals = {key: buffer.numbers() for key, buffer in self.buffers.items()}
+        return self.arrivals
 
 
 class ValueReadings:
@@ -129,6 +147,19 @@ class ValueReadings:
         self._order = 0
         self._batches: deque[_Batch] = deque()
         self._told: set[tuple[int, int, str, str]] = set()
+        self._captures = Captures()
+        self._captures_watched = False
+        self.lock = threading.RLock()
+        """Held while a tensor is reduced and while a step ends. A signal's handler may call modules meanwhile."""
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+        self._captures.close()
+
+    @property
+    def captures(self) -> bool:
+        """True if any thread captures a graph by torch's own means."""
+        return self._captures.under_way
 
     def read(
         self,
@@ -150,30 +181,37 @@ class ValueReadings:
         if not is_floating(tensor):
             return None
         dtype, reason = str(tensor.dtype).removeprefix("torch."), why_unread(tensor)
-        buffer, slot = None, 0
-        if reason is None:
-            real = as_real(tensor)
-            buffer, slot = self._slot(real)
-            torch.aminmax(real, out=buffer.slots[slot])
-            if self.norm:
-                norm = buffer.norm_slots[slot]
-                torch.linalg.vector_norm(real, dtype=norm.dtype, out=norm)
-        elif reason == EMPTY or self._is_told(kind, module, path, reason):
+        if reason == EMPTY or (reason is not None and self._is_told(kind, module, path, reason)):
             return None
-        self._order += 1
-        at_ns = self._context.clock() - self._context.origin_ns
-        count = 0 if reason is not None and "nested" in reason else int(tensor.numel())
-        reading = Reading(
-            self._order, kind, call, parent, root, module, path, dtype, count, at_ns, reason=reason, source=source,
-            nodes=nodes,
-        )  # fmt: skip
-        self._pending.append((reading, buffer, slot))
+        with self.lock:
+            buffer, slot = (None, 0) if reason is not None else self._reduced(as_real(tensor))
+            self._order += 1
+            at_ns = self._context.clock() - self._context.origin_ns
+            reading = Reading(
+                self._order, kind, call, parent, root, module, path, dtype, elements_of(tensor), at_ns, reason=reason,
+                source=source, nodes=nodes,
+            )  # fmt: skip
+            self._pending.append((reading, buffer, slot))
         return None if buffer is None else buffer.slots[slot]
+
+    def _reduced(self, tensor: Any) -> tuple[_Buffer, int]:
+        """Buffer and slot with the extremes of a tensor."""
+        buffer, slot = self._slot(tensor)
+        torch.aminmax(tensor, out=buffer.slots[slot])
+        if self.norm:
+            norm = buffer.norm_slots[slot]
+            torch.linalg.vector_norm(tensor, dtype=norm.dtype, out=norm)
+        return buffer, slot
 
     @property
     def waiting(self) -> int:
         """Readings since the end of the last step."""
         return len(self._pending)
+
+    @property
+    def unread_steps(self) -> int:
+        """Steps that have ended and whose ranges have not arrived."""
+        return len(self._batches)
 
     def _is_told(self, kind: int, module: int, path: str, reason: str) -> bool:
         key = (kind, module, path, reason)
@@ -185,6 +223,9 @@ class ValueReadings:
     def _slot(self, tensor: Any) -> tuple[_Buffer, int]:
         device, stream = tensor.device, None
         if device.type == "cuda":
+            if not self._captures_watched:
+                self._captures_watched = True
+                self._captures.watch(self.lock)
             stream = torch.cuda.current_stream(device)
         key = (tensor.dtype, device, None if stream is None else stream.cuda_stream)
         buffer = self._open.get(key)
@@ -192,35 +233,34 @@ class ValueReadings:
             free = self._free.get(key)
             # A normal tensor, whatever mode the program is in.
             with torch.inference_mode(mode=False):
-                buffer = free.pop() if free else _Buffer(tensor.dtype, device, stream)
+                buffer = free.pop() if free else _Buffer(tensor, stream)
             self._open[key] = buffer
         slot = buffer.taken
         buffer.taken = slot + 1
         return buffer, slot
 
-    def end_step(self) -> None:
-        """The step is over: its ranges are on their way. Called within `Hidden`."""
-        pending, self._pending = self._pending, []
-        self._open = {}
-        if not pending:
-            return
-        buffers = {id(buffer): buffer for _, buffer, _ in pending if buffer is not None}
-        arrivals = {key: buffer.numbers() for key, buffer in buffers.items()}
-        self._batches.append(_Batch(pending, arrivals, list(buffers.values())))
+    def end_step(self, *, send: bool) -> None:
+        """The step is over: its ranges are on their way, or may not be asked for now. Within `Hidden`, `lock` held."""
+        batch = _Batch(self._pending)
+        self._pending, self._open = [], {}
+        self._batches.append(batch)
+        if send:
+            batch.send()
 
     def arrived(self, *, wait: bool = False) -> list[list[Reading]]:
-        """Readings of the steps whose ranges have arrived, step by step."""
-        steps = []
+        """Readings of the steps whose ranges have arrived, step by step. Within `Hidden`, `lock` held."""
+        steps: list[list[Reading]] = []
         while self._batches:
             batch = self._batches[0]
-            for buffer in batch.buffers if wait else ():
+            arrivals = batch.send()
+            for buffer in batch.buffers.values() if wait else ():
                 buffer.wait()
-            numbers = {key: arrival() for key, arrival in batch.arrivals.items()}
+            numbers = {key: arrival() for key, arrival in arrivals.items()}
             if any(values is None for values in numbers.values()):
                 break
             self._batches.popleft()
             steps.append([_with_numbers(*entry, numbers, norm=self.norm) for entry in batch.readings])
-            for buffer in batch.buffers:
+            for buffer in batch.buffers.values():
                 buffer.taken = 0
                 key = (
                     buffer.values.dtype,
@@ -240,14 +280,22 @@ def _with_numbers(
     return reading._replace(minimum=least, maximum=most, norm=length if norm else None)
 
 
+def is_capturing() -> bool:
+    """True if the stream in use is captured into a graph. Nothing is asked before the program uses a device."""
+    cuda: Any = torch.cuda
+    return bool(cuda.is_initialized() and cuda.is_current_stream_capturing())
+
+
 class Hidden:
     """Readings run inside: without autograd, out of sight of the program's modes and of classes of tensors.
 
-    `usable` is False where torch transforms functions (vmap, grad of torch.func): tensors have no values of their own.
+    usable: False where torch transforms functions (vmap, grad of torch.func), as tensors have no values of their own,
+        and where the stream in use is captured, which `captures` says.
     """
 
     def __init__(self) -> None:
-        self.usable = current_level() is None
+        self.captures = is_capturing()
+        self.usable = not self.captures and current_level() is None
 
     def __enter__(self) -> Hidden:
         self._functions, self._dispatch = without_functions(), without_dispatch()

@@ -23,6 +23,8 @@ class ValueRecorder(Recorder):
         self._watch = self.context.part(ValueWatch)
         self._drives = not self._watch.driven
         self._watch.driven = True
+        if self._drives:
+            self.gaps = self._watch.gaps
 
     def events(self) -> Mapping[str, Callable[..., Any]]:
         return self._watch.events() if self._drives else {}

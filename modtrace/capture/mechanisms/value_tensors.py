@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 
 from modtrace.capture.engine.classes import bases, class_name, defined, inherits
-from modtrace.capture.engine.signatures import MAX_DEPTH, MAX_LEAVES, fields_of, has_base
+from modtrace.capture.engine.signatures import MAX_DEPTH, MAX_LEAVES, entry_name, fields_of, has_base
 
 _NO_OPERATIONS: Final = defined(torch.Tensor, "__torch_dispatch__")
 _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -46,7 +46,7 @@ def _items(value: Any, cls: type) -> Iterator[tuple[Any, Any]]:
     elif has_base(mro, list):
         yield from enumerate(list.__iter__(value))
     elif has_base(mro, dict):
-        yield from list(dict.items(value))
+        yield from [(entry_name(name), item) for name, item in dict.items(value)]
 
 
 def is_floating(tensor: Any) -> bool:
@@ -55,11 +55,21 @@ def is_floating(tensor: Any) -> bool:
     return bool(dtype.is_floating_point or dtype.is_complex)
 
 
+def has_own_operations(tensor: Any) -> bool:
+    """True for a tensor whose class runs operations itself: nothing is asked of it, it would see that."""
+    cls = type(tensor)
+    return cls is not torch.Tensor and defined(cls, "__torch_dispatch__") != _NO_OPERATIONS
+
+
+def elements_of(tensor: Any) -> int | None:
+    """Number of elements; None where a tensor cannot be asked, or has none that are known."""
+    return None if has_own_operations(tensor) or tensor.is_nested else int(tensor.numel())
+
+
 def why_unread(tensor: Any) -> str | None:
     """Reason for which a floating tensor is not read; EMPTY for one without elements, None where it can be."""
-    cls = type(tensor)
-    if cls is not torch.Tensor and defined(cls, "__torch_dispatch__") != _NO_OPERATIONS:
-        return f"a tensor of class {class_name(cls)}, which has operations of its own"
+    if has_own_operations(tensor):
+        return f"a tensor of class {class_name(type(tensor))}, which has operations of its own"
     if tensor.is_nested:
         return "a nested tensor"
     if tensor.layout is not torch.strided:

@@ -48,6 +48,8 @@ STEPS_BEFORE: Final = 4
 """Steps before the one in which something is not finite whose ranges are kept."""
 MANY_REPORTS: Final = 8
 """So many steps are told of that were left out, or in which something vanished."""
+CAPTURED: Final = "values are not read while a graph is captured"
+UNREAD: Final = "ranges of the last steps are not known: recording ended where a device may not be asked"
 
 Owner = tuple[int, str]
 """(number of a module, name of a parameter of its own)."""
@@ -180,11 +182,14 @@ class ValueWatch:
 
     def _end_step(self, *, step: int | None) -> None:
         self._used.clear()
-        if self.readings.waiting:
-            with self._reading(None):
-                self.readings.end_step()
-            self._ended.append((step, self._keeps, self._skipped))
-        self._skipped = False
+        with (
+            self.readings.lock
+        ):  # steps and what is known of each stay in one order, whatever thread ends them
+            if self.readings.waiting:
+                with self._reading(None) as hidden:
+                    self.readings.end_step(send=hidden.usable)
+                self._ended.append((step, self._keeps, self._skipped))
+            self._skipped = False
         self.take()
 
     # what is read -----------------------------------------------------------------------------------------------
@@ -226,7 +231,7 @@ class ValueWatch:
                         source=source,
                     )
             if self._pin is not None:
-                self._pin.call_began(identity, args)
+                self._pin.call_began(buffer, identity, args, frame.f_locals.get("kwargs") or {})
 
     def call_ended(
         self,
@@ -268,8 +273,8 @@ class ValueWatch:
         """A DataLoader has handed out a batch."""
         if not self._reads or call < 0:
             return
-        with self._reading(buffer, len(buffer.calls) - 1):
-            for path, tensor in tensors_of(batch):
+        with self._reading(buffer, len(buffer.calls) - 1) as hidden:
+            for path, tensor in tensors_of(batch) if hidden.usable else ():
                 self.readings.read(BATCH, buffer.number << THREAD_SHIFT | call, -1, path, tensor)
 
     def backward_opened(self, buffer: ThreadBuffer, call: int, outputs: Any) -> None:
@@ -278,8 +283,8 @@ class ValueWatch:
             return
         source = program_line(sys._getframe())
         tensors = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-        with self._reading(buffer, len(buffer.calls) - 1):
-            for path, tensor in tensors_of(tuple(tensors)):
+        with self._reading(buffer, len(buffer.calls) - 1) as hidden:
+            for path, tensor in tensors_of(tuple(tensors)) if hidden.usable else ():
                 self.readings.read(
                     LOSS, buffer.number << THREAD_SHIFT | call, -1, path, tensor, source=source
                 )
@@ -296,8 +301,8 @@ class ValueWatch:
             return
         identity = forward if forward >= 0 else buffer.number << THREAD_SHIFT | call
         nodes, extremes = self._makers.get(node, ()), []
-        with self._reading(buffer, len(buffer.calls) - 1):
-            for path, tensor in tensors_of(tuple(gradients)):
+        with self._reading(buffer, len(buffer.calls) - 1) as hidden:
+            for path, tensor in tensors_of(tuple(gradients)) if hidden.usable else ():
                 extremes.append(self.readings.read(GRADIENT, identity, number, path, tensor, nodes=nodes))
             stops = self.nan is not None and self.nan.stop and not self._done
             faulty = stops and any(map(_is_faulty, extremes))
@@ -324,8 +329,8 @@ class ValueWatch:
             return
         buffer = self._context.buffers.current
         identity = buffer.number << THREAD_SHIFT | call
-        with self._reading(buffer, len(buffer.calls) - 1):
-            for tensor in members_of(optimizer):
+        with self._reading(buffer, len(buffer.calls) - 1) as hidden:
+            for tensor in members_of(optimizer) if hidden.usable else ():
                 number, name = self._owners.get(id(tensor), (-1, "?"))
                 value = tensor.grad if kind == PARAMETER_GRADIENT else tensor
                 if value is not None:
@@ -349,11 +354,24 @@ class ValueWatch:
             )
         )
 
+    def tell_of_capture(self) -> None:
+        """Something is not read as a graph is captured: that is said once."""
+        if CAPTURED not in self.gaps:
+            self.gaps.append(CAPTURED)
+
     # what has arrived -------------------------------------------------------------------------------------------
 
     def take(self, *, wait: bool = False) -> None:
         """Look at the ranges that have arrived."""
-        for arrived in self.readings.arrived(wait=wait):
+        with self.readings.lock:
+            self._take(wait=wait)
+
+    def _take(self, *, wait: bool) -> None:
+        if not self.readings.unread_steps:
+            return
+        with self._reading(None) as hidden:
+            steps = self.readings.arrived(wait=wait) if hidden.usable else []
+        for arrived in steps:
             step, keeps, skipped = self._ended.popleft()
             readings = self._next_batch + [reading for reading in arrived if reading.call >= 0]
             readings.sort(key=attrgetter("order"))
@@ -404,6 +422,9 @@ class ValueWatch:
         if self._next_batch:  # nothing has computed with it
             readings, self._next_batch = self._next_batch, []
             self._judge(readings, last, keeps=self._keeps, skipped=False)
+        self.readings.close()
+        if self.readings.unread_steps and UNREAD not in self.gaps:
+            self.gaps.append(UNREAD)
 
     def value_rows(self) -> Mapping[str, list[Any]]:
         """New rows of `values`, as columns."""
@@ -479,6 +500,9 @@ class _Costed:
     def __enter__(self) -> Hidden:
         self._started = self._context.clock()
         self._hidden = Hidden()
+        if self._watch.readings.captures or self._hidden.captures:
+            self._hidden.usable = False
+            self._watch.tell_of_capture()
         return self._hidden.__enter__()
 
     def __exit__(self, *error: object) -> None:
