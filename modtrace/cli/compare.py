@@ -40,7 +40,7 @@ OPTIONS: Final = (
     Option(("--against",), "COMMAND", "the candidate"),
     Option(("--git",), "REV", "the baseline is the same command in this revision, in a worktree that is removed again"),
     Option(("--env",), "NAME=VALUE", "the candidate is the same command with this; may be given again", repeated=True),
-    Option(("--runs",), "N", f"how often each is run (default {DEFAULT_RUNS}); of more than {LEAST_RUNS} as many as needed"),
+    Option(("--runs",), "N", f"how often each is run (default {DEFAULT_RUNS}); beyond {LEAST_RUNS} while it helps"),
     Option(("--warm-up",), "N", "how often each is run before, which does not count (default 1)"),
     Option(("--run",), "OPTIONS", "options of modtrace run: '--memory 0:3 --engine calls'"),
     Option(("-o", "--output"), "DIR", "where traces go (default: ./compare-DATE-TIME)"),

@@ -15,7 +15,7 @@ from modtrace.text import plain
 
 @contextmanager
 def worktree(revision: str, folder: Path) -> Iterator[Path]:
-    """Check a revision out beside the working tree; at the end it is removed. Gives the folder that stands for `folder`.
+    """A revision checked out beside the working tree, removed at the end: the folder there that stands for `folder`.
 
     Args:
         revision: a commit, branch or tag.

@@ -141,7 +141,8 @@ class _Aligner:
         for number in baseline.parents_first():
             module = baseline.modules[number]
             for name in dict.fromkeys((module.full, module.name, baseline.path[number])):
-                other = by_name.get(self.names.renamed(name) or "", -1)
+                new = self.names.renamed(name)
+                other = by_name.get(new, -1) if new is not None else -1
                 if other >= 0 and self.partner[1][other] < 0 and self.partner[0][number] < 0:
                     self._pair(number, other)
                     self.mapped.add(number)
