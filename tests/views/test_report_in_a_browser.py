@@ -182,9 +182,10 @@ def test_by_keyboard_alone(opened):
     opened.press("r")
     assert opened.page.get_attribute("#tree-grid .grid-head .c-self", "aria-sort") == "ascending"
     step = opened.text("#step-told")
-    opened.press("]")
+    there, back = "[]" if step.startswith("step 5:") else "]["  # behind the last step there is none
+    opened.press(there)
     assert opened.text("#step-told") != step
-    opened.press("[")
+    opened.press(back)
     assert opened.text("#step-told") == step
     for key, focused in (("3", "icicle"), ("4", "calls"), ("2", "tree-grid")):
         opened.press(key)
