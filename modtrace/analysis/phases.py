@@ -420,12 +420,8 @@ def _steps(
     trains = bool((phase[behind] == BACK).any())
     is_whole = ((np.arange(len(keep)) < count) | (ended.by == "forward" and trains))[keep]
     losses = _within(calls, losses, start)
-    on_thread = np.flatnonzero(calls.thread == ended.thread)
-    times = calls.start[on_thread]
-    low, high = np.searchsorted(times, start), np.searchsorted(times, ends)
-    offset = int(on_thread[0]) if len(on_thread) else 0  # a thread's calls stand together
+    first, last = _rows_of_steps(calls, ended.thread, start, ends)
     spent = _within_steps(_spent(calls, units, phase, losses, start, ends), ends - start)
-    elsewhere = _on_others(calls, units, others, losses, start, ends)
     steps = Steps(
         by=ended.by,
         thread=ended.thread,
@@ -433,9 +429,11 @@ def _steps(
         end=ends,
         whole=is_whole,
         spent=spent,
-        threads=np.minimum(elsewhere, ends - start - spent.sum(axis=0)),
-        first=low + offset,
-        last=high + offset - 1,
+        threads=np.minimum(
+            _on_others(calls, units, others, losses, start, ends), ends - start - spent.sum(axis=0)
+        ),
+        first=first,
+        last=last,
         modules=calls.module[:0],
         evals=evals,
         final=int(keep[: ended.final].sum()),
@@ -443,6 +441,14 @@ def _steps(
         training=replace(training, step=place[training.step]),
     )
     return steps, losses
+
+
+def _rows_of_steps(calls: Calls, thread: int, start: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """First and last call of each step on its thread, whose calls stand together."""
+    on_thread = np.flatnonzero(calls.thread == thread)
+    low, high = np.searchsorted(calls.start[on_thread], (start, end))
+    offset = int(on_thread[0]) if len(on_thread) else 0
+    return low + offset, high + offset - 1
 
 
 def _within_steps(spent: Ints, took: Ints) -> Ints:
