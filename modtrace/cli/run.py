@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from modtrace.capture.debugger.prompt_signs import SIGNS
 from modtrace.capture.engine.engines import HOOKS, checked_engine
 from modtrace.capture.mechanisms.break_conditions import for_rank
 from modtrace.capture.recorders import options
@@ -25,6 +26,7 @@ from modtrace.launch.rank import Launch, default_path, launch
 from modtrace.launch.run_script import Target
 from modtrace.launch.session import Session
 from modtrace.text import plain
+from modtrace.trace import onlooker
 from modtrace.trace.folder import create
 from modtrace.trace.run_json import run_facts
 from modtrace.trace.shared_folder import enter
@@ -103,6 +105,7 @@ def prepare(words: Sequence[str]) -> PreparedRun | live_run.LiveRun:
     Raises:
         UsageError: nothing has been started.
     """
+    SIGNS.take(os.environ.pop(onlooker.VARIABLE, None))
     parsed = parse(words, VERB)
     asked = _asked(parsed)
     launched = launch()
@@ -122,7 +125,6 @@ def prepare(words: Sequence[str]) -> PreparedRun | live_run.LiveRun:
     path = Path(os.path.abspath(output)) if output else default_path(target.stem, launched)
     html = _html(parsed, path)
     if parsed.on("live"):
-        _refuse_live(parsed)
         against = live_run.against(launched)
         if against is None:
             return live_run.plan(words, parsed, OPTIONS, name=target.name, trace=path)
@@ -169,16 +171,6 @@ def _asked(parsed: ParsedOptions) -> dict[str, bool | str | None]:
             if option.check is not None and asked[option.argument]:
                 _check(option.flag, option.value, str(asked[option.argument]), option.check)
     return asked
-
-
-def _refuse_live(parsed: ParsedOptions) -> None:
-    """Raise UsageError where the live view and a debugger would both want the terminal."""
-    for key in ("break", "pdb"):
-        if parsed.on(key):
-            raise UsageError(
-                f"--live and --{key} both need the terminal: run it with --{key}, and look at it with modtrace live "
-                "in another shell"
-            )
 
 
 def _check(flag: str, value: str, text: str, check: Callable[[str], object]) -> None:

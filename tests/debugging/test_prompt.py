@@ -186,13 +186,6 @@ def test_workers_of_a_loader_do_not_stop(tmp_path):
     assert session.status == 0
 
 
-@pytest.mark.parametrize("option", [("--break", "nan"), ("--pdb",)])
-def test_the_live_view_needs_the_terminal_for_itself(tmp_path, script, option):
-    done = without_terminal("--live", *option, cwd=tmp_path, script=script)
-    assert done.returncode == 2
-    assert f"--live and {option[0]} both need the terminal" in done.stderr
-
-
 def test_what_is_mistyped_is_said_before_the_script_starts(tmp_path, script):
     done = without_terminal("--break", "stpe=3", cwd=tmp_path, script=script)
     assert (done.returncode, done.stdout) == (2, "")

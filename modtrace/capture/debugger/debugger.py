@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from modtrace.capture.debugger.module_frames import code_of
 from modtrace.capture.debugger.module_prompt import ModulePrompt, StopPoint
 from modtrace.capture.debugger.own_code import is_of_program, is_own
+from modtrace.capture.debugger.prompt_signs import SIGNS
 from modtrace.capture.debugger.prompt_streams import prompt_streams
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _VARIABLE: Final = "PYTHONBREAKPOINT"
 NO_TERMINAL: Final = "there is no terminal to ask at: nothing stops"
+LEFT: Final = "nobody looks at this run any more: nothing stops"
 Hook = Callable[..., Any]
 
 
@@ -90,6 +92,10 @@ class Debugger:
         """True if a person can be asked; says so once where none can."""
         if not self.stops:
             return False
+        if SIGNS.is_left:
+            self.stops = False
+            warnings.warn(f"modtrace: {LEFT}", RuntimeWarning, stacklevel=2)
+            return False
         if self._hook is not None or self._prompt is not None:
             return True
         streams = prompt_streams()
@@ -122,6 +128,7 @@ class Debugger:
         """
         sys.settrace(previous)
         self._since.append(self._moments())
+        SIGNS.begin()
         if self._hook is not None:
             return self._open_other(frame, stop)
         with self._lock:
@@ -163,6 +170,7 @@ class Debugger:
 
     def _released(self) -> None:
         """The program goes on: the steps since the stop have been disturbed."""
+        SIGNS.end()
         if self._since and self._contexts:
             since = self._since[0]
             self._since.clear()

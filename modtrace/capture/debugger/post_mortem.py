@@ -9,6 +9,7 @@ from typing import Any
 from modtrace.capture.debugger.debugger import NO_TERMINAL, hook_of_environment, say
 from modtrace.capture.debugger.module_frames import failing_frame
 from modtrace.capture.debugger.module_prompt import ModulePrompt, StopPoint
+from modtrace.capture.debugger.prompt_signs import SIGNS
 from modtrace.capture.debugger.prompt_streams import prompt_streams
 
 
@@ -22,9 +23,17 @@ def post_mortem(traceback: TracebackType, text: str) -> None:
         text: what is printed above the prompt.
     """
     streams = prompt_streams()
-    if streams is None:
+    if streams is None or SIGNS.is_left:
         say(f"modtrace: {NO_TERMINAL}")
         return
+    SIGNS.begin()
+    try:
+        _look(traceback, text, streams)
+    finally:
+        SIGNS.end()
+
+
+def _look(traceback: TracebackType, text: str, streams: tuple[Any, Any]) -> None:
     _, hook = hook_of_environment()
     module = sys.modules.get(getattr(hook, "__module__", None) or "")
     other: Any = getattr(module, "post_mortem", None) if hook is not None else None

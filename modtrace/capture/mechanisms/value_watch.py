@@ -182,9 +182,8 @@ class ValueWatch:
 
     def _end_step(self, *, step: int | None) -> None:
         self._used.clear()
-        with (
-            self.readings.lock
-        ):  # steps and what is known of each stay in one order, whatever thread ends them
+        # Steps, and what is known of each, stay in one order, whatever thread ends them.
+        with self.readings.lock:
             if self.readings.waiting:
                 with self._reading(None) as hidden:
                     self.readings.end_step(send=hidden.usable)

@@ -16,8 +16,10 @@ from typing import Final
 
 from modtrace.errors import UsageError
 from modtrace.text import plain
+from modtrace.trace.onlooker import VARIABLE
 from modtrace.trace.schema import OUTPUT_FILE
 from modtrace.views.live import pty_keeper
+from modtrace.views.live.prompt_marks import PromptMarks, onlooker
 
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
@@ -32,6 +34,9 @@ class Script:
         self, command: Sequence[str], trace: Path, *, env: Mapping[str, str], size: tuple[int, int]
     ) -> None:
         self.trace = trace
+        shown_by = onlooker()
+        self.marks = PromptMarks(shown_by.word)
+        """Where it asks."""
         self.pid: int | None = None
         self.returncode: int | None = None
         self.asked_to_end = False
@@ -58,7 +63,7 @@ class Script:
         self._keeper = subprocess.Popen(
             [*words, os.fspath(self._first_output_path), os.fspath(trace), *command],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env=dict(env), close_fds=False, start_new_session=True,
+            env={**env, VARIABLE: shown_by.text}, close_fds=False, start_new_session=True,
         )  # fmt: skip
         os.set_inheritable(self._master, False)
         os.close(slave)
@@ -98,8 +103,12 @@ class Script:
 
     def type(self, text: str) -> None:
         """Type into its terminal."""
+        self.send(text.encode("utf-8", "surrogateescape"))
+
+    def send(self, keys: bytes) -> None:
+        """The same with keys as they come from a terminal."""
         with contextlib.suppress(OSError):
-            os.write(self._master, text.encode("utf-8", "surrogateescape"))
+            os.write(self._master, keys)
 
     def interrupt(self) -> None:
         """Send SIGINT, as ctrl+c in a terminal does, to the script and the processes it has started."""

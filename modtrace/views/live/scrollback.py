@@ -125,12 +125,15 @@ class OutputFile:
 
     def __init__(self, path: Path, descriptor: int | None = None) -> None:
         self.lines = Scrollback()
+        self.fresh = b""
+        """The bytes that the last look has read."""
         self._path = path
         self._file = descriptor
         self._position = 0
 
     def look(self) -> bool:
         """Read what has been added; whether there was anything."""
+        self.fresh = b""
         if self._file is None:
             self._open()
         if self._file is None:
@@ -145,9 +148,9 @@ class OutputFile:
                     f"\r\n[{skipped:,} bytes are not shown here; they are in {OUTPUT_FILE}]\r\n".encode()
                 )
             if changed:
-                data = os.pread(self._file, AT_ONCE_BYTES, self._position)
-                self._position += len(data)
-                self.lines.feed(data)
+                self.fresh = os.pread(self._file, AT_ONCE_BYTES, self._position)
+                self._position += len(self.fresh)
+                self.lines.feed(self.fresh)
             elif self._turned():
                 os.close(self._file)
                 self._file, self._position = None, 0

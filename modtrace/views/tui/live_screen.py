@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, cast
 
-from textual.app import ComposeResult
+from textual.app import ComposeResult, SuspendNotSupported
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.timer import Timer
@@ -25,6 +25,7 @@ from modtrace.trace.schema import OUTPUT_FILE
 from modtrace.units import duration, percent, plural
 from modtrace.views.live import live_text
 from modtrace.views.live.live_lines import fit_lines, live_lines
+from modtrace.views.live.prompt_relay import answer
 from modtrace.views.live.scrollback import OutputFile
 from modtrace.views.models.csv_sheet import Sheet, tree_sheet
 from modtrace.views.models.live_model import LiveModel, checked
@@ -180,6 +181,11 @@ class LiveScreen(TreeKeys):
     def look(self) -> None:
         """Read what is new, and show it."""
         ended = self._has_ended()
+        printed = not self.ended and self.output.look()
+        if printed and self.script is not None:
+            spoken = self.script.marks.feed(self.output.fresh)
+            if self.script.marks.open:
+                self._answer(self.script, spoken)
         if self.ended or (self.paused and not ended):
             return
         try:
@@ -187,7 +193,7 @@ class LiveScreen(TreeKeys):
         except TraceError as error:
             changed, self._fault = False, str(error)
         pane = self.query_one(OutputPane)
-        if self.output.look():
+        if printed:
             if self.script is None:
                 pane.lines = self.output.lines
             pane.refresh()
@@ -197,6 +203,16 @@ class LiveScreen(TreeKeys):
             self.head()
         if ended:
             self._end()
+
+    def _answer(self, script: Script, spoken: bytes) -> None:
+        """Leave the screen for a prompt of the script, and come back when it goes on."""
+        try:
+            with self.app.suspend():
+                answer(script, self.output, script.marks, spoken)
+        except SuspendNotSupported:
+            self.app.notify("the script asks: type to it with i", severity="warning", markup=False)
+        self._fit_panes()
+        self.app.refresh()
 
     def _end(self) -> None:
         self.ended = True
