@@ -245,7 +245,7 @@ def _times(comparison: Comparison, width: int, most: int) -> list[Line]:
 
 
 def _told(comparison: Comparison) -> list[str]:
-    """What the verdicts rest on."""
+    """Lines under the times: the evidence for verdicts, and how many there are of each."""
     timed = [
         module.times[FORWARD]
         for module in comparison.modules
@@ -343,7 +343,7 @@ def limit_lines(results: Sequence[LimitResult]) -> list[Line]:
 
 
 def measured_text(one: Measured) -> str:
-    """What was measured of a number that a limit is about."""
+    """Text of a number that a limit is about."""
     parts = []
     if one.baseline is not None and one.candidate is not None:
         parts.append(f"{in_unit(round(one.baseline), one.unit)} -> {in_unit(round(one.candidate), one.unit)}")

@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def runs(self) -> tuple[int, int]:
-        """How many runs each side has."""
+        """The number of runs of each side."""
         return len(self.baseline.runs), len(self.candidate.runs)
 
     @property
@@ -174,7 +174,7 @@ class Comparison:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What is to be known about the recordings, each once."""
+        """Remarks about the recordings, each once."""
         notes = dict.fromkeys(
             note for side in (self.baseline, self.candidate) for run in side.runs for note in run.notes
         )

@@ -153,7 +153,7 @@ class _Extraction:
         return names, outside, subtree
 
     def _steps_that_count(self) -> tuple[int, Bools]:
-        """How many steps there are, and which of them count."""
+        """The number of steps, and which of them count."""
         if not self.stored.processes:
             return 0, np.zeros(0, np.bool_)
         usual = chosen_steps(self.stored, 0).steps
