@@ -10,6 +10,7 @@ that both must do alike.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any, Final, Literal, NoReturn
 
 from modtrace.errors import UsageError
 from modtrace.text import plain
+from modtrace.units import VALUE
 
 MAX_LENGTH: Final = 500
 MAX_DEPTH: Final = 50
@@ -32,12 +34,22 @@ _FLOP: Final = _COUNT | {
 }
 UNITS: Final[dict[str, Mapping[str, int]]] = {"ns": _TIME, "bytes": _BYTES, "FLOP": _FLOP, "": _COUNT}
 """Unit of a number -> the units it can be compared in, in small letters; "" is a number without a unit."""
-EXAMPLES: Final = {"ns": "5ms", "bytes": "1MB", "FLOP": "1G", "": "100"}
+EXAMPLES: Final = {"ns": "5ms", "bytes": "1MB", "FLOP": "1G", "": "100", VALUE: "6e4"}
+
+
+def _same(value: Any, amount: float) -> Any:
+    """NaN is the same as NaN: what is not a number is looked for too."""
+    return value == amount if not math.isnan(amount) else value != value  # noqa: PLR0124
+
+
 COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "=": operator.eq,
+    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "=": _same,
 }  # fmt: skip
 _NO_METRIC: Final = re.compile(r"(?:>=|<=|>|<|=)(?:[0-9]|\Z)")
 _AMOUNT: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?([A-Za-z]{0,5})\Z")
+_ELEMENT: Final = re.compile(
+    r"[-+]?(?:inf|[0-9]{1,15}(?:\.[0-9]{0,15})?(?:e[-+]?[0-9]{1,3})?)\Z|nan\Z", re.IGNORECASE | re.ASCII
+)
 _SPACES: Final = " \t\r\n"
 _SHAPE: Final = re.compile(r"(-?)shape[ \t\r\n]*(?:~|=)[ \t\r\n]*\[([^\]]*)\]")
 PHASE_WORDS: Final = {
@@ -250,6 +262,12 @@ def compared_amount(metric: str, compare: str, text: str, unit: str) -> float:
     Raises:
         UsageError: the text is no number, or has a unit that is none of this metric's, or none where it needs one.
     """
+    if unit == VALUE:
+        if not _ELEMENT.match(text):
+            raise UsageError(
+                f"{metric} is compared with something like {EXAMPLES[unit]}, not '{short(text)}'"
+            )
+        return float(text)
     match, units = _AMOUNT.match(text), UNITS[unit]
     if match is None:
         raise UsageError(f"{metric} is compared with something like {EXAMPLES[unit]}, not '{short(text)}'")

@@ -6,12 +6,15 @@ format.js does the same, digit by digit.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 _TIMES: Final = (("us", 10**3, 1000), ("ms", 10**6, 1000), ("s", 10**9, 60))
 """Unit of time, its nanoseconds, and the number of them from which the next unit is used."""
 _SIZES: Final = (("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40))
 _COUNTS: Final = (("k", 10**3), ("M", 10**6), ("B", 10**9), ("T", 10**12))
+VALUE: Final = "value"
+"""Unit of what is in a tensor: a number of either sign with a fraction, NaN or infinite."""
 _PREFIXES: Final = ("", "k", "M", "G", "T", "P", "E")
 
 
@@ -90,6 +93,31 @@ def size(size_bytes: int | None) -> str:
     return text
 
 
+def value(number: float | None) -> str:
+    """An element of a tensor, or a norm: `0.125`, `-31`, `65504`, `6.1e5`, `1.2e-7`, `nan`, `-inf`."""
+    if number is None:
+        return "?"
+    number = float(number)
+    if number == 0 or not math.isfinite(number):
+        return str(number) if number else "0"
+    if number < 0:
+        return f"-{value(-number)}"
+    part, of = number.as_integer_ratio()
+    power = int(f"{number:.16e}".rpartition("e")[2])
+    digits = int(rounded(part * 10 ** max(2 - power, 0), of * 10 ** max(power - 2, 0), 0))
+    if digits == 1000:
+        power, digits = power + 1, 100
+    if -3 <= power <= 1:
+        return _short(rounded(digits, 10 ** (2 - power), 2 - power))
+    whole = rounded(part, of, 0) if 2 <= power <= 5 else ""
+    return whole if whole and len(whole) <= 5 else f"{_short(rounded(digits, 100, 2))}e{power}"
+
+
+def _short(decimal: str) -> str:
+    """A number with a point, without zeros at its end."""
+    return decimal.rstrip("0").rstrip(".")
+
+
 def percent(part: int, total: int) -> str:
     """A share in percent: `28.4`, `0.1`; `<0.1` for what is there but small."""
     if total <= 0:
@@ -110,10 +138,13 @@ def bounded(number: int | None, least: int | None, unit: str) -> str:
     return f">{scaled(least, unit)}"
 
 
-def in_unit(number: int | None, unit: str, least: int | None = None) -> str:
-    """A number as text by its unit: `ns`, `bytes`, `FLOP` (where not known the least it can be), "" for a count."""
+def in_unit(number: float | None, unit: str, least: float | None = None) -> str:
+    """A number by its unit: `ns`, `bytes`, VALUE, `FLOP` (where not known the least it can be), "" for a count."""
+    if unit == VALUE:
+        return value(number)
+    whole = None if number is None else int(number)
     if unit == "ns":
-        return duration(number)
+        return duration(whole)
     if unit == "bytes":
-        return size(number)
-    return bounded(number, least, unit) if unit == "FLOP" else count(number)
+        return size(whole)
+    return bounded(whole, None if least is None else int(least), unit) if unit == "FLOP" else count(whole)

@@ -37,3 +37,25 @@ def nothing_compiled():
     if "torch._dynamo" in sys.modules:
         sys.modules["torch"]._dynamo.reset()
         sys.modules["torch._dynamo.utils"].counters.clear()
+
+
+@pytest.fixture(autouse=True)
+def torch_is_left_as_it_was():
+    """Modes and switches of torch's that outlive a test change what the tests after it see."""
+    before = _switches()
+    yield
+    assert before is None or _switches() == before
+
+
+def _switches():
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "_C"):
+        return None
+    return {
+        "functions shown to subclasses": torch._C._is_torch_function_enabled(),
+        "functions shown to modes": not torch._C._is_torch_function_all_disabled(),
+        "function modes": torch._C._len_torch_function_stack(),
+        "dispatch modes": torch._C._len_torch_dispatch_stack(),
+        "grad": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+    }

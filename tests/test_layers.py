@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "errors": set(),
     "text": set(),
     "units": set(),
-    "filter_language": {"errors", "text"},
+    "filter_language": {"errors", "text", "units"},
     "decorated": set(),
     "trace": LEAVES,
     "device_peaks": LEAVES | {"trace"},

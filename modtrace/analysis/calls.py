@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from modtrace.analysis.call_values import VALUE_COLUMNS, call_values
 from modtrace.analysis.columns import (
     DistinctTexts,
     categorical,
     column,
     counted_pairs,
+    floats,
     integers,
     nullable,
     nullable_flags,
@@ -77,6 +79,7 @@ class CallRows:
         self._retries, self._device_allocs = read.retries, read.device_allocs
         self._saved_bytes = of_saved(stored)
         self._work = work(stored)
+        self._values = call_values(stored)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -120,6 +123,7 @@ class CallRows:
             "saved_bytes": _known(self._saved_bytes[rows]),
             "flops": _known(self._work.flops[rows]),
             "flops_at_least": _known(self._work.least[rows]),
+            **{name: floats(*self._values.of(name, rows)) for name in VALUE_COLUMNS},
             "source_file": file,
             "source_line": line,
         }

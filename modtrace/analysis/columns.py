@@ -92,6 +92,15 @@ def nullable(table: pa.Table | CallTable, name: str) -> pd.arrays.IntegerArray:
     return pd.arrays.IntegerArray(values.astype(np.int64), ~known)
 
 
+def floats(values: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]) -> pd.arrays.FloatingArray:
+    """A nullable column of doubles for a DataFrame: an array of its own. NaN is a value."""
+    import pandas as pd
+
+    if constant(known) and not known[0]:  # zeros that nobody reads take no memory
+        return pd.arrays.FloatingArray(np.zeros(len(values)), np.ones(len(values), np.bool_))
+    return pd.arrays.FloatingArray(values.copy(), ~known)
+
+
 def integers(table: CallTable, name: str) -> Ints:
     """A column of calls that has no nulls, for a DataFrame: an array of its own."""
     return table.stored(name)[0].astype(np.int64)
@@ -119,6 +128,16 @@ def values_at(table: CallTable, name: str, rows: Ints) -> tuple[Ints, npt.NDArra
     """As `values_and_known`, of some rows."""
     values, null = table.stored(name)
     return values[rows].astype(np.int64), np.ones(len(rows), np.bool_) if null is None else ~null[rows]
+
+
+def order_keys(
+    values: npt.NDArray[Any], known: npt.NDArray[np.bool_], *, descending: bool
+) -> npt.NDArray[Any]:
+    """Keys that a sort from the least up puts into order: what is not known comes last, NaN beside infinity."""
+    sign = -1 if descending else 1
+    if values.dtype != np.float64:
+        return np.where(known, sign * values, np.iinfo(np.int64).max)
+    return np.where(known, sign * np.where(np.isnan(values), np.inf, values), np.nan)
 
 
 def categorical(codes: Ints, texts: list[str]) -> Any:

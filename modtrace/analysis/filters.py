@@ -33,8 +33,9 @@ from modtrace.filter_language import (
     has_capital,
 )
 from modtrace.text import plain
+from modtrace.units import VALUE
 
-Ints = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 Codes = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
 
@@ -61,7 +62,7 @@ class FilterRows:
     paths: list[str]
     type: Codes
     types: list[str]
-    numbers: Callable[[str], tuple[Ints, Bools] | None]
+    numbers: Callable[[str], tuple[Numbers, Bools] | None]
     member: Callable[[str, int], Bools] | None = None
     note: Codes | None = None
     notes: Sequence[str] = ()
@@ -96,6 +97,7 @@ def grammar() -> dict[str, Any]:
         "maxLength": MAX_LENGTH,
         "metrics": _metric_units(),
         "units": UNITS,
+        "value": VALUE,
         "examples": EXAMPLES,
         "texts": TEXTS,
         "members": MEMBERS,

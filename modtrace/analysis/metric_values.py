@@ -8,12 +8,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from modtrace.analysis.call_values import VALUE_COLUMNS, call_values, extremes, has_values
 from modtrace.analysis.columns import nullable_codes
 from modtrace.analysis.device_memory import of_rows
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.flops import work
 from modtrace.analysis.memory import of_calls
-from modtrace.analysis.metrics import METRICS
+from modtrace.analysis.metrics import METRICS, SUMS
 from modtrace.analysis.modules import over_steps, sums
 from modtrace.analysis.saved_bytes import of_calls as saved_of_calls
 from modtrace.analysis.statistics import rows_that_count
@@ -23,8 +24,9 @@ from modtrace.trace.schema import TABLES
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Values = tuple[Ints, Bools]
-"""Values and where they are known."""
+Numbers = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+Values = tuple[Numbers, Bools]
+"""Values and where they are known: doubles of what is in tensors, else integers."""
 
 _PERCENTILES: Final[Mapping[str, int]] = {"p50": 1, "p95": 2, "max": 3}
 """Rows of `over_steps`."""
@@ -47,7 +49,7 @@ _DERIVED: Final[Mapping[str, Callable[[Stored], Ints]]] = {
 
 
 def of_each_call(stored: Stored, column: str) -> Ints:
-    """A column of `t.calls` for each row of the timeline, -1 where it is not known.
+    """A column of integers of `t.calls` for each row of the timeline, -1 where it is not known.
 
     Args:
         stored: the trace.
@@ -59,6 +61,14 @@ def of_each_call(stored: Stored, column: str) -> Ints:
     if column not in {described.name for described in TABLES["calls"]}:
         return np.full(len(table), -1, np.int64)
     return nullable_codes(table, column)
+
+
+def known_of_each_call(stored: Stored, column: str) -> Values:
+    """A column of `t.calls` for each row of the timeline, and where it is known; NaN is known."""
+    if column in VALUE_COLUMNS:
+        return call_values(stored).of(column)
+    each = of_each_call(stored, column)
+    return each, each >= 0
 
 
 class GroupNumbers:
@@ -90,23 +100,25 @@ class GroupNumbers:
         inside = group >= 0
         if metric.adds == "calls":
             return np.bincount(group[inside], minlength=count).astype(np.int64), np.ones(count, np.bool_)
-        if metric.adds == "single":
+        if metric.adds == "single" or (metric.of_values and not has_values(self._stored)):
             return np.zeros(count, np.int64), np.zeros(count, np.bool_)
         if metric.adds in _PERCENTILES:
             return _known(self._percentiles(metric.column)[_PERCENTILES[metric.adds]])
-        each = of_each_call(self._stored, metric.column)[self._rows]
-        known = inside & (each >= 0)
+        every, known_of = known_of_each_call(self._stored, metric.column)
+        each, known = every[self._rows], inside & known_of[self._rows]
         complete = np.bincount(group[known], minlength=count) > 0
+        if metric.of_values:
+            return extremes(group[known], each[known].astype(np.float64), count, least=metric.adds == "least")
         if metric.adds == "most":
             most = np.zeros(count, np.int64)
             np.maximum.at(most, group[known], each[known])
             return most, complete
         if metric.adds == "full sum":
-            complete &= np.bincount(group[inside & (each < 0)], minlength=count) == 0
-        return sums(group[known], each[known], count), complete
+            complete &= np.bincount(group[inside & ~known], minlength=count) == 0
+        return sums(group[known], each[known].astype(np.int64), count), complete
 
     def filled(self, key: str) -> Ints:
-        """Values of a metric, -1 where they are not known."""
+        """Values of a metric of whole numbers, -1 where they are not known."""
         values, known = self.values(key)
         return np.where(known, values, -1)
 
@@ -123,6 +135,33 @@ class GroupNumbers:
         return self._figures[column]
 
 
+class WindowNumbers:
+    """Metrics of groups of calls: sums over the rows of a window, percentiles and extremes over all rows.
+
+    Args:
+        stored, group, count, low, high: as of `GroupNumbers`.
+        window: mask of the rows of the window, shape (high - low,).
+    """
+
+    def __init__(
+        self,
+        stored: Stored,
+        group: npt.NDArray[np.integer],
+        count: int,
+        window: Bools,
+        low: int = 0,
+        high: int | None = None,
+    ) -> None:
+        self._everywhere = GroupNumbers(stored, group, count, low, high)
+        self._inside = self._everywhere
+        if not window.all():
+            self._inside = GroupNumbers(stored, np.where(window, group, -1), count, low, high)
+
+    def values(self, key: str) -> Values:
+        """Values of a metric and where they are known, an element a group."""
+        return (self._inside if METRICS[key].adds in SUMS else self._everywhere).values(key)
+
+
 def _known(values: Ints) -> Values:
     return np.maximum(values, 0), values >= 0
 
@@ -132,6 +171,8 @@ def of_single_calls(stored: Stored, key: str, low: int, high: int) -> Values:
     metric = METRICS[key]
     if metric.adds == "calls":
         return np.ones(high - low, np.int64), np.ones(high - low, np.bool_)
+    if metric.of_values:
+        return call_values(stored).of(metric.column, slice(low, high))
     values = of_each_call(stored, metric.column)[low:high]
     if metric.adds == "single":  # of any sign
         return values, np.ones(high - low, np.bool_)

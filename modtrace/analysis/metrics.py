@@ -11,9 +11,9 @@ from typing import Final, Literal
 
 from modtrace.trace.dataframes import FRAMES
 from modtrace.trace.schema import PHASES
-from modtrace.units import in_unit
+from modtrace.units import VALUE, in_unit
 
-Adds = Literal["calls", "sum", "full sum", "most", "p50", "p95", "max", "single"]
+Adds = Literal["calls", "sum", "full sum", "most", "least", "p50", "p95", "max", "single"]
 """Ways in which the number of a row of a tree follows from those of its calls."""
 
 ADDS: Final[dict[Adds, str]] = {
@@ -21,11 +21,16 @@ ADDS: Final[dict[Adds, str]] = {
     "sum": "added up over the calls for which it is known",
     "full sum": "added up; unknown where that of one call is",
     "most": "the most of any call for which it is known",
+    "least": "the least of any call for which it is known",
     "p50": "median of the calls in the steps `in_statistics`; of all where none ran in these",
     "p95": "95th percentile (nearest rank) of the same calls",
     "max": "the longest of the same calls",
     "single": "known of single calls alone",
 }
+
+
+SUMS: Final[tuple[Adds, ...]] = ("calls", "sum", "full sum")
+"""Ways that depend on how many calls there are."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Metric:
 
     key: its name in filters and for `--sort`.
     title: head of its column.
-    unit: `ns`, `bytes`, `FLOP`; "" for a count.
+    unit: `ns`, `bytes`, `FLOP`; VALUE for a number of any sign with a fraction, which may be NaN; "" for a count.
     adds: a key of ADDS.
     column: column of `t.calls` that it is made of; "" for the number of calls.
     name: name of its column in CSV files and in the data of a report.
@@ -57,7 +62,12 @@ class Metric:
     width: int = 9
     label: str = ""
 
-    def text(self, number: int | None, least: int | None = None) -> str:
+    @property
+    def of_values(self) -> bool:
+        """True for values of tensors: doubles of either sign. All others are whole numbers from 0 up."""
+        return self.unit == VALUE
+
+    def text(self, number: float | None, least: float | None = None) -> str:
         """The number as text, `?` where it is not known; `least` is the lower bound."""
         return in_unit(number, self.unit, least)
 
@@ -88,6 +98,15 @@ METRICS: Final = _table(
            "the same without the parts that are not known: a lower bound", "flops_at_least", width=15),
     Metric("mem", "peak", "bytes", "most", "memory_peak_bytes", "peak_bytes",
            "most memory that was held while a call ran", label="memory peak"),
+    Metric("out_min", "out min", VALUE, "least", "output_minimum", "output_minimum",
+           "least value in its outputs (`--values`); nan where any is", width=10, label="output minimum"),
+    Metric("out_max", "out max", VALUE, "most", "output_maximum", "output_maximum",
+           "greatest value in its outputs; nan where any is", width=10, label="output maximum"),
+    Metric("out_abs", "out abs", VALUE, "most", "output_absolute_maximum", "output_absolute_maximum",
+           "greatest absolute value in its outputs; nan where any is", width=10, label="output absolute maximum"),
+    Metric("grad_abs", "grad abs", VALUE, "most", "gradient_absolute_maximum", "gradient_absolute_maximum",
+           "greatest absolute value in the gradients that arrived at its backward; nan where any is", width=10,
+           label="gradient absolute maximum"),
 )  # fmt: skip
 """By key, in the order in which views show them."""
 

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis import recompute
-from modtrace.analysis.columns import categorical, column, nullable_codes, values_and_known
+from modtrace.analysis.call_values import VALUE_COLUMNS, call_values, extremes
+from modtrace.analysis.columns import categorical, column, floats, nullable_codes, values_and_known
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.flops import work
 from modtrace.analysis.memory import NEVER, Memory, memory, of_calls
@@ -73,6 +74,10 @@ def module_series(stored: Stored, name: str | int, class_name: str | None = None
         "flops_at_least": sums.of(least, least >= 0, every),
         "memory_peak_bytes": pd.arrays.IntegerArray(peak, ~sums.known(allocated.known[rows], every)),
     }
+    for key in VALUE_COLUMNS:
+        values, read = call_values(stored).of(key, rows)
+        least_of = key == "output_minimum"
+        data[key] = floats(*extremes(group[read], values[read], len(pairs), least=least_of))
     index = pd.Index(pairs & ((1 << 40) - 1), name="step")
     return pd.DataFrame({shown.name: data[shown.name] for shown in MODULE_SERIES}, index=index)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.columns import column, nullable_codes, taken, values_and_known
+from modtrace.analysis.columns import column, floats, nullable_codes, taken, values_and_known
 from modtrace.analysis.module_titles import module_titles
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.batch_columns import doubles
@@ -110,17 +110,10 @@ def values(stored: Stored) -> pd.DataFrame:
         "call": rows.call,
         "dtype": pd.Series(rows.dtype, dtype=object),
         "elements": rows.elements,
-        "minimum": _floats(rows.minimum, rows.read),
-        "maximum": _floats(rows.maximum, rows.read),
-        "absolute_maximum": _floats(rows.largest, rows.read),
-        "norm": _floats(rows.norm, rows.with_norm),
+        "minimum": floats(rows.minimum, rows.read),
+        "maximum": floats(rows.maximum, rows.read),
+        "absolute_maximum": floats(rows.largest, rows.read),
+        "norm": floats(rows.norm, rows.with_norm),
         "reason": pd.Series(rows.reason, dtype=object),
     }
     return pd.DataFrame(data)
-
-
-def _floats(values: Floats, known: Bools) -> pd.arrays.FloatingArray:
-    """Null where nothing is known; NaN is a value."""
-    import pandas as pd
-
-    return pd.arrays.FloatingArray(values.copy(), ~known)

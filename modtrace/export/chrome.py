@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from modtrace._version import __version__
 from modtrace.analysis.call_titles import titles
+from modtrace.analysis.call_values import VALUE_COLUMNS
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.memory import curve, memory
 from modtrace.analysis.recording_end import headline_of
@@ -37,6 +38,7 @@ _ARGUMENTS: Final = (
     ("status", "status"), ("error", "error"), ("phase", "phase"), ("step", "step"), ("module_id", "module_id"),
     ("self_ns", "self_ns"), ("device_ns", "device_ns"), ("flops", "flops"), ("flops_at_least", "flops_at_least"),
     ("memory_delta_bytes", "memory_delta_bytes"), ("memory_peak_bytes", "memory_peak_bytes"),
+    *((name, name) for name in VALUE_COLUMNS),
 )  # fmt: skip
 """Arguments of an event, and the column of `calls` that each is."""
 _FIRST_TID: Final = 1001

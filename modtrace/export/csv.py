@@ -62,7 +62,8 @@ def _column(values: pd.Series[Any], shown: PublicColumn, field: Callable[[str], 
         ]
     if shown.type in ("bool", "boolean"):
         return ["" if pd.isna(flag) else "true" if flag else "false" for flag in values]
-    return ["" if pd.isna(number) else str(number) for number in values.tolist()]
+    unknown = values.isna()  # NaN among Float64 is a value
+    return ["" if lacks else str(number) for number, lacks in zip(values.tolist(), unknown, strict=True)]
 
 
 def _field(raw: bool) -> Callable[[str], str]:

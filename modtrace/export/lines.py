@@ -48,14 +48,26 @@ class TextColumns:
         self._shown: dict[str, pa.Array] = {}
 
     def of(self, part: pd.DataFrame, name: str) -> pa.Array:
-        """A column; texts by `show`, numbers in digits, flags as true and false."""
+        """A column; texts by `show`, numbers in digits (`nan`, `inf` as texts), flags as true and false."""
         column: Any = part[name]
+        if isinstance(column.dtype, pd.Float64Dtype):
+            return self._doubles(column)
         if not isinstance(column.dtype, pd.CategoricalDtype):
             return pa.array(column).cast(pa.string())
         if name not in self._shown:
             categories = [self._show(str(text)) for text in column.cat.categories]
             self._shown[name] = pa.array(categories, pa.string())
         return chosen(self._shown[name], column.cat.codes.to_numpy())
+
+    def _doubles(self, column: pd.Series[float]) -> pa.Array:
+        known = ~column.isna().to_numpy()  # NaN is a value
+        values = column.to_numpy(np.float64, na_value=0.0)
+        texts = digits(values, known)
+        if np.isfinite(values).all():
+            return texts
+        names = pa.array([self._show(text) for text in ("nan", "inf", "-inf")], pa.string())
+        code = np.select([np.isnan(values), values == np.inf, values == -np.inf], [0, 1, 2], -1)
+        return pc.coalesce(chosen(names, code), texts)
 
 
 def chosen(texts: pa.Array, codes: npt.NDArray[Any]) -> pa.Array:
@@ -68,8 +80,8 @@ def chosen(texts: pa.Array, codes: npt.NDArray[Any]) -> pa.Array:
 
 
 def digits(values: npt.NDArray[Any], known: npt.NDArray[np.bool_] | None = None) -> pa.Array:
-    """Integers as texts, null where they are not known."""
-    return pa.array(values, mask=None if known is None else ~known).cast(pa.string())
+    """Numbers as texts, null where they are not known."""
+    return pa.array(values, mask=None if known is None else ~known, from_pandas=False).cast(pa.string())
 
 
 def joined(*pieces: Any, null: str = "", between: str = "") -> pa.Array:

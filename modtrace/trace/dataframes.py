@@ -41,6 +41,7 @@ _OF_FUNCTION = "not a function recorded with `--functions`"
 _UNWATCHED = "memory was not watched all the while (`--memory`)"
 _UNREAD = "memory was not watched (`--memory`), and no counters of a GPU tell"
 _UNKEPT = "not counted (`--saved`), or not all of it could be"
+_UNREAD_VALUES = "values were not read (`--values`)"
 _SHAPELESS = "a shape is not known, or it never returned"
 _NO_END = "its end was not seen"
 _NO_COPIES = "a device is used: its copies are in the phase that makes them"
@@ -77,6 +78,10 @@ _CALLS: Final = (
     PublicColumn("saved_bytes", "Int64", "what it kept for the backward with everything inside it, the most of several backwards", _UNKEPT),
     PublicColumn("flops", "Int64", "of everything inside; a multiply-accumulate is two", _UNCOUNTED),
     PublicColumn("flops_at_least", "Int64", "the same without the parts that are not known: a lower bound, `flops` where that is known", _NOTHING_COUNTED),
+    PublicColumn("output_minimum", "Float64", "the least value in its outputs; NaN where any is", _UNREAD_VALUES),
+    PublicColumn("output_maximum", "Float64", "the greatest; NaN where any is", _UNREAD_VALUES),
+    PublicColumn("output_absolute_maximum", "Float64", "the greatest absolute value in them; NaN where any is", _UNREAD_VALUES),
+    PublicColumn("gradient_absolute_maximum", "Float64", "of a forward: the greatest absolute value in the gradients that arrived at its backward; NaN where any is", f"{_UNREAD_VALUES}, or none arrived"),
     PublicColumn("status", "category", "ok; raised; aborted by a BaseException; unfinished when recording ended"),
     PublicColumn("error", "category", "`Type: first line` of the exception that went through", "none did"),
     PublicColumn("last_call", "int64", "its last descendant: what is inside are the rows up to it"),
@@ -257,6 +262,10 @@ MODULE_SERIES: Final = (
     PublicColumn("flops", "Int64", "of all of it", _UNCOUNTED),
     PublicColumn("flops_at_least", "Int64", "the same without the parts that are not known", _NOTHING_COUNTED),
     PublicColumn("memory_peak_bytes", "Int64", "most that was held while it ran, forward or backward", _UNWATCHED),
+    PublicColumn("output_minimum", "Float64", "the least value in its outputs; NaN where any is", _UNREAD_VALUES),
+    PublicColumn("output_maximum", "Float64", "the greatest; NaN where any is", _UNREAD_VALUES),
+    PublicColumn("output_absolute_maximum", "Float64", "the greatest absolute value in them; NaN where any is", _UNREAD_VALUES),
+    PublicColumn("gradient_absolute_maximum", "Float64", "the greatest absolute value in the gradients that arrived at its backward; NaN where any is", f"{_UNREAD_VALUES}, or none arrived"),
 )  # fmt: skip
 
 MEMORY_SERIES: Final = (

@@ -436,7 +436,8 @@ def adds_up(column: Column) -> bool:
 CALL_COLUMNS: Final = (
     "parent", "kind", "name", "type", "root", "module_id", "step", "phase", "rank", "thread", "depth",
     "start_ns", "duration_ns", "self_ns", "device_ns", "device_dry", "inputs", "outputs",
-    "memory_delta_bytes", "memory_peak_bytes", "memory_retries", "memory_device_allocs", "saved_bytes", "flops", "flops_at_least", "status", "error",
+    "memory_delta_bytes", "memory_peak_bytes", "memory_retries", "memory_device_allocs", "saved_bytes", "flops", "flops_at_least",
+    "output_minimum", "output_maximum", "output_absolute_maximum", "gradient_absolute_maximum", "status", "error",
     "last_call", "forward", "tracer_ns", "hooks_ns", "output_replaced", "source_file", "source_line",
 )  # fmt: skip
 """Columns of the public `calls` DataFrame, indexed by `call`. Null where not known."""

@@ -9,7 +9,10 @@ from modtrace.units import duration, percent
 
 
 def cost_text(costs: Iterable[StepCost | None]) -> str:
-    """`7.0% of the steps (4.1 ms each)`, of several processes together; `?` where one is not known."""
+    """`7.0% of the steps (4.1 ms each)`, of several processes together; `?` where one is not known.
+
+    Without the share where it would be 100 % or more.
+    """
     known = list(costs)
     total = steps = steps_ns = 0
     for step_cost in known:
@@ -20,4 +23,9 @@ def cost_text(costs: Iterable[StepCost | None]) -> str:
             steps + step_cost.steps,
             steps_ns + step_cost.steps_ns,
         )
-    return f"{percent(total, steps_ns)}% of the steps ({duration(total // steps)} each)" if steps else "?"
+    if not steps:
+        return "?"
+    each = duration(total // steps)
+    if total >= steps_ns:  # a step or two that are mostly first looks: a share of them says nothing
+        return each if steps == 1 else f"{each} a step"
+    return f"{percent(total, steps_ns)}% of the steps ({each} each)"

@@ -8,8 +8,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from modtrace.analysis.columns import order_keys
 from modtrace.analysis.filters import mask, parse
-from modtrace.analysis.metric_values import GroupNumbers
+from modtrace.analysis.metric_values import WindowNumbers
 from modtrace.analysis.metrics import METRICS, comparable
 from modtrace.analysis.tree import Tree, chosen, placed, preorder
 from modtrace.errors import UsageError
@@ -54,7 +55,7 @@ def tree_and_column(
         where: a filter; nodes that it lets through stay, and all above them.
         sort: a metric by which siblings are sorted, the largest first and unknown ones last, or `name`; "" and `order`
             for the order of calls.
-        rows: the rows of the process that numbers are of, None for all.
+        rows: the rows of the process that sums are of, None for all.
 
     Raises:
         UsageError: the filter or the key cannot be read.
@@ -63,15 +64,16 @@ def tree_and_column(
     merged_tree = placed(stored, 0, rows=rows)
     tree, metric = merged_tree.tree, METRICS.get(key)
     count = len(tree.depth)
-    node = merged_tree.node if rows is None else np.where(rows, merged_tree.node, -1)
-    groups = GroupNumbers(stored, node, count, 0, len(node))
+    node = merged_tree.node
+    window = np.ones(len(node), np.bool_) if rows is None else rows
+    groups = WindowNumbers(stored, node, count, window, 0, len(node))
     order, shown = np.arange(count), None
     if metric is not None:
-        values = groups.filled(metric.key)
-        least = groups.filled(metric.bound) if metric.bound else values
-        ranked = np.where(values < 0, least, values)
-        order = preorder(parents_of(tree.depth), -ranked)
-        shown = ColumnOf(metric, values, least)
+        values, known = groups.values(metric.key)
+        least, bounded = groups.values(metric.bound) if metric.bound else (values, known)
+        ranked = order_keys(np.where(known, values, least), known | bounded, descending=True)
+        order = preorder(parents_of(tree.depth), ranked)
+        shown = ColumnOf(metric, (values, known), (least, bounded))
     elif key == "name":
         names = sorted(range(count), key=tree.label.__getitem__)
         rank = np.empty(count, np.int64)
@@ -80,11 +82,11 @@ def tree_and_column(
     if wanted and stored.processes:
         order = order[_passing(ProcessRows.of(stored, 0), wanted, groups)[order]]
     if shown is not None:
-        shown = ColumnOf(shown.metric, shown.values[order], shown.least[order])
+        shown = shown.taken(order)
     return chosen(tree, order), shown
 
 
-def _passing(part: ProcessRows, wanted: Filter, groups: GroupNumbers) -> Bools:
+def _passing(part: ProcessRows, wanted: Filter, groups: WindowNumbers) -> Bools:
     """Nodes of the merged tree of a process that a filter lets through, and all above them; by numbers of `groups`."""
     grown_tree = grown(part, grouped(part, "merged"), whole_run=False)
     nodes, tree = grown_tree.nodes, grown_tree.tree

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.columns import column, nullable_codes, order_keys
 from modtrace.analysis.filters import MEMBERS, FilterRows, mask, parse
 from modtrace.analysis.flat_profile import FlatProfile, ProfileRow, flat_profile
 from modtrace.analysis.memory_from_shapes import of_keys, output_bytes
-from modtrace.analysis.metric_values import GroupNumbers, Values
+from modtrace.analysis.metric_values import GroupNumbers, Values, WindowNumbers
 from modtrace.analysis.metrics import METRICS
 from modtrace.analysis.module_repeats import folded
 from modtrace.analysis.phases import RECOMPUTE
@@ -64,7 +64,7 @@ def module_table(stored: Stored, *, instances: bool = False, whole_run: bool = F
     group, number = groups.group[column(table, "call")], len(groups.name)
     inside = np.where(profile.window.rows, group, -1)
     is_forward = (column(table, "kind") == MODULE) & (nullable_codes(table, "phase") != RECOMPUTE)
-    figures = GroupNumbers(stored, inside, number, low, high)
+    figures = WindowNumbers(stored, group, number, profile.window.rows, low, high)
     of_forward = GroupNumbers(stored, np.where(is_forward, inside, -1), number, low, high)
     present, shown = np.bincount(group, minlength=number) > 0, {row.group for row in profile.rows}
     others = [g for g in np.flatnonzero(present).tolist() if g not in shown and groups.of_module[g]]
@@ -161,7 +161,7 @@ def _order(table: ModuleTable, key: str) -> Ints:
     if bound:
         least, least_known = table.values(bound)
         values, known = np.where(known, values, least), known | least_known
-    return np.argsort(-np.where(known, values, -1), kind="stable")
+    return np.argsort(order_keys(values, known, descending=True), kind="stable")
 
 
 class _Columns:
@@ -210,6 +210,6 @@ class _Columns:
         return self.metric.text(value, _value(self.least, number))
 
 
-def _value(values: Values | None, number: int) -> int | None:
-    """The value of a row; None where it is not known."""
-    return None if values is None or not values[1][number] else int(values[0][number])
+def _value(values: Values | None, number: int) -> Any:
+    """The value of a row, an int or a float as the metric is; None where it is not known."""
+    return None if values is None or not values[1][number] else values[0][number].item()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from modtrace.analysis.metric_values import Values
 from modtrace.analysis.metrics import METRICS, Metric
 from modtrace.analysis.tree import Tree
 from modtrace.text import pad, plain
@@ -22,16 +23,23 @@ NOT_RUN = "-"
 
 @dataclass(frozen=True)
 class ColumnOf:
-    """A metric of each row of a tree, and its lower bound; -1 where not known."""
+    """A metric of each row of a tree, and its lower bound: each as values and where they are known."""
 
     metric: Metric
-    values: Ints
-    least: Ints
+    values: Values
+    least: Values
 
     def text(self, row: int) -> str:
         """The number of a row as text."""
-        value, least = int(self.values[row]), int(self.least[row])
-        return self.metric.text(None if value < 0 else value, None if least < 0 else least)
+        number, least = (
+            values[row].item() if known[row] else None for values, known in (self.values, self.least)
+        )
+        return self.metric.text(number, least)
+
+    def taken(self, rows: Ints) -> ColumnOf:
+        """The numbers of some rows."""
+        of_rows, least = ((values[rows], known[rows]) for values, known in (self.values, self.least))
+        return ColumnOf(self.metric, of_rows, least)
 
 
 def tree_lines(

@@ -440,6 +440,48 @@ def test_models_that_run_on_other_threads_only_are_told_of():
     assert t.calls["flops"].isna().tolist() == [False, False, True, True]
 
 
+def within(make):
+    def run(call):
+        with make():
+            call()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("around", "options", "told"),
+    [
+        (within(torch.profiler.profile), {}, "while torch's profiler did"),
+        (lambda call: call(), {"memory": "0:9"}, "while torch's profiler did"),
+        (within(lambda: flop_counter.FlopCounterMode(display=False)), {}, "in a dispatch mode"),
+        (lambda call: torch.vmap(lambda _: call())(torch.zeros(2)), {}, "inside transforms of torch.func"),
+    ],
+    ids=["profiler", "memory", "mode", "transform"],
+)
+def test_models_that_could_not_be_counted_are_told_of(around, options, told):
+    model, given = nn.Linear(4, 2), torch.randn(3, 4)
+    with modtrace.trace(**options) as t:
+        around(lambda: model(given))
+    reasons = [reason for reason in t.gaps["reason"] if "FLOPs" in reason]
+    assert len(reasons) == 1
+    assert reasons[0].startswith("FLOPs were not counted: 1 root module ran " + told)
+    assert t.calls["flops"].isna().all()
+
+
+def test_a_model_that_a_trace_around_counts_is_told_of():
+    class Outer(nn.Module):
+        def forward(self, x):
+            with modtrace.trace() as self.inner:
+                return model(x)
+
+    model, outer, given = nn.Linear(4, 2), Outer(), torch.randn(3, 4)
+    with modtrace.trace() as t:
+        outer(given)
+    assert t.calls["flops"].tolist() == [48, 48]
+    assert outer.inner.calls["flops"].isna().all()
+    assert ["in a dispatch mode" in reason for reason in outer.inner.gaps["reason"]] == [True]
+
+
 def test_only_so_many_kinds_of_inputs_are_counted_at_any_price(monkeypatch):
     from modtrace.capture.mechanisms import operation_counting as counting
 

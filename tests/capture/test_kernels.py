@@ -201,7 +201,7 @@ def test_a_fault_while_reading_stops_the_profiler_and_not_the_program(monkeypatc
     with modtrace.trace(kernels="0:1") as t:
         for _ in range(3):
             model(torch.ones(2, 4))
-    assert "ZeroDivisionError" in t._tracer.gaps[0]
+    assert any("ZeroDivisionError" in gap for gap in t._tracer.gaps)
     assert not torch._C._autograd._profiler_enabled()
     assert len(t.calls) == 3
 

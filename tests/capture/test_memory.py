@@ -41,7 +41,7 @@ def train(model, given, steps=4, optimizer=torch.optim.Adam, watch="0:3", **opti
             used.zero_grad()
             model(given).sum().backward()
             used.step()
-    assert not t._tracer.gaps
+    assert all("FLOPs were not counted" in gap for gap in t._tracer.gaps)  # where every step is watched
     return t
 
 
@@ -192,7 +192,7 @@ def test_a_program_that_profiles_itself_is_left_alone():
         with modtrace.trace(memory="0:2") as t:
             model(torch.ones(2, 4))
         model(torch.ones(2, 4))
-    assert "torch's profiler" in t._tracer.gaps[0]
+    assert any("torch's profiler" in gap for gap in t._tracer.gaps if "FLOPs" not in gap)
     assert sum(event.key == "aten::addmm" for event in profiler.events()) == 2
     assert t.calls["flops"].isna().all()  # counting would show in what the program profiles
 

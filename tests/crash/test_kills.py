@@ -66,7 +66,12 @@ def test_a_killed_run_keeps_all_but_its_last_second(tmp_path, seed):
 
     trace = modtrace.load(tmp_path / "t.mtrace")
     calls = trace.calls
-    assert "did not" in trace.summary()
+    summary = trace.summary()
+    if calls.empty:  # killed before the first second was written
+        assert "ended before anything was written" in summary
+        assert not must_be_there
+        return
+    assert "did not" in summary
     roots = calls[calls["depth"] == 0]
     numbers = [int(text.removeprefix("f32[").split("]")[0]) for text in roots["inputs"]]
     assert numbers == list(range(1, len(numbers) + 1)), "a prefix, in order"

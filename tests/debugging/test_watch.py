@@ -49,7 +49,7 @@ def test_lines(capsys, engine):
         ("1", "ReLU", "f32[2]", "f32[2]"),
         ("2", "Splits", "f32[2]", "Pair(low=f32[2], high=f32[2])"),
     ]
-    assert [match[5] for match in matches] == ["[0, 20,000]", "[-1, 20,001]"]
+    assert [match[5] for match in matches] == ["[0, 20000]", "[-1, 20001]"]
 
 
 def test_keywords_and_what_raises(capsys):

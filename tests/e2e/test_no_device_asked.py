@@ -18,8 +18,9 @@ ASKS = {"is_available", "device_count", "_lazy_init", "init", "current_device", 
 asked = []
 def look(frame, event, argument):
     code = frame.f_code
-    inside = any(os.path.join("torch", part) in code.co_filename for part in ("cuda", "accelerator"))
-    if event == "call" and inside and code.co_name in ASKS:
+    if event != "call" or code.co_name not in ASKS:
+        return
+    if any(os.path.join("torch", part) in code.co_filename for part in ("cuda", "accelerator")):
         above = frame.f_back
         while above is not None:
             ours = f"{os.sep}modtrace{os.sep}capture{os.sep}" in above.f_code.co_filename

@@ -11,15 +11,17 @@ from torch import nn
 import modtrace
 from modtrace.trace.dataframes import CALLS
 
-POLARS = {"int64": pl.Int64, "Int64": pl.Int64, "boolean": pl.Boolean}
-DUCKDB = {"int64": "BIGINT", "Int64": "BIGINT", "boolean": "BOOLEAN", "category": "VARCHAR"}
+POLARS = {"int64": pl.Int64, "Int64": pl.Int64, "Float64": pl.Float64, "boolean": pl.Boolean}
+DUCKDB = {
+    "int64": "BIGINT", "Int64": "BIGINT", "Float64": "DOUBLE", "boolean": "BOOLEAN", "category": "VARCHAR",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """A trace and its Parquet file; one call raises, most of memory is not known."""
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
-    with modtrace.trace() as trace:
+    with modtrace.trace(values=(0, 1)) as trace:
         for size in (2, 5):
             model(torch.ones(size, 3)).sum().backward()
         with pytest.raises(RuntimeError):
@@ -79,4 +81,5 @@ def test_what_is_not_known_stays_unknown(written):
     frame = pl.read_parquet(path)
     assert trace.calls["memory_peak_bytes"].isna().all()
     assert frame["memory_peak_bytes"].null_count() == len(frame)
+    assert 0 < frame["output_minimum"].null_count() < len(frame)
     assert frame["outputs"].null_count() == int(trace.calls["outputs"].isna().sum()) > 0

@@ -553,6 +553,22 @@ def nan_from_the_loader(bad: bool) -> None:
 
 
 @fault("forward", "", "from the loader")
+def nan_from_the_loader_of_a_loop_without_an_optimizer(bad: bool) -> None:
+    """A step ends when the next one computes, after the next batch has come."""
+    net = Net(nn.ReLU())
+    for batch in _loader(_batches(bad, lambda batch: batch[1].fill_(torch.nan))):
+        net(batch).sum().backward()
+
+
+@fault("forward", "", "from the loader")
+def nan_from_the_loader_in_evaluation(bad: bool) -> None:
+    net = Net(nn.ReLU()).eval()
+    with torch.no_grad():
+        for batch in _loader(_batches(bad, lambda batch: batch[1].fill_(torch.nan))):
+            net(batch)
+
+
+@fault("forward", "", "from the loader")
 def infinity_from_the_loader(bad: bool) -> None:
     items = [{"x": batch, "n": 3} for batch in _batches(bad, lambda batch: batch[1].fill_(torch.inf))]
     _train_on(Net(nn.ReLU()), _loader(items), lambda batch: batch["x"])

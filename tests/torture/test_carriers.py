@@ -256,7 +256,8 @@ def test_overlapping_traces(first):
     counts[first] = 2
     assert [len(trace.calls) for trace in traces] == counts
     assert nn.Module.__call__ is PLAIN_CALL
-    assert not any(len(trace._stored.table("gaps")) for trace in traces)
+    for trace in traces:  # one of two at once counts FLOPs
+        assert all(reason.startswith("FLOPs were not counted") for reason in trace.gaps["reason"])
 
 
 @pytest.mark.parametrize("second", ["hooks", "calls"])

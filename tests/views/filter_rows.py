@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from modtrace.analysis.filters import FilterRows, mask, parse
+from modtrace.analysis.metrics import METRICS
 from modtrace.errors import UsageError
 
 FILE = Path(__file__).with_name("filter_cases.json")
@@ -17,6 +18,11 @@ FILE = Path(__file__).with_name("filter_cases.json")
 def cases() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows, and the cases: a `text` with the `rows` that it lets through, or with the `error` that it is."""
     data = json.loads(FILE.read_text(encoding="utf-8"))
+    for row in data["rows"]:  # JSON has no NaN and no infinities
+        row["numbers"] = {
+            key: float(number) if isinstance(number, str) else number
+            for key, number in row["numbers"].items()
+        }
     return data["rows"], data["cases"]
 
 
@@ -27,7 +33,9 @@ def rows_of(rows: list[dict[str, Any]]) -> FilterRows:
     def numbers(key: str) -> tuple[np.ndarray, np.ndarray]:
         values = [row["numbers"].get(key) for row in rows]
         known = np.array([value is not None for value in values])
-        return np.array([value or 0 for value in values], np.int64), known
+        return np.array(
+            [value or 0 for value in values], np.float64 if METRICS[key].of_values else np.int64
+        ), known
 
     def member(group: str, key: int) -> np.ndarray:
         return np.array([key in row[group] for row in rows], np.bool_)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -58,8 +59,14 @@ def train(path: Any, *, names: list[str], steps: int = 6, **options: Any) -> mod
     return modtrace.load(path)
 
 
+def _read(form: str, value: int) -> float | None:
+    if form == "double":
+        return struct.unpack("<d", struct.pack("<Q", value - 1))[0] if value else None
+    return (value >> 1) ^ -(value & 1) if form == "signed" else value - 1
+
+
 class Page:
-    """What is in a report, read anew: byte planes of columns, -1 for unknown, zigzag where signed."""
+    """The data of a report, read anew: byte planes of columns; -1 for unknown, signed as zigzag, doubles as bits."""
 
     def __init__(self, html: str) -> None:
         self.html = html
@@ -81,16 +88,16 @@ class Page:
         """A list of texts."""
         return list(json.loads(self.raw(name)))
 
-    def columns(self, name: str) -> dict[str, list[int]]:
-        """Columns by name."""
+    def columns(self, name: str) -> dict[str, list[Any]]:
+        """Columns by name: integers, or doubles with None for unknown."""
         told, data, found, at = self.meta["blobs"][name], self.raw(name), {}, 0
-        for column, planes, signed in told["columns"]:
+        for column, planes, form in told["columns"]:
             values = [0] * told["rows"]
             for plane in range(planes):
                 for row in range(told["rows"]):
                     values[row] |= data[at + row] << (8 * plane)
                 at += told["rows"]
-            found[column] = [(v >> 1) ^ -(v & 1) if signed else v - 1 for v in values]
+            found[column] = [_read(form, value) for value in values]
         assert at == len(data)
         return found
 

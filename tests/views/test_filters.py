@@ -26,13 +26,15 @@ MISTYPED = {
 ON_A_TRACE = [
     "linear", "type:Linear", "type:Lin", "path:blocks.*", "-type:ReLU", "phase:fwd", "phase:opt", "-phase:backward",
     "step:0", "step:3 type:Linear", "step:9", "rank:0", "rank:1", "calls>=6", "self > 0",
+    "out_abs > 0", "-out_max<0", "out_min < -0.01", "grad_abs>1e-3",
     "total >= 1us calls<4", "p50 > 1ns",    "mem > 0", "flops>=1", "max>0 -path:model", '"0" /relu|linear/',
 ]  # fmt: skip
 CALL = """([rows, texts, grammar]) => {
     const meta = { grammar };
     %s
     const row = (one) => ({
-      path: one.path, type: one.type, number: (key) => one.numbers[key] ?? -1,
+      path: one.path, type: one.type,
+      number: (key) => one.numbers[key] ?? (grammar.metrics[key] === grammar.value ? null : -1),
       has: (kind, number) => one[kind].includes(number),
     });
     return texts.map((text) => {
@@ -78,7 +80,7 @@ def test_what_a_mistyped_word_stands_for(browser):
 
 @pytest.mark.parametrize("whole_run", [False, True])
 def test_a_report_keeps_the_rows_that_the_viewer_keeps(browser, tmp_path, whole_run):
-    stored = open_trace(train(tmp_path / "t.mtrace", names=["a"], memory="1:3").path)
+    stored = open_trace(train(tmp_path / "t.mtrace", names=["a"], memory="1:3", values=(0, 9)).path)
     file = tmp_path / "r.html"
     file.write_text(report(stored).html, encoding="utf-8")
     part = ProcessRows.of(stored, 0)
@@ -118,6 +120,7 @@ def test_steps_that_would_take_too_much_of_a_page_are_said_not_to_be_there(brows
 
 
 PIECES = [
+    "out_abs", "out_min", "nan", "-1", "2e0", "inf",
     "self", "total", "mem", "calls", "flops", "p95", "slf", "type", "path", "phase", "step", "rank", "Linear", "attn",
     "h.*.mlp", "fwd", "opt", "nothing", "train.py", ">", ">=", "<", "=", "!=", "=>", ":", "::", "5", "0", "1.5", "6ms",
     "1k", "2GiB", "3", "m", " ", " ", " ", "  ", "\t", "-", "--", '"', "'", "/", "*", "?", "(", "[a-z]", "\\.", "\\",

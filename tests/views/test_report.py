@@ -22,7 +22,7 @@ import modtrace
 from modtrace.cli import main
 from modtrace.trace.reader import open_trace
 from modtrace.views.html.aggregate import by_interest, shown_path
-from modtrace.views.html.encode import columns_blob
+from modtrace.views.html.encode import bits_of, columns_blob
 from modtrace.views.html.inline import TABLE_BYTES
 from modtrace.views.html.report import report
 from tests.views.reports import HOSTILE, Page, train
@@ -93,16 +93,25 @@ def test_columns_of_any_size_come_back():
     import numpy as np
 
     columns = {"small": [-1, 0, 5], "large": [2**52, -1, 1], "signed": [-(2**40), 0, 3], "same": [-1, -1, -1]}
-    blob = columns_blob({name: np.array(values) for name, values in columns.items()}, signed=("signed",))
+    doubles = {"double": [-1.0, None, 5e-324], "end": [float("inf"), -float("inf"), 0.0], "none": [None] * 3}
+    bits = {
+        name: bits_of(
+            np.array([value or 0 for value in values]), np.array([value is not None for value in values])
+        )
+        for name, values in doubles.items()
+    }
+    blob = columns_blob(
+        {name: np.array(values) for name, values in columns.items()} | bits,
+        signed=("signed",),
+        doubles=doubles,
+    )
+    assert [planes for name, planes, _ in blob.columns if name in ("same", "none")] == [0, 0]
     html = (
         '<script type="application/json" id="meta">{"blobs":{"x":{"rows":3,"columns":'
-        + str([list(one) for one in blob.columns])
-        .replace("'", '"')
-        .replace("True", "true")
-        .replace("False", "false")
+        + str([list(one) for one in blob.columns]).replace("'", '"')
         + f'}}}}}}</script><script type="application/octet-stream" id="blob-x">{blob.text}</script>'
     )
-    assert Page(html).columns("x") == columns
+    assert Page(html).columns("x") == columns | doubles
 
 
 def test_nothing_of_a_stranger_is_markup(page):

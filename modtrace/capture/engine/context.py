@@ -34,6 +34,7 @@ class TraceContext:
     due: the clock from which on a block is to be written.
     off: nothing is recorded any more.
     step: the number of the step in progress, as far as can be told while the program runs.
+    step_is_known: False while an optimizer that has not stepped yet leaves open where steps end.
     pauses: when the program waited for a person.
     rank: of the process in its job.
     """
@@ -64,6 +65,7 @@ class TraceContext:
         "signatures",
         "stands_in",
         "step",
+        "step_is_known",
         "threads",
         "unwatched",
         "variables",
@@ -110,6 +112,7 @@ class TraceContext:
         self.costs = Costs(0, 0)
         self.module_calls = self.function_calls = 0
         self.step = 0
+        self.step_is_known = True
         self.due = 0
         self.deep = False
         self.off = False

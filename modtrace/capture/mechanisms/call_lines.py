@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from typing import Any, Final
+from typing import Any
 
 from modtrace.capture.debugger.debugger import say
 from modtrace.capture.engine.classes import class_name
@@ -15,10 +14,7 @@ from modtrace.capture.mechanisms.break_conditions import CallFacts, ModuleNames,
 from modtrace.capture.mechanisms.call_tensors import allocated_bytes, range_of
 from modtrace.filter_language import Expression, holds
 from modtrace.text import plain
-from modtrace.units import duration, size
-
-_SMALL: Final = 1e-3
-_LARGE: Final = 1e5
+from modtrace.units import duration, size, value
 
 
 class _Module:
@@ -124,13 +120,7 @@ def _head(known: _Module, inputs: str, outputs: str) -> str:
 
 def _range_text(limits: tuple[float, float] | None) -> str:
     """`[-3.1, 2.8]`."""
-    return "" if limits is None else f"[{_number(limits[0])}, {_number(limits[1])}]"
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value) or value == 0 or _SMALL <= abs(value) < _LARGE:
-        return f"{value:.3g}" if abs(value) < 1000 or not math.isfinite(value) else f"{value:,.0f}"
-    return f"{value:.2e}"
+    return "" if limits is None else f"[{value(limits[0])}, {value(limits[1])}]"
 
 
 def _change_text(before: int | None, after: int | None) -> str:

@@ -29,6 +29,12 @@ class LiveStep:
         self._members: set[int] | None = None
         """Those of the round before; None in the first one."""
 
+    @property
+    def is_known(self) -> bool:
+        """False while an optimizer that has not stepped yet leaves open where steps end."""
+        counted = self._marks or self._rounds or self._roots > MANY_ROOTS
+        return bool(counted or self._roots <= 1 or not self._optimizers_exist())
+
     def root_began(self) -> None:
         """A root call begins outside of any backward; the first behind a backward is that of the next step."""
         self._roots += 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Final, NamedTuple
 
 from modtrace.capture.mechanisms.value_readings import Reading
@@ -113,12 +112,12 @@ def judge(
     """The origin of what is not finite in one step; None where all is finite, or meant.
 
     Args:
-        readings: of the step.
+        readings: of the step, in order.
         history: of the steps before.
         skipped: steps in a row, up to this one, that a GradScaler left out; 0 where this one was not.
         allowed: says of a module's number that it may make what is not finite.
     """
-    step = _Step(sorted(readings, key=attrgetter("order")), history)
+    step = _Step(readings, history)
     if not step.nonfinite:
         return None
     serious = step.first_serious()
@@ -141,7 +140,7 @@ def judge(
 class _Step:
     """The readings of a step, in order."""
 
-    def __init__(self, readings: list[Reading], history: History) -> None:
+    def __init__(self, readings: Sequence[Reading], history: History) -> None:
         self.readings = readings
         self.history = history
         self.nonfinite = [reading for reading in readings if not reading.is_finite]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
@@ -48,7 +49,11 @@ MANY_OPERATIONS: Final = 200
 """Kept of the list of one call."""
 FEW_NUMBERS: Final = 64
 COMPILED: Final = "compiled code"
-ON_OTHER_THREADS: Final = "FLOPs were not counted: {} ran on other threads only"
+NEVER_COUNTED: Final = "FLOPs were not counted: {} ran {} only"
+ON_OTHER_THREADS: Final = "on other threads"
+UNDER_A_MODE: Final = "in a dispatch mode, the program's own or another trace's,"
+UNDER_A_TRANSFORM: Final = "inside transforms of torch.func"
+UNDER_A_PROFILER: Final = "while torch's profiler did (--memory, --kernels or the program's own)"
 
 Kind = tuple[int, int, int, int]
 """(number of the module, signature of its positional arguments, of its keyword arguments, mode)."""
@@ -141,8 +146,8 @@ class OperationCounting:
         """By module: signature and mode of its last root call without keyword arguments, and the plan of that kind."""
         self._graphs: set[GraphKey] = set()
         self._of_module: dict[int, int] = {}
-        self._of_other_threads: set[int] = set()
-        """Modules with root calls on other threads, where nothing is counted."""
+        self._let_by: dict[int, str] = {}
+        """By module with root calls that could not be counted: the hindrance at the last of them."""
         self._awaiting: set[int] = set()
         self._known: dict[Any, Operation] = {}
         self._rows: list[tuple[int, bool, CallCounts]] = []
@@ -192,9 +197,14 @@ class OperationCounting:
         bits = mode >> MODE_SHIFT
         if threading.get_ident() != self._thread:
             if self.counts and not bits & IN_BACKWARD:
-                self._of_other_threads.add(entry.number)
+                self._let_by[entry.number] = ON_OTHER_THREADS
             return 0
-        if self._unit is not None or bits & IN_BACKWARD or not self._may():
+        if self._unit is not None or bits & IN_BACKWARD or self._hidden or self._context.off:
+            return 0
+        hindrance = _hindrance()
+        if hindrance is not None:
+            if self.counts:
+                self._let_by[entry.number] = hindrance
             return 0
         counts = self.counts and self._is_due(entry, args, mode, frame)
         if counts or self.waits is not None:
@@ -274,8 +284,10 @@ class OperationCounting:
     def stop(self) -> None:
         """Count nothing any more."""
         if not self._off:
-            only = self._of_other_threads.difference(number for number, *_ in self._plans)
-            self.gaps += [ON_OTHER_THREADS.format(plural(len(only), "root module"))] if only else []
+            counted = {number for number, *_ in self._plans}
+            never = Counter(reason for number, reason in self._let_by.items() if number not in counted)
+            for reason, count in never.items():
+                self.gaps.append(NEVER_COUNTED.format(plural(count, "root module"), reason))
         self._off = True
         if self._unit is not None:
             self._give_up(self._unit.buffer)
@@ -446,14 +458,8 @@ class OperationCounting:
 
     def _may(self) -> bool:
         """True if the mode may be put in place here and now."""
-        return bool(
-            threading.get_ident() == self._thread
-            and not self._hidden
-            and not self._context.off
-            and count_dispatch_modes() == 0
-            and current_level() is None
-            and not profiler_runs()  # it would show each operation twice
-        )
+        here = threading.get_ident() == self._thread
+        return here and not self._hidden and not self._context.off and _hindrance() is None
 
     def _affordable(self, number: int) -> bool:
         if self._of_module.get(number, 0) < FIRST:
@@ -462,6 +468,15 @@ class OperationCounting:
 
     def _spends_little(self) -> bool:
         return bool(self.spent_ns < SHARE * (self._context.clock() - self._started_ns))
+
+
+def _hindrance() -> str | None:
+    """Where the program runs so that nothing can be counted there; None if nothing is in the way."""
+    if count_dispatch_modes() != 0:
+        return UNDER_A_MODE
+    if current_level() is not None:
+        return UNDER_A_TRANSFORM
+    return UNDER_A_PROFILER if profiler_runs() else None  # it would show each operation twice
 
 
 def _innermost(unit: Unit, buffer: ThreadBuffer) -> int:

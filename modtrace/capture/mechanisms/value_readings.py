@@ -252,14 +252,26 @@ class Hidden:
     def __enter__(self) -> Hidden:
         self._functions, self._dispatch = without_functions(), without_dispatch()
         self._functions.__enter__()
-        self._dispatch.__enter__()
-        self._grad = torch.is_grad_enabled()
-        if self._grad:
-            torch.set_grad_enabled(False)
+        try:
+            self._dispatch.__enter__()
+            try:
+                self._grad = torch.is_grad_enabled()
+                if self._grad:
+                    torch.set_grad_enabled(False)  # python: fails next to the limit of recursion
+            except BaseException:
+                self._dispatch.__exit__(None, None, None)
+                raise
+        except BaseException:
+            self._functions.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._grad:
-            torch.set_grad_enabled(True)
-        self._dispatch.__exit__(*error)
-        self._functions.__exit__(*error)
+        try:
+            if self._grad:
+                torch.set_grad_enabled(True)
+        finally:
+            try:
+                self._dispatch.__exit__(*error)
+            finally:
+                self._functions.__exit__(*error)

@@ -10,6 +10,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from types import FrameType
 from typing import Any, Final
 
@@ -88,9 +89,12 @@ class ValueWatch:
         self._makers: dict[int, tuple[tuple[int, str], ...]] = {}
         self._history = History()
         self._before: deque[list[Reading]] = deque(maxlen=STEPS_BEFORE)
+        self._next_batch: list[Reading] = []
+        """The batch that came last in a step: without an optimizer a step only ends when the next one computes."""
         self._streak = 0
-        self._ended: deque[tuple[int, bool, bool]] = deque()
-        """(number, ranges are wanted, a GradScaler left it out) of steps whose ranges have not arrived."""
+        self._ended: deque[tuple[int | None, bool, bool]] = deque()
+        """(number where it is known, ranges are wanted, a GradScaler left it out) of steps whose ranges
+        have not arrived."""
         self._skipped = False
         self._stepping: list[int] = []
         """Rows of the optimizers that are stepping."""
@@ -165,16 +169,21 @@ class ValueWatch:
 
     def step_ended(self, step: int) -> None:
         """Steps below this number are over."""
-        self._end_step()
+        self._end_step(step=self._step if step == self._step + 1 else None)
         self._step = step
         self._judge_step()
 
-    def _end_step(self) -> None:
+    @property
+    def _known_step(self) -> int | None:
+        """Number of the step in progress; None where it is not certain."""
+        return self._step if self._context.step_is_known else None
+
+    def _end_step(self, *, step: int | None) -> None:
         self._used.clear()
         if self.readings.waiting:
             with self._reading(None):
                 self.readings.end_step()
-            self._ended.append((self._step, self._keeps, self._skipped))
+            self._ended.append((step, self._keeps, self._skipped))
         self._skipped = False
         self.take()
 
@@ -235,7 +244,7 @@ class ValueWatch:
         if not self._reads or buffer.transformed:
             return
         if len(buffer.calls) == 1 and self.readings.waiting > MANY_READINGS:
-            self._end_step()
+            self._end_step(step=self._known_step)
         parent, root = _modules_around(buffer, buffer.calls[:-1])
         identity = buffer.number << THREAD_SHIFT | call
         root = identity if root < 0 else root
@@ -331,10 +340,12 @@ class ValueWatch:
             return
         self._done = True
         name, class_name = self._context.registry.title_of(number)
-        self._end_step()
+        step = self._known_step
+        self._end_step(step=step)
+        when = "" if step is None else f"step {step}: "
         raise Halt(
             NonFiniteError(
-                f"step {self._step}: the {where or 'output of '}{name or class_name} ({class_name}) is not finite"
+                f"{when}the {where or 'output of '}{name or class_name} ({class_name}) is not finite"
             )
         )
 
@@ -344,24 +355,31 @@ class ValueWatch:
         """Look at the ranges that have arrived."""
         for arrived in self.readings.arrived(wait=wait):
             step, keeps, skipped = self._ended.popleft()
-            readings = [reading for reading in arrived if reading.call >= 0]
-            self._streak = self._streak + 1 if skipped else 0
-            origin = None
-            if self.nan is not None and self._reports < MANY_REPORTS:
-                origin = judge(readings, self._history, skipped=self._streak, allowed=self.nan.allows)
-                self._history.add(readings)
-            if keeps:
-                self._rows += readings
-            elif origin is not None:
-                self._rows += [reading for earlier in self._before for reading in earlier] + readings
-                self._before.clear()
-            elif self.nan is not None:
-                self._before.append(readings)
-            if origin is not None:
-                called = [reading.source for reading in readings if reading.call == origin.reading.call]
-                self._report(origin, step, next(filter(None, called), None))
+            readings = self._next_batch + [reading for reading in arrived if reading.call >= 0]
+            readings.sort(key=attrgetter("order"))
+            self._next_batch = _last_batch(readings)
+            del readings[len(readings) - len(self._next_batch) :]
+            self._judge(readings, step, keeps=keeps, skipped=skipped)
 
-    def _report(self, origin: Origin, step: int, called: tuple[str, int] | None) -> None:
+    def _judge(self, readings: list[Reading], step: int | None, *, keeps: bool, skipped: bool) -> None:
+        """Find what is not finite in a step, and keep what is wanted of its ranges."""
+        self._streak = self._streak + 1 if skipped else 0
+        origin = None
+        if self.nan is not None and self._reports < MANY_REPORTS:
+            origin = judge(readings, self._history, skipped=self._streak, allowed=self.nan.allows)
+            self._history.add(readings)
+        if keeps:
+            self._rows += readings
+        elif origin is not None:
+            self._rows += [reading for earlier in self._before for reading in earlier] + readings
+            self._before.clear()
+        elif self.nan is not None:
+            self._before.append(readings)
+        if origin is not None:
+            called = [reading.source for reading in readings if reading.call == origin.reading.call]
+            self._report(origin, step, next(filter(None, called), None))
+
+    def _report(self, origin: Origin, step: int | None, called: tuple[str, int] | None) -> None:
         pin = self._pin.of(origin.reading.call) if self._pin is not None else None
         source = pin[1] if pin is not None else origin.reading.source or called
         self._origins.append((origin, pin[0] if pin is not None else None, source))
@@ -372,14 +390,20 @@ class ValueWatch:
             name, class_name = self._context.registry.title_of(max(origin.module, origin.reading.module))
             kind = VALUE_KINDS[origin.reading.kind].replace("_", " ")
             what = "NaN" if origin.reading.has_nan else "infinity"
-            where = f"{kind} of {name or class_name}" + (f" ({class_name})" if name and class_name else "")
+            of = f" of {name or class_name}" if name or class_name else ""
+            where = kind + of + (f" ({class_name})" if name and class_name else "")
+            when = "" if step is None else f" in step {step}"
             with contextlib.suppress(Exception):  # it may be closed
-                sys.stderr.write(f"modtrace: {what} began in step {step}: {plain(where, TEXT_LIMIT)}\n")
+                sys.stderr.write(f"modtrace: {what} began{when}: {plain(where, TEXT_LIMIT)}\n")
 
     def stop(self) -> None:
         """Recording ends: wait for what is on its way."""
-        self._end_step()
+        last = self._known_step
+        self._end_step(step=last)
         self.take(wait=True)
+        if self._next_batch:  # nothing has computed with it
+            readings, self._next_batch = self._next_batch, []
+            self._judge(readings, last, keeps=self._keeps, skipped=False)
 
     def value_rows(self) -> Mapping[str, list[Any]]:
         """New rows of `values`, as columns."""
@@ -411,6 +435,16 @@ class ValueWatch:
             "source_file": [source[0] if source is not None else None for source in sources],
             "source_line": [source[1] if source is not None else None for source in sources],
         }
+
+
+def _last_batch(readings: list[Reading]) -> list[Reading]:
+    """Readings of the batch that came after everything else in a step."""
+    count = 0
+    for reading in reversed(readings):
+        if reading.kind != BATCH or reading.call != readings[-1].call:
+            break
+        count += 1
+    return readings[len(readings) - count :]
 
 
 def _or_none(number: int) -> int | None:

@@ -48,5 +48,6 @@ class StepNumber(Recorder):
     def _tell(self) -> None:
         step = self._live.step
         ends, self.context.step = step > self.context.step, step
+        self.context.step_is_known = self._live.is_known
         for ended in self.context.events.step_ended if ends else ():
             ended(step)

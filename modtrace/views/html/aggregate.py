@@ -14,7 +14,7 @@ from modtrace.analysis.calls import commonest, error_texts, same_text
 from modtrace.analysis.columns import column, distinct_pairs, nullable_codes
 from modtrace.analysis.flat_profile import flat_profile
 from modtrace.analysis.metric_values import GroupNumbers
-from modtrace.analysis.metrics import of_groups, table_columns
+from modtrace.analysis.metrics import SUMS, Metric, of_groups, table_columns
 from modtrace.analysis.modules import modules, sums
 from modtrace.analysis.steps import steps
 from modtrace.analysis.timeline import timeline
@@ -23,12 +23,14 @@ from modtrace.text import plain
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import BACKWARD as BACKWARD_CALL
 from modtrace.trace.schema import PHASES
-from modtrace.views.html.encode import TextTable
+from modtrace.views.html.encode import TextTable, bits_of
 
 Ints = npt.NDArray[np.int64]
 
 FUNCTION, BACKWARD, RECOMPUTE, OF_MODULE = 1, 2, 4, 8
 """Bits of `flags` of a node."""
+DOUBLES: Final = frozenset(metric.name for metric in of_groups() if metric.of_values)
+"""Numbers of a node that are bits of doubles."""
 FORMS: Final = 3
 """Signatures of inputs kept of a node, the commonest first."""
 NAME_LIMIT: Final = 512
@@ -39,7 +41,6 @@ STEP_COLUMNS: Final = (
 )  # fmt: skip
 COUNTED: Final = "counted_"
 """Before the name of a number of a node: the same over the rows that shares are of."""
-SUMS: Final = ("calls", "sum", "full sum")
 MOST_RANGES: Final = 20_000
 """Of steps that nodes have calls in."""
 MODULE_NUMBERS: Final = (
@@ -135,7 +136,7 @@ def _tree(stored: Stored, numbers: Aggregate) -> None:
         "instances": tree.instances,
         "unknown": tree.unknown,
         "raised": tree.raised,
-        **{metric.name: groups.filled(metric.key) for metric in of_groups()},
+        **{metric.name: _filled(groups, metric) for metric in of_groups()},
         **{
             f"{COUNTED}{metric.name}": counted.filled(metric.key)
             for metric in of_groups()
@@ -152,6 +153,14 @@ def _tree(stored: Stored, numbers: Aggregate) -> None:
         "outputs": text.numbers([_text(form or None) for form in tree.outputs]),
     }
     _forms(stored, numbers)
+
+
+def _filled(groups: GroupNumbers, metric: Metric) -> Ints:
+    """A number of each node, -1 where it is not known; of what is in tensors its bits."""
+    if not metric.of_values:
+        return groups.filled(metric.key)
+    values, known = groups.values(metric.key)
+    return bits_of(values.astype(np.float64), known)
 
 
 def _bits(node: Ints, codes: Ints, count: int) -> Ints:

@@ -1,4 +1,4 @@
-// The data of the page: columns of whole numbers, and texts. A number that is not known is -1.
+// The data of the page: columns of numbers, and texts. A whole number that is not known is -1, a double null.
 
 const meta = JSON.parse(document.getElementById("meta").textContent);
 
@@ -31,19 +31,40 @@ async function inflated(bytes) {
 
 const bytesNamed = (name) => inflated(bytesOf(document.getElementById(`blob-${name}`).textContent));
 
+/** Doubles, null where not known, from the planes of their bits plus one; 0 is what is not known. */
+function doubles(bytes, at, planes, rows) {
+  const view = new DataView(new ArrayBuffer(8));
+  return Array.from({ length: rows }, (_, row) => {
+    let known = false;
+    for (let plane = 0; plane < 8; plane++) {
+      const byte = plane < planes ? bytes[at + plane * rows + row] : 0;
+      known ||= byte > 0;
+      view.setUint8(plane, byte);
+    }
+    if (!known) return null;
+    view.setBigUint64(0, view.getBigUint64(0, true) - 1n, true);
+    return view.getFloat64(0, true);
+  });
+}
+
 /** Columns of a blob by name: an array of 32 bits where that is enough, else of doubles (exact up to 2 ** 53). */
 async function columns(name) {
   const { rows, columns: told } = meta.blobs[name];
   const bytes = await bytesNamed(name);
   const found = { rows };
   let at = 0;
-  for (const [column, planes, signed] of told) {
+  for (const [column, planes, form] of told) {
+    if (form === "double") {
+      found[column] = doubles(bytes, at, planes, rows);
+      at += planes * rows;
+      continue;
+    }
     const values = planes < 4 ? new Int32Array(rows) : new Float64Array(rows);
     for (let plane = 0, scale = 1; plane < planes; plane++, scale *= 256) {
       for (let row = 0; row < rows; row++) values[row] += bytes[at + row] * scale;
       at += rows;
     }
-    if (signed) {
+    if (form === "signed") {
       for (let row = 0; row < rows; row++) {
         const stored = values[row];
         values[row] = stored % 2 ? -(stored + 1) / 2 : stored / 2;

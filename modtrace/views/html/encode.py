@@ -24,11 +24,11 @@ Ints = npt.NDArray[np.int64]
 class Blob:
     """Some columns of one length, or a list of texts, as text for a page.
 
-    columns: (name, number of byte planes, signed) of each, in order; empty for texts.
+    columns: (name, number of byte planes, form) of each, in order; form is "", `signed` or `double`. Empty for texts.
     """
 
     rows: int
-    columns: list[tuple[str, int, bool]]
+    columns: list[tuple[str, int, str]]
     text: str
 
     def layout(self) -> dict[str, Any]:
@@ -36,21 +36,35 @@ class Blob:
         return {"rows": self.rows, "columns": self.columns}
 
 
-def columns_blob(columns: Mapping[str, Ints], signed: Collection[str] = ()) -> Blob:
+def columns_blob(
+    columns: Mapping[str, Ints], signed: Collection[str] = (), doubles: Collection[str] = ()
+) -> Blob:
     """Columns of integers of one length.
 
     Args:
-        columns: from -1, which is unknown, upwards; those `signed` of any sign, and nothing in them is unknown.
-        signed: names.
+        columns: from -1, which is unknown, upwards; those `signed` of any sign, and nothing in them is unknown;
+            `doubles` as `bits_of` gives them.
+        signed, doubles: names.
     """
     rows = max((len(values) for values in columns.values()), default=0)
     parts, layout = [], []
     for name, values in columns.items():
-        stored = zigzag(values) if name in signed else np.maximum(values.astype(np.int64), -1) + 1
+        if name in doubles:
+            form, stored = "double", values.view(np.uint64) + np.uint64(1)
+        elif name in signed:
+            form, stored = "signed", zigzag(values).view(np.uint64)
+        else:
+            form, stored = "", (np.maximum(values.astype(np.int64), -1) + 1).view(np.uint64)
         planes = _planes(stored.astype("<u8"))
-        layout.append((name, len(planes), name in signed))
+        layout.append((name, len(planes), form))
         parts += planes
     return Blob(rows, layout, deflated(b"".join(parts)))
+
+
+def bits_of(values: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]) -> Ints:
+    """Doubles by their bits, as integers; -1, a NaN that no arithmetic gives, where they are not known."""
+    plain = np.where(np.isnan(values), np.nan, values)
+    return np.where(known, plain.view(np.int64), -1)
 
 
 def zigzag(values: Ints) -> Ints:

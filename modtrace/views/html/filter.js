@@ -4,7 +4,7 @@
 const TERM = /(-?)(?:\/((?:[^/\\]|\\.)*)\/(?![^ \t\r\n])|"([^"]*)"?|([A-Za-z_][A-Za-z0-9_]*):(?!:)(?:"([^"]*)"?|([^ \t\r\n]*))|([A-Za-z_][A-Za-z0-9_]*)[ \t\r\n]*(>=|=>|==|!=|<=|=<|<>|>|<|=)[ \t\r\n]*([^ \t\r\n]*)|([^ \t\r\n]+))/y;
 const COMPARE = {
   ">": (value, amount) => value > amount, ">=": (value, amount) => value >= amount, "<": (value, amount) => value < amount,
-  "<=": (value, amount) => value <= amount, "=": (value, amount) => value === amount,
+  "<=": (value, amount) => value <= amount, "=": (value, amount) => value === amount || (Number.isNaN(value) && Number.isNaN(amount)),
 };
 
 const hasCapital = (text) => /\p{Uppercase}/u.test(text);
@@ -95,8 +95,19 @@ function keyed(key, value, quoted) {
   return (row) => row.has(key, Number(text));
 }
 
+/** A number as tensors have them. */
+function elementOf(metric, text) {
+  const { examples, value: ofValue } = meta.grammar;
+  const lower = text.toLowerCase();
+  const named = { inf: Infinity, "+inf": Infinity, "-inf": -Infinity, nan: NaN };
+  if (Object.hasOwn(named, lower)) return named[lower];
+  if (/^[-+]?[0-9]{1,15}(?:\.[0-9]{0,15})?(?:e[-+]?[0-9]{1,3})?$/.test(lower)) return Number(lower);
+  throw new Error(`${metric} is compared with something like ${examples[ofValue]}, not '${short(text)}'`);
+}
+
 /** The number that a metric is compared with, in the metric's own unit. */
 function amountOf(metric, sign, text, unit) {
+  if (unit === meta.grammar.value) return elementOf(metric, text);
   const parsed = /^([0-9]{1,15})(?:\.([0-9]{1,9}))?([A-Za-z]{0,5})$/.exec(text);
   const units = meta.grammar.units[unit];
   const like = `${metric} is compared with something like ${meta.grammar.examples[unit]}, not '${short(text)}'`;
@@ -116,7 +127,7 @@ function amountOf(metric, sign, text, unit) {
 }
 
 function compared(metric, sign, text, not) {
-  const { metrics, texts: ofText, members, meant } = meta.grammar;
+  const { metrics, texts: ofText, members, meant, value: ofValue } = meta.grammar;
   if ([...ofText, ...members].includes(metric)) throw new Error(`${metric} takes a colon: did you mean ${metric}:${short(text) || "..."}?`);
   if (!Object.hasOwn(metrics, metric)) {
     const near = nearest(metric, meant.map(([word]) => word));
@@ -127,7 +138,8 @@ function compared(metric, sign, text, not) {
   if (!Object.hasOwn(COMPARE, sign)) throw new Error(`${sign} is no comparison: there are ${Object.keys(COMPARE).join(", ")}, and - in front for not`);
   const amount = amountOf(metric, sign, text, metrics[metric]);
   // A row of which the number is not known passes no comparison, turned round or not.
-  return (row) => row.number(metric) >= 0 && COMPARE[sign](row.number(metric), amount) !== not;
+  const known = (number) => (metrics[metric] === ofValue ? number !== null : number >= 0);
+  return (row) => known(row.number(metric)) && COMPARE[sign](row.number(metric), amount) !== not;
 }
 
 function condition([, minus, pattern, quoted, key, inQuotes, value, metric, sign, amount, word]) {
@@ -150,7 +162,7 @@ function condition([, minus, pattern, quoted, key, inQuotes, value, metric, sign
 
 /**
  * What a filter such as `type:Linear self>5ms -lm_head` keeps: a function of a row with `path`, `type`, `number(metric)`
- * (-1 where not known) and `has("phase" | "step" | "rank", number)`. Throws where a word cannot be read.
+ * (where not known null of what is in tensors, else -1) and `has("phase" | "step" | "rank", number)`. Throws where a word cannot be read.
  */
 function filterOf(text) {
   const { maxLength } = meta.grammar;

@@ -73,23 +73,44 @@ function size(bytes) {
   return `${text} ${unit}`;
 }
 
+/** An element of a tensor: `0.125`, `65504`, `6.1e5`, `nan`; null is not known. */
+function tensorValue(number) {
+  if (number === null) return "?";
+  if (!Number.isFinite(number)) return Number.isNaN(number) ? "nan" : number < 0 ? "-inf" : "inf";
+  if (number === 0) return "0";
+  if (number < 0) return `-${tensorValue(-number)}`;
+  const [digits, power] = number.toExponential(2).split("e");
+  const short = (decimal) => decimal.replace(/\.?0+$/, "");
+  if (-3 <= power && power <= 1) return short(number.toFixed(2 - power));
+  const whole = 2 <= power && power <= 5 ? number.toFixed(0) : "";
+  return whole && whole.length <= 5 ? whole : `${short(digits)}e${Number(power)}`;
+}
+
+/** Whether a number in a unit is known: values of tensors have any sign and are null where not, all others -1. */
+const isKnown = (number, unit) => (unit === "value" ? number !== null : number >= 0);
+
 function percent(part, of) {
   if (of <= 0 || part === -1) return "?";
   const [number, total] = [integer(part), integer(of)];
   return 0n < number && 2000n * number < total ? "<0.1" : rounded(100n * number, total, 1);
 }
 
-/** A number in its unit: ns, bytes, FLOP, or "" for a count. `least` is a lower bound of it, used where it is not known. */
+/** A number in its unit: ns, bytes, FLOP, value, or "" for a count. `least` is a lower bound of it, used where it is not known. */
 function inUnit(number, unit, least = -1) {
   if (unit === "ns") return duration(number);
   if (unit === "bytes") return size(number);
+  if (unit === "value") return tensorValue(number);
   return unit === "FLOP" ? bounded(number, least, unit) : count(number);
 }
 
 const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
+/** What is in a tensor for a cell of CSV, with all its digits: `-1` is a number there, and no formula. */
+const tensorCell = (number) => ({ cell: number === null ? "" : String(number).replace("NaN", "nan").replace("Infinity", "inf") });
+
 /** A cell of CSV, quoted where it must be; a text that a spreadsheet would run as a formula gets a ' in front. */
 function csvCell(value) {
+  if (typeof value === "object") return value.cell;
   if (typeof value === "number") return value === -1 ? "" : String(value);
   const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
   return /[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;

@@ -198,10 +198,11 @@ function treeCsv() {
   if (state.mode === "flat") return copy(flat.csv(), plural(flat.grid.rows.length, "row"));
   const { stored } = tree;
   const names = tree.metrics.flatMap((metric) => [metric.name, metric.bound].filter(Boolean));
+  const values = new Set(tree.metrics.filter((metric) => metric.unit === "value").map((metric) => metric.name));
   const head = ["depth", "path", "type", "phase", "modules", ...names, "inputs", "outputs"];
   const rows = Array.from(grid.rows, (node) => [
     stored.depth[node], tree.name(node), tree.type(node), tree.phases[node], stored.instances[node],
-    ...names.map((name) => stored[name][node]), tree.text("inputs", node), tree.text("outputs", node),
+    ...names.map((name) => (values.has(name) ? tensorCell(stored[name][node]) : stored[name][node])), tree.text("inputs", node), tree.text("outputs", node),
   ]);
   return copy(csv([head, ...rows]), plural(rows.length, "row"));
 }

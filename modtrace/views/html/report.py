@@ -14,7 +14,7 @@ from modtrace.analysis.device_times import accelerators
 from modtrace.analysis.filters import grammar
 from modtrace.analysis.flat_profile import flat_profile
 from modtrace.analysis.kernels import ran
-from modtrace.analysis.metrics import METRICS, OPERATOR_COLUMNS, comparable, of_groups, table_columns
+from modtrace.analysis.metrics import METRICS, OPERATOR_COLUMNS, SUMS, comparable, of_groups, table_columns
 from modtrace.analysis.phases import NAMES
 from modtrace.analysis.statistics import chosen_steps
 from modtrace.analysis.timeline import timeline
@@ -25,7 +25,7 @@ from modtrace.trace.dataframes import FRAMES
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import STATUSES
 from modtrace.units import count, plural
-from modtrace.views.html.aggregate import STEP_PARTS, SUMS, Aggregate, aggregate
+from modtrace.views.html.aggregate import DOUBLES, STEP_PARTS, Aggregate, aggregate
 from modtrace.views.html.colors import CATEGORY_COLORS, CLASS_COLORS, OTHER_CLASS_COLOR, PHASE_COLORS
 from modtrace.views.html.details import Details, detail_rows, details
 from modtrace.views.html.encode import Blob, columns_blob, texts_blob
@@ -70,7 +70,7 @@ class _Parts:
     def blobs(self) -> dict[str, Blob]:
         numbers = self.numbers
         blobs = {
-            "tree": columns_blob(numbers.tree),
+            "tree": columns_blob(numbers.tree, doubles=DOUBLES),
             "forms": columns_blob(numbers.forms),
             "sets": columns_blob(numbers.sets),
             "modules": columns_blob(numbers.modules),

@@ -28,7 +28,7 @@ class Tree {
     for (const node of open) this.end[node] = this.count;
     this.expanded = new Uint8Array(this.count);
     this.phases = this.phaseNames();
-    this.metrics = meta.metrics.filter((metric) => [metric.name, metric.bound].some((name) => name && stored[name].some((value) => value > 0)));
+    this.metrics = meta.metrics.filter((metric) => [metric.name, metric.bound].some((name) => name && stored[name].some((value) => (metric.unit === "value" ? value !== null : value > 0))));
     this.sorts = ["order", ...this.metrics.map((metric) => metric.key), "name"];
     this.ofRun = Object.fromEntries(meta.sums.map((name) => [name, stored[name]]));
     this.sumOver("counted");
@@ -105,7 +105,7 @@ class Tree {
     });
   }
 
-  /** A number of a row, -1 where it is not known. */
+  /** A number of a row; see `isKnown`. */
   number(key, node) {
     return this.stored[METRICS.get(key).name][node];
   }
@@ -181,17 +181,22 @@ class Tree {
     const metric = METRICS.get(key);
     const values = metric && this.stored[metric.name];
     const bound = metric && metric.bound ? this.stored[metric.bound] : values;
-    // Unknown ones stand last either way.
+    // Unknown ones stand last either way, NaN beside infinity.
     const rank = (node) => {
-      const value = values[node] < 0 ? bound[node] : values[node];
-      return value < 0 ? Infinity : sign * value;
+      const number = isKnown(values[node], metric.unit) ? values[node] : bound[node];
+      return isKnown(number, metric.unit) ? sign * (Number.isNaN(number) ? Infinity : number) : NaN;
+    };
+    const byRank = (a, b) => {
+      const [first, second] = [rank(a), rank(b)];
+      if (first === second || (Number.isNaN(first) && Number.isNaN(second))) return a - b;
+      return Number.isNaN(second) || first < second ? -1 : 1;
     };
     const compare =
       key === "name"
         ? (a, b) => -sign * this.label(a).localeCompare(this.label(b))
         : key === "order"
           ? (a, b) => -sign * (a - b)
-          : (a, b) => (rank(a) === rank(b) ? a - b : rank(a) - rank(b));
+          : byRank;
     const order = new Int32Array(this.count);
     let placed = 0;
     const pending = [this.childrenOf(-1).sort(compare).reverse()];
@@ -357,7 +362,7 @@ function treeDetail(tree, node, forms) {
     else if (metric.unit === "FLOP") add(title, computed(tree, metric, node));
     else if (metric.key === "self") add(title, `${tree.shown(metric, node)}, ${tree.share("self_ns", node)}% of ${tree.base.text.split(";")[0]}`);
     else if (metric.key === "total") add(title, `${tree.shown(metric, node)}, ${tree.share("total_ns", node)}%`);
-    else if (value >= 0) add(title, tree.shown(metric, node));
+    else if (isKnown(value, metric.unit)) add(title, tree.shown(metric, node));
   }
   if (stored.backward_ns[node] >= 0) rows.splice(behind || rows.length, 0, ["its backward", duration(stored.backward_ns[node])]);
   if (calls > 1 && spread.length) rows.splice(behind, 0, [SPREAD, spread.join(", ")]);

@@ -13,7 +13,7 @@ from modtrace.text import cell, plain
 from modtrace.views.models.nodes import TreeNodes
 from modtrace.views.models.tree_model import TreeModel
 
-Value = str | int | None
+Value = str | float | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def tree_sheet(model: TreeModel, name: str) -> Sheet:
     for row in range(len(model)):
         node = model.node_at(row)
         texts: list[Value] = [nodes.path(node), nodes.label(node), nodes.class_name(node)]
-        rows.append([int(nodes.depth[node]), *texts, *(nodes.number(metric.key, node) for metric in metrics)])
+        rows.append([int(nodes.depth[node]), *texts, *(nodes.value(metric.key, node) for metric in metrics)])
     return Sheet(name, ["depth", "path", "label", "type", *(metric.name for metric in metrics)], rows)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.filters import FilterRows
+from modtrace.analysis.filters import FilterRows, Numbers
 from modtrace.analysis.phases import NAMES
 
 Ints = npt.NDArray[np.int64]
@@ -37,13 +37,13 @@ class TreeNodes:
     rows: FilterRows
     phase: npt.NDArray[np.integer] | None = None
     counted: Bools | None = None
-    _numbers: dict[str, tuple[Ints, Bools] | None] = field(default_factory=dict)
+    _numbers: dict[str, tuple[Numbers, Bools] | None] = field(default_factory=dict)
     _known: dict[str, bool] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.depth)
 
-    def numbers(self, name: str) -> tuple[Ints, Bools]:
+    def numbers(self, name: str) -> tuple[Numbers, Bools]:
         """Values of a number and where they are known; made once. Known nowhere for a number that there is not."""
         if name not in self._numbers:
             self._numbers[name] = self.rows.numbers(name)
@@ -60,9 +60,15 @@ class TreeNodes:
         return self._known[name]
 
     def number(self, name: str, node: int) -> int | None:
-        """One node's number, None where it is not known."""
+        """One node's whole number, None where it is not known."""
         values, known = self.numbers(name)
         return int(values[node]) if known[node] else None
+
+    def value(self, name: str, node: int) -> float | None:
+        """One node's number, a float of what is in tensors, else an int; None where it is not known."""
+        values, known = self.numbers(name)
+        number: float = values[node].item()
+        return number if known[node] else None
 
     def is_counted(self, node: int) -> bool:
         """True where a node ran in the time that shares are of."""

@@ -18,6 +18,7 @@ from modtrace.analysis.nonfinite import (
 from modtrace.text import fit, plain
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import ALLOWED, FAULT, SHORT_DTYPES, SKIPPED
+from modtrace.units import value
 
 _MANY: Final = 4
 
@@ -34,7 +35,7 @@ def nonfinite_lines(entry: NonFinite, width: int) -> list[str]:
     lines += _table([entry.tensor, *entry.inputs[:_MANY], *entry.parameters[:_MANY]])
     if entry.before:
         last = "NaN" if entry.is_nan else "inf"
-        series = ", ".join([*(number(value) for value in entry.before), last])
+        series = ", ".join([*map(value, entry.before), last])
         end = LARGEST.get(entry.tensor.dtype)
         limit = (
             f": {entry.tensor.dtype} ends at {_ending(end)}" if end and entry.before[-1] > end / 1e3 else ""
@@ -97,15 +98,8 @@ def range_text(entry: Range) -> str:
         return "?"
     if math.isnan(entry.minimum):
         return "NaN"
-    return f"[{number(entry.minimum)}, {number(entry.maximum)}]"
-
-
-def number(value: float) -> str:
-    """Three significant digits: `0.12`, `310`, `6.10e+04`."""
-    if value == 0:
-        return "0"
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 or not math.isfinite(value) else f"{value:.2e}"
+    return f"[{value(entry.minimum)}, {value(entry.maximum)}]"
 
 
 def _ending(end: float) -> str:
-    return f"{end:,.0f}" if end < 1e6 else f"{end:.2e}"
+    return f"{end:,.0f}" if end < 1e6 else value(end)

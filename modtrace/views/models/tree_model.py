@@ -11,6 +11,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from modtrace.analysis.columns import order_keys
 from modtrace.analysis.filters import mask, matching
 from modtrace.filter_language import Filter
 from modtrace.views.models.nodes import Bools, Ints, TreeNodes
@@ -335,8 +336,7 @@ def _ranked(nodes: TreeNodes, key: str, *, descending: bool) -> Ints:
         rank = np.zeros(len(order) + 1, np.int64)
         rank[order] = np.arange(len(order))
         return rank[rows.path] if descending else -rank[rows.path]
-    values, known = nodes.numbers(key)
-    return np.where(known, -values if descending else values, np.iinfo(np.int64).max)
+    return order_keys(*nodes.numbers(key), descending=descending)
 
 
 def _places(nodes: TreeNodes, rank: Ints) -> Ints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,7 @@ from modtrace.analysis.calls import names
 from modtrace.analysis.columns import codes_at, column, nullable_codes, values_and_known, values_at
 from modtrace.analysis.filters import FilterRows
 from modtrace.analysis.flat_profile import FlatProfile, Window, flat_profile
-from modtrace.analysis.metric_values import GroupNumbers, of_single_calls
-from modtrace.analysis.metrics import METRICS
+from modtrace.analysis.metric_values import Values, WindowNumbers, of_single_calls
 from modtrace.analysis.roots import roots
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.tree import MergedTree, Tree, placed
@@ -166,24 +166,18 @@ def _merged(part: ProcessRows, groups: MergedTree, profile: FlatProfile, *, whol
 
 def _group_numbers(
     part: ProcessRows, node: npt.NDArray[np.int32], count: int, window: Window, wait_ns: Ints
-) -> Callable[[str], tuple[Ints, Bools]]:
+) -> Callable[[str], Values]:
     """Numbers of nodes by the key of a metric: sums over the rows of a window; percentiles and peaks as they are
     anywhere else. `wait_ns` are the times of the rows behind the last node.
     """
-    inside = node if bool(window.rows.all()) else np.where(window.rows, node, np.int32(-1))
-    sums = GroupNumbers(part.stored, inside, count, part.low, part.high)
-    others: list[GroupNumbers] = []
+    figures = WindowNumbers(part.stored, node, count, window.rows, part.low, part.high)
 
-    def numbers(name: str) -> tuple[Ints, Bools]:
-        if METRICS[name].adds in ("calls", "sum", "full sum"):
-            values, known = sums.values(name)
-        else:
-            if not others:
-                others.append(GroupNumbers(part.stored, node, count, part.low, part.high))
-            values, known = others[0].values(name)
+    def numbers(name: str) -> Values:
+        values, known = figures.values(name)
         is_time = name in ("self", "total")
+        waited: Any = (wait_ns if is_time else np.zeros_like(wait_ns)).astype(values.dtype)
         return (
-            np.append(values, wait_ns if is_time else np.zeros(len(wait_ns), np.int64)),
+            np.append(values, waited),
             np.append(known, np.full(len(wait_ns), is_time)),
         )
 
@@ -251,7 +245,7 @@ def _calls(part: ProcessRows, window: Window) -> PlacedTree:
         text = kinds[int(kind_code[row])]
         return "" if (backward[row] and not text) or text == label(row) else text
 
-    def numbers(name: str) -> tuple[Ints, Bools]:
+    def numbers(name: str) -> Values:
         return of_single_calls(part.stored, name, low, low + count)
 
     rows = FilterRows(

@@ -166,11 +166,11 @@ class Detail:
     def _others(self) -> list[str]:
         """Numbers that have no line of their own here, where they are known."""
         metrics = [metric for metric in comparable() if metric.key not in _ELSEWHERE]
-        known = [metric for metric in metrics if self.nodes.number(metric.key, self.node) is not None]
+        known = [metric for metric in metrics if self.nodes.value(metric.key, self.node) is not None]
         return [f"{metric.title} {self._text(metric)}" for metric in known]
 
     def _text(self, metric: Metric) -> str:
-        return metric.text(self.nodes.number(metric.key, self.node))
+        return metric.text(self.nodes.value(metric.key, self.node))
 
     def _shapes(self, *, full: bool) -> list[str]:
         lines = []

@@ -234,7 +234,7 @@ class TreeLines:
         if name in self.texts:
             text = fit(self.texts[name](node), columns - 1)
             return [(" " + pad(text, columns - 1) if name in _LEFT_ALIGNED else text.rjust(columns), "")]
-        metric, value = METRICS[name], nodes.number(name, node)
+        metric, value = METRICS[name], nodes.value(name, node)
         if not (nodes.is_counted(node) or self.timed or metric.adds == "calls"):
             return [("-".rjust(columns), "dim")]
         least = nodes.number(metric.bound, node) if metric.bound else None
