@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from modtrace.capture.engine.context import TraceContext
+from modtrace.capture.mechanisms.content_hash import ContentHash
 from modtrace.capture.mechanisms.value_tensors import EMPTY, as_real, is_floating, why_unread
 from modtrace.capture.torch_private.contexts import without_dispatch, without_functions
 from modtrace.capture.torch_private.names import current_level
@@ -30,7 +31,7 @@ class Reading(NamedTuple):
     order: counts the readings of a trace in the order in which the tensors came to be.
     call, module, path, kind, dtype, elements, at_ns: as in the schema; module is -1 for none.
     parent, root: ids of the innermost and the outermost module call around it, -1 for none.
-    minimum, maximum, norm: None where it was not read.
+    minimum, maximum, norm, hash: None where it was not read, or not asked for.
     reason: why it was not.
     source: (file, line) of the program's code that makes the call; None where that is not asked.
     nodes: of a gradient: (module, name of autograd's function) of what made it.
@@ -49,6 +50,7 @@ class Reading(NamedTuple):
     minimum: float | None = None
     maximum: float | None = None
     norm: float | None = None
+    hash: int | None = None
     reason: str | None = None
     source: tuple[str, int] | None = None
     nodes: tuple[tuple[int, str], ...] = ()
@@ -65,9 +67,9 @@ class Reading(NamedTuple):
 
 
 class _Buffer:
-    """Room for the ranges of tensors of one type on one device and stream."""
+    """Room for the ranges of tensors of one type on one device and stream; where it is `hashed`, for hashes too."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device, stream: Any) -> None:
+    def __init__(self, dtype: torch.dtype, device: torch.device, stream: Any, *, hashed: bool) -> None:
         self.values = torch.empty((SLOTS, 2), dtype=dtype, device=device)
         self.slots: list[tuple[Any, Any]] = [(row[0], row[1]) for row in self.values]
         wide = (
@@ -75,12 +77,14 @@ class _Buffer:
         )  # squares of half precision need the room
         self.norms = torch.empty(SLOTS, dtype=wide, device=device)
         self.norm_slots = self.norms.unbind()
+        self.hashes = torch.empty(SLOTS if hashed else 0, dtype=torch.int64, device=device)
+        self.hash_slots = self.hashes.unbind()
         self.stream = stream
         self.taken = 0
 
-    def numbers(self) -> Callable[[], list[list[float]] | None]:
-        """(minimum, maximum, norm) on the host: a function that returns None until they have arrived."""
-        parts = [self.values[: self.taken], self.norms[: self.taken]]
+    def numbers(self) -> Callable[[], list[list[Any]] | None]:
+        """(minimum, maximum, norm, hash) on the host: a function that returns None until they have arrived."""
+        parts = [part[: self.taken] for part in (self.values, self.norms, self.hashes) if len(part)]
         if self.stream is None:
             numbers = _rows(*parts)
             return lambda: numbers
@@ -99,15 +103,17 @@ class _Buffer:
             self.stream.synchronize()
 
 
-def _rows(values: Any, norms: Any) -> list[list[float]]:
-    return [[*pair, norm] for pair, norm in zip(values.tolist(), norms.tolist(), strict=True)]
+def _rows(values: Any, norms: Any, hashes: Any = None) -> list[list[Any]]:
+    contents = hashes.tolist() if hashes is not None else [None] * len(values)
+    rows = zip(values.tolist(), norms.tolist(), contents, strict=True)
+    return [[*pair, norm, content] for pair, norm, content in rows]
 
 
 class _Batch(NamedTuple):
     """The readings of one step: their numbers arrive together."""
 
     readings: list[tuple[Reading, _Buffer | None, int]]
-    arrivals: dict[int, Callable[[], list[list[float]] | None]]
+    arrivals: dict[int, Callable[[], list[list[Any]] | None]]
     buffers: list[_Buffer]
 
 
@@ -122,6 +128,8 @@ class ValueReadings:
     def __init__(self, context: TraceContext, *, norm: bool = False) -> None:
         self.spent_ns = 0
         self.norm = norm
+        self.hash: ContentHash | None = None
+        """Hashes are asked for too."""
         self._context = context
         self._open: dict[Any, _Buffer] = {}
         self._free: dict[Any, list[_Buffer]] = {}
@@ -158,6 +166,8 @@ class ValueReadings:
             if self.norm:
                 norm = buffer.norm_slots[slot]
                 torch.linalg.vector_norm(real, dtype=norm.dtype, out=norm)
+            if self.hash is not None:
+                self.hash.into(tensor, buffer.hash_slots[slot])
         elif reason == EMPTY or self._is_told(kind, module, path, reason):
             return None
         self._order += 1
@@ -192,7 +202,11 @@ class ValueReadings:
             free = self._free.get(key)
             # A normal tensor, whatever mode the program is in.
             with torch.inference_mode(mode=False):
-                buffer = free.pop() if free else _Buffer(tensor.dtype, device, stream)
+                buffer = (
+                    free.pop()
+                    if free
+                    else _Buffer(tensor.dtype, device, stream, hashed=self.hash is not None)
+                )
             self._open[key] = buffer
         slot = buffer.taken
         buffer.taken = slot + 1
@@ -236,8 +250,8 @@ def _with_numbers(
 ) -> Reading:
     if buffer is None:
         return reading
-    least, most, length = numbers[id(buffer)][slot]
-    return reading._replace(minimum=least, maximum=most, norm=length if norm else None)
+    least, most, length, content = numbers[id(buffer)][slot]
+    return reading._replace(minimum=least, maximum=most, norm=length if norm else None, hash=content)
 
 
 class Hidden:
