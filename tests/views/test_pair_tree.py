@@ -74,7 +74,7 @@ def test_orders(tree):
         (n.candidate_ns for n in found["candidate"]), reverse=True
     )
     assert [node.label for node in found["name"]] == sorted(node.label for node in found["name"])
-    assert [node.name for node in found["order"]][0] == "model"
+    assert next(node.name for node in found["order"]) == "model"
 
 
 def test_opening_and_closing(tree):

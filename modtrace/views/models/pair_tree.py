@@ -22,6 +22,8 @@ SORTS: Final = ("change", "candidate", "baseline", "name", "order")
 """Orders of siblings: the largest change first, whatever its sign; the most time; from a to z; as in the model."""
 SIDES: Final = ("candidate", "baseline", "difference")
 """Sides that a flame is drawn of."""
+_SEEN: Final = 0.01
+"""Part of a step from which on what one side alone has is to be seen at once."""
 ALONE: Final = "alone"
 """Verdict on what one side alone has."""
 
@@ -73,11 +75,13 @@ class PairTree:
         self.open_changed()
 
     def open_changed(self) -> None:
-        """Open the rows down to each change that has a line, and show those."""
+        """Open the rows down to each change that has a line, and to what one side alone has; show those."""
         change = self.comparison.step_change
-        places = {} if change is None else {place: line for line in change.lines for place in line.nodes}
+        named = set() if change is None else {place + 1 for line in change.lines for place in line.nodes}
+        least_ns = _SEEN * max(self.nodes[0].baseline_ns, self.nodes[0].candidate_ns)
         for number, node in enumerate(self.nodes):
-            if number and number - 1 in places:
+            topmost = node.verdict == ALONE and self.nodes[node.parent].verdict != ALONE
+            if number in named or (topmost and abs(node.change_ns) >= least_ns > 0):
                 up = node.parent
                 while up >= 0:
                     self._open.add(up)
