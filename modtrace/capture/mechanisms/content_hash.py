@@ -13,7 +13,7 @@ import torch
 CHUNK: Final = 1 << 20
 """Elements that are taken at a time."""
 MASK: Final = (1 << 62) - 1
-"""What of it is stored: numbers of a trace are not below zero."""
+"""Bits of it that are stored: numbers of a trace are not below zero."""
 _ODD: Final = 0x1E3779B97F4A7C15
 _MULTIPLIER: Final = 0x2545F4914F6CDD1D
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
