@@ -156,8 +156,8 @@ def structure_cells(change: StructureChange) -> tuple[str, str, str]:
         return change.what, label, plural(change.modules, "module") if change.modules > 1 else ""
     times = f" x{change.modules}" if change.modules > 1 else ""
     if change.what in ("renamed", "moved", "mapped"):
-        doubt = "" if change.confidence >= 0.995 else f"  {100 * change.confidence:.0f}% sure"
-        return change.what, f"{plain(change.baseline)} -> {label}{times}", doubt.strip()
+        told = f"{100 * change.confidence:.0f}% sure" if change.what != "mapped" else "as --map says"
+        return change.what, f"{plain(change.baseline)} -> {label}{times}", told
     if change.what == "wrapped":
         texts = [plain(text) or "nothing" for text in (change.baseline, change.candidate)]
         return change.what, f"{label}{times}", f"in {texts[0]} -> in {texts[1]}"
