@@ -98,13 +98,13 @@ class Difference:
         )
 
     def to_json(self) -> str:
-        """As `modtrace diff --json` prints it."""
+        """The text that `modtrace diff --json` prints."""
         from modtrace.export.difference_json import difference_json
 
         return difference_json(self._comparison, self._limits)
 
     def to_markdown(self) -> str:
-        """As `modtrace diff --markdown` prints it."""
+        """The text that `modtrace diff --markdown` prints."""
         from modtrace.views.difference_markdown import difference_markdown
 
         return difference_markdown(self._comparison, self._names, self._limits)

@@ -30,7 +30,7 @@ class ValueRows:
 
     call: row of the timeline. step: -1 outside of steps. kind: index into VALUE_KINDS. module: -1 for none.
     place: number of the place (kind, module, path); `places` has each. minimum, maximum, norm: NaN where an element is;
-    `read` and `with_norm` say where they are known. elements: -1 where not known.
+    `read` and `with_norm` say where they are known. elements, hash: -1 where not known.
     """
 
     call: Ints
@@ -47,6 +47,7 @@ class ValueRows:
     read: Bools
     norm: Floats
     with_norm: Bools
+    hash: Ints
     reason: list[str | None]
 
     @property
@@ -88,6 +89,7 @@ def value_rows(stored: Stored) -> ValueRows:
         read=~unread[order],
         norm=norm[order],
         with_norm=~without[order],
+        hash=nullable_codes(table, "hash")[order],
         reason=[reasons[row] for row in order],
     )
 
@@ -114,6 +116,7 @@ def values(stored: Stored) -> pd.DataFrame:
         "maximum": floats(rows.maximum, rows.read),
         "absolute_maximum": floats(rows.largest, rows.read),
         "norm": floats(rows.norm, rows.with_norm),
+        "hash": pd.arrays.IntegerArray(np.maximum(rows.hash, 0), rows.hash < 0),
         "reason": pd.Series(rows.reason, dtype=object),
     }
     return pd.DataFrame(data)

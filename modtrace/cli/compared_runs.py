@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from modtrace.cli.chosen_trace import memory_limit_of
+from modtrace.cli.chosen_trace import chosen, memory_limit_of
 from modtrace.cli.options import Option, ParsedOptions
 from modtrace.cli.output import say, show
 from modtrace.errors import CannotTellError, RegressionError, UsageError
@@ -30,6 +30,8 @@ FAIL_ON: Final = Option(
 )
 UNKNOWN_OK: Final = Option(("--unknown-ok",), None, "end with 0 where a limit cannot be told")
 JUNIT: Final = Option(("--junit",), "F.xml", "write the limits as test cases for a CI system too")
+AGAINST: Final = Option(("--against",), "TRACE", "beside another run, the candidate: what changed")
+"""Of views that show a pair."""
 SHARED_OPTIONS: Final = (
     Option(
         ("--map",),
@@ -132,6 +134,18 @@ def compared(
 
     names = NameMap(parsed.values.get("map", "").split("\n"))
     return Comparison(baseline, candidate, names=names, noise=noise_of(parsed))
+
+
+def pair_of(parsed: ParsedOptions) -> tuple[Comparison, tuple[str, str]]:
+    """The trace that a command line names, or the newest here, against that of --against; and the names of both.
+
+    Raises:
+        UsageError: more than one is named.
+        TraceError: one is not there, or cannot be read.
+    """
+    paths = str(chosen(parsed.words)), parsed.values["against"]
+    sides = [runs_of([path], parsed) for path in paths]
+    return compared(sides[0], sides[1], parsed), (side_name(paths[:1]), side_name(paths[1:]))
 
 
 def show_comparison(comparison: Comparison, names: tuple[str, str], parsed: ParsedOptions) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from modtrace.cli.chosen_trace import MAX_MEMORY, opened
+from modtrace.cli.compared_runs import AGAINST, pair_of
 from modtrace.cli.options import Option, ParsedOptions, Verb, parse
 from modtrace.cli.output import say
 from modtrace.errors import UsageError
@@ -23,6 +24,7 @@ OPTIONS: Final = (
     Option(("--full",), None, "with every call, however large the file gets"),
     Option(("--max-size",), "SIZE", "how large the file may get (default 1MB)"),
     Option(("--open",), None, "show it in a browser"),
+    AGAINST,
     MAX_MEMORY,
 )
 
@@ -34,6 +36,7 @@ VERB: Final = Verb(
     examples=(
         ("modtrace report --open", "of the newest trace here, shown in a browser"),
         ("modtrace report run.mtrace -o run.html --full", "with every call"),
+        ("modtrace report old.mtrace --against new.mtrace", "two runs, coloured by what changed"),
     ),
     docs="docs/report.md",
 )
@@ -46,11 +49,18 @@ def prepare(words: Sequence[str]) -> ParsedOptions:
         raise UsageError("--full writes every call, --max-size as many as fit: one of them")
     if "max-size" in parsed.values:
         size_bytes(parsed.values["max-size"])
+    if "against" in parsed.values and ("max-size" in parsed.values or parsed.on("full")):
+        raise UsageError(
+            "--against compares two runs: single calls, and so --full and --max-size, are not in that page"
+        )
     return parsed
 
 
 def execute(parsed: ParsedOptions) -> None:
     """Write the file and say where it is, to stderr."""
+    if "against" in parsed.values:
+        _write_pair(parsed)
+        return
     stored = opened(parsed)
     target = Path(parsed.values.get("output") or f"{stored.path.resolve().stem}.html")
     limit = size_bytes(parsed.values["max-size"]) if "max-size" in parsed.values else None
@@ -63,6 +73,37 @@ def execute(parsed: ParsedOptions) -> None:
         force=parsed.on("force"),
     )
     say(text)
+
+
+def _write_pair(parsed: ParsedOptions) -> None:
+    from modtrace.export.target import refuse_existing
+    from modtrace.views.html.pair_page import write_pair
+
+    comparison, names = pair_of(parsed)
+    target = Path(
+        parsed.values.get("output")
+        or f"{names[0].removesuffix('.mtrace')}-against-{names[1].removesuffix('.mtrace')}.html"
+    )
+    refuse_existing(target, force=parsed.on("force"))
+    write_pair(comparison, names, target)
+    say(
+        "\n".join(
+            [
+                f"modtrace: wrote {plain(str(target))} ({count(target.stat().st_size)} bytes)",
+                *_opened(target, parsed.on("open")),
+            ]
+        )
+    )
+
+
+def _opened(target: Path, show: bool) -> list[str]:
+    """Show a file in a browser if asked to; a line where that cannot be done."""
+    if not show:
+        return []
+    import webbrowser
+
+    shown = webbrowser.open(target.resolve().as_uri())
+    return [] if shown else ["  no browser could be started; open the file yourself"]
 
 
 def written(
@@ -86,9 +127,5 @@ def written(
     report = write(stored, target, full=full, max_bytes=max_bytes)
     lines = [f"modtrace: wrote {plain(str(target))} ({count(target.stat().st_size)} bytes)"]
     lines += [f"  {line}" for line in report.left_out]
-    if show:
-        import webbrowser
-
-        if not webbrowser.open(target.resolve().as_uri()):
-            lines.append("  no browser could be started; open the file yourself")
+    lines += _opened(target, show)
     return "\n".join(lines)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from modtrace.cli.chosen_trace import MAX_MEMORY, chosen, memory_limit_of, opened
+from modtrace.cli.compared_runs import AGAINST, pair_of, show_comparison
 from modtrace.cli.options import Option, ParsedOptions, Verb, parse
 from modtrace.cli.output import show
 from modtrace.cli.terminal import has_terminal
 
 OPTIONS: Final = (
     Option(("--plain",), None, "the tree as text: ASCII, no color, 80 columns"),
+    AGAINST,
     MAX_MEMORY,
 )
 _TEXT: Final = (
@@ -29,6 +31,7 @@ VERB: Final = Verb(
         ("modtrace view", "the newest trace here"),
         ("modtrace view run.mtrace", "another one; modtrace run.mtrace does the same"),
         ("modtrace view --plain > tree.txt", "the tree as text"),
+        ("modtrace view old.mtrace --against new.mtrace", "two runs, coloured by what changed"),
     ),
     docs="docs/viewer.md",
 )
@@ -45,6 +48,9 @@ def execute(parsed: ParsedOptions) -> None:
     Raises:
         TraceError: there is no trace, or none that can be read.
     """
+    if "against" in parsed.values:
+        _show_pair(parsed)
+        return
     if parsed.on("plain") or not has_terminal():
         _print(parsed)
         return
@@ -59,3 +65,14 @@ def _print(parsed: ParsedOptions) -> None:
     style = console.plain_style(sys.stdout) if parsed.on("plain") else console.style_of(sys.stdout)
     text = console.tree(opened(parsed), **style)
     show(text)
+
+
+def _show_pair(parsed: ParsedOptions) -> None:
+    """Two runs beside each other; without a terminal the text of modtrace diff."""
+    comparison, names = pair_of(parsed)
+    if parsed.on("plain") or not has_terminal():
+        show_comparison(comparison, names, parsed)
+        return
+    from modtrace.views.tui.pair_viewer import PairViewer
+
+    PairViewer(comparison, names).run()

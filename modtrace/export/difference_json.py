@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from modtrace._version import __version__
 from modtrace.analysis.comparing.comparison import Comparison
+from modtrace.analysis.comparing.first_parting import Numerics, Parting
 from modtrace.analysis.comparing.gate import LimitResult, Measured, verdict
 from modtrace.analysis.comparing.plain_changes import NumberChange
 from modtrace.analysis.comparing.run_numbers import STEP, SUBTREE
@@ -18,6 +19,7 @@ from modtrace.analysis.comparing.time_changes import TimeChange
 FORMAT: Final = "modtrace-diff"
 VERSION: Final = 1
 CHECK_FORMAT: Final = "modtrace-check"
+NUMERICS_FORMAT: Final = "modtrace-numerics"
 TIME_NAMES: Final = {"forward": "forward", "backward": "backward", "device": "device", SUBTREE: "time"}
 """Key of a time of a module -> its name, as limits have it."""
 
@@ -79,6 +81,37 @@ def check_json(limits: Sequence[LimitResult], *, unknown_ok: bool = False) -> st
     return json.dumps(
         data | _limits(limits, unknown_ok=unknown_ok), indent=2, ensure_ascii=True, allow_nan=False
     )
+
+
+def numerics_json(found: Numerics) -> str:
+    """The first call whose values part, for programs. NaN and infinities are texts: JSON has no such numbers."""
+    data = {
+        "format": NUMERICS_FORMAT,
+        "version": VERSION,
+        "modtrace": __version__,
+        "compared": found.compared,
+        "alone": {"baseline": found.alone[0], "candidate": found.alone[1]},
+        "steps": list(found.steps),
+        "hashed": found.hashed,
+        "exact": _parting(found.exact),
+        "beyond": _parting(found.beyond),
+        "tolerance": found.tolerance,
+        "tolerance_type": found.tolerance_type,
+        "parted": found.parted,
+    }
+    return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False)
+
+
+def _parting(parting: Parting | None) -> dict[str, Any] | None:
+    if parting is None:
+        return None
+    data = asdict(parting)
+    for side in ("baseline", "candidate"):
+        data[side] = {
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in data[side].items()
+        }
+    return data
 
 
 def _limits(limits: Sequence[LimitResult], *, unknown_ok: bool) -> dict[str, Any]:

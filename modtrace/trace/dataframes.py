@@ -359,6 +359,7 @@ VALUES: Final = (
     PublicColumn("maximum", "Float64", "the greatest element; NaN where any is NaN", _NOT_READ),
     PublicColumn("absolute_maximum", "Float64", "the greatest absolute value", _NOT_READ),
     PublicColumn("norm", "Float64", "2-norm", "not asked for (`--values-with norm`)"),
+    PublicColumn("hash", "Int64", "a hash of the bits of all elements", "not asked for (`--values-with hash`), or not read"),
     PublicColumn("reason", "str", "why it was not read", "it was read"),
 )  # fmt: skip
 

@@ -354,6 +354,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("minimum", "double", "the least element; NaN where any element is NaN; of a complex tensor over real and imaginary parts; null where it was not read", True),
         Column("maximum", "double", "the greatest element, likewise", True),
         Column("norm", "double", "the 2-norm; null where it was not asked for", True),
+        Column("hash", "int64", "a hash of the bits of all elements; null where it was not asked for, or not read", True, since=2),
         Column("reason", "string", "why it was not read; then a later tensor of the same place may have no row", True),
     ),
     # Where values that are not finite began (--nan): one row a step in which that happened, a few at most.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypedDict
 
 from modtrace.analysis.comparing.comparison import Comparison
+from modtrace.analysis.comparing.first_parting import Numerics
 from modtrace.analysis.comparing.gate import LimitResult
 from modtrace.analysis.compilations import compilations
 from modtrace.analysis.device_times import launch_timed
@@ -50,6 +51,7 @@ from modtrace.views.findings import findings_lines
 from modtrace.views.kernels import kernels_lines
 from modtrace.views.memory import memory_lines
 from modtrace.views.module_table import module_table, module_table_lines
+from modtrace.views.numerics_text import numerics_lines
 from modtrace.views.operations import operations_lines
 from modtrace.views.profile import outside_texts, window_text
 from modtrace.views.roofline import reach_lines, roofline_lines
@@ -491,6 +493,19 @@ def limits_text(
     return _finished(limit_lines(limits), width, color, ascii, cut)
 
 
+def numerics_text(
+    found: Numerics,
+    names: tuple[str, str],
+    *,
+    width: int = 80,
+    color: bool = False,
+    ascii: bool = False,
+    cut: bool = True,
+) -> str:
+    """The first call whose values part."""
+    return _finished(numerics_lines(found, names), width, color, ascii, cut)
+
+
 __all__ = [
     "difference_text",
     "failure_text",
@@ -501,6 +516,7 @@ __all__ = [
     "ls_table",
     "memory_text",
     "modules_table",
+    "numerics_text",
     "operations_text",
     "reach_text",
     "roofline_text",

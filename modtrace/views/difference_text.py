@@ -156,8 +156,8 @@ def structure_cells(change: StructureChange) -> tuple[str, str, str]:
         return change.what, label, plural(change.modules, "module") if change.modules > 1 else ""
     times = f" x{change.modules}" if change.modules > 1 else ""
     if change.what in ("renamed", "moved", "mapped"):
-        doubt = "" if change.confidence >= 0.995 else f"  {100 * change.confidence:.0f}% sure"
-        return change.what, f"{plain(change.baseline)} -> {label}{times}", doubt.strip()
+        told = f"{100 * change.confidence:.0f}% sure" if change.what != "mapped" else "as --map says"
+        return change.what, f"{plain(change.baseline)} -> {label}{times}", told
     if change.what == "wrapped":
         texts = [plain(text) or "nothing" for text in (change.baseline, change.candidate)]
         return change.what, f"{label}{times}", f"in {texts[0]} -> in {texts[1]}"
@@ -245,7 +245,7 @@ def _times(comparison: Comparison, width: int, most: int) -> list[Line]:
 
 
 def _told(comparison: Comparison) -> list[str]:
-    """The evidence for the verdicts."""
+    """Lines under the times: the evidence for verdicts, and how many there are of each."""
     timed = [
         module.times[FORWARD]
         for module in comparison.modules
@@ -343,7 +343,7 @@ def limit_lines(results: Sequence[LimitResult]) -> list[Line]:
 
 
 def measured_text(one: Measured) -> str:
-    """The measured values of a number that a limit is about."""
+    """Text of a number that a limit is about."""
     parts = []
     if one.baseline is not None and one.candidate is not None:
         parts.append(f"{in_unit(round(one.baseline), one.unit)} -> {in_unit(round(one.candidate), one.unit)}")

@@ -66,6 +66,17 @@ def test_a_comparison_with_it_is_that_with_the_runs(tmp_path):
     assert two.environment == two.structure == two.numbers == []
 
 
+def test_steps_of_all_runs_bound_those_of_each(tmp_path):
+    runs = [
+        run_of(within=within, scale={"head": factor})
+        for within, factor in ((0.1, 1), (0.3, 1.2), (0.05, 0.9))
+    ]
+    one, two = Comparison(runs, [run_of()]), Comparison(written(tmp_path / "b.json", runs), [run_of()])
+    for name in ("least_ns", "most_ns"):
+        sides = [getattr(found.baseline.module_times("subtree"), name) for found in (one, two)]
+        assert np.allclose(*sides, rtol=0.02)
+
+
 def test_it_is_small_and_names_no_file(tmp_path):
     run = run_of(environment={"arguments": "--data /secret/place/train.csv"})
     run.modules[0] = run.modules[0].__class__("model", "", "Net", "secret_package.models")
@@ -73,13 +84,13 @@ def test_it_is_small_and_names_no_file(tmp_path):
     assert len(text) < 8_000
     assert "secret" not in text
     assert text.isascii()
-    assert len(baseline_text(noisy_runs(5, 1))) < 20_000
+    assert len(baseline_text(noisy_runs(5, 1))) < 14_000
 
 
 def test_runs_of_two_models_are_kept_apart(tmp_path):
     fewer = {name: facts for name, facts in NET.items() if name != "head"}
     found = written(tmp_path / "b.json", [run_of(), run_of(fewer), run_of()])
-    assert [len(run.modules) for run in found] == [len(NET), len(NET) - 1, len(NET)]
+    assert [len(run.modules) for run in found] == [len(NET), len(NET), len(NET) - 1]
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,13 @@ def test_the_band_is_what_counts_as_no_change():
     assert names_of(Comparison(*runs, noise=0.02).step_change.lines) == ["head"]
 
 
+def test_a_change_that_may_be_within_the_band_is_not_told():
+    runs = noisy_runs(5, 1), noisy_runs(5, 2, scale=dict.fromkeys(NET, 1.06))
+    step = Comparison(*runs).steps["step"]
+    assert (step.verdict, step.reason) == ("unknown", "not surely more than 5%")
+    assert 1 < step.low < 1.05 < step.high
+
+
 def test_structure_is_told_by_what_it_is():
     one = run_of(shapes={"head": (("weight", (10, 8)),)}, outputs={"head": "f32[8,10]"})
     other_net = {

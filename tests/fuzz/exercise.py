@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -18,17 +19,23 @@ import pytest
 import modtrace
 import modtrace.views.html.facts
 import modtrace.views.summary
+from modtrace.analysis.comparing.baseline_file import baseline_text, read_baseline
+from modtrace.analysis.comparing.comparison import Comparison
+from modtrace.analysis.comparing.run_extraction import run_numbers
+from modtrace.analysis.comparing.run_numbers import RunNumbers
 from modtrace.analysis.findings import findings
 from modtrace.analysis.flat_profile import flat_profile
 from modtrace.analysis.metrics import comparable
 from modtrace.analysis.summary import summarise
 from modtrace.analysis.timeline import timeline
 from modtrace.errors import ModtraceError
+from modtrace.export.difference_json import difference_json
 from modtrace.export.methods import TYPES
 from modtrace.export.target import silent
 from modtrace.trace.dataframes import EXPORTED
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.views import console
+from modtrace.views.difference_markdown import difference_markdown
 from modtrace.views.html.inline import table
 from modtrace.views.html.report import report
 from modtrace.views.live.plain_text import status_text
@@ -78,7 +85,7 @@ def exercise(path: Path) -> Stored | None:
             once = functools.cache(lambda _: findings(stored))  # four views ask for them
             for module in (console, modtrace.views.summary, modtrace.views.html.facts):
                 patch.setattr(module, "findings", once)
-            for part in (_frames, _texts, _exports, _page):
+            for part in (_frames, _texts, _exports, _page, _compared):
                 part(stored)
     for part in (_viewer, _live):
         try:
@@ -221,6 +228,32 @@ def _page(stored: Stored) -> None:
     for text in (report(stored, full=True).html, table(stored)):
         demand("\x1b" not in text and "\u202e" not in text, "control characters in the page")
         demand("<script>alert" not in text, "markup of a name in the page")
+
+
+def _compared(stored: Stored) -> None:
+    run = run_numbers(stored)
+    (again,) = read_again(run)
+    found = Comparison([run], [again])
+    for text in (
+        console.difference_text(found, ("a", "b"), every=True),
+        difference_markdown(found, ("a", "b")),
+        difference_json(found),
+    ):
+        demand(not UNSAFE.search(text), "control characters in a comparison")
+    change = found.step_change
+    if change is not None:
+        parts = sum(line.change_ns for line in change.lines) + change.unmatched_ns + change.other_ns
+        demand(parts == change.change_ns, "lines add up to the change of the step")
+    demand(not found.structure, f"a run differs from itself: {found.structure[:3]}")
+    demand(not found.numbers, f"a run differs from itself: {found.numbers[:3]}")
+
+
+def read_again(run: RunNumbers) -> list[RunNumbers]:
+    """The run out of a baseline file."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "base.json"
+        path.write_text(baseline_text([run]))
+        return read_baseline(path)
 
 
 def _viewer(path: Path) -> None:

@@ -150,11 +150,15 @@ class _Aligner:
     def _by_name(self) -> None:
         """Subtrees of one path that are alike in all but their labels."""
         baseline, candidate = self.sides
-        by_path = {candidate.path[number]: number for number in reversed(candidate.parents_first())}
+        by_path: dict[str, list[int]] = {}
+        for number in candidate.parents_first():
+            by_path.setdefault(candidate.path[number], []).append(number)
         for number in baseline.parents_first():
-            other = by_path.get(baseline.path[number], -1)
-            if other >= 0 and self.shared.subtree[0][number] == self.shared.subtree[1][other]:
-                self._pair_subtrees(number, other)
+            others = self._free(
+                1, by_path.get(baseline.path[number], [])
+            )  # modules that were made anew share a name
+            if others and self.shared.subtree[0][number] == self.shared.subtree[1][others[0]]:
+                self._pair_subtrees(number, others[0])
 
     def _by_unique_subtree(self) -> None:
         """Subtrees of several modules with parameters of which each side has one alone, wherever they stand."""
@@ -201,14 +205,17 @@ class _Aligner:
     def _by_label(self, ones: Sequence[int], others: Sequence[int], *, alike: bool) -> None:
         """Children of one label; with `alike` only those of one class, or that have much in common."""
         baseline, candidate = self.sides
-        by_label = {candidate.label[number]: number for number in self._free(1, others)}
+        by_label: dict[str, list[int]] = {}
+        for number in self._free(1, others)[::-1]:
+            by_label.setdefault(candidate.label[number], []).append(number)
         for number in self._free(0, ones):
-            other = by_label.get(baseline.label[number], -1)
-            if other < 0:
+            named = by_label.get(baseline.label[number], [])
+            if not named:
                 continue
+            other = named[-1]
             same_class = baseline.features(number)[0] == candidate.features(other)[0]
             if not alike or same_class or self.shared.likeness(number, other) >= LEAST_LIKENESS:
-                self._pair(number, other)
+                self._pair(number, named.pop())
 
     def _by_sequence(self, ones: Sequence[int], others: Sequence[int]) -> None:
         """Children whose names are numbers: the best pairing that keeps their order."""

@@ -49,19 +49,21 @@ def baseline_text(runs: Sequence[RunNumbers]) -> str:
         runs: of one program; modules are written once for all that have the same.
     """
     models: list[dict[str, Any]] = []
-    written = []
+    alike: dict[tuple[int, tuple[str, ...], tuple[str, ...]], list[RunNumbers]] = {}
     for run in runs:
         model = _model(run)
         if model not in models:
             models.append(model)
-        written.append({"model": models.index(model), **_run(run)})
+        key = models.index(model), tuple(run.step_names), tuple(run.outside_names)
+        alike.setdefault(key, []).append(run)
+    written = [
+        {"model": model, **_run(run, members if run is members[0] else [])}
+        for (model, _, _), members in alike.items()
+        for run in members
+    ]
     data = {"format": FORMAT, "version": VERSION, "modtrace": __version__, "models": models, "runs": written}
-    return (
-        json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace(
-            '},{"model"', '},\n{"model"'
-        )
-        + "\n"
-    )
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace('},{"model"', '},\n{"model"') + "\n"
 
 
 def _model(run: RunNumbers) -> dict[str, Any]:
@@ -94,7 +96,8 @@ def _model(run: RunNumbers) -> dict[str, Any]:
     return {**columns, "texts": list(texts)}
 
 
-def _run(run: RunNumbers) -> dict[str, Any]:
+def _run(run: RunNumbers, alike: Sequence[RunNumbers]) -> dict[str, Any]:
+    """A run. The first of those that are alike has the least and the most of the steps of them all."""
     return {
         "environment": {name: value for name, value in run.environment.items() if name not in _LEFT_OUT},
         "steps": run.steps,
@@ -102,21 +105,36 @@ def _run(run: RunNumbers) -> dict[str, Any]:
         "nonfinite": run.nonfinite,
         "notes": list(run.notes),
         "totals": dict(run.totals),
-        "step": {"names": list(run.step_names), **_times(run.step_times, run.steps)},
-        "outside": {"names": list(run.outside_names), **_times(run.outside_times, run.steps)},
+        "step": {
+            "names": list(run.step_names),
+            **_times(run.step_times, run.steps, [one.step_times for one in alike]),
+        },
+        "outside": {
+            "names": list(run.outside_names),
+            **_times(run.outside_times, run.steps, [one.outside_times for one in alike]),
+        },
         "modules": {
-            kind: _times(times, run.steps) for kind, times in run.module_times.items() if times.steps.any()
+            kind: _times(times, run.steps, [one.module_times[kind] for one in alike])
+            for kind, times in run.module_times.items()
+            if times.steps.any()
         },
     }
 
 
-def _times(times: StepTimes, steps: int) -> dict[str, Any]:
-    """Times with four digits; those of the steps of a run in hundredths of the median, rounded away from it."""
+def _times(times: StepTimes, steps: int, alike: Sequence[StepTimes]) -> dict[str, Any]:
+    """Times with four digits; bounds of steps in hundredths of the median of this run, rounded away from it."""
     p50 = times.p50_ns.tolist()
-    least = [_hundredths(bound, value) for bound, value in zip(times.least_ns.tolist(), p50, strict=True)]
-    most = [-_hundredths(-bound, value) for bound, value in zip(times.most_ns.tolist(), p50, strict=True)]
     ran = {str(number): count for number, count in enumerate(times.steps.tolist()) if count not in (0, steps)}
-    return {"p50_us": [_short(value) for value in p50], "least": least, "most": most, "ran": ran}
+    written = {"p50_us": [_short(value) for value in p50], "ran": ran}
+    if not alike:
+        return written
+    known = np.stack([one.p50_ns >= 0 for one in alike])
+    every = [np.stack([getattr(one, name) for one in alike]) for name in ("least_ns", "most_ns")]
+    least_ns = np.where(known, every[0], _MOST_NUMBER).min(axis=0).tolist()
+    most_ns = np.where(known, every[1], 0).max(axis=0).tolist()
+    least = [_hundredths(bound, value) for bound, value in zip(least_ns, p50, strict=True)]
+    most = [-_hundredths(-bound, value) for bound, value in zip(most_ns, p50, strict=True)]
+    return {**written, "least": least, "most": most}
 
 
 def _hundredths(bound_ns: int, value_ns: int) -> int:
@@ -162,7 +180,13 @@ def read_baseline(path: Path) -> list[RunNumbers]:
         )
     try:
         models = [_read_model(model) for model in _list(data.get("models"))]
-        runs = [_read_run(run, models) for run in _list(data.get("runs"))]
+        runs: list[RunNumbers] = []
+        firsts: dict[int, RunNumbers] = {}
+        for entry in _list(data.get("runs")):
+            run, model, has_bounds = _read_run(entry, models, firsts)
+            runs.append(run)
+            if has_bounds:
+                firsts[model] = run
     except (_Unusable, OverflowError):
         raise TraceError(f"{shown} is damaged; make the baseline again") from None
     if not runs:
@@ -208,19 +232,24 @@ def _read_model(data: Any) -> Model:
     )
 
 
-def _read_run(data: Any, models: Sequence[Model]) -> RunNumbers:
+def _read_run(
+    data: Any, models: Sequence[Model], firsts: Mapping[int, RunNumbers]
+) -> tuple[RunNumbers, int, bool]:
+    """A run, the number of its model, and True where it has the bounds of steps itself; else they are those of the
+    first run in front of it that has the same model.
+    """
     run = _dict(data)
     which = _number(run.get("model"))
     if not 0 <= which < len(models):
         raise _Unusable
     modules, dtypes, outputs, numbers = models[which]
     steps = max(_number(run.get("steps")), 0)
-    totals = _dict(run.get("totals"))
-    times = _dict(run.get("modules"))
-    step_names, step_times = _read_named(run.get("step"), steps)
-    outside_names, outside_times = _read_named(run.get("outside"), steps)
+    totals, times, first = _dict(run.get("totals")), _dict(run.get("modules")), firsts.get(which)
+    step_names, outside_names = (
+        [_text(name) for name in _list(_dict(run.get(key)).get("names"))] for key in ("step", "outside")
+    )
     nonfinite = run.get("nonfinite")
-    return RunNumbers(
+    read = RunNumbers(
         environment={
             _text(key): None if value is None else _text(value)
             for key, value in _dict(run.get("environment")).items()
@@ -230,41 +259,52 @@ def _read_run(data: Any, models: Sequence[Model]) -> RunNumbers:
         outputs=outputs,
         operations=None,
         module_numbers=numbers,
-        module_times={kind: _read_times(times.get(kind), len(modules), steps) for kind in MODULE_TIMES},
+        module_times={
+            kind: _read_times(
+                times.get(kind), len(modules), steps, None if first is None else first.module_times[kind]
+            )
+            for kind in MODULE_TIMES
+        },
         step_names=step_names,
-        step_times=step_times,
+        step_times=_read_times(
+            run.get("step"), len(step_names), steps, None if first is None else first.step_times
+        ),
         outside_names=outside_names,
-        outside_times=outside_times,
+        outside_times=_read_times(
+            run.get("outside"), len(outside_names), steps, None if first is None else first.outside_times
+        ),
         totals={key: None if totals.get(key) is None else _number(totals[key]) for key in RUN_NUMBERS},
         steps=steps,
         training=run.get("training") is True,
         nonfinite=nonfinite if isinstance(nonfinite, bool) else None,
         notes=tuple(_text(note) for note in _list(run.get("notes"))),
     )
+    return read, which, "least" in _dict(run.get("step"))
 
 
-def _read_named(data: Any, steps: int) -> tuple[list[str], StepTimes]:
-    names = [_text(name) for name in _list(_dict(data).get("names"))]
-    return names, _read_times(data, len(names), steps)
-
-
-def _read_times(data: Any, count: int, steps: int) -> StepTimes:
+def _read_times(data: Any, count: int, steps: int, first: StepTimes | None) -> StepTimes:
+    """Times as they were written; without bounds of steps with those of another run of the same things."""
     if data is None:
         return StepTimes.unknown(count)
     times = _dict(data)
     p50 = np.array([_time_ns(value) for value in _sized(times.get("p50_us"), count, _real)], np.int64)
-    least, most = (_ints(times.get(key), count) for key in ("least", "most"))
     ran = np.where(p50 >= 0, steps, 0)
     for key, value in _dict(times.get("ran")).items():
         if not key.isdecimal() or int(key) >= count:
             raise _Unusable
         ran[int(key)] = max(_number(value), 0)
-    bounds = [
-        np.where(p50 >= 0, np.maximum(p50, 1) * np.clip(part, 0, _MANY) // 100, UNKNOWN)
-        for part in (least, most)
-    ]
     none = np.full(count, UNKNOWN, np.int64)
-    return StepTimes(p50, bounds[0], bounds[1], ran, none, none)
+    if "least" not in times:
+        if first is None or len(first) != count:
+            raise _Unusable
+        return StepTimes(p50, first.least_ns, first.most_ns, ran, none, none)
+    least, most = (
+        np.where(
+            p50 >= 0, np.maximum(p50, 1) * np.clip(_ints(times.get(key), count), 0, _MANY) // 100, UNKNOWN
+        )
+        for key in ("least", "most")
+    )
+    return StepTimes(p50, least, most, ran, none, none)
 
 
 def _time_ns(value: float) -> int:

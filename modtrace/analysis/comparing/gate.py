@@ -188,7 +188,7 @@ def _of_times(
 
 
 def _shares(limit: Limit, baseline: SideTimes) -> list[float]:
-    """The most that each time may grow by, as a part of the baseline."""
+    """The growth that is allowed of each time, as a part of the baseline."""
     if limit.share is not None:
         return [limit.share] * len(baseline.medians_ns)
     values = np.nan_to_num(baseline.values_ns, nan=1.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Final
 
@@ -31,7 +32,7 @@ def mann_whitney(first: Sequence[float], second: Sequence[float]) -> float:
     """
     ranks = _doubled_ranks([*first, *second])
     chosen = sum(ranks[: len(first)])
-    ways = _rank_sums(ranks, len(first))
+    ways = _rank_sums(tuple(sorted(ranks)), len(first))
     low, high = float(ways[: chosen + 1].sum()), float(ways[chosen:].sum())
     return min(2 * min(low, high) / float(ways.sum()), 1.0)
 
@@ -43,7 +44,8 @@ def _doubled_ranks(values: Sequence[float]) -> list[int]:
     return [2 * first[value] + 1 + order.count(value) for value in values]
 
 
-def _rank_sums(ranks: Sequence[int], count: int) -> Floats:
+@lru_cache(maxsize=256)
+def _rank_sums(ranks: tuple[int, ...], count: int) -> Floats:
     """For each sum the number of ways to choose so many of the ranks that add up to it."""
     most = sum(sorted(ranks)[-count:]) if count else 0
     ways = np.zeros((count + 1, most + 1))
@@ -81,10 +83,10 @@ def ratio_interval(first: Sequence[float], second: Sequence[float]) -> RatioInte
     return RatioInterval(math.exp(middle), math.exp(ratios[outside - 1]), math.exp(ratios[-outside]))
 
 
+@lru_cache(maxsize=256)
 def _outside(first: int, second: int) -> int:
     """The position, from either end, of the pair that bounds the interval; 0 where there are too few runs."""
-    ranks = list(range(1, first + second + 1))
-    ways = _rank_sums(ranks, first)
+    ways = _rank_sums(tuple(range(1, first + second + 1)), first)
     least = first * (first + 1) // 2
     tail = np.cumsum(ways[least:]) / ways.sum()  # of U: 0, 1, 2 ...
     return int(np.count_nonzero(2 * tail <= ERROR_RATE))

@@ -44,6 +44,7 @@ from modtrace.analysis.statistics import chosen_steps, rows_that_count
 from modtrace.analysis.step_columns import StepColumns, step_columns
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.call_table import CallTable
+from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import BACKWARD as BACKWARD_KIND
 from modtrace.trace.schema import DTYPE_BYTES, MODULE, PHASES
@@ -75,7 +76,7 @@ class _Extraction:
         self.counts = rows_that_count(stored)[self.rows]
         self.step = nullable_codes(self.table, "step")
         self.module = nullable_codes(self.table, "module")
-        self.modules, self.dtypes, self.node = _modules(stored, self.module)
+        self.modules, self.dtypes, self.node = named_modules(stored)
         self.forest = ModuleForest(self.modules)
 
     def numbers(self) -> RunNumbers:
@@ -153,7 +154,7 @@ class _Extraction:
         return names, outside, subtree
 
     def _steps_that_count(self) -> tuple[int, Bools]:
-        """The number of steps, and those of them that count."""
+        """The number of steps, and which of them count."""
         if not self.stored.processes:
             return 0, np.zeros(0, np.bool_)
         usual = chosen_steps(self.stored, 0).steps
@@ -271,13 +272,16 @@ class _Extraction:
         }
 
 
-def _modules(stored: Stored, called: Ints) -> tuple[list[NamedModule], list[str], Ints]:
-    """The modules of the first rank, the types of their parameters, and which of them each row of `modules` is."""
+@once
+def named_modules(stored: Stored) -> tuple[list[NamedModule], list[str], Ints]:
+    """The modules of the first rank, the types of their parameters, and which of them each row of `modules` is; -1 for
+    one of another rank, or without a name.
+    """
     table = stored.table("modules")
     name, _, root = module_names(stored)
     of_rank = column(table, "process") == 0
-    ran = np.zeros(len(table), np.bool_)
-    ran[called[called >= 0]] = True
+    called = nullable_codes(timeline(stored).calls, "module")
+    ran = np.bincount(called[called >= 0], minlength=len(table)) > 0
     types, packages = (table.column(key).to_pylist() for key in ("type", "type_module"))
     modules: list[NamedModule] = []
     dtypes: list[str] = []

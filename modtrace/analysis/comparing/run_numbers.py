@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.comparing.module_forest import ModuleForest, NamedModule
+from modtrace.analysis.metrics import METRICS
 
 Ints = npt.NDArray[np.int64]
 
@@ -33,24 +34,29 @@ class NumberFacts:
     doc: str
 
 
+def _as_metric(key: str, doc: str) -> NumberFacts:
+    """The title and the unit that the number has in every view."""
+    return NumberFacts(METRICS[key].title, METRICS[key].unit, doc)
+
+
 MODULE_NUMBERS: Final[Mapping[str, NumberFacts]] = {
-    "calls": NumberFacts("calls", "", "calls of forward a step"),
-    "flops": NumberFacts("FLOPs", "FLOP", "FLOPs a step, forward and backward"),
+    "calls": _as_metric("calls", "calls of forward a step"),
+    "flops": _as_metric("flops", "FLOPs a step, forward and backward"),
     "parameters": NumberFacts("parameters", "", "elements of all parameters"),
     "parameter_bytes": NumberFacts("parameter bytes", "bytes", "bytes of all parameters"),
     "saved": NumberFacts("saved", "bytes", "bytes kept for one backward (--saved)"),
-    "peak": NumberFacts("peak", "bytes", "most memory held while it ran"),
+    "peak": _as_metric("mem", "most memory held while it ran"),
     "operations": NumberFacts("operations", "", "its own operations in one call"),
 }
 """Numbers of a module by key."""
 
 RUN_NUMBERS: Final[Mapping[str, NumberFacts]] = {
-    "calls": NumberFacts("calls", "", "module calls a step"),
-    "flops": NumberFacts("FLOPs", "FLOP", "FLOPs a step"),
+    "calls": _as_metric("calls", "module calls a step"),
+    "flops": _as_metric("flops", "FLOPs a step"),
     "parameters": NumberFacts("parameters", "", "elements of all parameters"),
     "parameter_bytes": NumberFacts("parameter bytes", "bytes", "bytes of all parameters"),
     "saved": NumberFacts("saved", "bytes", "bytes kept for one backward (--saved)"),
-    "peak": NumberFacts("peak", "bytes", "most memory held in a step"),
+    "peak": _as_metric("mem", "most memory held in a step"),
     "operations": NumberFacts("operations", "", "operations of modules, each in one call"),
     "graphs": NumberFacts("graphs", "", "graphs that torch.compile made"),
     "recompiles": NumberFacts("recompiles", "", "graphs that it made again"),

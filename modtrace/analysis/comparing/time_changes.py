@@ -96,9 +96,15 @@ def time_changes(baseline: SideTimes, candidate: SideTimes, noise: float) -> lis
             interval.high,
             p_values[place],
             verdict,
-            "" if verdict != UNTOLD else IN_NOISE,
+            "" if verdict != UNTOLD else _why_untold(interval, noise),
         )
     return changes
+
+
+def _why_untold(interval: RatioInterval, noise: float) -> str:
+    if interval.low is not None and interval.high is not None and (interval.low > 1 or interval.high < 1):
+        return f"not surely more than {100 * noise:g}%"
+    return IN_NOISE
 
 
 def verdict_of(interval: RatioInterval, noise: float, *, told: bool) -> str:

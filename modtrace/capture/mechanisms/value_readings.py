@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from modtrace.capture.engine.context import TraceContext
+from modtrace.capture.mechanisms.content_hash import ContentHash
 from modtrace.capture.mechanisms.graph_captures import Captures
 from modtrace.capture.mechanisms.value_tensors import EMPTY, as_real, elements_of, is_floating, why_unread
 from modtrace.capture.torch_private.contexts import without_dispatch, without_functions
@@ -33,7 +34,7 @@ class Reading(NamedTuple):
     order: counts the readings of a trace in the order in which the tensors came to be.
     call, module, path, kind, dtype, elements, at_ns: as in the schema; module is -1 for none.
     parent, root: ids of the innermost and the outermost module call around it, -1 for none.
-    minimum, maximum, norm: None where it was not read.
+    minimum, maximum, norm, hash: None where it was not read, or not asked for.
     reason: why it was not.
     source: (file, line) of the program's code that makes the call; None where that is not asked.
     nodes: of a gradient: (module, name of autograd's function) of what made it.
@@ -52,6 +53,7 @@ class Reading(NamedTuple):
     minimum: float | None = None
     maximum: float | None = None
     norm: float | None = None
+    hash: int | None = None
     reason: str | None = None
     source: tuple[str, int] | None = None
     nodes: tuple[tuple[int, str], ...] = ()
@@ -68,9 +70,9 @@ class Reading(NamedTuple):
 
 
 class _Buffer:
-    """Room for the ranges of tensors like one, of one type on one device and stream."""
+    """Room for the ranges of tensors like one, of one type on one device and stream; if `hashed`, for hashes too."""
 
-    def __init__(self, tensor: Any, stream: Any) -> None:
+    def __init__(self, tensor: Any, stream: Any, *, hashed: bool) -> None:
         self.values = tensor.new_empty((SLOTS, 2))
         self.slots: list[tuple[Any, Any]] = [(row[0], row[1]) for row in self.values]
         wide = (
@@ -78,12 +80,14 @@ class _Buffer:
         )  # squares of half precision need the room
         self.norms = tensor.new_empty(SLOTS, dtype=wide)
         self.norm_slots = self.norms.unbind()
+        self.hashes = tensor.new_empty(SLOTS if hashed else 0, dtype=torch.int64)
+        self.hash_slots = self.hashes.unbind()
         self.stream = stream
         self.taken = 0
 
-    def numbers(self) -> Callable[[], list[list[float]] | None]:
-        """(minimum, maximum, norm) on the host: a function that returns None until they have arrived."""
-        parts = [self.values[: self.taken], self.norms[: self.taken]]
+    def numbers(self) -> Callable[[], list[list[Any]] | None]:
+        """(minimum, maximum, norm, hash) on the host: a function that returns None until they have arrived."""
+        parts = [part[: self.taken] for part in (self.values, self.norms, self.hashes) if len(part)]
         if self.stream is None:
             numbers = _rows(*parts)
             return lambda: numbers
@@ -107,8 +111,10 @@ def pinned_like(tensor: Any) -> Any:
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
 
 
-def _rows(values: Any, norms: Any) -> list[list[float]]:
-    return [[*pair, norm] for pair, norm in zip(values.tolist(), norms.tolist(), strict=True)]
+def _rows(values: Any, norms: Any, hashes: Any = None) -> list[list[Any]]:
+    contents = hashes.tolist() if hashes is not None else [None] * len(values)
+    rows = zip(values.tolist(), norms.tolist(), contents, strict=True)
+    return [[*pair, norm, content] for pair, norm, content in rows]
 
 
 class _Batch:
@@ -120,9 +126,9 @@ class _Batch:
     def __init__(self, readings: list[tuple[Reading, _Buffer | None, int]]) -> None:
         self.readings = readings
         self.buffers = {id(buffer): buffer for _, buffer, _ in readings if buffer is not None}
-        self.arrivals: dict[int, Callable[[], list[list[float]] | None]] | None = None
+        self.arrivals: dict[int, Callable[[], list[list[Any]] | None]] | None = None
 
-    def send(self) -> dict[int, Callable[[], list[list[float]] | None]]:
+    def send(self) -> dict[int, Callable[[], list[list[Any]] | None]]:
         """Have the numbers copied to the host."""
         if self.arrivals is None:
             self.arrivals = {key: buffer.numbers() for key, buffer in self.buffers.items()}
@@ -140,6 +146,8 @@ class ValueReadings:
     def __init__(self, context: TraceContext, *, norm: bool = False) -> None:
         self.spent_ns = 0
         self.norm = norm
+        self.hash: ContentHash | None = None
+        """Hashes are asked for too."""
         self._context = context
         self._open: dict[Any, _Buffer] = {}
         self._free: dict[Any, list[_Buffer]] = {}
@@ -184,7 +192,7 @@ class ValueReadings:
         if reason == EMPTY or (reason is not None and self._is_told(kind, module, path, reason)):
             return None
         with self.lock:
-            buffer, slot = (None, 0) if reason is not None else self._reduced(as_real(tensor))
+            buffer, slot = (None, 0) if reason is not None else self._reduced(tensor)
             self._order += 1
             at_ns = self._context.clock() - self._context.origin_ns
             reading = Reading(
@@ -196,11 +204,14 @@ class ValueReadings:
 
     def _reduced(self, tensor: Any) -> tuple[_Buffer, int]:
         """Buffer and slot with the extremes of a tensor."""
-        buffer, slot = self._slot(tensor)
-        torch.aminmax(tensor, out=buffer.slots[slot])
+        real = as_real(tensor)
+        buffer, slot = self._slot(real)
+        torch.aminmax(real, out=buffer.slots[slot])
         if self.norm:
             norm = buffer.norm_slots[slot]
-            torch.linalg.vector_norm(tensor, dtype=norm.dtype, out=norm)
+            torch.linalg.vector_norm(real, dtype=norm.dtype, out=norm)
+        if self.hash is not None:
+            self.hash.into(tensor, buffer.hash_slots[slot])
         return buffer, slot
 
     @property
@@ -233,7 +244,7 @@ class ValueReadings:
             free = self._free.get(key)
             # A normal tensor, whatever mode the program is in.
             with torch.inference_mode(mode=False):
-                buffer = free.pop() if free else _Buffer(tensor, stream)
+                buffer = free.pop() if free else _Buffer(tensor, stream, hashed=self.hash is not None)
             self._open[key] = buffer
         slot = buffer.taken
         buffer.taken = slot + 1
@@ -276,8 +287,8 @@ def _with_numbers(
 ) -> Reading:
     if buffer is None:
         return reading
-    least, most, length = numbers[id(buffer)][slot]
-    return reading._replace(minimum=least, maximum=most, norm=length if norm else None)
+    least, most, length, content = numbers[id(buffer)][slot]
+    return reading._replace(minimum=least, maximum=most, norm=length if norm else None, hash=content)
 
 
 def is_capturing() -> bool:

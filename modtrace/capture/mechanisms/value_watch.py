@@ -18,6 +18,7 @@ from modtrace.capture.engine.context import TraceContext
 from modtrace.capture.engine.events import Halt
 from modtrace.capture.engine.program_lines import program_line
 from modtrace.capture.engine.thread_buffer import ThreadBuffer
+from modtrace.capture.mechanisms.content_hash import ContentHash
 from modtrace.capture.mechanisms.nonfinite_origin import History, Origin, judge
 from modtrace.capture.mechanisms.operation_pin import OperationPin
 from modtrace.capture.mechanisms.optimizer_parameters import members_of, own_parameters
@@ -105,10 +106,13 @@ class ValueWatch:
         self._rows: list[Reading] = []
         self._origins: list[tuple[Origin, str | None, tuple[str, int] | None]] = []
 
-    def ask_steps(self, choose: Callable[[int], bool], first: int, end: int | None, *, norm: bool) -> None:
+    def ask_steps(
+        self, choose: Callable[[int], bool], first: int, end: int | None, *, norm: bool, hashed: bool
+    ) -> None:
         """Keep the ranges of some steps: from `first` to the one before `end`; to the last for None."""
         self._choose = choose
         self.readings.norm = norm
+        self.readings.hash = ContentHash() if hashed else None
         self._numbers = StepNumbers(first, end) if end is not None else None
         self._judge_step()
 
@@ -428,7 +432,19 @@ class ValueWatch:
     def value_rows(self) -> Mapping[str, list[Any]]:
         """New rows of `values`, as columns."""
         rows, self._rows = self._rows, []
-        names = ("call", "at_ns", "kind", "path", "dtype", "elements", "minimum", "maximum", "norm", "reason")
+        names = (
+            "call",
+            "at_ns",
+            "kind",
+            "path",
+            "dtype",
+            "elements",
+            "minimum",
+            "maximum",
+            "norm",
+            "hash",
+            "reason",
+        )
         columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
         columns["path"] = [plain(row.path, TEXT_LIMIT) for row in rows]
         columns["module"] = [row.module if row.module >= 0 else None for row in rows]

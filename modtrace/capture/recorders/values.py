@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from modtrace.capture.engine.recorder import RecorderOption, Rows
 from modtrace.capture.mechanisms.asked_steps import asked_row, every_of, steps_of
 from modtrace.capture.mechanisms.value_recorder import ValueRecorder
 from modtrace.capture.recorders import register
 from modtrace.errors import UsageError
+from modtrace.text import plain
 
 
 def checked_steps(text: str) -> None:
@@ -15,10 +18,14 @@ def checked_steps(text: str) -> None:
         steps_of(text)
 
 
+MEASURES: Final = ("norm", "hash")
+
+
 def checked_measure(text: str) -> None:
     """Raise UsageError for what is not measured."""
-    if text != "norm":
-        raise UsageError(f"{text!r} is not measured; there is norm")
+    for measure in text.split(","):
+        if measure.strip() not in MEASURES:
+            raise UsageError(f"{plain(measure, 40)!r} is not measured; there are {' and '.join(MEASURES)}")
 
 
 @register
@@ -41,10 +48,10 @@ class Values(ValueRecorder):
         RecorderOption(
             argument="values_with",
             flag="--values-with",
-            value="norm",
+            value="norm,hash",
             default=None,
-            help="with norm: the 2-norm of each too",
-            doc='"norm": the 2-norm of each too.',
+            help="the 2-norm of each too, or a hash of its bits, by which runs are compared",
+            doc='"norm": the 2-norm of each too; "hash": a hash of its bits, by which runs are compared; "norm,hash".',
             check=checked_measure,
         ),
     )
@@ -52,15 +59,17 @@ class Values(ValueRecorder):
 
     def start(self) -> None:
         super().start()
-        text, norm = str(self.value), self.further["values_with"] == "norm"
+        text = str(self.value)
+        asked = [measure.strip() for measure in str(self.further["values_with"] or "").split(",")]
+        measures = {"norm": "norm" in asked, "hashed": "hash" in asked}
         every = every_of(text)
         self._asked: tuple[int, int] | None = (0, 1 << 40) if every else steps_of(text)
         self._every = every
         first, end = self._asked
         if every:
-            self._watch.ask_steps(lambda step: step % every == 0, 0, None, norm=norm)
+            self._watch.ask_steps(lambda step: step % every == 0, 0, None, **measures)
         else:
-            self._watch.ask_steps(lambda step: first <= step < end, first, end, norm=norm)
+            self._watch.ask_steps(lambda step: first <= step < end, first, end, **measures)
 
     def rows(self) -> list[tuple[str, Rows]]:
         asked, self._asked = self._asked, None

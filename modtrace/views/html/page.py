@@ -38,14 +38,15 @@ _OF_CALLS: Final = ("tree", *_SCRIPTED)
 
 
 @cache
-def _file(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file of this folder."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 @cache
 def script() -> str:
     """The page's script."""
-    parts = "\n".join(_file(name) for name in SCRIPTS)
+    parts = "\n".join(asset(name) for name in SCRIPTS)
     return f'(() => {{\n"use strict";\n{parts}\n}})();\n'
 
 
@@ -72,9 +73,9 @@ def page(
         blobs: the data by name.
         memory: whether memory was watched.
     """
-    theme, code, style = _file("theme.js"), script(), _file("report.css") + colors.style()
+    theme, code, style = asset("theme.js"), script(), asset("report.css") + colors.style()
     policy = (
-        f"default-src 'none'; script-src {_hash(theme)} {_hash(code)}; style-src {_hash(style)}; img-src data:; "
+        f"default-src 'none'; script-src {allowed(theme)} {allowed(code)}; style-src {allowed(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     page_meta = dict(meta) | {"blobs": {name: blob.layout() for name, blob in blobs.items()}}
@@ -102,7 +103,7 @@ def page(
         '<p id="trouble" role="alert" hidden></p>\n'
         '<p id="said" class="spoken" role="status" aria-live="polite"></p>\n<main>\n'
         f"{_summary(numbers, facts, first, paths, gaps)}"
-        f"{_file('sections.html').replace('<!-- rows -->', static.rows(numbers, facts, paths))}"
+        f"{asset('sections.html').replace('<!-- rows -->', static.rows(numbers, facts, paths))}"
         '<section id="environment" aria-labelledby="environment-title"><h2 id="environment-title">Environment</h2>'
         f"{static.environment(facts)}</section>\n</main>\n"
         f'<script type="application/json" id="meta">{script_json(page_meta)}</script>\n'
@@ -127,6 +128,7 @@ def _summary(
     )
 
 
-def _hash(text: str) -> str:
+def allowed(text: str) -> str:
+    """The word of a policy that allows a script or a style of this text alone."""
     digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
     return f"'sha256-{digest}'"

@@ -32,6 +32,7 @@ from modtrace.views.tui.live_screen import LiveScreen
 from modtrace.views.tui.memory_screen import MemoryScreen
 from modtrace.views.tui.ops_screen import OpsScreen
 from modtrace.views.tui.output_pane import OutputPane
+from modtrace.views.tui.pair_viewer import pair_binding_ids
 from modtrace.views.tui.popups import Popup
 from modtrace.views.tui.reading_line import reading
 from modtrace.views.tui.row_table import RowTable
@@ -336,6 +337,7 @@ def binding_ids() -> Iterator[str]:
         for binding in owner.BINDINGS:
             if isinstance(binding, Binding) and binding.id:
                 yield binding.id
+    yield from pair_binding_ids()
 
 
 def _is_light(colorfgbg: str) -> bool:

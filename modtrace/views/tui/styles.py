@@ -19,8 +19,9 @@ OTHER: Final = "other"
 HUES: Final = {
     "forward": "#56B4E9", "backward": "#E69F00", "optimizer": "#009E73", "data": "#CC79A7", "h2d": "#CC79A7",
     "loss": "#F0E442", "eval": "#0072B2", "zero_grad": "#009E73", "recompute": "#D55E00", OTHER: "#999999",
+    "slower": "#D55E00", "faster": "#0072B2", "same": "#C8C8C8", "unknown": "#777777", "alone": "#CC79A7",
 }  # fmt: skip
-"""A hue a phase, of Okabe and Ito."""
+"""A hue a phase, and one a verdict of a comparison, of Okabe and Ito."""
 _STRENGTHS: Final = (0.38, 0.5, 0.66, 0.85)
 """Share of its hue that a box has, the rest being background: the larger the more."""
 _LIMITS: Final = (0.02, 0.10, 0.30)
