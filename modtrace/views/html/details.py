@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -119,22 +120,21 @@ def details(rows: DetailRows, numbers: Aggregate, room: int | None) -> Details:
     used = 0
     spent = 0
     misses = 0
-    for batch in _batches(rows.size[wanted], wanted):
-        for group in [batch] if len(batch) == 1 else [batch, *[[step] for step in batch]]:
-            texts = len(page_calls.names.all)
-            chunk, most = _chunk(rows, path, group, page_calls.names)
-            places = max(used, most)
-            size = len(chunk.text) + _cost(page_calls.names.all[texts:])
-            if room is not None and spent + size + _cost(described[:places]) > room:
-                misses += len(group) == 1
-                page_calls.names.shorten(texts)
-                continue
-            _keep(page_calls, kept_steps, rows, group, chunk)
-            spent, used = spent + size + _ROW_BYTES * len(group), places
-            if len(group) > 1 or len(batch) == 1:
-                break
-        if misses > _MISSES:
-            break
+    pending = _batches(rows.size[wanted], wanted)[::-1]
+    while pending and misses <= _MISSES:
+        group = pending.pop()
+        texts = len(page_calls.names.all)
+        chunk, most = _chunk(rows, path, group, page_calls.names)
+        places = max(used, most)
+        size = _page_bytes(chunk) + _cost(page_calls.names.all[texts:]) + _ROW_BYTES * len(group)
+        if room is not None and spent + size + _cost(described[:places]) > room:
+            page_calls.names.shorten(texts)
+            half = len(group) // 2
+            pending += [group[half:], group[:half]] if half else []
+            misses += not half
+            continue
+        _keep(page_calls, kept_steps, rows, group, chunk)
+        spent, used = spent + size, places
     chosen = np.array([step for step, _, _ in kept_steps], np.int64)
     page_calls.steps = {
         "process": rows.process[chosen],
@@ -153,6 +153,13 @@ def details(rows: DetailRows, numbers: Aggregate, room: int | None) -> Details:
 
 _ROW_BYTES: Final = 24
 """Bytes of a step in the table of steps, about."""
+_TAG_BYTES: Final = 80
+"""Bytes of a chunk's tag and name, about."""
+
+
+def _page_bytes(chunk: Blob) -> int:
+    """Bytes that a chunk takes in a page, with its tag and the layout of its columns, about."""
+    return len(chunk.text) + len(json.dumps(chunk.layout())) + _TAG_BYTES
 
 
 def _cost(texts: list[str]) -> int:
