@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 from modtrace.errors import ModtraceError, PathTakenError, TraceError, UsageError
 
-_VERBS: Final = {
+VERBS: Final = {
     "run": "run a script and record its module calls",
     "live": "look at a run while it goes on",
     "view": "browse a trace in the terminal",
@@ -27,7 +27,7 @@ _VERBS: Final = {
 
 _USAGE: Final = (
     "usage: modtrace COMMAND ...    (modtrace COMMAND --help)\n\ncommands:\n"
-    + "".join(f"  {verb:8} {text}\n" for verb, text in _VERBS.items())
+    + "".join(f"  {verb:8} {text}\n" for verb, text in VERBS.items())
     + """
 examples:
   modtrace run train.py --lr 1e-3    record it, and say where the time went
@@ -78,9 +78,9 @@ def _prepared(words: list[str]) -> tuple[Any, Any]:
 
         print(f"modtrace {__version__}")
         raise SystemExit(0)
-    if words[0] not in _VERBS and _is_trace(words[0]):
+    if words[0] not in VERBS and _is_trace(words[0]):
         words = ["view", *words]
-    if words[0] not in _VERBS:
+    if words[0] not in VERBS:
         raise UsageError(_unknown(words))
     command = import_module(f"modtrace.cli.{words[0]}")
     return command, command.prepare(words[1:])
@@ -106,7 +106,7 @@ def _unknown(words: Sequence[str]) -> str:
         return f"there is no option {shown}; modtrace --help lists the commands"
     if word.endswith((".py", ".pyw")) or os.sep in word:
         return f"there is no command and no file {shown}; a script is run by: modtrace run script.py"
-    near = get_close_matches(word.lower(), _VERBS, n=1, cutoff=0.6)
+    near = get_close_matches(word.lower(), VERBS, n=1, cutoff=0.6)
     meant = f"did you mean modtrace {near[0]}? " if near else ""
     return f"there is no command {shown}; {meant}modtrace --help lists them"
 

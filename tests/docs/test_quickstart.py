@@ -1,0 +1,84 @@
+"""docs/quickstart.md: each command and each piece of code is run, in order, and shows what the page says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+
+
+def blocks():
+    """(language, text) of each block of code of the page, in order."""
+    return re.findall(r"^```(sh fails|sh|python)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def run(command, folder):
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "80"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, text=True, capture_output=True, timeout=250, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """What each command line and each piece of code printed: command or code -> (exit status, stdout, stderr)."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    found = {}
+    for language, text in blocks():
+        if language == "python":
+            ended = run([sys.executable, "-c", text], folder)
+            found[text] = (ended.returncode, ended.stdout, ended.stderr)
+            continue
+        for line in text.splitlines():
+            program, *words = line.split()
+            assert program == "modtrace"
+            ended = run([sys.executable, "-m", "modtrace", *words], folder)
+            found[line] = (ended.returncode, ended.stdout, ended.stderr)
+    return found
+
+
+def test_everything_runs(outputs):
+    fails = [text.strip() for language, text in blocks() if language == "sh fails"]
+    assert len(outputs) > 10
+    for command, (status, _, stderr) in outputs.items():
+        assert status == (1 if command in fails else 0), (command, stderr)
+
+
+def test_the_summary_has_the_lines_that_are_explained(outputs):
+    _, stdout, stderr = outputs["modtrace run -o first.mtrace examples/lenet.py"]
+    assert "accuracy 1.00" in stdout
+    assert "exit 0" in stderr
+    assert "  STEP  median" in stderr
+    assert "  WHERE THE TIME WENT, a step" in stderr or "  TIME OF A STEP" in stderr
+    assert re.search(r"layer1\.conv1 +Conv2d", stderr)
+
+
+def test_views_show_what_is_said_of_them(outputs):
+    assert "layer3" in outputs["modtrace view first.mtrace"][1]
+    assert "f32[64,6,28,28]" in outputs["modtrace info first.mtrace --tree"][1]
+    assert re.search(r"convolution", outputs["modtrace info first.mtrace --operations"][1])
+    assert "peak" in outputs["modtrace info memory.mtrace --memory"][1]
+    code = next(text for text in outputs if "groupby" in text)
+    assert "layer2.conv2" in outputs[code][1]
+
+
+def test_two_runs_of_one_script_differ_in_nothing_that_counts(outputs):
+    text = outputs["modtrace diff first.mtrace second.mtrace"][1]
+    assert "one run a side: cannot tell" in text
+    assert "FLOPs" not in text
+    assert "STRUCTURE" not in text or "same" in text
+
+
+def test_a_fault_is_told(outputs):
+    status, _, stderr = outputs["modtrace run -o broken.mtrace examples/broken_lenet.py"]
+    assert status == 1
+    assert "WHERE IT FAILED" in stderr
+    assert "layer3.fc2" in stderr
