@@ -54,7 +54,7 @@ def test_everything_runs(outputs):
 
 def test_the_summary_has_the_lines_that_are_explained(outputs):
     _, stdout, stderr = outputs["modtrace run -o first.mtrace examples/lenet.py"]
-    assert "accuracy 1.00" in stdout
+    assert stdout.count("epoch ") == 4
     assert "exit 0" in stderr
     assert "  STEP  median" in stderr
     assert "  WHERE THE TIME WENT, a step" in stderr or "  TIME OF A STEP" in stderr
