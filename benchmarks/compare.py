@@ -1,10 +1,12 @@
 """How often `modtrace diff` is wrong: the same script against itself, and with a change planted in one module.
 
-    python benchmarks/compare.py                  three models, runs of their own (half an hour on two cores)
-    python benchmarks/compare.py --pool 3 --trials 20 --models mlp    a quick look
+    python benchmarks/compare.py                  three models, runs of their own (40 minutes on two cores)
+    python benchmarks/compare.py --keep FOLDER    keeps the runs, and goes on with those that are there
+    python benchmarks/compare.py --pool 5 --trials 1 --models mlp    a quick look
     python benchmarks/compare.py --simulate       made numbers in the place of runs (minutes)
 
-Runs are recorded in turns, A B A B, into a pool a side. A trial draws five runs of each side from it.
+Runs are recorded in turns, a round of one run of each side after the other. A trial takes five rounds out of eight that
+follow one another, so that its runs are neighbours in time, as those of `modtrace compare` are.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from modtrace.analysis.comparing.run_files import runs_in
 from modtrace.analysis.comparing.run_numbers import RunNumbers, StepTimes
 
 RUNS = 5
+NEIGHBOURS = 8
+"""Rounds that follow one another, out of which a trial takes RUNS."""
 PLANTS = ("sleep", "bigger", "calls")
 
 SCRIPT = """
@@ -50,9 +54,10 @@ class Planted(nn.Module):
 
     def forward(self, x):
         if self.here and plant == "sleep":
-            time.sleep(0.0015)
-        for _ in range(2 if self.here and plant == "calls" else 1):
-            y = self.back(torch.relu(self.work(x)))
+            time.sleep(float(os.environ["SLEEP"]))
+        y = self.back(torch.relu(self.work(x)))
+        if self.here and plant == "calls":
+            y = y + self.back(torch.relu(self.work(y)))
         return y
 
 
@@ -70,12 +75,12 @@ class Block(nn.Module):
 class Net(nn.Module):
     def __init__(self, size, blocks):
         super().__init__()
-        self.rnn = nn.GRU(size, size, batch_first=True) if model_name == "rnn" else nn.Identity()
+        self.rnn = nn.GRU(size, size // 4, batch_first=True) if model_name == "rnn" else nn.Identity()
         self.blocks = nn.ModuleList(Block(size, number == 2) for number in range(blocks))
         self.head = nn.Linear(size, 10)
 
     def forward(self, x):
-        x = self.rnn(x)[0] if model_name == "rnn" else self.rnn(x)
+        x = self.rnn(x)[0].repeat(1, 1, 4) if model_name == "rnn" else self.rnn(x)
         for block in self.blocks:
             x = block(x)
         return self.head(x)
@@ -144,47 +149,84 @@ def main() -> None:
     )
     parser.add_argument("--simulate", action="store_true", help="made numbers")
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--pool", type=int, default=15, help="runs of each side and model")
+    parser.add_argument("--pool", type=int, default=20, help="runs of each side and model")
     parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=30, help="training steps a run")
+    parser.add_argument("--steps", type=int, default=60, help="training steps a run")
+    parser.add_argument("--sleep", type=float, default=0.0025, help="seconds of the planted sleep")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="keep the runs, and use those that are there"
+    )
     asked = parser.parse_args()
     if asked.simulate:
         simulate(asked.trials)
         return
-    for name in asked.models.split(","):
-        measure(name, asked.pool, asked.trials, asked.steps)
-
-
-def measure(name: str, pool: int, trials: int, steps: int) -> None:
-    """Record the pools of one model, and draw trials from them."""
     with TemporaryDirectory() as folder:
-        script = Path(folder) / "train.py"
-        script.write_text(SCRIPT)
-        sides: dict[str, list[RunNumbers]] = {plant: [] for plant in ("", "again", *PLANTS)}
-        for number in range(pool):
-            for plant in sides:
-                trace = Path(folder) / f"{plant}-{number}.mtrace"
-                record(script, trace, name, steps, "" if plant == "again" else plant)
-                sides[plant] += runs_in(trace)
-    drawn = random.Random(0)
-    count = min(RUNS, pool)
+        for name in asked.models.split(","):
+            measure(name, asked, asked.keep or Path(folder))
+
+
+def measure(name: str, asked: argparse.Namespace, folder: Path) -> None:
+    """Record the runs of one model that are not there yet, and draw trials from them."""
+    script = folder / "train.py"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(SCRIPT)
+    sides: dict[str, list[RunNumbers]] = {plant: [] for plant in ("", "again", *PLANTS)}
+    for number in range(asked.pool):
+        for plant in sides:
+            trace = folder / f"{name}-{plant or 'as-it-is'}-{number}.mtrace"
+            if not trace.exists():
+                record(script, trace, name, asked, "" if plant == "again" else plant)
+            sides[plant] += runs_in(trace)
+    rounds = drawn_rounds(asked.pool, asked.trials)
     tally = Tally()
-    for _ in range(trials):
-        tally.add(drawn.sample(sides[""], count), drawn.sample(sides["again"], count))
-    print(f"{name:6} {len(sides[''][0].modules)} modules  unchanged  {tally.unchanged()}")
+    for chosen in rounds:
+        tally.add([sides[""][number] for number in chosen], [sides["again"][number] for number in chosen])
+    quiet_ns = least_step_ns(sides[""] + sides["again"])
+    print(
+        f"{name:5} {len(sides[''][0].modules)} modules, step {quiet_ns / 1e6:.1f} ms at best, "
+        f"of runs {spread(sides[''] + sides['again'])}"
+    )
+    print(f"{name:5} unchanged  {tally.unchanged()}", flush=True)
     for plant in PLANTS:
         tally = Tally()
-        for _ in range(trials):
-            tally.add(drawn.sample(sides[""], count), drawn.sample(sides[plant], count), PLANTED)
-        ratio = np.median([run.step_times.p50_ns[0] for run in sides[plant]])
-        ratio /= np.median([run.step_times.p50_ns[0] for run in sides[""]])
-        print(f"{name:6} {plant:8} step {100 * (ratio - 1):+5.1f} %   {tally.changed()}", flush=True)
+        for chosen in rounds:
+            tally.add(
+                [sides[""][number] for number in chosen], [sides[plant][number] for number in chosen], PLANTED
+            )
+        change = 100 * (least_step_ns(sides[plant]) / quiet_ns - 1)
+        print(f"{name:5} {plant:9}  step {change:+5.1f} % at best   {tally.changed()}", flush=True)
 
 
-def record(script: Path, trace: Path, name: str, steps: int, plant: str) -> None:
+def drawn_rounds(pool: int, trials: int) -> list[list[int]]:
+    """For each trial the rounds whose runs it compares, in order."""
+    drawn = random.Random(0)
+    span = min(NEIGHBOURS, pool)
+    rounds = []
+    for _ in range(trials):
+        first = drawn.randrange(pool - span + 1)
+        rounds.append(sorted(drawn.sample(range(first, first + span), min(RUNS, pool))))
+    return rounds
+
+
+def least_step_ns(runs: list[RunNumbers]) -> int:
+    """The median step of the run that was least disturbed."""
+    return min(int(run.step_times.p50_ns[0]) for run in runs)
+
+
+def spread(runs: list[RunNumbers]) -> str:
+    """The middle nine tenths of the median steps of runs, beside their median."""
+    steps = np.array([int(run.step_times.p50_ns[0]) for run in runs])
+    low, high = np.quantile(steps, (0.05, 0.95)) / np.median(steps) - 1
+    return f"{100 * low:+.0f} .. {100 * high:+.0f} %"
+
+
+def record(script: Path, trace: Path, name: str, asked: argparse.Namespace, plant: str) -> None:
     """Record one run of the script into a trace."""
-    words = [sys.executable, "-m", "modtrace", "run", "-q", "-o", str(trace), str(script), name, str(steps)]
-    subprocess.run(words, check=True, capture_output=True, env={**os.environ, "PLANT": plant})
+    part = trace.with_name("part.mtrace")
+    words = [sys.executable, "-m", "modtrace", "run", "-q", "--force", "-o", str(part), str(script), name]
+    environment = {**os.environ, "PLANT": plant, "SLEEP": str(asked.sleep)}
+    subprocess.run([*words, str(asked.steps)], check=True, capture_output=True, env=environment)
+    part.rename(trace)
 
 
 # made numbers -------------------------------------------------------------------------------------------------------
