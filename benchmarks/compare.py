@@ -149,6 +149,7 @@ def main() -> None:
     )
     parser.add_argument("--simulate", action="store_true", help="made numbers")
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--plants", default=",".join(PLANTS), help="changes to plant")
     parser.add_argument("--pool", type=int, default=20, help="runs of each side and model")
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--steps", type=int, default=60, help="training steps a run")
@@ -167,10 +168,11 @@ def main() -> None:
 
 def measure(name: str, asked: argparse.Namespace, folder: Path) -> None:
     """Record the runs of one model that are not there yet, and draw trials from them."""
+    plants = asked.plants.split(",")
     script = folder / "train.py"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(SCRIPT)
-    sides: dict[str, list[RunNumbers]] = {plant: [] for plant in ("", "again", *PLANTS)}
+    sides: dict[str, list[RunNumbers]] = {plant: [] for plant in ("", "again", *plants)}
     for number in range(asked.pool):
         for plant in sides:
             trace = folder / f"{name}-{plant or 'as-it-is'}-{number}.mtrace"
@@ -187,7 +189,7 @@ def measure(name: str, asked: argparse.Namespace, folder: Path) -> None:
         f"of runs {spread(sides[''] + sides['again'])}"
     )
     print(f"{name:5} unchanged  {tally.unchanged()}", flush=True)
-    for plant in PLANTS:
+    for plant in plants:
         tally = Tally()
         for chosen in rounds:
             tally.add(
