@@ -38,6 +38,8 @@ import torch
 from torch import nn
 
 plant, model_name, steps = os.environ.get("PLANT", ""), sys.argv[1], int(sys.argv[2])
+PLANTED, before_s = 0.1, 0.0
+"""Part of a step that is slept for, and what the step before took without it."""
 torch.set_num_threads(1)
 torch.manual_seed(0)
 
@@ -54,7 +56,7 @@ class Planted(nn.Module):
 
     def forward(self, x):
         if self.here and plant == "sleep":
-            time.sleep(float(os.environ["SLEEP"]))
+            time.sleep(PLANTED * before_s)
         y = self.back(torch.relu(self.work(x)))
         if self.here and plant == "calls":
             y = y + self.back(torch.relu(self.work(y)))
@@ -89,9 +91,12 @@ class Net(nn.Module):
 model = Net(256, 6)
 optimizer = torch.optim.SGD(model.parameters(), 0.001)
 for _ in range(steps):
+    began = time.perf_counter()
     optimizer.zero_grad()
     model(torch.randn(32, 8, 256)).square().mean().backward()
     optimizer.step()
+    took = time.perf_counter() - began
+    before_s = took - PLANTED * before_s if plant == "sleep" else took
 """
 MODELS = ("mlp", "conv", "rnn")
 PLANTED = "blocks.2.planted"
@@ -153,7 +158,6 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=20, help="runs of each side and model")
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--steps", type=int, default=60, help="training steps a run")
-    parser.add_argument("--sleep", type=float, default=0.0025, help="seconds of the planted sleep")
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="keep the runs, and use those that are there"
     )
@@ -226,8 +230,8 @@ def record(script: Path, trace: Path, name: str, asked: argparse.Namespace, plan
     """Record one run of the script into a trace."""
     part = trace.with_name("part.mtrace")
     words = [sys.executable, "-m", "modtrace", "run", "-q", "--force", "-o", str(part), str(script), name]
-    environment = {**os.environ, "PLANT": plant, "SLEEP": str(asked.sleep)}
-    subprocess.run([*words, str(asked.steps)], check=True, capture_output=True, env=environment)
+    words.append(str(asked.steps))
+    subprocess.run(words, check=True, capture_output=True, env={**os.environ, "PLANT": plant})
     part.rename(trace)
 
 
