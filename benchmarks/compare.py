@@ -38,8 +38,7 @@ import torch
 from torch import nn
 
 plant, model_name, steps = os.environ.get("PLANT", ""), sys.argv[1], int(sys.argv[2])
-PLANTED, before_s = 0.1, 0.0
-"""Part of a step that is slept for, and what the step before took without it."""
+PLANTED, before_s = 0.1, 0.0  # part of a step that is slept for; what the step before took without it
 torch.set_num_threads(1)
 torch.manual_seed(0)
 
