@@ -5,8 +5,10 @@
     python benchmarks/compare.py --pool 5 --trials 1 --models mlp    a quick look
     python benchmarks/compare.py --simulate       made numbers in the place of runs (minutes)
 
-Runs are recorded in turns, a round of one run of each side after the other. A trial takes five rounds out of eight that
-follow one another, so that its runs are neighbours in time, as those of `modtrace compare` are.
+Runs are recorded in turns, a round of one run of each side after the other. A trial takes five rounds of eight that
+follow one another, so that its runs are neighbours in time, as those of `modtrace compare` are. Where nothing is planted
+chance says which of the two runs of a round is on which side. In `added` a tenth of the step is added to one module of
+the recorded times, to each in turn: the noise is real, and the truth is known.
 """
 
 from __future__ import annotations
@@ -183,15 +185,23 @@ def measure(name: str, asked: argparse.Namespace, folder: Path) -> None:
                 record(script, trace, name, asked, "" if plant == "again" else plant)
             sides[plant] += runs_in(trace)
     rounds = drawn_rounds(asked.pool, asked.trials)
-    tally = Tally()
-    for chosen in rounds:
-        tally.add([sides[""][number] for number in chosen], [sides["again"][number] for number in chosen])
+    places = leaves_of(sides[""][0])
+    unchanged, added = Tally(), Tally()
+    drawn, none = random.Random(1), np.random.default_rng(0)
+    for trial, chosen in enumerate(rounds):
+        pairs = [drawn.sample((sides[""][number], sides["again"][number]), 2) for number in chosen]
+        baseline, candidate = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        unchanged.add(baseline, candidate)
+        leaf = places[trial % len(places)]
+        slower = [varied(run, none, 0.0, leaf=leaf, share=0.1) for run in candidate]
+        added.add(baseline, slower, candidate[0].forest.short_path(leaf))
     quiet_ns = least_step_ns(sides[""] + sides["again"])
     print(
         f"{name:5} {len(sides[''][0].modules)} modules, step {quiet_ns / 1e6:.1f} ms at best, "
         f"of runs {spread(sides[''] + sides['again'])}"
     )
-    print(f"{name:5} unchanged  {tally.unchanged()}", flush=True)
+    print(f"{name:5} unchanged  {unchanged.unchanged()}")
+    print(f"{name:5} added      step +10.0 %   {added.changed()}", flush=True)
     for plant in plants:
         tally = Tally()
         for chosen in rounds:
@@ -211,6 +221,12 @@ def drawn_rounds(pool: int, trials: int) -> list[list[int]]:
         first = drawn.randrange(pool - span + 1)
         rounds.append(sorted(drawn.sample(range(first, first + span), min(RUNS, pool))))
     return rounds
+
+
+def leaves_of(run: RunNumbers) -> list[int]:
+    """Modules that have time and none below them."""
+    forest, times = run.forest, run.module_times["subtree"].p50_ns
+    return [number for number in forest.parents_first() if not forest.below[number] and times[number] > 0]
 
 
 def least_step_ns(runs: list[RunNumbers]) -> int:
@@ -247,7 +263,7 @@ def simulate(trials: int) -> None:
     for noise in (0.01, 0.03, 0.10):
         drawn = np.random.default_rng(0)
         same, slower = Tally(), Tally()
-        leaves = [number for number in run.forest.parents_first() if not run.forest.below[number]]
+        leaves = leaves_of(run)
         for trial in range(trials):
             base = [varied(run, drawn, noise) for _ in range(RUNS)]
             same.add(base, [varied(run, drawn, noise) for _ in range(RUNS)])
