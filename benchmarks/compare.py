@@ -6,9 +6,9 @@
     python benchmarks/compare.py --simulate       made numbers in the place of runs (minutes)
 
 Runs are recorded in turns, a round of one run of each side after the other. A trial takes five rounds of eight that
-follow one another, so that its runs are neighbours in time, as those of `modtrace compare` are. Where nothing is planted
-chance says which of the two runs of a round is on which side. In `added` a tenth of the step is added to one module of
-the recorded times, to each in turn: the noise is real, and the truth is known.
+follow one another, so that its runs are neighbours in time, as those of `modtrace compare` are. Where nothing is
+planted chance says which of the two runs of a round is on which side. In `added` a tenth of the step is added to one
+module in the recorded times, to each in turn: the noise is real, and the truth is known.
 """
 
 from __future__ import annotations
