@@ -110,6 +110,8 @@ class Tally:
     modules: modules judged, all trials together; different: of these called slower or faster in any way.
     any_different, step_different: trials in which a module, and in which the step was.
     named: trials in which the planted module has a line, or one below it; alone: and no other module has.
+    called: trials in which one of its times, or of one below it, is called slower; apart: and of no other module but
+        those around it.
     """
 
     trials: int = 0
@@ -119,11 +121,15 @@ class Tally:
     step_different: int = 0
     named: int = 0
     alone: int = 0
+    called: int = 0
+    apart: int = 0
     others: list[str] = field(default_factory=list)
 
     def add(self, baseline: list[RunNumbers], candidate: list[RunNumbers], planted: str = "") -> None:
         found = Comparison(baseline, candidate)
-        called = [module for module in found.modules if any(time.changed for time in module.times.values())]
+        called = [
+            module.name for module in found.modules if any(time.changed for time in module.times.values())
+        ]
         self.trials += 1
         self.modules += len(found.modules)
         self.different += len(called)
@@ -131,8 +137,11 @@ class Tally:
         self.step_different += found.steps["step"].changed
         change = found.step_change
         lines = [line.name for line in change.lines if line.type] if change is not None else []
-        inside = [name for name in lines if name == planted or name.startswith(f"{planted}.")]
-        outside = [name for name in lines if name not in inside]
+        inside, outside = divided(lines, planted)
+        called_inside, called_outside = divided(called, planted)
+        beside = [name for name in called_outside if not f"{planted}.".startswith(f"{name}.")]
+        self.called += bool(called_inside)
+        self.apart += bool(called_inside) and not [name for name in beside if name != found.tree.name(0)]
         self.named += bool(inside)
         self.alone += bool(inside) and not outside
         self.others += outside
@@ -145,7 +154,16 @@ class Tally:
         )
 
     def changed(self) -> str:
-        return f"named in {self.named} of {self.trials}   and no other in {self.alone}   others: {self.others[:4]}"
+        return (
+            f"has a line in {self.named} of {self.trials}, alone in {self.alone}   "
+            f"called slower in {self.called}, no sibling in {self.apart}   others: {self.others[:4]}"
+        )
+
+
+def divided(names: list[str], planted: str) -> tuple[list[str], list[str]]:
+    """Names of the planted module and those below it, and all others."""
+    inside = [name for name in names if name == planted or name.startswith(f"{planted}.")]
+    return inside, [name for name in names if name not in inside]
 
 
 def main() -> None:
@@ -184,32 +202,27 @@ def measure(name: str, asked: argparse.Namespace, folder: Path) -> None:
             if not trace.exists():
                 record(script, trace, name, asked, "" if plant == "again" else plant)
             sides[plant] += runs_in(trace)
-    rounds = drawn_rounds(asked.pool, asked.trials)
-    places = leaves_of(sides[""][0])
+    plain = sides[""] + sides["again"]
+    places = leaves_of(plain[0])
     unchanged, added = Tally(), Tally()
+    planted = {plant: Tally() for plant in plants}
     drawn, none = random.Random(1), np.random.default_rng(0)
-    for trial, chosen in enumerate(rounds):
+    for trial, chosen in enumerate(drawn_rounds(asked.pool, asked.trials)):
         pairs = [drawn.sample((sides[""][number], sides["again"][number]), 2) for number in chosen]
         baseline, candidate = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         unchanged.add(baseline, candidate)
         leaf = places[trial % len(places)]
         slower = [varied(run, none, 0.0, leaf=leaf, share=0.1) for run in candidate]
         added.add(baseline, slower, candidate[0].forest.short_path(leaf))
-    quiet_ns = least_step_ns(sides[""] + sides["again"])
-    print(
-        f"{name:5} {len(sides[''][0].modules)} modules, step {quiet_ns / 1e6:.1f} ms at best, "
-        f"of runs {spread(sides[''] + sides['again'])}"
-    )
+        for plant, tally in planted.items():
+            tally.add(baseline, [sides[plant][number] for number in chosen], PLANTED)
+    least_ns = least_step_ns(plain)
+    print(f"{name:5} {len(plain[0].modules)} modules, step {least_ns / 1e6:.1f} ms at best, {spread(plain)}")
     print(f"{name:5} unchanged  {unchanged.unchanged()}")
-    print(f"{name:5} added      step +10.0 %   {added.changed()}", flush=True)
-    for plant in plants:
-        tally = Tally()
-        for chosen in rounds:
-            tally.add(
-                [sides[""][number] for number in chosen], [sides[plant][number] for number in chosen], PLANTED
-            )
-        change = 100 * (least_step_ns(sides[plant]) / quiet_ns - 1)
-        print(f"{name:5} {plant:9}  step {change:+5.1f} % at best   {tally.changed()}", flush=True)
+    print(f"{name:5} added      step +10.0 %          {added.changed()}")
+    for plant, tally in planted.items():
+        change = 100 * (least_step_ns(sides[plant]) / least_ns - 1)
+        print(f"{name:5} {plant:9}  step {change:+5.1f} % at best  {tally.changed()}", flush=True)
 
 
 def drawn_rounds(pool: int, trials: int) -> list[list[int]]:
@@ -235,10 +248,11 @@ def least_step_ns(runs: list[RunNumbers]) -> int:
 
 
 def spread(runs: list[RunNumbers]) -> str:
-    """The middle nine tenths of the median steps of runs, beside their median."""
+    """The median steps of runs: their median, and the middle nine tenths."""
     steps = np.array([int(run.step_times.p50_ns[0]) for run in runs])
-    low, high = np.quantile(steps, (0.05, 0.95)) / np.median(steps) - 1
-    return f"{100 * low:+.0f} .. {100 * high:+.0f} %"
+    middle = float(np.median(steps))
+    low, high = np.quantile(steps, (0.05, 0.95)) / middle - 1
+    return f"median {middle / 1e6:.1f} ms, runs {100 * low:+.0f} .. {100 * high:+.0f} % of it"
 
 
 def record(script: Path, trace: Path, name: str, asked: argparse.Namespace, plant: str) -> None:
