@@ -301,7 +301,8 @@ def line_label(line: ChangeLine) -> str:
     """The name of a line with its class."""
     name = plain(line.name) + (f" x{line.modules}" if line.modules > 1 else "")
     kind = f"  {plain(line.type)}" if line.type and line.type != line.name else ""
-    return f"{name}{kind}{', the rest of it' if line.rest else ''}"
+    part = f", its {line.part}" if line.part else ""
+    return f"{name}{kind}{part}{', the rest of it' if line.rest else ''}"
 
 
 def _line_cells(line: ChangeLine, room: int) -> tuple[str, ...]:
