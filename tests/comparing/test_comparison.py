@@ -153,7 +153,7 @@ def test_where_the_whole_cannot_be_told_its_forward_has_the_line():
         False,
     )
     assert line.change_ns == pytest.approx(2 * 0.4 * NET["h.2.attn.qkv"][1] * US, rel=0.1)
-    assert line_label(line) == "h.2.attn.qkv  Linear, its forward"
+    assert line_label(line) == "h.2.attn.qkv forward"
     change = found.step_change
     assert change.change_ns == line.change_ns + change.unmatched_ns + change.other_ns
     assert Comparison(runs(1, 1), runs(2, 1)).step_change.lines == []
