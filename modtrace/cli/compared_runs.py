@@ -6,11 +6,12 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from modtrace.cli.chosen_trace import chosen, memory_limit_of
-from modtrace.cli.options import Option, ParsedOptions
+from modtrace.cli.options import Option, ParsedOptions, Verb, parse, takes_next
 from modtrace.cli.output import say, show
 from modtrace.errors import CannotTellError, RegressionError, UsageError
 from modtrace.text import plain
@@ -30,8 +31,10 @@ FAIL_ON: Final = Option(
 )
 UNKNOWN_OK: Final = Option(("--unknown-ok",), None, "end with 0 where a limit cannot be told")
 JUNIT: Final = Option(("--junit",), "F.xml", "write the limits as test cases for a CI system too")
-AGAINST: Final = Option(("--against",), "TRACE", "beside another run, the candidate: what changed")
-"""Of views that show a pair."""
+AGAINST: Final = Option(
+    ("--against",), "TRACE ...", "the runs of the candidate; those in front of it are the baseline"
+)
+BETWEEN: Final = "--against stands between the traces of the baseline and those of the candidate"
 SHARED_OPTIONS: Final = (
     Option(
         ("--map",),
@@ -136,16 +139,82 @@ def compared(
     return Comparison(baseline, candidate, names=names, noise=noise_of(parsed))
 
 
-def pair_of(parsed: ParsedOptions) -> tuple[Comparison, tuple[str, str]]:
-    """The trace that a command line names, or the newest here, against that of --against; and the names of both.
+def parsed_sides(words: Sequence[str], verb: Verb) -> tuple[ParsedOptions, list[str] | None]:
+    """Options and traces of the baseline, and those of the candidate: behind --against; None where that is not there.
 
     Raises:
-        UsageError: more than one is named.
+        UsageError: an option cannot be read, or no trace stands behind --against.
+    """
+    before, behind = _divided(words, verb)
+    parsed = parse(before, verb)
+    if behind is None:
+        return parsed, None
+    further = parse(behind, verb)
+    if not further.words:
+        raise UsageError(BETWEEN)
+    parsed.values |= further.values
+    return parsed, further.words
+
+
+def _divided(words: Sequence[str], verb: Verb) -> tuple[list[str], list[str] | None]:
+    """The words in front of --against and those behind it; None where it is not there."""
+    (against,) = AGAINST.names
+    queue = list(words)
+    before: list[str] = []
+    while queue:
+        word = queue.pop(0)
+        if word == against:
+            return before, queue
+        if word.startswith(f"{against}="):
+            return before, [word.partition("=")[2], *queue]
+        before.append(word)
+        if word == "--":
+            return [*before, *queue], None
+        if word.startswith("-") and queue and takes_next(word, verb.options):
+            before.append(queue.pop(0))
+    return before, None
+
+
+@dataclass(frozen=True)
+class ShownTraces:
+    """Traces that a view is asked for.
+
+    parsed: the options, and the traces in front of --against.
+    candidate: those behind it; none where one trace is shown by itself.
+    """
+
+    parsed: ParsedOptions
+    candidate: tuple[str, ...] = ()
+
+    @property
+    def baseline(self) -> tuple[str, ...]:
+        """The traces in front of --against, or the newest here.
+
+        Raises:
+            TraceError: none is here that holds a call.
+        """
+        return tuple(self.parsed.words) or (str(chosen([])),)
+
+
+def shown_traces(words: Sequence[str], verb: Verb) -> ShownTraces:
+    """The command line of a view, which shows one trace, or runs of two sides.
+
+    Raises:
+        UsageError: an option cannot be read, or no trace stands behind --against.
+    """
+    parsed, candidate = parsed_sides(words, verb)
+    return ShownTraces(parsed, tuple(candidate or ()))
+
+
+def pair_of(shown: ShownTraces) -> tuple[Comparison, tuple[str, str]]:
+    """The runs of both sides compared; and the names of the sides.
+
+    Raises:
         TraceError: one is not there, or cannot be read.
     """
-    paths = str(chosen(parsed.words)), parsed.values["against"]
-    sides = [runs_of([path], parsed) for path in paths]
-    return compared(sides[0], sides[1], parsed), (side_name(paths[:1]), side_name(paths[1:]))
+    baseline, candidate = shown.baseline, shown.candidate
+    sides = [runs_of(paths, shown.parsed) for paths in (baseline, candidate)]
+    return compared(sides[0], sides[1], shown.parsed), (side_name(baseline), side_name(candidate))
 
 
 def show_comparison(comparison: Comparison, names: tuple[str, str], parsed: ParsedOptions) -> None:

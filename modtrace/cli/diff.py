@@ -10,21 +10,23 @@ from typing import Final
 
 from modtrace.cli.chosen_trace import MAX_MEMORY, memory_limit_of
 from modtrace.cli.compared_runs import (
+    AGAINST,
+    BETWEEN,
     MODES,
     SHARED_OPTIONS,
     check_options,
     compared,
+    parsed_sides,
     runs_of,
     show_comparison,
     side_name,
 )
-from modtrace.cli.options import Option, ParsedOptions, Verb, check_modes, parse, takes_next
+from modtrace.cli.options import Option, ParsedOptions, Verb, check_modes
 from modtrace.cli.output import show
 from modtrace.errors import UsageError
 
-AGAINST: Final = "--against"
 OPTIONS: Final = (
-    Option((AGAINST,), "TRACE ...", "the runs of the candidate; those in front of it are the baseline"),
+    AGAINST,
     *SHARED_OPTIONS,
     Option(
         ("--numerics",),
@@ -69,20 +71,16 @@ def prepare(words: Sequence[str]) -> PreparedDiff:
     Raises:
         UsageError: it does not say what to compare with what.
     """
-    before, behind = _divided(words)
-    parsed = parse(before, VERB)
-    if behind is None:
-        baseline, candidate = parsed.words[:1], parsed.words[1:]
+    parsed, candidate = parsed_sides(words, VERB)
+    baseline = parsed.words
+    if candidate is None:
         if len(parsed.words) != 2:
             raise UsageError(
                 f"diff takes two traces, not {len(parsed.words)}; several a side: modtrace diff A1 A2 --against B1 B2"
             )
-    else:
-        further = parse(behind, VERB)
-        parsed.values |= further.values
-        baseline, candidate = parsed.words, further.words
-        if not baseline or not candidate:
-            raise UsageError("--against stands between the traces of the baseline and those of the candidate")
+        baseline, candidate = parsed.words[:1], parsed.words[1:]
+    if not baseline:
+        raise UsageError(BETWEEN)
     check_modes(parsed.values, VERB)
     check_options(parsed)
     if parsed.on("numerics"):
@@ -91,24 +89,6 @@ def prepare(words: Sequence[str]) -> PreparedDiff:
         if "fail-on" in parsed.values:
             raise UsageError("--numerics has no limits: leave --fail-on out")
     return PreparedDiff(baseline, candidate, parsed)
-
-
-def _divided(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
-    """The words in front of --against and those behind it; None where it is not there."""
-    queue = list(words)
-    before: list[str] = []
-    while queue:
-        word = queue.pop(0)
-        if word == AGAINST:
-            return before, queue
-        if word.startswith(f"{AGAINST}="):
-            return before, [word.partition("=")[2], *queue]
-        before.append(word)
-        if word == "--":
-            return [*before, *queue], None
-        if word.startswith("-") and queue and takes_next(word, OPTIONS):
-            before.append(queue.pop(0))
-    return before, None
 
 
 def execute(prepared: PreparedDiff) -> None:

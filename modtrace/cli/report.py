@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from modtrace.cli.chosen_trace import MAX_MEMORY, opened
-from modtrace.cli.compared_runs import AGAINST, pair_of
-from modtrace.cli.options import Option, ParsedOptions, Verb, parse
+from modtrace.cli.compared_runs import AGAINST, ShownTraces, pair_of, shown_traces, side_name
+from modtrace.cli.options import Option, Verb
 from modtrace.cli.output import say
 from modtrace.errors import UsageError
 from modtrace.text import plain
@@ -36,31 +36,37 @@ VERB: Final = Verb(
     examples=(
         ("modtrace report --open", "of the newest trace here, shown in a browser"),
         ("modtrace report run.mtrace -o run.html --full", "with every call"),
-        ("modtrace report old.mtrace --against new.mtrace", "two runs, coloured by what changed"),
+        ("modtrace report old*.mtrace --against new*.mtrace", "coloured by what changed"),
     ),
     docs="docs/report.md",
 )
 
 
-def prepare(words: Sequence[str]) -> ParsedOptions:
-    """Read the command line."""
-    parsed = parse(words, VERB)
+def prepare(words: Sequence[str]) -> ShownTraces:
+    """Read the command line.
+
+    Raises:
+        UsageError: options that do not go together.
+    """
+    shown = shown_traces(words, VERB)
+    parsed = shown.parsed
     if "max-size" in parsed.values and parsed.on("full"):
         raise UsageError("--full writes every call, --max-size as many as fit: one of them")
     if "max-size" in parsed.values:
         size_bytes(parsed.values["max-size"])
-    if "against" in parsed.values and ("max-size" in parsed.values or parsed.on("full")):
+    if shown.candidate and ("max-size" in parsed.values or parsed.on("full")):
         raise UsageError(
             "--against compares two runs: single calls, and so --full and --max-size, are not in that page"
         )
-    return parsed
+    return shown
 
 
-def execute(parsed: ParsedOptions) -> None:
+def execute(shown: ShownTraces) -> None:
     """Write the file and say where it is, to stderr."""
-    if "against" in parsed.values:
-        _write_pair(parsed)
+    if shown.candidate:
+        _write_pair(shown)
         return
+    parsed = shown.parsed
     stored = opened(parsed)
     target = Path(parsed.values.get("output") or f"{stored.path.resolve().stem}.html")
     limit = size_bytes(parsed.values["max-size"]) if "max-size" in parsed.values else None
@@ -75,15 +81,14 @@ def execute(parsed: ParsedOptions) -> None:
     say(text)
 
 
-def _write_pair(parsed: ParsedOptions) -> None:
+def _write_pair(shown: ShownTraces) -> None:
     from modtrace.export.target import refuse_existing
     from modtrace.views.html.pair_page import write_pair
 
-    comparison, names = pair_of(parsed)
-    target = Path(
-        parsed.values.get("output")
-        or f"{names[0].removesuffix('.mtrace')}-against-{names[1].removesuffix('.mtrace')}.html"
-    )
+    parsed = shown.parsed
+    comparison, names = pair_of(shown)
+    first = [side_name(paths[:1]).removesuffix(".mtrace") for paths in (shown.baseline, shown.candidate)]
+    target = Path(parsed.values.get("output") or f"{first[0]}-against-{first[1]}.html")
     refuse_existing(target, force=parsed.on("force"))
     write_pair(comparison, names, target)
     say(

@@ -7,8 +7,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from modtrace.cli.chosen_trace import MAX_MEMORY, chosen, memory_limit_of, opened
-from modtrace.cli.compared_runs import AGAINST, pair_of, show_comparison
-from modtrace.cli.options import Option, ParsedOptions, Verb, parse
+from modtrace.cli.compared_runs import (
+    AGAINST,
+    ShownTraces,
+    pair_of,
+    show_comparison,
+    shown_traces,
+)
+from modtrace.cli.options import Option, ParsedOptions, Verb
 from modtrace.cli.output import show
 from modtrace.cli.terminal import has_terminal
 
@@ -31,26 +37,27 @@ VERB: Final = Verb(
         ("modtrace view", "the newest trace here"),
         ("modtrace view run.mtrace", "another one; modtrace run.mtrace does the same"),
         ("modtrace view --plain > tree.txt", "the tree as text"),
-        ("modtrace view old.mtrace --against new.mtrace", "two runs, coloured by what changed"),
+        ("modtrace view old*.mtrace --against new*.mtrace", "coloured by what changed"),
     ),
     docs="docs/viewer.md",
 )
 
 
-def prepare(words: Sequence[str]) -> ParsedOptions:
+def prepare(words: Sequence[str]) -> ShownTraces:
     """Read the command line."""
-    return parse(words, VERB)
+    return shown_traces(words, VERB)
 
 
-def execute(parsed: ParsedOptions) -> None:
+def execute(shown: ShownTraces) -> None:
     """Show it until the user leaves.
 
     Raises:
         TraceError: there is no trace, or none that can be read.
     """
-    if "against" in parsed.values:
-        _show_pair(parsed)
+    if shown.candidate:
+        _show_pair(shown)
         return
+    parsed = shown.parsed
     if parsed.on("plain") or not has_terminal():
         _print(parsed)
         return
@@ -67,9 +74,10 @@ def _print(parsed: ParsedOptions) -> None:
     show(text)
 
 
-def _show_pair(parsed: ParsedOptions) -> None:
+def _show_pair(shown: ShownTraces) -> None:
     """Two runs beside each other; without a terminal the text of modtrace diff."""
-    comparison, names = pair_of(parsed)
+    comparison, names = pair_of(shown)
+    parsed = shown.parsed
     if parsed.on("plain") or not has_terminal():
         show_comparison(comparison, names, parsed)
         return

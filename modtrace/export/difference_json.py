@@ -63,6 +63,7 @@ def difference_json(
                     "modules": line.modules,
                     "change_ns": line.change_ns,
                     "rest": line.rest,
+                    "part": line.part,
                     "time": _time(line.time),
                 }
                 for line in change.lines

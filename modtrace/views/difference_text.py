@@ -298,9 +298,10 @@ def _nothing(comparison: Comparison) -> str:
 
 
 def line_label(line: ChangeLine) -> str:
-    """The name of a line with its class."""
+    """The name of a line with its class, or with `forward` or `backward` where it is of that alone."""
     name = plain(line.name) + (f" x{line.modules}" if line.modules > 1 else "")
     kind = f"  {plain(line.type)}" if line.type and line.type != line.name else ""
+    kind = f" {line.part}" if line.part else kind
     return f"{name}{kind}{', the rest of it' if line.rest else ''}"
 
 
@@ -308,7 +309,7 @@ def _line_cells(line: ChangeLine, room: int) -> tuple[str, ...]:
     time = line.time
     each = " each" if line.modules > 1 else ""
     return (
-        fit(line_label(line), room),
+        fit(line_label(line), room, keep_end=bool(line.part)),
         signed(line.change_ns),
         duration(time.baseline_ns),
         duration(time.candidate_ns),

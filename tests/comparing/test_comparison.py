@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from modtrace.analysis.comparing.comparison import Comparison
 from modtrace.analysis.comparing.name_map import NameMap
+from modtrace.views.difference_text import line_label
 from tests.comparing.made_runs import NET, OUTSIDE, US, noisy_runs, run_of
 
 
@@ -121,6 +124,39 @@ def test_without_noise_nothing_is_left_over(seed):
     change = found.step_change
     assert abs(change.other_ns) <= len(NET) + 10
     assert sum(line.change_ns for line in change.lines) == pytest.approx(change.change_ns, abs=len(NET) + 10)
+
+
+def test_where_the_whole_cannot_be_told_its_forward_has_the_line():
+    """As on a busy machine: the backward of a module varies so much that only its forward is known to be slower."""
+
+    def runs(seed, forward):
+        drawn, result = np.random.default_rng(seed), []
+        for run in noisy_runs(5, seed):
+            number = [module.name for module in run.modules].index("h.2.attn.qkv")
+            factors = {name: np.ones(len(run.modules)) for name in ("forward", "backward", "subtree")}
+            factors["forward"][number] = forward
+            factors["backward"][number] = factors["subtree"][number] = drawn.lognormal(0, 1)
+            times = {
+                kind: replace(spent, p50_ns=(spent.p50_ns * factors[kind]).astype(np.int64))
+                for kind, spent in run.module_times.items()
+                if kind in factors
+            }
+            result.append(replace(run, module_times={**run.module_times, **times}))
+        return result
+
+    found = Comparison(runs(1, 1), runs(2, 3))
+    (line,) = found.step_change.lines
+    assert (line.name, line.part, line.time.verdict, line.rest) == (
+        "h.2.attn.qkv",
+        "forward",
+        "slower",
+        False,
+    )
+    assert line.change_ns == pytest.approx(2 * 0.4 * NET["h.2.attn.qkv"][1] * US, rel=0.1)
+    assert line_label(line) == "h.2.attn.qkv forward"
+    change = found.step_change
+    assert change.change_ns == line.change_ns + change.unmatched_ns + change.other_ns
+    assert Comparison(runs(1, 1), runs(2, 1)).step_change.lines == []
 
 
 def test_modules_that_one_side_alone_has_are_a_row():

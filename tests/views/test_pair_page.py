@@ -206,9 +206,19 @@ def test_as_commands(tmp_path, monkeypatch, capsys):
     assert "wrote a.json-against-b.json.html" in capsys.readouterr().err
     main(["view", "a.json", "--against", "b.json"])
     assert "WHAT CHANGED" in capsys.readouterr().out
+    for side in "ab":
+        for number, run in enumerate(noisy_runs(5, ord(side), scale={"head": 2} if side == "b" else None)):
+            (tmp_path / f"{side}-{number}.json").write_text(baseline_text([run]))
+    sides = [[f"{side}-{number}.json" for number in range(5)] for side in "ab"]
+    main(["report", *sides[0], "--against", *sides[1]])
+    page = (tmp_path / "a-0.json-against-b-0.json.html").read_text(encoding="utf-8")
+    assert "a-0.json and 4 more, 5 runs" in unescape(page)
+    main(["view", *sides[0], f"--against={sides[1][0]}", *sides[1][1:]])
+    assert "5 runs against 5" in capsys.readouterr().out
     for words, message in (
         (["report", "a.json", "--against", "b.json"], "exists already"),
         (["report", "a.json", "--against", "b.json", "--full"], "single calls"),
+        (["view", "a.json", "--against"], "--against stands between the traces"),
     ):
         with pytest.raises(SystemExit) as left:
             main(words)

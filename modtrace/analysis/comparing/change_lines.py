@@ -34,6 +34,7 @@ class ChangeLine:
     time: the change of its own time a step, of one of the repeats.
     rest: other lines are inside of it.
     nodes: its modules, as positions in the union tree; empty for others.
+    part: `forward` or `backward` where that alone can be told; `change_ns` and `time` are of it.
     """
 
     name: str
@@ -43,6 +44,27 @@ class ChangeLine:
     time: TimeChange
     rest: bool
     nodes: tuple[int, ...]
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class ModuleTimes:
+    """The changes of a module that a line may be made of.
+
+    whole: of its time with all below it.
+    part, part_time, part_ns: its forward or its backward where that has changed and the whole cannot be told; by how
+        much it changes a step. "", None and 0 where there is none.
+    """
+
+    whole: TimeChange
+    part: str = ""
+    part_time: TimeChange | None = None
+    part_ns: float = 0.0
+
+    @property
+    def told(self) -> TimeChange | None:
+        """The change that is told of it, None where none is."""
+        return self.whole if self.whole.changed else self.part_time
 
 
 @dataclass(frozen=True)
@@ -74,7 +96,7 @@ def own_times(side: Side, times: SideTimes) -> Floats:
 
 class _Explanation:
     def __init__(
-        self, tree: UnionTree, times: Sequence[TimeChange | None], own: tuple[Floats, Floats]
+        self, tree: UnionTree, times: Sequence[ModuleTimes | None], own: tuple[Floats, Floats]
     ) -> None:
         self.tree, self.times = tree, times
         self.change = np.zeros(len(tree))
@@ -107,10 +129,12 @@ class _Explanation:
         return [name for top in self.tree.tops for name in self._named[top]]
 
     def _judged(self, number: int, below: list[int]) -> list[int]:
-        time = self.times[number]
-        if time is None or not time.changed:
+        times = self.times[number]
+        if times is None or times.told is None:
             return below
-        if self._all_alike(number, time.verdict):
+        if not times.whole.changed:
+            return self._part_judged(number, times.part_ns, below)
+        if self._all_alike(number, times.whole.verdict):
             for name in below:
                 del self.of_lines[name]
             below = []
@@ -122,13 +146,24 @@ class _Explanation:
         self.inner[number] = bool(below)
         return [*below, number]
 
+    def _part_judged(self, number: int, part_ns: float, below: list[int]) -> list[int]:
+        """The lines in a module of which a part alone has changed: its own, unless those below explain it."""
+        told = sum(self.of_lines[name] for name in below)
+        if below and part_ns * told > 0 and abs(told) >= EXPLAINED * abs(part_ns):
+            return below
+        self.of_lines[number] = part_ns - told
+        self.inner[number] = bool(below)
+        return [*below, number]
+
     def _all_alike(self, number: int, verdict: str) -> bool:
         """Two children or more that have nearly all of the time have changed in the same way, each as a whole."""
         children = self.tree.modules[number].below
         alike = [
             child
             for child in children
-            if self._named[child] == [child] and (time := self.times[child]) and time.verdict == verdict
+            if self._named[child] == [child]
+            and (times := self.times[child])
+            and times.whole.verdict == verdict
         ]
         time_ns = sum(float(self.total[child]) for child in alike)
         return len(alike) > 1 and time_ns >= ALL_ALIKE * float(self.total[number]) > 0
@@ -137,7 +172,7 @@ class _Explanation:
 def step_change(
     change_ns: int,
     tree: UnionTree,
-    times: Sequence[TimeChange | None],
+    times: Sequence[ModuleTimes | None],
     own: tuple[Floats, Floats],
     outside: Mapping[str, tuple[TimeChange, float]],
 ) -> StepChange:
@@ -146,7 +181,7 @@ def step_change(
     Args:
         change_ns: of the step.
         tree: the modules of both sides.
-        times: of each module with all below it; None for one that one side alone has.
+        times: of each module; None for one that one side alone has.
         own: see `own_times`, of each side.
         outside: of what is in no module: the change of its time, and by how much it changes a step.
     """
@@ -163,21 +198,32 @@ def step_change(
 
 
 def _folded(
-    tree: UnionTree, named: Sequence[int], explanation: _Explanation, times: Sequence[TimeChange | None]
+    tree: UnionTree, named: Sequence[int], explanation: _Explanation, times: Sequence[ModuleTimes | None]
 ) -> list[ChangeLine]:
     """A line for each group of repeats that have changed in the same way."""
-    groups: dict[tuple[str, str, str, bool], list[int]] = {}
+    groups: dict[tuple[str, str, str, str, bool], list[int]] = {}
     for number in named:
-        time = times[number]
-        assert time is not None
-        key = fold(tree.name(number)), tree.type(number), time.verdict, explanation.inner[number]
+        of_module = times[number]
+        assert of_module is not None
+        assert of_module.told is not None
+        part = "" if of_module.whole.changed else of_module.part
+        key = (
+            fold(tree.name(number)),
+            tree.type(number),
+            of_module.told.verdict,
+            part,
+            explanation.inner[number],
+        )
         groups.setdefault(key, []).append(number)
     lines = []
-    for (name, kind, _, rest), members in groups.items():
+    for (name, kind, _, part, rest), members in groups.items():
         changes = [explanation.of_lines[number] for number in members]
-        middle = members[int(np.argsort(changes)[len(changes) // 2])]
-        time = times[middle]
-        assert time is not None
+        of_module = times[members[int(np.argsort(changes)[len(changes) // 2])]]
+        assert of_module is not None
+        assert of_module.told is not None
         shown = tree.name(members[0]) if len(members) == 1 else name
-        lines.append(ChangeLine(shown, kind, len(members), round(sum(changes)), time, rest, tuple(members)))
+        line = ChangeLine(
+            shown, kind, len(members), round(sum(changes)), of_module.told, rest, tuple(members), part
+        )
+        lines.append(line)
     return lines

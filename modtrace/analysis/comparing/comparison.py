@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from modtrace.analysis.comparing.alignment import align
-from modtrace.analysis.comparing.change_lines import StepChange, own_times, step_change
+from modtrace.analysis.comparing.change_lines import ModuleTimes, StepChange, own_times, step_change
 from modtrace.analysis.comparing.name_map import NameMap
 from modtrace.analysis.comparing.plain_changes import (
     EnvironmentChange,
@@ -20,9 +20,16 @@ from modtrace.analysis.comparing.plain_changes import (
     number_changes,
     structure_changes,
 )
-from modtrace.analysis.comparing.run_numbers import MODULE_TIMES, STEP, SUBTREE, RunNumbers
+from modtrace.analysis.comparing.run_numbers import (
+    BACKWARD,
+    FORWARD,
+    MODULE_TIMES,
+    STEP,
+    SUBTREE,
+    RunNumbers,
+)
 from modtrace.analysis.comparing.side import Side, SideTimes
-from modtrace.analysis.comparing.time_changes import TimeChange, enough_runs, time_changes
+from modtrace.analysis.comparing.time_changes import UNTOLD, TimeChange, enough_runs, time_changes
 from modtrace.analysis.comparing.union_tree import UnionTree
 
 NOISE: Final = 0.05
@@ -158,9 +165,9 @@ class Comparison:
         if change_ns is None:
             return None
         own = [own_times(side, side.module_times(SUBTREE)) for side in (self.baseline, self.candidate)]
-        times: list[TimeChange | None] = [None] * len(self.tree)
+        times: list[ModuleTimes | None] = [None] * len(self.tree)
         for module in self.modules:
-            times[module.number] = module.times[SUBTREE]
+            times[module.number] = self._line_times(module)
         names = list(self.outside)
         adds = [
             np.nan_to_num(spent.values_ns * spent.share)
@@ -171,6 +178,20 @@ class Comparison:
             for place, (name, time) in enumerate(self.outside.items())
         }
         return step_change(change_ns, self.tree, times, (own[0], own[1]), outside)
+
+    def _line_times(self, module: ModuleChange) -> ModuleTimes:
+        """The change of a module, and where that cannot be told the larger one of its forward and backward."""
+        whole, found = module.times[SUBTREE], ModuleTimes(module.times[SUBTREE])
+        if whole.verdict != UNTOLD or not self.enough_runs:
+            return found
+        for part in (FORWARD, BACKWARD):
+            if not module.times[part].changed:
+                continue
+            sides = [self.side_times(which, part, [module.number]) for which in (0, 1)]
+            values = [float((side.values_ns * side.share)[0]) for side in sides]
+            if abs(values[1] - values[0]) > abs(found.part_ns):
+                found = ModuleTimes(whole, part, module.times[part], values[1] - values[0])
+        return found
 
     @cached_property
     def notes(self) -> list[str]:
