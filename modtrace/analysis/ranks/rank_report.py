@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.ranks.rank_numbers import MANY_CELLS, Place, RankNumbers, reduced, unreadable
-from modtrace.analysis.ranks.stragglers import Peers, Straggler, stragglers
+from modtrace.analysis.ranks.stragglers import MIN_STEPS, Peers, Straggler, stragglers
 from modtrace.errors import TraceError
 from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored, process_of
+from modtrace.units import plural
 
 Ints = npt.NDArray[np.int64]
 
@@ -65,6 +66,7 @@ class RankReport:
     roles: number of the role of each, by the first rank that has it.
     modules: over the ranks of each role, the slowest first.
     late: ranks that the others wait for.
+    compared: ranks that were held against peers.
     compared_steps: number of steps in which ranks were held against each other; 0 for none.
     why_not: why no rank was held against others; "" where some were.
     """
@@ -73,6 +75,7 @@ class RankReport:
     roles: tuple[int, ...]
     modules: tuple[ModuleOverRanks, ...]
     late: tuple[LateRank, ...]
+    compared: frozenset[int]
     compared_steps: int
     why_not: str
 
@@ -106,18 +109,33 @@ def rank_report(stored: Stored) -> RankReport:
     late: list[LateRank] = []
     modules: list[ModuleOverRanks] = []
     steps, reasons = 0, []
+    against: set[int] = set()
     last = {rank.rank: place for place, rank in enumerate(ranks)}
     for role in dict.fromkeys(roles):
         group = [ranks[place] for place in last.values() if roles[place] == role and ranks[place].places]
         modules += _modules(group, role)
+        group = _with_most_steps(group)
         compared, found, why = _compared(group)
         steps, late = max(steps, compared), late + found
+        against |= {rank.rank for rank in group} if compared else set()
         reasons += [why] if why else []
     modules.sort(key=lambda module: -module.high_ns)
     late.sort(key=lambda rank: -rank.verdict.excess_ns)
     return RankReport(
-        tuple(ranks), tuple(roles), tuple(modules), tuple(late), steps, "" if steps else (reasons or [""])[0]
+        ranks=tuple(ranks),
+        roles=tuple(roles),
+        modules=tuple(modules),
+        late=tuple(late),
+        compared=frozenset(against),
+        compared_steps=steps,
+        why_not="" if steps else (reasons or [""])[0],
     )
+
+
+def _with_most_steps(group: Sequence[RankNumbers]) -> list[RankNumbers]:
+    """Those that have enough steps to be held against each other."""
+    usual = float(np.median([rank.steps for rank in group])) if group else 0.0
+    return [rank for rank in group if rank.steps >= _FEW * usual]
 
 
 def _modules(group: Sequence[RankNumbers], role: int) -> list[ModuleOverRanks]:
@@ -153,13 +171,11 @@ def _compared(group: Sequence[RankNumbers]) -> tuple[int, list[LateRank], str]:
     untimed = next((rank.launch_timed for rank in group if rank.launch_timed), None)
     if untimed is not None:
         return 0, [], untimed
-    usual = float(np.median([rank.steps for rank in group]))
-    group = [rank for rank in group if rank.steps >= _FEW * usual]
     common: Ints = group[0].times.number[group[0].times.counts]
     for rank in group[1:]:
         common = np.intersect1d(common, rank.times.number[rank.times.counts], assume_unique=True)
-    if len(group) < 2 or not len(common):
-        return 0, [], "no two ranks have the same steps"
+    if len(common) < MIN_STEPS:
+        return 0, [], f"they have {plural(len(common), 'step')} in common that count, {MIN_STEPS} are needed"
     places = [place for place, ranks in Counter(p for rank in group for p in rank.places).items() if ranks > 1]
     found = stragglers(_peers(group, places, common))
     late = [

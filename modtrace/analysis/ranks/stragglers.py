@@ -49,6 +49,8 @@ LATE: Final = 0.25
 """At least this part of a difference must show in the whole time of the rank without waiting."""
 MANY_EACH: Final = 3
 """So many modules of one rank are named."""
+WORTH: Final = 0.2
+"""Beside the slowest only those with this part of its excess: what runs behind a pause is slower too, cold caches."""
 _SPREAD: Final = 1.4826
 """From a median absolute deviation to a standard deviation."""
 
@@ -202,6 +204,7 @@ class _Window:
         found = []
         for rank in np.flatnonzero(named.any(axis=1)).tolist():
             order = np.argsort(-np.where(named[rank], excess[rank], -1), kind="stable")
+            named[rank] &= excess[rank] >= WORTH * excess[rank, order[0]]
             for place in order[: min(MANY_EACH, int(named[rank].sum()))].tolist():
                 more = float(excess[rank, place])
                 if rank in slow_ranks:  # what is beyond its being slow in everything
