@@ -168,9 +168,7 @@ class Stored:
         """
         if self._folders == [folder]:
             return self
-        return Stored(
-            self.path, max_memory_bytes=self.max_memory_bytes, owner=self._owner, folder=folder
-        )
+        return Stored(self.path, max_memory_bytes=self.max_memory_bytes, owner=self._owner, folder=folder)
 
     @cached_property
     def processes(self) -> tuple[Process, ...]:

@@ -18,6 +18,7 @@ MANY_RANKS: Final = 16
 """So many have a line each; of more those with trouble, and the slowest."""
 MANY_MODULES: Final = 10
 _MANY_NAMED: Final = 6
+_MANY_CHARACTERS: Final = 140
 _COLUMNS: Final = (
     ("step", "step_ns", 7), ("data", "data_ns", 7), ("forward", "forward_ns", 8), ("backward", "backward_ns", 9),
     ("optim", "optimizer_ns", 7), ("other", "other_ns", 7), ("modules", "modules_ns", 8),
@@ -78,11 +79,11 @@ def _failures(faults: RankFaults, report: RankReport) -> list[str]:
     lines = []
     first = faults.first
     if first is not None:
-        others = [rank for rank in faults.noticed if rank is not first]
-        why = first.end.error or "killed"
+        others = [rank for rank in faults.noticed if rank is not first and rank.end.failed]
+        why = _error(first) or "killed"
         after = f"; {named(rank.rank for rank in others)} failed because of it" if others else ""
         lines.append(f"rank {first.rank} failed first: {why}{_where(first)}{after}")
-    killed = [rank for rank in faults.killed if rank is not first]
+    killed = [rank for rank in faults.killed if rank is not first and not (first and rank.end.noticed)]
     if killed:
         verb = "was" if len(killed) == 1 else "were"
         lines.append(f"{named(rank.rank for rank in killed)} {verb} killed, or left no end")
@@ -93,19 +94,18 @@ def _failures(faults: RankFaults, report: RankReport) -> list[str]:
     ]
     for error in dict.fromkeys(rank.end.error or "" for rank in own):
         same = [rank for rank in own if rank.end.error == error]
-        lines.append(f"{named(rank.rank for rank in same)} failed: {error}{_where(same[0])}")
-    if first is None and faults.noticed:
+        lines.append(f"{named(rank.rank for rank in same)} failed: {_error(same[0])}{_where(same[0])}")
+    if first is None and any(rank.end.error for rank in faults.noticed):
         lines.append(
             f"{named(rank.rank for rank in faults.noticed)} failed because another was gone or late: "
-            f"{faults.noticed[0].end.error}"
+            f"{_error(faults.noticed[0])}"
         )
     if faults.missing:
         size = max(rank.world_size or 0 for rank in report.ranks)
         verb = "has" if len(faults.missing) == 1 else "have"
         lines.append(f"{named(faults.missing)} of {count(size)} {verb} written nothing to this trace")
-    for rank in report.ranks:
-        if rank.fault is not None:
-            lines.append(f"{rank.folder} cannot be read: {rank.fault}")
+    unread = [rank for rank in report.ranks if rank.fault is not None]
+    lines += [f"{rank.folder} cannot be read: {rank.fault}" for rank in unread]
     if faults.unequal is not None:
         fewest, most = faults.unequal
         short = [rank.rank for rank in report.last_starts if rank.steps == fewest]
@@ -114,9 +114,16 @@ def _failures(faults: RankFaults, report: RankReport) -> list[str]:
 
 
 def _where(rank: RankNumbers) -> str:
-    """`, in layers.2, at step 7`."""
+    """`, in layers.2, at step 7`; of one that was killed where it was when it last wrote."""
     place = f", in {rank.end.place}" if rank.end.place else ""
-    return place + (f", at step {count(rank.end.step)}" if rank.end.step is not None else "")
+    if rank.end.step is None:
+        return place
+    last = "last written " if rank.end.state == "killed" and not rank.end.stands else ""
+    return f"{place}, {last}at step {count(rank.end.step)}"
+
+
+def _error(rank: RankNumbers) -> str:
+    return fit(plain(rank.end.error or ""), _MANY_CHARACTERS)
 
 
 def _behind(faults: RankFaults) -> list[str]:
@@ -149,7 +156,9 @@ def _late(late: LateRank) -> str:
     if verdict.cause == INPUT_SLOW:
         text = f"rank {late.rank} waits {more} a step longer for data than its peers"
     else:
-        what = late.place.text if verdict.cause == MODULE_SLOW and late.place is not None else "all its modules"
+        what = (
+            late.place.text if verdict.cause == MODULE_SLOW and late.place is not None else "all its modules"
+        )
         amount = f"{percent(verdict.relative)} slower" if faster else f"{more} a step slower"
         text = f"rank {late.rank} is {amount} in {what}"
     since = f" since step {count(late.since_step)}" if late.since_step is not None else ""
@@ -166,7 +175,9 @@ def percent(part: float) -> str:
 def _rank_table(report: RankReport, width: int, limit: int) -> list[str]:
     ranks = _shown(report, limit)
     state_width = max(width - 16 - sum(columns for _, _, columns in _COLUMNS), 9)
-    head = f"  {pad('RANK', 5)} {'steps':>6}" + "".join(f"{title:>{columns}}" for title, _, columns in _COLUMNS)
+    head = f"  {pad('RANK', 5)} {'steps':>6}" + "".join(
+        f"{title:>{columns}}" for title, _, columns in _COLUMNS
+    )
     lines = [f"{head}  end"]
     for rank in ranks:
         name = f"{rank.rank}.{rank.attempt}" if rank.attempt else str(rank.rank)
@@ -204,9 +215,13 @@ def _module_table(report: RankReport, width: int) -> list[str]:
         return []
     name_width = max(width - 2 - 4 * 9 - 7, 20)
     roles = len({module.role for module in several})
-    lines = [f"  {pad('OWN TIME A STEP, OVER RANKS', name_width)}{'least':>9}{'median':>9}{'most':>9}{'rank':>7}"]
-    for module in several[:MANY_MODULES]:
-        lines.append(f"  {pad(_module_name(module, roles > 1), name_width)}{_module_cells(module)}")
+    lines = [
+        f"  {pad('OWN TIME A STEP, OVER RANKS', name_width)}{'least':>9}{'median':>9}{'most':>9}{'rank':>7}"
+    ]
+    lines += [
+        f"  {pad(_module_name(module, roles > 1), name_width)}{_module_cells(module)}"
+        for module in several[:MANY_MODULES]
+    ]
     if len(several) > MANY_MODULES:
         lines.append(f"  {count(len(several) - MANY_MODULES)} more: modtrace ranks --json")
     return lines

@@ -393,7 +393,9 @@ def test_long_ago_and_many_calls(monkeypatch):
 @pytest.fixture
 def ranks(tmp_path):
     """This process is the one rank of a job."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
     yield
     torch.distributed.destroy_process_group()
 

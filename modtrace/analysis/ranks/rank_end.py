@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,10 @@ from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Process, Stored
 from modtrace.trace.schema import ABORTED, BACKWARD, MODULE, PHASE, UNFINISHED
 
+STANDS_NS: Final = 5_000_000_000
+"""A rank that runs is said to stand from here on; steps may take long."""
+WRITTEN_NS: Final = 700_000_000
+"""Calls that are open are written where nothing has ended for about so long."""
 _ANOTHER_LEFT: Final = (
     "connection closed by peer",
     "connection reset by peer",
@@ -43,9 +48,10 @@ class RankEnd:
     running: true as long as its process is seen here.
     at_unix_ns: when it ended, nanoseconds since 1970; of one that was killed when it last wrote. None where not known.
     error: class and message of the exception that ended it; None for none.
-    noticed: the error says that another rank was gone or late: this one failed because of that.
+    noticed: the last error says that another rank was gone or late: this one failed, or was killed, because of that.
     place: module or phase in which it failed, or that was open when it was killed, or is open now; "" for none.
-    open_ns: for how long that had been open when something was last written; None for nothing open.
+    open_ns: for how long that had been open when something was last written, of one that runs until now; None for
+        nothing open.
     step: number of the step that it was in; None before the first.
     calls_in_step: rows of that step: how far into it.
     """
@@ -67,6 +73,13 @@ class RankEnd:
         return self.running or self.state == "killed"
 
     @property
+    def stands(self) -> bool:
+        """True where nothing has happened for so long that what is written is where it stands. A rank that runs writes
+        within a second, and a rank that waits writes once.
+        """
+        return self.open_ns is not None and self.open_ns >= (STANDS_NS if self.running else WRITTEN_NS)
+
+    @property
     def progress(self) -> tuple[int, int]:
         """How far it is: steps, and rows in the last of them."""
         return (-1 if self.step is None else self.step), self.calls_in_step
@@ -77,7 +90,7 @@ def rank_end(stored: Stored) -> RankEnd:
     about, ended = stored.processes[0], outcome(stored)
     failure = last_failure(stored) if ended.failed else None
     ended_by = failure if failure is not None and _ended_it(about, failure) else None
-    place, open_ns = _failing(stored, ended_by), None
+    place, open_ns = _failing(ended_by), None
     if ended_by is None:
         place, open_ns = _open(stored, about)
     steps = timeline(stored).steps[0]
@@ -92,7 +105,7 @@ def rank_end(stored: Stored) -> RankEnd:
         running=running,
         at_unix_ns=_ended_unix_ns(about),
         error=ended_by.error if ended_by is not None else None,
-        noticed=ended_by is not None and _noticed(ended_by.error),
+        noticed=failure is not None and _noticed(failure.error),
         place=place,
         open_ns=open_ns,
         step=last if len(steps) else None,
@@ -116,7 +129,7 @@ def _ended_unix_ns(about: Process) -> int | None:
     return about.started_unix_ns + ended_ns
 
 
-def _failing(stored: Stored, failure: Failure | None) -> str:
+def _failing(failure: Failure | None) -> str:
     """The module or phase that an exception left; the innermost."""
     if failure is None or failure.outside:
         return ""
@@ -128,7 +141,7 @@ def _failing(stored: Stored, failure: Failure | None) -> str:
 
 
 def _open(stored: Stored, about: Process) -> tuple[str, int | None]:
-    """What is open, the innermost on the thread of the loop, and for how long it was when something was last written."""
+    """Name of what is open, the innermost on the thread of the loop, and for how long it has been, in ns."""
     if about.end is not None and about.end.exception != "KeyboardInterrupt":
         return "", None
     table, steps = timeline(stored).calls, timeline(stored).steps[0]
@@ -142,7 +155,10 @@ def _open(stored: Stored, about: Process) -> tuple[str, int | None]:
     if not len(on_thread):
         return "", None
     row = int(on_thread[-1])
-    open_ns = max(about.wall_ns, about.last_written_ns) - int(column(table, "start_ns")[row])
+    now_ns = max(about.wall_ns, about.last_written_ns)
+    if about.is_alive and about.started_unix_ns is not None:
+        now_ns = max(time.time_ns() - about.started_unix_ns, now_ns)
+    open_ns = now_ns - int(column(table, "start_ns")[row])
     return _name(stored, row), max(open_ns, 0)
 
 

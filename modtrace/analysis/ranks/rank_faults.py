@@ -20,8 +20,8 @@ class RankFaults:
     noticed: those that failed because another one was gone.
     killed: those that left no end.
     missing: those that wrote nothing at all.
-    behind: those that have come less far than all others, where some are in the middle of something; empty where all
-        stand alike or each is at its end.
+    behind: those that stand and have come less far than all others, where every rank that is in the middle of
+        something stands; else empty.
     ahead: those that have come as far as any, and have not come to their end.
     unequal: (fewest, most) steps of ranks that all ended well, where these differ.
     """
@@ -63,6 +63,7 @@ def _first(failed: list[RankNumbers], killed: list[RankNumbers]) -> RankNumbers 
     """
     own = [rank for rank in failed if rank.end.error is not None and not rank.end.noticed]
     if not own:
+        killed = [rank for rank in killed if not rank.end.noticed]
         return killed[0] if len(killed) == 1 else None
     own.sort(key=lambda rank: rank.end.at_unix_ns or 0)
     if len(own) == 1:
@@ -81,15 +82,10 @@ def _behind(ranks: list[RankNumbers]) -> tuple[list[RankNumbers], list[RankNumbe
     What a rank that ended well did is at least as far.
     """
     in_the_middle = [rank for rank in ranks if rank.end.is_open]
-    if not in_the_middle:
-        return [], []
+    if not in_the_middle or not all(rank.end.stands for rank in in_the_middle):
+        return [], []  # what was written last may be a second old
     least = min(rank.end.progress for rank in in_the_middle)
     behind = [rank for rank in in_the_middle if rank.end.progress == least]
     ahead = [rank for rank in in_the_middle if rank.end.progress > least]
     ended = [rank for rank in ranks if not rank.end.is_open]
-    # Where each is somewhere else in a step nobody waits for certain: all of them may run.
-    if not ahead and not ended:
-        return [], []
-    if not all(rank.end.open_ns is not None for rank in ahead):
-        return [], []
-    return behind, ahead
+    return (behind, ahead) if ahead or ended else ([], [])

@@ -151,7 +151,10 @@ def unreadable(folder: str, rank: int, fault: str) -> RankNumbers:
     """A process that cannot be read."""
     none = np.zeros(0, np.int64)
     times = StepTimes(
-        none, none.astype(np.bool_), *(none.astype(np.float32) for _ in range(3)), np.zeros((0, 0), np.float32)
+        none,
+        none.astype(np.bool_),
+        *(none.astype(np.float32) for _ in range(3)),
+        np.zeros((0, 0), np.float32),
     )
     unknown = dict.fromkeys(PHASE_KEYS)
     end = RankEnd("cannot be read", failed=False, running=False)
@@ -242,8 +245,8 @@ def _phases(numbers: StepColumns, times: StepTimes) -> dict[str, int | None]:
     """Medians over the steps that count."""
     chosen = numbers.chosen(numbers["in_statistics"].astype(np.bool_))
     shown: dict[str, Ints] = {"step_ns": chosen["duration_ns"], **{key: chosen[key] for key in _SHOWN}}
-    further = [key for key in ("h2d_ns", "eval_ns", "loss_ns", "zero_grad_ns", "other_threads_ns")]
-    shown["other_ns"] = shown["other_ns"] + sum(np.maximum(chosen[key], 0) for key in further)
+    for key in ("h2d_ns", "eval_ns", "loss_ns", "zero_grad_ns", "other_threads_ns"):
+        shown["other_ns"] = shown["other_ns"] + np.maximum(chosen[key], 0)
     medians = {key: _median(_known(values)) for key, values in shown.items()}
     return {**medians, "modules_ns": _median(times.own_ns[times.counts].sum(axis=1))}
 

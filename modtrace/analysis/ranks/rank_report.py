@@ -176,7 +176,9 @@ def _compared(group: Sequence[RankNumbers]) -> tuple[int, list[LateRank], str]:
         common = np.intersect1d(common, rank.times.number[rank.times.counts], assume_unique=True)
     if len(common) < MIN_STEPS:
         return 0, [], f"they have {plural(len(common), 'step')} in common that count, {MIN_STEPS} are needed"
-    places = [place for place, ranks in Counter(p for rank in group for p in rank.places).items() if ranks > 1]
+    places = [
+        place for place, ranks in Counter(p for rank in group for p in rank.places).items() if ranks > 1
+    ]
     found = stragglers(_peers(group, places, common))
     late = [
         LateRank(

@@ -17,9 +17,7 @@ def ranks(stored: Stored) -> pd.DataFrame:
     import pandas as pd
 
     rows = rank_rows(rank_report(stored))
-    columns = {
-        shown.name: pd.Series([row[shown.name] for row in rows], dtype=shown.type) for shown in RANKS
-    }
+    columns = {shown.name: pd.Series([row[shown.name] for row in rows], dtype=shown.type) for shown in RANKS}
     return pd.DataFrame(columns)
 
 

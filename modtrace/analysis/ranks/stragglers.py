@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 MIN_STEPS: Final = 18
 """In fewer steps no difference is told from chance."""
@@ -116,7 +116,8 @@ def upper_median_of_others(values: Array) -> Array:
     order = np.sort(values, axis=0)
     middle = (len(values) - 1) // 2
     at, above = order[middle], order[min(middle + 1, len(values) - 1)]
-    return np.where(values <= at, above, at)
+    median: Array = np.where(values <= at, above, at)
+    return median
 
 
 class _Window:
@@ -138,9 +139,7 @@ class _Window:
         self._data = self._blocked(peers.data)
         late = [self._blocked(modules + peers.data), self._blocked(peers.duration - peers.wait)]
         self._totals = [total for total in late if not np.isnan(total).any()]
-        self._reference = (
-            upper_median_of_others(self._own) if places else np.zeros((self._ranks, count, 0))
-        )
+        self._reference = upper_median_of_others(self._own) if places else np.zeros((self._ranks, count, 0))
 
     def _blocked_places(self, own: npt.NDArray[np.float32]) -> Array:
         blocks = zip(self._edges[:-1].tolist(), self._edges[1:].tolist(), strict=True)
@@ -156,12 +155,12 @@ class _Window:
         whole = self._slow_ranks()
         return [*self._slow_modules({verdict.rank for verdict in whole}), *whole, *self._slow_input()]
 
-    def _excess(self, values: Array, reference: Array) -> tuple[Array, Array, Array]:
+    def _excess(self, values: Array, reference: Array) -> tuple[Array, Array, Bools]:
         """Of each rank (and place): the median excess over the blocks, that of its peers, and if it is steady."""
         each = values - reference
         excess, base = np.median(each, axis=1), np.median(reference, axis=1)
         spread = _SPREAD * np.median(np.abs(each - excess[:, None]), axis=1)
-        steady = (each > 0).mean(axis=1) >= IN_BLOCKS
+        steady: Bools = (each > 0).mean(axis=1) >= IN_BLOCKS
         steady &= (each > excess[:, None] / 3).mean(axis=1) >= IN_BLOCKS - 0.25
         steady &= excess > self._strict * STEADY * spread / np.sqrt(self._blocks)
         steady &= (excess >= MIN_NS) & (excess >= MIN_STEP_SHARE * self._step_ns)
