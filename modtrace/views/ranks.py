@@ -163,7 +163,7 @@ def _late(late: LateRank) -> str:
         text = f"rank {late.rank} is {amount} in {what}"
     since = f" since step {count(late.since_step)}" if late.since_step is not None else ""
     gain = percent(verdict.gain)
-    return f"{text}{since}" + (f": a step would take {gain} less" if verdict.gain >= 0.001 else "")
+    return f"{text}{since}: a step would take {gain} less"
 
 
 def percent(part: float) -> str:

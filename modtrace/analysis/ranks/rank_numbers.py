@@ -188,7 +188,13 @@ def _places(stored: Stored) -> tuple[list[Place], Any, Ints]:
     for module, (own, top, class_name, source) in enumerate(zip(name, root, types, sources, strict=True)):
         shown = dotted(top, own) if several else own or top
         parameters = table.column("parameters")[module].as_py() or []
-        shapes.add((shown, class_name, tuple((p["path"], tuple(p["shape"] or ())) for p in parameters)))
+        shapes.add(
+            (
+                shown if several else own,
+                class_name,
+                tuple((p["path"], tuple(p["shape"] or ())) for p in parameters),
+            )
+        )
         if not f"{source or ''}.".startswith(_WRAPPERS):
             place_of[module] = 2 * places.setdefault((shown, class_name), len(places))
     directions = (FORWARD, BACKWARD_OF)

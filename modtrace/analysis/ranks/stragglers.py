@@ -1,9 +1,10 @@
 """Which rank the others wait for, and in what: arrays in, verdicts out.
 
 Each rank's own time in a module, and in waiting for data, is held against that of its peers: ranks of the same modules
-in the same steps. Time in which a rank may wait for others is in no place that is looked at, and a rank is named only
-if its whole time without waiting is longer than that of its peers too: where waiting shows in a module all the same,
-all ranks take equally long, and none is named.
+in the same steps. Time in which a rank is known to wait for others is in no place that is looked at, and a rank is
+named only if its whole time without that is longer than that of any other, but of those that are late by the same
+thing. Where waiting shows in a module all the same (collectives in a forward), whoever waits takes as long as the rank
+that is waited for, and none is named.
 
 The unit of evidence is a block of steps, not a step: steps beside each other are not independent. A difference must be
 there in nearly all blocks, stand out from the differences that modules without a fault have between these very ranks,
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ STRICTER: Final = 1.5
 IN_BLOCKS: Final = 0.85
 """And there in this part of the blocks."""
 LATE: Final = 0.25
-"""At least this part of a difference must show in the whole time of the rank without waiting."""
+"""By at least this part of a difference the rank must be later than all others, in its whole time without waiting."""
 MANY_EACH: Final = 3
 """So many modules of one rank are named."""
 WORTH: Final = 0.2
@@ -80,7 +81,7 @@ class Straggler:
     excess_ns: time a step more than its peers.
     peers_ns: time of its peers there.
     since: index of the step from which on; 0 for all of them.
-    gain: part of a step that would be saved without it, 0 to 1; 0 where others are as late.
+    gain: part of a step that would be saved without it, 0 to 1.
     """
 
     cause: str
@@ -120,6 +121,16 @@ def upper_median_of_others(values: Array) -> Array:
     return median
 
 
+class _Candidate(NamedTuple):
+    """A rank that takes longer than its peers in something; whether it is late is not known yet."""
+
+    cause: str
+    rank: int
+    place: int
+    excess_ns: float
+    peers_ns: float
+
+
 class _Window:
     """The last steps, in blocks."""
 
@@ -130,14 +141,14 @@ class _Window:
         count = min(BLOCKS, (steps - first) // BLOCK_STEPS)
         self._edges = np.linspace(first, steps, count + 1).astype(int)
         self._blocks = count
-        self._step_ns = float(np.nanmedian(peers.duration[:, first:]))
+        self._step_ns = float(np.median(peers.duration[:, first:]))
         places = peers.own[0].shape[1]
         self._own = np.stack([self._blocked_places(own) for own in peers.own])
         """Median of each rank, block and place."""
         modules = np.stack([own.sum(axis=1, dtype=np.float64) for own in peers.own])
         self._modules = self._blocked(modules)
         self._data = self._blocked(peers.data)
-        late = [self._blocked(modules + peers.data), self._blocked(peers.duration - peers.wait)]
+        late = [self._own.sum(axis=2) + self._data, self._blocked(peers.duration - peers.wait)]
         self._totals = [total for total in late if not np.isnan(total).any()]
         self._reference = upper_median_of_others(self._own) if places else np.zeros((self._ranks, count, 0))
 
@@ -152,8 +163,9 @@ class _Window:
     def verdicts(self) -> list[Straggler]:
         if not self._step_ns > 0 or len(self._totals) < 2:
             return []
-        whole = self._slow_ranks()
-        return [*self._slow_modules({verdict.rank for verdict in whole}), *whole, *self._slow_input()]
+        ranks = self._slow_ranks()
+        modules = self._slow_modules({one.rank for one in ranks})
+        return self._late([*ranks, *modules, *self._slow_input()])
 
     def _excess(self, values: Array, reference: Array) -> tuple[Array, Array, Bools]:
         """Of each rank (and place): the median excess over the blocks, that of its peers, and if it is steady."""
@@ -166,27 +178,32 @@ class _Window:
         steady &= (excess >= MIN_NS) & (excess >= MIN_STEP_SHARE * self._step_ns)
         return excess, base, steady
 
-    def _lateness(self, rank: int) -> tuple[float, float]:
-        """By how much a rank without its waiting is later than its peers, and than the last of the others, in ns: the
-        less of what its modules and data say, and of what its steps say.
+    def _lateness(self, rank: int, alike: set[int]) -> float:
+        """By how much a rank without its waiting is later than the last of the others, in ns: the less of what its
+        modules and data say, and of what its steps say. Ranks that are late by the same are left out; minus infinity
+        where there are no others.
         """
-        over_peers, over_last = [], []
-        for total in self._totals:
-            others = np.delete(total, rank, axis=0)
-            peers = upper_median_of_others(total)[rank]
-            over_peers.append(float(np.median(total[rank] - peers)))
-            over_last.append(float(np.median(total[rank] - others.max(axis=0))))
-        return min(over_peers), min(over_last)
+        others = [other for other in range(self._ranks) if other not in alike]
+        if not others:
+            return -np.inf
+        usual = [np.median(total, axis=1) for total in self._totals]
+        return min(float(total[rank] - total[others].max()) for total in usual)
 
-    def _verdict(self, cause: str, rank: int, place: int, excess: float, base: float) -> Straggler | None:
-        over_peers, over_last = self._lateness(rank)
-        if over_peers < LATE * excess:
-            return None
-        since = self._since(cause, rank, place)
-        gain = min(excess, max(over_last, 0.0)) / self._step_ns
-        return Straggler(cause, rank, place, excess, base, since, gain)
+    def _late(self, candidates: Sequence[_Candidate]) -> list[Straggler]:
+        """Those of the candidates that the others really wait for."""
+        late = []
+        for one in candidates:
+            alike = {c.rank for c in candidates if (c.cause, c.place) == (one.cause, one.place)}
+            over = self._lateness(one.rank, alike)
+            if over >= LATE * one.excess_ns:
+                since = self._since(one.cause, one.rank, one.place)
+                gain = min(one.excess_ns, over) / self._step_ns
+                late.append(
+                    Straggler(one.cause, one.rank, one.place, one.excess_ns, one.peers_ns, since, gain)
+                )
+        return late
 
-    def _slow_modules(self, slow_ranks: set[int]) -> list[Straggler]:
+    def _slow_modules(self, slow_ranks: set[int]) -> list[_Candidate]:
         excess, base, steady = self._excess(self._own, self._reference)
         if not excess.size:
             return []
@@ -208,11 +225,10 @@ class _Window:
                 more = float(excess[rank, place])
                 if rank in slow_ranks:  # what is beyond its being slow in everything
                     more -= float(max(usual[rank], 0) * base[rank, place])
-                verdict = self._verdict(MODULE_SLOW, rank, place, more, float(base[rank, place]))
-                found += [verdict] if verdict is not None else []
+                found.append(_Candidate(MODULE_SLOW, rank, place, more, float(base[rank, place])))
         return found
 
-    def _slow_ranks(self) -> list[Straggler]:
+    def _slow_ranks(self) -> list[_Candidate]:
         """Ranks that are slower in most of their modules, not in one."""
         if self._own.shape[2] < 2 * MANY_EACH:
             return []
@@ -228,20 +244,18 @@ class _Window:
             in_most = len(parts) > 0 and np.quantile(parts, 0.25) >= relative[rank] / 3
             if not in_most or relative[rank] < self._strict * CLEAR * spread:
                 continue
-            verdict = self._verdict(RANK_SLOW, rank, -1, float(excess[rank]), float(base[rank]))
-            found += [verdict] if verdict is not None else []
+            found.append(_Candidate(RANK_SLOW, rank, -1, float(excess[rank]), float(base[rank])))
         return found
 
-    def _slow_input(self) -> list[Straggler]:
+    def _slow_input(self) -> list[_Candidate]:
         if np.isnan(self._data).any():
             return []
         excess, base, steady = self._excess(self._data, upper_median_of_others(self._data))
         named = steady & (excess >= MIN_DATA_SHARE * self._step_ns) & (excess >= MIN_RELATIVE * base)
-        found = [
-            self._verdict(INPUT_SLOW, rank, -1, float(excess[rank]), float(base[rank]))
+        return [
+            _Candidate(INPUT_SLOW, rank, -1, float(excess[rank]), float(base[rank]))
             for rank in np.flatnonzero(named).tolist()
         ]
-        return [verdict for verdict in found if verdict is not None]
 
     def _since(self, cause: str, rank: int, place: int) -> int:
         """The step from which on a rank is late in a place; 0 where no step parts it from before."""
