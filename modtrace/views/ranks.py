@@ -82,7 +82,8 @@ def _failures(faults: RankFaults, report: RankReport) -> list[str]:
         others = [rank for rank in faults.noticed if rank is not first and rank.end.failed]
         why = _error(first) or "killed"
         after = f"; {named(rank.rank for rank in others)} failed because of it" if others else ""
-        lines.append(f"rank {first.rank} failed first: {why}{_where(first)}{after}")
+        alone = len(report.ranks) + len(faults.missing) == 1
+        lines.append(f"rank {first.rank} failed{'' if alone else ' first'}: {why}{_where(first)}{after}")
     killed = [rank for rank in faults.killed if rank is not first and not (first and rank.end.noticed)]
     if killed:
         verb = "was" if len(killed) == 1 else "were"

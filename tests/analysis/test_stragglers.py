@@ -59,10 +59,23 @@ def test_nobody_is_named_where_nobody_is_late(ranks):
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_a_module_that_is_a_fifth_slower_is_named_in_every_run(ranks):
     for seed in range(100):
-        job = Job(seed, ranks)
-        rank, place = int(job.draw.integers(ranks)), int(job.draw.integers(PLACES))
-        job.own[rank, :, place] *= 1.2
-        assert named(job) == [(MODULE_SLOW, rank, place)], seed
+        job, planted = fifth_slower(seed, ranks, noise=0.02)
+        assert named(job) == [planted], seed
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_where_steps_differ_more_another_is_never_named(ranks):
+    found = [(named(job), planted) for job, planted in (fifth_slower(seed, ranks) for seed in range(100))]
+    assert all(verdicts in ([], [planted]) for verdicts, planted in found)
+    assert sum(bool(verdicts) for verdicts, _ in found) >= 80
+
+
+def fifth_slower(seed, ranks, **facts):
+    """A job in which a module of a rank takes 20 % longer, and the verdict about it."""
+    job = Job(seed, ranks, **facts)
+    rank, place = int(job.draw.integers(ranks)), int(job.draw.integers(PLACES))
+    job.own[rank, :, place] *= 1.2
+    return job, (MODULE_SLOW, rank, place)
 
 
 @pytest.mark.parametrize("steps", [MIN_STEPS, 25, 60])

@@ -90,7 +90,7 @@ def rank_end(stored: Stored) -> RankEnd:
     about, ended = stored.processes[0], outcome(stored)
     failure = last_failure(stored) if ended.failed else None
     ended_by = failure if failure is not None and _ended_it(about, failure) else None
-    place, open_ns = _failing(ended_by), None
+    place, open_ns = _failing(stored, ended_by), None
     if ended_by is None:
         place, open_ns = _open(stored, about)
     steps = timeline(stored).steps[0]
@@ -129,15 +129,14 @@ def _ended_unix_ns(about: Process) -> int | None:
     return about.started_unix_ns + ended_ns
 
 
-def _failing(failure: Failure | None) -> str:
+def _failing(stored: Stored, failure: Failure | None) -> str:
     """The module or phase that an exception left; the innermost."""
     if failure is None or failure.outside:
         return ""
-    if failure.path:
-        place = failure.path[-1]
-        name = place.name or place.type
-        return f"{name} {failure.phase}".strip()
-    return failure.phase
+    if not failure.phase:
+        return _name(stored, failure.call)
+    inner = failure.path[-1].name or failure.path[-1].type if failure.path else ""
+    return f"{inner} {failure.phase}".strip()
 
 
 def _open(stored: Stored, about: Process) -> tuple[str, int | None]:
