@@ -40,7 +40,7 @@ _ANOTHER_LEFT: Final = (
 
 @dataclass(frozen=True)
 class RankEnd:
-    """How a process ended, or stands.
+    """The end of a process, or where it stands.
 
     state: `exit 0`, `exit 1`, `killed`, `still running`, `interrupted (SIGINT)`; "" where it was recorded from within
         and ended well.
@@ -81,7 +81,7 @@ class RankEnd:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """How far it is: steps, and rows in the last of them."""
+        """Its place in the run, to compare: steps, and rows in the last of them."""
         return (-1 if self.step is None else self.step), self.calls_in_step
 
 

@@ -1,4 +1,4 @@
-"""What went wrong among ranks: which failed first, which are missing, which one the others wait for."""
+"""Ranks in trouble: the one that failed first, those that are missing, those that stand behind the others."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class StepTimes:
+class RankStepTimes:
     """Times of a rank in its steps, an array element a step.
 
     number: of the step in its process.
@@ -92,7 +92,7 @@ class RankNumbers:
     phases_ns: dict[str, int | None]
     places: tuple[Place, ...]
     role: Any
-    times: StepTimes
+    times: RankStepTimes
     launch_timed: str | None
     fault: str | None = field(default=None)
 
@@ -122,7 +122,7 @@ def reduced(stored: Stored, cells: int) -> RankNumbers:
     number = _kept(len(numbers), max(len(names), 1), cells)
     own = _own_ns(stored, place_of, number, len(names))
     ran = np.flatnonzero(np.nansum(own, axis=0) > 0) if len(names) else np.zeros(0, np.int64)
-    times = StepTimes(
+    times = RankStepTimes(
         number=number,
         counts=numbers["in_statistics"][number].astype(np.bool_),
         duration_ns=_known(numbers["duration_ns"][number]),
@@ -150,11 +150,9 @@ def reduced(stored: Stored, cells: int) -> RankNumbers:
 def unreadable(folder: str, rank: int, fault: str) -> RankNumbers:
     """A process that cannot be read."""
     none = np.zeros(0, np.int64)
-    times = StepTimes(
-        none,
-        none.astype(np.bool_),
-        *(none.astype(np.float32) for _ in range(3)),
-        np.zeros((0, 0), np.float32),
+    no_time = none.astype(np.float32)
+    times = RankStepTimes(
+        none, none.astype(np.bool_), no_time, no_time, no_time, np.zeros((0, 0), np.float32)
     )
     unknown = dict.fromkeys(PHASE_KEYS)
     end = RankEnd("cannot be read", failed=False, running=False)
@@ -247,7 +245,7 @@ def _known(values: Ints) -> Floats:
     return np.where(values >= 0, values, np.nan).astype(np.float32)
 
 
-def _phases(numbers: StepColumns, times: StepTimes) -> dict[str, int | None]:
+def _phases(numbers: StepColumns, times: RankStepTimes) -> dict[str, int | None]:
     """Medians over the steps that count."""
     chosen = numbers.chosen(numbers["in_statistics"].astype(np.bool_))
     shown: dict[str, Ints] = {"step_ns": chosen["duration_ns"], **{key: chosen[key] for key in _SHOWN}}

@@ -18,6 +18,7 @@ from modtrace.trace.reader import Stored, process_of
 from modtrace.units import plural
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 _FEW: Final = 0.5
 """A rank with less than this part of the steps of its peers is not held against them."""
@@ -60,7 +61,7 @@ class ModuleOverRanks:
 
 @dataclass(frozen=True)
 class RankReport:
-    """What `modtrace ranks` shows.
+    """The ranks of a job beside each other.
 
     ranks: each process, by rank and attempt.
     roles: number of the role of each, by the first rank that has it.
@@ -145,7 +146,7 @@ def _modules(group: Sequence[RankNumbers], role: int) -> list[ModuleOverRanks]:
         own = rank.times.own_ns[rank.times.counts]
         if not len(own):
             continue
-        known = ~np.isnan(own).all(axis=0)
+        known: Bools = np.asarray(~np.isnan(own).all(axis=0), np.bool_)
         medians = np.zeros(own.shape[1])
         medians[known] = np.nanmedian(own[:, known], axis=0)
         for place, median, is_known in zip(rank.places, medians.tolist(), known.tolist(), strict=True):

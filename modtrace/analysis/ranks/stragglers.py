@@ -1,4 +1,4 @@
-"""Which rank the others wait for, and in what: arrays in, verdicts out.
+"""Ranks that the others wait for, and in what: arrays in, verdicts out.
 
 Each rank's own time in a module, and in waiting for data, is held against that of its peers: ranks of the same modules
 in the same steps. Time in which a rank is known to wait for others is in no place that is looked at, and a rank is
