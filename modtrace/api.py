@@ -165,6 +165,14 @@ class Trace(Exports):
         return self._frame("nonfinite")
 
     @property
+    def ranks(self) -> pd.DataFrame:
+        """One row a start of a rank: its steps and phases, how it ended, whether the others wait for it.
+
+        The calls of one rank at a time are opened for it.
+        """
+        return self._frame("ranks")
+
+    @property
     def compilations(self) -> pd.DataFrame:
         """One row a graph that `torch.compile` made, with its time and, where it was made again, the reason."""
         return self._frame("compilations")

@@ -82,7 +82,7 @@ def last_failure(stored: Stored) -> Failure | None:
     failed = np.flatnonzero((is_call | failing) & outermost & (status == RAISED))
     if not len(failed):
         return None
-    error = nullable_codes(table, "error")
+    error, texts = nullable_codes(table, "error"), _text_codes(stored)
     row = int(failed[-1])
     path = [row]
     depth = column(table, "depth")
@@ -90,7 +90,9 @@ def last_failure(stored: Stored) -> Failure | None:
     while True:
         within = np.arange(path[-1] + 1, int(last[path[-1]]) + 1)
         below = within[
-            (call_kind[within] == below_kind) & (status[within] == RAISED) & (error[within] == error[row])
+            (call_kind[within] == below_kind)
+            & (status[within] == RAISED)
+            & (texts[error[within]] == texts[error[row]])
         ]
         if not len(below):
             break
@@ -101,6 +103,14 @@ def last_failure(stored: Stored) -> Failure | None:
     before = before[column(table, "process")[before] == column(table, "process")[row]]
     root = int(before[-1]) if len(before) else None
     return _of_phase(stored, table, path, int(error[row]), root, NAMES[int(phase[row])])
+
+
+def _text_codes(stored: Stored) -> Any:
+    """For each exception a code of its text, -1 behind them for none: one that is raised again on its way may have a
+    row for each.
+    """
+    first: dict[str, int] = {}
+    return np.array([*(first.setdefault(text, len(first)) for text in error_texts(stored)), -1], np.int64)
 
 
 def _outside(stored: Stored) -> Failure | None:

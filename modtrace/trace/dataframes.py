@@ -377,6 +377,31 @@ NONFINITE: Final = (
     PublicColumn("call", "int64", "row of `calls`"),
 )  # fmt: skip
 
+_NO_STEPS_COUNT: Final = "no step of it counts in statistics"
+
+RANKS: Final = (
+    PublicColumn("rank", "int64", "as in `calls`"),
+    PublicColumn("attempt", "int64", "0 for its first start, 1 for the second"),
+    PublicColumn("role", "int64", "the same for ranks of the same modules and shapes of parameters: stages of a pipeline have roles of their own"),
+    PublicColumn("state", "str", '`exit 0`, `killed`, `still running`, ...; "" where it was recorded from within and ended well'),
+    PublicColumn("failed", "bool", "it ended by an exit status other than 0, an exception, an interrupt or a kill"),
+    PublicColumn("error", "str", "class and message of the exception that ended it", "none did"),
+    PublicColumn("place", "str", "module or phase in which it failed, or that was open when it was killed, or is open now", "none"),
+    PublicColumn("step", "Int64", "number of the step that it was in, or is in now", "none has begun"),
+    PublicColumn("open_ns", "Int64", "for how long that place had been open when something was last written", "nothing is open"),
+    PublicColumn("ended_unix_ns", "Int64", "when it ended, of one that was killed when it last wrote: since 1970", "it runs, or that is not known"),
+    PublicColumn("steps", "int64", "steps that began"),
+    PublicColumn("whole_steps", "int64", "steps that came to their end"),
+    PublicColumn("step_ns", "Int64", "median of a step, of those that count in statistics", _NO_STEPS_COUNT),
+    PublicColumn("data_ns", "Int64", "median of its wait for data", _NO_STEPS_COUNT),
+    PublicColumn("forward_ns", "Int64", "median of its forward", _NO_STEPS_COUNT),
+    PublicColumn("backward_ns", "Int64", "median of its backward; ranks wait for each other at its end", _NO_STEPS_COUNT),
+    PublicColumn("optimizer_ns", "Int64", "median of its optimizer's step", _NO_STEPS_COUNT),
+    PublicColumn("other_ns", "Int64", "median of all further time of it", _NO_STEPS_COUNT),
+    PublicColumn("modules_ns", "Int64", "median of the time that its modules took themselves, forward and backward, without wrappers such as DistributedDataParallel", _NO_STEPS_COUNT),
+    PublicColumn("late", "boolean", "the others wait for it", "it could not be held against peers"),
+)  # fmt: skip
+
 FRAMES: Final = {
     "calls": CALLS,
     "modules": MODULES,
@@ -391,6 +416,7 @@ FRAMES: Final = {
     "compilations": COMPILATIONS,
     "values": VALUES,
     "nonfinite": NONFINITE,
+    "ranks": RANKS,
     "series(name)": MODULE_SERIES,
     "series()": MEMORY_SERIES,
 }

@@ -123,19 +123,25 @@ class Process:
 class Stored:
     """A trace on disk. Tables are loaded and checked when they are asked for, and kept.
 
-    `owner` is what must live as long as this: the directory of a trace that is not saved goes with it. `derived` holds
+    `owner` is what must live as long as this: the directory of a trace that is not saved goes with it. With `folder` it
+    is the process of that folder alone. `derived` holds
     what was worked out of it, see `once`; a trace that has grown is opened anew, and begins with none of it.
     """
 
     def __init__(
-        self, path: Path, *, max_memory_bytes: int | None = None, owner: object | None = None
+        self,
+        path: Path,
+        *,
+        max_memory_bytes: int | None = None,
+        owner: object | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.path = path
         self._owner = owner
         self.notes: list[str] = []
         self.derived: dict[tuple[Any, ...], Any] = {}
         self.run = run_of(path)
-        self._folders = folders_of(path)
+        self._folders = folders_of(path) if folder is None else [folder]
         if not self._folders:
             raise TraceError(f"{plain(os.fspath(path))} holds no process: its folder rank-0 is not there")
         self._budget = Budget(MAX_MEMORY_BYTES if max_memory_bytes is None else max_memory_bytes)
@@ -151,6 +157,18 @@ class Stored:
     def max_memory_bytes(self) -> int:
         """Bytes that its tables may take in memory."""
         return self._budget.most_bytes
+
+    def folders(self) -> list[Path]:
+        """The process folders, by rank; their tables need not be read for it."""
+        return list(self._folders)
+
+    def alone(self, folder: Path) -> Stored:
+        """The process of one folder as a trace of its own: it can be let go before the next is opened. Process 0 of it
+        is that of the folder; keys count from 0.
+        """
+        if self._folders == [folder]:
+            return self
+        return Stored(self.path, max_memory_bytes=self.max_memory_bytes, owner=self._owner, folder=folder)
 
     @cached_property
     def processes(self) -> tuple[Process, ...]:

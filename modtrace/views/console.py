@@ -26,6 +26,7 @@ from modtrace.analysis.memory_peaks import peaks
 from modtrace.analysis.operations import operations
 from modtrace.analysis.outcome import outcome
 from modtrace.analysis.phases import Steps
+from modtrace.analysis.ranks.rank_report import rank_report
 from modtrace.analysis.recording_end import headline_of, why_nothing
 from modtrace.analysis.roofline import device_keys, roofline
 from modtrace.analysis.saved_totals import most_kept
@@ -54,6 +55,7 @@ from modtrace.views.module_table import module_table, module_table_lines
 from modtrace.views.numerics_text import numerics_lines
 from modtrace.views.operations import operations_lines
 from modtrace.views.profile import outside_texts, window_text
+from modtrace.views.ranks import MANY_RANKS, ranks_lines
 from modtrace.views.roofline import reach_lines, roofline_lines
 from modtrace.views.steps import steps_lines
 from modtrace.views.styled_lines import Line, plain_lines
@@ -288,6 +290,21 @@ def modules_table(  # noqa: PLR0913 - an argument an option of `modtrace info`
     return _finished(_headed(stored, [*lines, *_ranks(stored)]), width, color, ascii, cut)
 
 
+def ranks_text(
+    stored: Stored,
+    *,
+    every: bool = False,
+    width: int = 80,
+    color: bool = False,
+    ascii: bool = False,
+    cut: bool = True,
+) -> str:
+    """The ranks of a job beside each other; with `every` each has a line."""
+    report = rank_report(stored)
+    lines = ranks_lines(report, max(width, 20), len(report.ranks) if every else MANY_RANKS)
+    return _finished(lines, width, color, ascii, cut)
+
+
 def _phases_ns(stored: Stored, of: Steps) -> dict[str, int | None]:
     """Phase -> nanoseconds in all steps; None for copies that were not recorded."""
     spent: dict[str, int | None] = {name: int(of.spent[code].sum()) for code, name in enumerate(PHASES)}
@@ -518,6 +535,7 @@ __all__ = [
     "modules_table",
     "numerics_text",
     "operations_text",
+    "ranks_text",
     "reach_text",
     "roofline_text",
     "steps_table",

@@ -388,3 +388,33 @@ def test_long_ago_and_many_calls(monkeypatch):
     last = calls.index[calls["kind"] == "module"][-1]
     assert backward["forward"].tolist() == [last]
     assert (calls["name"] == "backward").sum() == 2
+
+
+@pytest.fixture
+def ranks(tmp_path):
+    """This process is the one rank of a job."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("ranks")
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_what_is_called_behind_the_last_node_is_in_no_module(checkpointed):
+    """DistributedDataParallel waits for other ranks there. A module call stands for the waiting: it needs no clock."""
+    model, waits = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1)), nn.Identity()
+    engine = torch.autograd.Variable._execution_engine
+    model[0].weight.register_hook(lambda _: engine.queue_callback(lambda: waits(torch.zeros(1))))
+    with modtrace.trace() as t:
+        for _ in range(2):
+            x = torch.ones(2, 3, requires_grad=True)
+            output = checkpoint(model, x, use_reentrant=True) if checkpointed else model(x)
+            output.sum().backward()
+    calls = t.calls
+    outer = calls.loc[calls[calls.type == "Identity"].parent.tolist()]
+    assert len(outer) == 2
+    assert not (outer.kind == "backward").any()
+    assert set(outer.name) == {"backward"}
+    assert (calls[calls.kind == "backward"].status == "ok").all()

@@ -24,7 +24,7 @@ CONSOLE = {
     "info": console.summary, "info --tree": console.tree, "info --steps": console.steps_table,
     "info --findings": console.findings_text, "info --memory": console.memory_text,
     "info --kernels": console.kernels_text,
-    "info --syncs": console.syncs_text, "info --operations": console.operations_text,
+    "info --syncs": console.syncs_text, "ranks": console.ranks_text, "info --operations": console.operations_text,
     "info --roofline": console.roofline_text,
     "info --sort": console.modules_table, "info --json": console.info_json,
 }  # fmt: skip

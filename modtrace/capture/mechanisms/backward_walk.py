@@ -7,6 +7,9 @@ the calls were. Whenever two nodes that follow each other in this order belong t
 second one closes and opens the rows in between. (Nodes that accumulate into `.grad` run as soon as they can; they
 belong to the call that fed them.)
 
+Where ranks work together, DistributedDataParallel and its like wait for the others behind the last node, in a function
+that the engine calls before it returns. One of ours is called before it, and closes the rows: no module waits.
+
 The hooks are put on the nodes when a backward begins and taken away when it ends: forward passes that no backward
 follows pay nothing, and nothing is left on a graph that is kept. Gradients are not touched: a hook returns None.
 """
@@ -21,6 +24,7 @@ from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
 import torch
+from torch import distributed
 from torch.utils.hooks import RemovableHandle
 
 from modtrace.capture.engine.context import TraceContext
@@ -46,6 +50,7 @@ from modtrace.capture.torch_private.names import (
     current_level,
     number_of_node,
     numbers_nodes,
+    queue_callback,
     running_node,
 )
 from modtrace.trace.schema import BACKWARD, FUNCTION, RETURNED_GRADIENTS, THREAD_SHIFT
@@ -258,6 +263,7 @@ class BackwardWalk:
             self.untold += len(candidates) > 1
             return
         owners = candidates[0]
+        watch.asks_for_end = queue_callback is not None and _has_ranks()
         paths = owners.paths([number for number, _ in nodes])
         watch.owners = owners
         events = self.context.events
@@ -286,6 +292,11 @@ class BackwardWalk:
 def _compiled_autograd() -> bool:
     """True if autograd's graph may be compiled: hooks would become a part of it."""
     return COMPILED_AUTOGRAD in sys.modules and compiled_autograd() is not False
+
+
+def _has_ranks() -> bool:
+    """True if this process has joined others."""
+    return distributed.is_available() and distributed.is_initialized()
 
 
 class RunningBackward:
@@ -319,6 +330,8 @@ class RunningBackward:
         self._opened = (0, -1)
         """From which place in the path on rows were opened last, and the number of the node that then ran."""
         self._recomputes: list[Recompute] = []
+        self.asks_for_end = False
+        """The engine is to tell when the last node has run: others may be waited for behind it."""
 
     def switch(self, path: Path, number: int) -> Callable[[Any], None]:
         """The pre-hook of the first of some nodes that belong to one call."""
@@ -328,6 +341,9 @@ class RunningBackward:
             if self._context.off:
                 return
             try:
+                if self.asks_for_end:
+                    self.asks_for_end = False
+                    queue_callback(self.nodes_ended)
                 with self._writing:
                     now = self._context.clock()
                     if self._may_write():
@@ -357,6 +373,19 @@ class RunningBackward:
     def id(self) -> int:
         """The id of the phase's row."""
         return self.buffer.number << THREAD_SHIFT | self._call
+
+    def nodes_ended(self) -> None:
+        """The last node has run; the engine goes on with what was to be called then."""
+        if self._context.off:
+            return
+        try:
+            with self._writing:
+                now = self._context.clock()
+                if self._may_write():
+                    self._writer = self._claims = 0
+                    self._move((), now)
+        except Exception as fault:
+            self._context.fault(fault)
 
     def end(self, error: BaseException | None = None) -> None:
         """The engine has returned, or raised: then its threads may still be in the middle of nodes."""
@@ -580,4 +609,4 @@ def _running_node() -> int:
 
 
 unseen(RunningBackward.recompute_begins, RunningBackward.recompute_ends)
-unseen(BackwardWalk.begin, RunningBackward.end)
+unseen(BackwardWalk.begin, RunningBackward.nodes_ended, RunningBackward.end)

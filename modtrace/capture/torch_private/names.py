@@ -144,6 +144,12 @@ number_of_node: Final[Callable[[Any], int]] = methodcaller(_NUMBER)
 run_backward: Final = place(
     "torch.autograd._engine_run_backward", lost="backward is not recorded", part=PHASES
 )
+queue_callback: Final[Any] = take(
+    "torch.autograd.Variable._execution_engine.queue_callback",
+    lost="waiting for other ranks at the end of a backward counts as backward of the module that ran last",
+    part=PHASES,
+)
+"""Has a function called behind the last node of the backward that runs, before those that are asked for later."""
 checkpoint_hook: Final = place(
     "torch.utils.checkpoint._checkpoint_hook",
     lost="what checkpointing computes again stands below the backward of the module in which it does",

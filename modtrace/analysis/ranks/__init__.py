@@ -1,0 +1,1 @@
+"""Many ranks beside each other: what each spent its time in, which one the others wait for, which one failed first."""

@@ -1,0 +1,212 @@
+"""All ranks of a job beside each other: numbers of each, roles, modules over ranks, who is late, who failed first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from modtrace.analysis.ranks.rank_numbers import MANY_CELLS, Place, RankNumbers, reduced, unreadable
+from modtrace.analysis.ranks.stragglers import MIN_STEPS, Peers, Straggler, stragglers
+from modtrace.errors import TraceError
+from modtrace.trace.derived import once
+from modtrace.trace.reader import Stored, process_of
+from modtrace.units import plural
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_FEW: Final = 0.5
+"""A rank with less than this part of the steps of its peers is not held against them."""
+
+
+@dataclass(frozen=True)
+class LateRank:
+    """A rank that the others wait for.
+
+    rank: its number.
+    place: the module; None where it is the input, or all of its modules.
+    since_step: the first step of it; None for all steps.
+    verdict: the numbers.
+    """
+
+    rank: int
+    place: Place | None
+    since_step: int | None
+    verdict: Straggler
+
+
+@dataclass(frozen=True)
+class ModuleOverRanks:
+    """A module in forward or backward over the ranks of one role: its own time a step, median of each rank.
+
+    role: number of the role.
+    low_ns, median_ns, high_ns: the least of these, the upper median and the greatest.
+    high_rank: the rank with the greatest.
+    ranks: how many have it.
+    """
+
+    role: int
+    place: Place
+    low_ns: int
+    median_ns: int
+    high_ns: int
+    high_rank: int
+    ranks: int
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """The ranks of a job beside each other.
+
+    ranks: each process, by rank and attempt.
+    roles: number of the role of each, by the first rank that has it.
+    modules: over the ranks of each role, the slowest first.
+    late: ranks that the others wait for.
+    compared: ranks that were held against peers.
+    compared_steps: number of steps in which ranks were held against each other; 0 for none.
+    why_not: why no rank was held against others; "" where some were.
+    """
+
+    ranks: tuple[RankNumbers, ...]
+    roles: tuple[int, ...]
+    modules: tuple[ModuleOverRanks, ...]
+    late: tuple[LateRank, ...]
+    compared: frozenset[int]
+    compared_steps: int
+    why_not: str
+
+    @property
+    def last_starts(self) -> list[RankNumbers]:
+        """Of each rank its last start."""
+        return [*{rank.rank: rank for rank in self.ranks}.values()]
+
+    @property
+    def missing(self) -> list[int]:
+        """Ranks that the job has and that wrote nothing."""
+        size = max((rank.world_size or 0 for rank in self.ranks), default=0)
+        known = {rank.rank for rank in self.ranks}
+        return [rank for rank in range(min(size, 1 << 16)) if rank not in known]
+
+
+@once
+def rank_report(stored: Stored) -> RankReport:
+    """The ranks of a trace; the calls of one are opened at a time, and let go when they are added up."""
+    folders = stored.folders()
+    cells = max(MANY_CELLS // len(folders), 1 << 12)
+    ranks = []
+    for folder in folders:
+        try:
+            ranks.append(reduced(stored.alone(folder), cells))
+        except TraceError as fault:
+            ranks.append(unreadable(folder.name, process_of(folder, 0).rank, str(fault)))
+    ranks.sort(key=lambda rank: (rank.rank, rank.attempt))
+    numbers: dict[Hashable, int] = {}
+    roles = [numbers.setdefault(rank.role, len(numbers)) for rank in ranks]
+    late: list[LateRank] = []
+    modules: list[ModuleOverRanks] = []
+    steps, reasons = 0, []
+    against: set[int] = set()
+    last = {rank.rank: place for place, rank in enumerate(ranks)}
+    for role in dict.fromkeys(roles):
+        group = [ranks[place] for place in last.values() if roles[place] == role and ranks[place].places]
+        modules += _modules(group, role)
+        group = _with_most_steps(group)
+        compared, found, why = _compared(group)
+        steps, late = max(steps, compared), late + found
+        against |= {rank.rank for rank in group} if compared else set()
+        reasons += [why] if why else []
+    modules.sort(key=lambda module: -module.high_ns)
+    late.sort(key=lambda rank: -rank.verdict.excess_ns)
+    return RankReport(
+        ranks=tuple(ranks),
+        roles=tuple(roles),
+        modules=tuple(modules),
+        late=tuple(late),
+        compared=frozenset(against),
+        compared_steps=steps,
+        why_not="" if steps else (reasons or [""])[0],
+    )
+
+
+def _with_most_steps(group: Sequence[RankNumbers]) -> list[RankNumbers]:
+    """Those that have enough steps to be held against each other."""
+    usual = float(np.median([rank.steps for rank in group])) if group else 0.0
+    return [rank for rank in group if rank.steps >= _FEW * usual]
+
+
+def _modules(group: Sequence[RankNumbers], role: int) -> list[ModuleOverRanks]:
+    """The modules of the ranks of one role, merged by name."""
+    times: dict[Place, list[tuple[float, int]]] = {}
+    for rank in group:
+        own = rank.times.own_ns[rank.times.counts]
+        if not len(own):
+            continue
+        known: Bools = np.asarray(~np.isnan(own).all(axis=0), np.bool_)
+        medians = np.zeros(own.shape[1])
+        medians[known] = np.nanmedian(own[:, known], axis=0)
+        for place, median, is_known in zip(rank.places, medians.tolist(), known.tolist(), strict=True):
+            if is_known:
+                times.setdefault(place, []).append((median, rank.rank))
+    merged = []
+    for place, pairs in times.items():
+        ordered = sorted(pairs)
+        high_ns, high_rank = ordered[-1]
+        middle = ordered[len(ordered) // 2][0]
+        merged.append(
+            ModuleOverRanks(
+                role, place, int(ordered[0][0]), int(middle), int(high_ns), high_rank, len(ordered)
+            )
+        )
+    return merged
+
+
+def _compared(group: Sequence[RankNumbers]) -> tuple[int, list[LateRank], str]:
+    """The ranks of one role held against each other: in how many steps, who is late, or why that cannot be told."""
+    if len(group) < 2:
+        return 0, [], "no two ranks run the same modules"
+    untimed = next((rank.launch_timed for rank in group if rank.launch_timed), None)
+    if untimed is not None:
+        return 0, [], untimed
+    common: Ints = group[0].times.number[group[0].times.counts]
+    for rank in group[1:]:
+        common = np.intersect1d(common, rank.times.number[rank.times.counts], assume_unique=True)
+    if len(common) < MIN_STEPS:
+        return 0, [], f"they have {plural(len(common), 'step')} in common that count, {MIN_STEPS} are needed"
+    places = [
+        place for place, ranks in Counter(p for rank in group for p in rank.places).items() if ranks > 1
+    ]
+    found = stragglers(_peers(group, places, common))
+    late = [
+        LateRank(
+            rank=group[verdict.rank].rank,
+            place=places[verdict.place] if verdict.place >= 0 else None,
+            since_step=int(common[verdict.since]) if verdict.since else None,
+            verdict=verdict,
+        )
+        for verdict in found
+    ]
+    return len(common), late, ""
+
+
+def _peers(group: Sequence[RankNumbers], places: Sequence[Place], common: Ints) -> Peers:
+    """Times of ranks in the same places and steps."""
+    rows = [np.searchsorted(rank.times.number, common) for rank in group]
+    own = []
+    for rank, chosen in zip(group, rows, strict=True):
+        column: dict[Any, int] = {place: number for number, place in enumerate(rank.places)}
+        times = np.zeros((len(common), len(places)), np.float32)
+        for number, place in enumerate(places):
+            if place in column:
+                times[:, number] = rank.times.own_ns[chosen, column[place]]
+        own.append(times)
+
+    def gathered(name: str) -> npt.NDArray[np.float64]:
+        columns = [getattr(rank.times, name)[chosen] for rank, chosen in zip(group, rows, strict=True)]
+        return np.stack(columns).astype(np.float64)
+
+    return Peers(own, gathered("data_ns"), gathered("duration_ns"), gathered("wait_ns"))

@@ -1,0 +1,238 @@
+"""Ranks beside each other, as text: what went wrong first, then a line a rank, then modules over ranks."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from modtrace.analysis.ranks.rank_faults import RankFaults, rank_faults
+from modtrace.analysis.ranks.rank_numbers import RankNumbers
+from modtrace.analysis.ranks.rank_report import LateRank, ModuleOverRanks, RankReport
+from modtrace.analysis.ranks.stragglers import INPUT_SLOW, MODULE_SLOW
+from modtrace.text import and_more, fit, pad, plain
+from modtrace.units import count, duration, plural, rounded
+from modtrace.views.styled_lines import HEADING, Line, plain_lines
+
+MANY_RANKS: Final = 16
+"""So many have a line each; of more those with trouble, and the slowest."""
+MANY_MODULES: Final = 10
+_MANY_NAMED: Final = 6
+_MANY_CHARACTERS: Final = 140
+_COLUMNS: Final = (
+    ("step", "step_ns", 7), ("data", "data_ns", 7), ("forward", "forward_ns", 8), ("backward", "backward_ns", 9),
+    ("optim", "optimizer_ns", 7), ("other", "other_ns", 7), ("modules", "modules_ns", 8),
+)  # fmt: skip
+"""Title, key and width of each column."""
+
+
+def ranks_lines(report: RankReport, width: int, limit: int = MANY_RANKS) -> list[Line]:
+    """The lines of `modtrace ranks`: remarks first, then the ranks and the modules over them."""
+    lines = [Line(_headline(report), HEADING)]
+    for remark in remarks(report):
+        lines += plain_lines(
+            textwrap.wrap(f"! {plain(remark)}", max(width, 30), initial_indent="  ", subsequent_indent="    ")
+        )
+    if report.compared_steps and not report.late:
+        lines += plain_lines([f"  no rank is held up by another in {plural(report.compared_steps, 'step')}"])
+    elif report.why_not and len(report.ranks) > 1:
+        lines += plain_lines([f"  ranks are not compared: {plain(report.why_not)}"])
+    lines += plain_lines(["", *_rank_table(report, width, limit)])
+    table = _module_table(report, width)
+    return lines + (plain_lines(["", *table]) if table else [])
+
+
+def remarks(report: RankReport) -> list[str]:
+    """Sentences about what is wrong, failures before delays; foreign names in them are not made plain yet."""
+    faults = rank_faults(report)
+    return [*_failures(faults, report), *_behind(faults), *map(_late, report.late)]
+
+
+def _headline(report: RankReport) -> str:
+    ranks = report.last_starts
+    parts = [plural(len(ranks), "rank")]
+    failed = sum(rank.end.failed for rank in ranks)
+    running = sum(rank.end.running for rank in ranks)
+    restarts = len(report.ranks) - len(ranks)
+    roles = len(set(report.roles))
+    parts += [f"{count(failed)} failed"] if failed else []
+    parts += [f"{count(running)} running"] if running else []
+    parts += [plural(restarts, "restart")] if restarts else []
+    parts += [f"{count(roles)} roles"] if roles > 1 else []
+    return f"modtrace ranks  {', '.join(parts)}"
+
+
+def named(numbers: Iterable[int]) -> str:
+    """`rank 3`, `ranks 0-2 and 7`, without one twice."""
+    ordered = sorted(set(numbers))
+    runs: list[list[int]] = []
+    for number in ordered:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    texts = [str(low) if low == high else f"{low}-{high}" for low, high in runs]
+    return f"rank{'s' if len(ordered) > 1 else ''} {and_more(texts, _MANY_NAMED)}"
+
+
+def _failures(faults: RankFaults, report: RankReport) -> list[str]:
+    lines = []
+    first = faults.first
+    if first is not None:
+        others = [rank for rank in faults.noticed if rank is not first and rank.end.failed]
+        why = _error(first) or "killed"
+        after = f"; {named(rank.rank for rank in others)} failed because of it" if others else ""
+        alone = len(report.ranks) + len(faults.missing) == 1
+        lines.append(f"rank {first.rank} failed{'' if alone else ' first'}: {why}{_where(first)}{after}")
+    killed = [rank for rank in faults.killed if rank is not first and not (first and rank.end.noticed)]
+    if killed:
+        verb = "was" if len(killed) == 1 else "were"
+        lines.append(f"{named(rank.rank for rank in killed)} {verb} killed, or left no end")
+    own = [
+        rank
+        for rank in report.last_starts
+        if rank.end.error is not None and rank is not first and not rank.end.noticed
+    ]
+    for error in dict.fromkeys(rank.end.error or "" for rank in own):
+        same = [rank for rank in own if rank.end.error == error]
+        lines.append(f"{named(rank.rank for rank in same)} failed: {_error(same[0])}{_where(same[0])}")
+    if first is None and any(rank.end.error for rank in faults.noticed):
+        lines.append(
+            f"{named(rank.rank for rank in faults.noticed)} failed because another was gone or late: "
+            f"{_error(faults.noticed[0])}"
+        )
+    if faults.missing:
+        size = max(rank.world_size or 0 for rank in report.ranks)
+        verb = "has" if len(faults.missing) == 1 else "have"
+        lines.append(f"{named(faults.missing)} of {count(size)} {verb} written nothing to this trace")
+    unread = [rank for rank in report.ranks if rank.fault is not None]
+    lines += [f"{rank.folder} cannot be read: {rank.fault}" for rank in unread]
+    if faults.unequal is not None:
+        fewest, most = faults.unequal
+        short = [rank.rank for rank in report.last_starts if rank.steps == fewest]
+        lines.append(f"{named(short)} ended after {plural(fewest, 'step')}, others after {count(most)}")
+    return lines
+
+
+def _where(rank: RankNumbers) -> str:
+    """`, in layers.2, at step 7`; of one that was killed where it was when it last wrote."""
+    place = f", in {rank.end.place}" if rank.end.place else ""
+    if rank.end.step is None:
+        return place
+    last = "last written " if rank.end.state == "killed" and not rank.end.stands else ""
+    return f"{place}, {last}at step {count(rank.end.step)}"
+
+
+def _error(rank: RankNumbers) -> str:
+    return fit(plain(rank.end.error or ""), _MANY_CHARACTERS)
+
+
+def _behind(faults: RankFaults) -> list[str]:
+    if not faults.behind:
+        return []
+    behind = faults.behind
+    stands = f"{named(rank.rank for rank in behind)} {'is' if len(behind) == 1 else 'are'} behind"
+    text = stands + (_where(behind[0]) if len(behind) == 1 else _at_step(behind))
+    if not faults.ahead:
+        return [text]
+    places = dict.fromkeys(rank.end.place or "no module" for rank in faults.ahead)
+    who = named(rank.rank for rank in faults.ahead)
+    verb = "is" if len(faults.ahead) == 1 else "are"
+    longest = max(rank.end.open_ns or 0 for rank in faults.ahead)
+    waited = f", for at least {duration(longest)}" if longest else ""
+    return [f"{text}; {who} {verb} in {and_more([*places], 3)}{_at_step(faults.ahead)}{waited}"]
+
+
+def _at_step(ranks: Sequence[RankNumbers]) -> str:
+    steps = {rank.end.step for rank in ranks}
+    step = steps.pop() if len(steps) == 1 else None
+    return "" if step is None else f", at step {count(step)}"
+
+
+def _late(late: LateRank) -> str:
+    """`rank 3 is 18% slower in layers.7 backward since step 4,120: a step would take 6.1% less`."""
+    verdict = late.verdict
+    more = duration(int(verdict.excess_ns))
+    faster = verdict.relative < 1
+    if verdict.cause == INPUT_SLOW:
+        text = f"rank {late.rank} waits {more} a step longer for data than its peers"
+    else:
+        what = (
+            late.place.text if verdict.cause == MODULE_SLOW and late.place is not None else "all its modules"
+        )
+        amount = f"{percent(verdict.relative)} slower" if faster else f"{more} a step slower"
+        text = f"rank {late.rank} is {amount} in {what}"
+    since = f" since step {count(late.since_step)}" if late.since_step is not None else ""
+    gain = percent(verdict.gain)
+    return f"{text}{since}: a step would take {gain} less"
+
+
+def percent(part: float) -> str:
+    """A part of 1 in percent: `6.1%`, `18%`."""
+    tenths = round(part * 1000)
+    return f"{rounded(tenths, 10, 0 if tenths >= 100 else 1)}%"
+
+
+def _rank_table(report: RankReport, width: int, limit: int) -> list[str]:
+    ranks = _shown(report, limit)
+    state_width = max(width - 16 - sum(columns for _, _, columns in _COLUMNS), 9)
+    head = f"  {pad('RANK', 5)} {'steps':>6}" + "".join(
+        f"{title:>{columns}}" for title, _, columns in _COLUMNS
+    )
+    lines = [f"{head}  end"]
+    for rank in ranks:
+        name = f"{rank.rank}.{rank.attempt}" if rank.attempt else str(rank.rank)
+        cells = "".join(f"{_cell(rank.phases_ns[key]):>{columns}}" for _, key, columns in _COLUMNS)
+        state = fit(plain(rank.end.state or "ended").removeprefix("still "), state_width)
+        lines.append(f"  {pad(name, 5)} {count(rank.steps):>6}{cells}  {state}")
+    if len(ranks) < len(report.ranks):
+        lines.append(f"  {plural(len(report.ranks) - len(ranks), 'more rank')}: modtrace ranks --all")
+    lines.append("  medians of steps; modules: their own time, without waiting for other ranks")
+    return lines
+
+
+def _cell(ns: int | None) -> str:
+    return duration(ns).replace(" ", "") if ns is not None else "?"
+
+
+def _shown(report: RankReport, limit: int) -> list[RankNumbers]:
+    """The ranks that have a line: all, or those with trouble, the slowest in modules and data, and the first."""
+    if len(report.ranks) <= limit:
+        return list(report.ranks)
+    late = {late.rank for late in report.late}
+
+    def order(rank: RankNumbers) -> tuple[bool, int]:
+        own_ns = (rank.phases_ns["modules_ns"] or 0) + (rank.phases_ns["data_ns"] or 0)
+        return not (rank.end.failed or rank.fault is not None or rank.rank in late), -own_ns
+
+    chosen = {id(rank) for rank in sorted(report.ranks, key=order)[:limit]}
+    return [rank for rank in report.ranks if id(rank) in chosen]
+
+
+def _module_table(report: RankReport, width: int) -> list[str]:
+    """Modules over the ranks that have them, those with the slowest rank first."""
+    several = [module for module in report.modules if module.ranks > 1]
+    if not several:
+        return []
+    name_width = max(width - 2 - 4 * 9 - 7, 20)
+    roles = len({module.role for module in several})
+    lines = [
+        f"  {pad('OWN TIME A STEP, OVER RANKS', name_width)}{'least':>9}{'median':>9}{'most':>9}{'rank':>7}"
+    ]
+    lines += [
+        f"  {pad(_module_name(module, roles > 1), name_width)}{_module_cells(module)}"
+        for module in several[:MANY_MODULES]
+    ]
+    if len(several) > MANY_MODULES:
+        lines.append(f"  {count(len(several) - MANY_MODULES)} more: modtrace ranks --json")
+    return lines
+
+
+def _module_name(module: ModuleOverRanks, with_role: bool) -> str:
+    role = f" (role {module.role})" if with_role else ""
+    return f"{plain(module.place.text)}{role}"
+
+
+def _module_cells(module: ModuleOverRanks) -> str:
+    times = (module.low_ns, module.median_ns, module.high_ns)
+    return "".join(f"{duration(ns):>9}" for ns in times) + f"{module.high_rank:>7}"

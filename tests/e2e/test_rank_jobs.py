@@ -1,0 +1,89 @@
+"""Ranks that work together by Gloo, launched by torchrun: which one the others wait for, and which one failed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import modtrace
+from modtrace.cli import main
+
+SCRIPT = """
+import os, sys, time
+import torch, torch.distributed as dist
+from torch import nn
+
+slow, fails = (int(word) for word in sys.argv[1:])
+STEPS, PAUSE = 30, 0.03
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(16, 16)
+        self.pause = 0.0
+        self.fails_at = -1
+
+    def forward(self, x):
+        if step == self.fails_at:
+            raise ValueError("bad batch")
+        time.sleep(self.pause)
+        return self.inner(x).relu()
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+layers = [Layer() for _ in range(4)]
+layers[2].pause = PAUSE * (rank == slow)
+layers[1].fails_at = STEPS - 1 if rank == fails else -1
+model = nn.parallel.DistributedDataParallel(nn.Sequential(*layers))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for step in range(STEPS):
+    optimizer.zero_grad()
+    model(torch.randn(4, 16)).square().mean().backward()
+    optimizer.step()
+dist.destroy_process_group()
+"""
+PAUSE_NS = 30_000_000
+
+
+def run(folder, *arguments):
+    """The trace of two ranks."""
+    (folder / "train.py").write_text(SCRIPT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "modtrace", "run", "-q", "-o", "job.mtrace", "train.py", *map(str, arguments)],
+        cwd=folder, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert (folder / "job.mtrace").is_dir(), done.stderr
+    return folder / "job.mtrace"
+
+
+def shown(path, capsys):
+    main(["ranks", str(path), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_late_rank_and_its_failure(tmp_path, capsys):
+    """Rank 1 pauses in a module; rank 0 waits for it, first in backward, and then for one that has failed."""
+    path = run(tmp_path, 1, 1)
+    report = shown(path, capsys)
+    (late,) = report["late"]
+    assert (late["rank"], late["module"], late["direction"]) == (1, "module.2", "forward")
+    assert late["excess_ns"] > PAUSE_NS / 2
+    assert late["since_step"] is None
+    assert late["gain"] > 0.2
+    assert report["remarks"][0].startswith(
+        "rank 1 failed first: ValueError: bad batch, in module.1, at step 29"
+    )
+    frame = modtrace.load(path).ranks
+    assert frame["late"].tolist() == [False, True]
+    assert frame["role"].tolist() == [0, 0]
+    assert frame["backward_ns"][0] > PAUSE_NS / 2  # the waiting is in the phase ...
+    assert frame["modules_ns"][0] < PAUSE_NS / 2 < frame["modules_ns"][1]  # ... and in no module
+
+
+def test_nobody_is_late_in_the_same_job_without_the_pause(tmp_path, capsys):
+    report = shown(run(tmp_path, -1, -1), capsys)
+    assert report["compared_steps"] >= 18
+    assert not [late for late in report["late"] if late["excess_ns"] > PAUSE_NS / 2]
+    assert [rank["state"] for rank in report["ranks"]] == ["exit 0", "exit 0"]
