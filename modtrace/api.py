@@ -510,6 +510,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     syncs: bool = False,
     values: Steps | None = None,
     values_with: str | None = None,
+    rollups: bool = False,
     nan: bool = False,
     nan_stop: bool = False,
     nan_pin: bool = False,
@@ -548,7 +549,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     options = {
         "engine": checked_engine(engine), "functions": functions, "flops": flops, "syncs": syncs,
         **_step_options(memory=memory, kernels=kernels, saved=saved, values=values), "values_with": values_with,
-        "nan": nan, "nan_stop": nan_stop, "nan_pin": nan_pin, "nan_allow": nan_allow,
+        "rollups": rollups, "nan": nan, "nan_stop": nan_stop, "nan_pin": nan_pin, "nan_allow": nan_allow,
         "break_on": joined_texts("break_on", break_on), "watch": joined_texts("watch", watch), "messages": messages,
         "max_bytes": size_bytes(max_bytes) if isinstance(max_bytes, str) else max_bytes, **recorders,
     }  # fmt: skip

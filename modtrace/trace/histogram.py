@@ -27,14 +27,15 @@ LEVEL_WINDOWS: Final = 32
 def buckets_of(values: Ints) -> Ints:
     """The bucket of each value; values are from 0 to VALUE_LIMIT - 1."""
     shift = _shifts(values)
-    return (shift << BITS) + (values >> shift)
+    buckets: Ints = (shift << BITS) + (values >> shift)
+    return buckets
 
 
 def middles_of(buckets: Ints) -> Ints:
     """The value in the middle of each bucket."""
     shift = np.maximum((buckets >> BITS) - 1, 0)
-    least = (buckets - (shift << BITS)) << shift
-    return least + ((np.int64(1) << shift) - 1 >> 1)
+    middles: Ints = ((buckets - (shift << BITS)) << shift) + ((np.int64(1) << shift) - 1 >> 1)
+    return middles
 
 
 def _shifts(values: Ints) -> Ints:
