@@ -169,6 +169,14 @@ class Trace(Exports):
         """One row a graph that `torch.compile` made, with its time and, where it was made again, the reason."""
         return self._frame("compilations")
 
+    @property
+    def rollups(self) -> pd.DataFrame:
+        """Sums and quantiles of each module over windows of steps, where `rollups=True` was asked for.
+
+        They are of all steps, also of those of which single calls are not recorded any more.
+        """
+        return self._frame("rollups")
+
     def columns(self, table: str) -> pd.DataFrame:
         """The columns of a table: `type`, `unit`, `description` and when they are null, indexed by `column`.
 

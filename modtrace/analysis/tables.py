@@ -12,6 +12,7 @@ from modtrace.analysis.calls import calls
 from modtrace.analysis.compilations import compilations
 from modtrace.analysis.kernels import kernels
 from modtrace.analysis.modules import modules
+from modtrace.analysis.rollup_windows import rollup_frame
 from modtrace.analysis.roofline import device_keys
 from modtrace.analysis.series import memory_series
 from modtrace.analysis.steps import steps
@@ -40,6 +41,7 @@ _MAKERS: Final[dict[str, Callable[[Stored], pd.DataFrame]]] = {
     "compilations": compilations,
     "values": values,
     "nonfinite": answers.nonfinite,
+    "rollups": rollup_frame,
     "memory": memory_series,
 }
 

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 import modtrace
 from modtrace.analysis.rollups import UNKNOWN, rollup
 from modtrace.analysis.timeline import timeline
+from modtrace.capture.mechanisms import step_numbers
 from modtrace.trace.histogram import added_up, buckets_of, windows_of
 from modtrace.trace.reader import open_trace
 
@@ -95,7 +96,8 @@ def check(stored):
 
 @pytest.mark.parametrize("optimizer", [True, False])
 @pytest.mark.parametrize("flushes", [False, True])
-def test_sums_are_those_of_the_single_calls(optimizer, flushes):
+def test_sums_are_those_of_the_single_calls(optimizer, flushes, monkeypatch):
+    monkeypatch.setattr(step_numbers, "optimizers_exist", lambda: optimizer)
     with modtrace.trace(rollups=True) as trace:
         train(Net(), 150, optimizer=optimizer, flush=trace._tracer.flush if flushes else None)
     sums = check(trace._read())
@@ -104,7 +106,8 @@ def test_sums_are_those_of_the_single_calls(optimizer, flushes):
 
 
 @pytest.mark.parametrize("engine", ["hooks", "calls"])
-def test_root_calls_without_training_are_steps(engine):
+def test_root_calls_without_training_are_steps(engine, monkeypatch):
+    monkeypatch.setattr(step_numbers, "optimizers_exist", lambda: False)
     net = Net()
     with modtrace.trace(rollups=True, engine=engine) as trace, torch.no_grad():
         for _ in range(70):
@@ -130,7 +133,25 @@ def test_calls_that_are_open_over_blocks_are_in_the_step_in_which_they_began():
     check(trace._read())
 
 
-def test_a_call_that_raised_has_its_time_and_one_that_was_left_has_none():
+def test_steps_that_are_not_known_while_it_runs_are_added_up_as_one(monkeypatch):
+    """An optimizer that exists may step yet: what is a step is not known of the first 64 root calls."""
+    monkeypatch.setattr(step_numbers, "optimizers_exist", lambda: True)
+    with modtrace.trace(rollups=True) as trace:
+        train(Net(), 80, optimizer=False)
+    stored = trace._read()
+    calls = rollup(stored)
+    sums = written(stored)
+    assert {first for first, _ in sums} == {0, *windows_of(np.arange(64, 80))[0].tolist()}
+    for module in np.unique(calls.module).tolist():
+        own = calls.chosen(calls.module == module)
+        rows = [row for (_, number), row in sums.items() if number == module]
+        assert sum(row["calls"] for row in rows) == own.calls.sum()
+        assert sum(row["backward_ns"] for row in rows) == own.backward_ns.sum()
+
+
+def test_a_call_that_raised_has_its_time_and_one_that_was_left_has_none(monkeypatch):
+    monkeypatch.setattr(step_numbers, "optimizers_exist", lambda: False)
+
     class Leaves(nn.Module):
         def forward(self, x, error):
             raise error

@@ -15,7 +15,7 @@ _OFTEN_NS: Final = 500_000_000
 
 
 @register
-class Rollups(Recorder):
+class WindowSums(Recorder):
     """Adds up what is decoded of blocks, by the steps as they are counted while the program runs."""
 
     name = "rollups"
