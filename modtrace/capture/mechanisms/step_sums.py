@@ -7,6 +7,7 @@ and no call that began in it is open; windows are those of `windows_of`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from modtrace.capture.engine.decode import BlockCalls, DecodedCalls
 from modtrace.capture.engine.thread_buffer import MODE_SHIFT
+from modtrace.trace.arrow_arrays import IntegerLists
 from modtrace.trace.histogram import added_up, buckets_of, windows_of
 from modtrace.trace.schema import BACKWARD, IN_BACKWARD, MODULE, PHASE
 
@@ -132,12 +134,12 @@ class StepSums:
             self._add_to_window(int(first[low]), keys[low:high], part)
         self._forget(min(limit, self._numbers[-1]))
 
-    def closed(self) -> dict[str, list[Any]]:
+    def closed(self) -> dict[str, Any]:
         """Columns of the table `rollups` of the windows that are over and were not handed out yet."""
         windows, self._closed = self._closed, []
         return _joined([_columns(window) for window in windows])
 
-    def latest(self) -> dict[str, list[Any]]:
+    def latest(self) -> dict[str, Any]:
         """The same of the window in progress, as far as its steps are over."""
         return _columns(self._window) if self._window is not None else {}
 
@@ -269,14 +271,14 @@ def _highest(keys: Ints, *values: Ints) -> list[Ints]:
     return [np.maximum.reduceat(of_kind[order], first) for of_kind in values]
 
 
-def _columns(window: _Window) -> dict[str, list[Any]]:
+def _columns(window: _Window) -> dict[str, Any]:
     """Rows of the table `rollups`, a module each and one of the steps themselves."""
     count, amounts = len(window.keys), window.amounts
     known = (
         (amounts.calls > 0) & (amounts.forward_untimed == 0),
         (amounts.backwards > 0) & (amounts.backward_untimed == 0),
     )
-    columns: dict[str, list[Any]] = {
+    columns: dict[str, Any] = {
         "first_step": [window.first] * count,
         "end_step": [window.end] * count,
         "from_ns": [window.from_ns] * count,
@@ -291,9 +293,10 @@ def _columns(window: _Window) -> dict[str, list[Any]]:
     bucket, steps = window.buckets & ((1 << _BUCKET_BITS) - 1), window.counts
     for side, name in enumerate(("forward", "backward")):
         key = (window.keys << 1 | side) << _BUCKET_BITS
-        low, high = (np.searchsorted(window.buckets, key + more).tolist() for more in (0, 1 << _BUCKET_BITS))
-        columns[f"{name}_buckets"] = [bucket[i:k].tolist() for i, k in zip(low, high, strict=True)]
-        columns[f"{name}_steps"] = [steps[i:k].tolist() for i, k in zip(low, high, strict=True)]
+        low, high = (np.searchsorted(window.buckets, key + more) for more in (0, 1 << _BUCKET_BITS))
+        own = window.buckets >> _BUCKET_BITS & 1 == side
+        columns[f"{name}_buckets"] = IntegerLists(np.cumsum(high - low), bucket[own])
+        columns[f"{name}_steps"] = IntegerLists(np.cumsum(high - low), steps[own])
     return columns
 
 
@@ -303,6 +306,11 @@ def _nullable(values: Ints, known: Bools) -> list[int | None]:
     ]
 
 
-def _joined(parts: list[dict[str, list[Any]]]) -> dict[str, list[Any]]:
+def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """The columns of several windows one below the other."""
-    return {name: [cell for part in parts for cell in part[name]] for name in parts[0]} if parts else {}
+    columns: dict[str, Any] = {}
+    for name, first in parts[0].items() if parts else ():
+        of_windows = [part[name] for part in parts]
+        is_lists = isinstance(first, IntegerLists)
+        columns[name] = IntegerLists.joined(of_windows) if is_lists else [*chain(*of_windows)]
+    return columns
