@@ -6,14 +6,14 @@ and no call that began in it is open; windows are those of `windows_of`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.capture.engine.decode import BlockCalls, DecodedCalls
+from modtrace.capture.engine.decode import BlockCalls, DecodedCalls, distinct
 from modtrace.capture.engine.thread_buffer import MODE_SHIFT
 from modtrace.trace.arrow_arrays import IntegerLists
 from modtrace.trace.histogram import added_up, buckets_of, windows_of
@@ -27,6 +27,12 @@ _BUCKET_BITS: Final = 12
 _OF_STEPS: Final = 0
 """The key of the steps themselves; that of a module is its number and one."""
 _NEVER: Final = 1 << 62
+_MANY_RECENT: Final = 200_000
+_MANY_PAIRS: Final = 1 << 16
+
+
+def _nothing() -> Ints:
+    return np.zeros(0, np.int64)
 
 
 class _Amounts(NamedTuple):
@@ -42,18 +48,55 @@ class _Amounts(NamedTuple):
 
 @dataclass
 class _Window:
-    """Sums of one window so far: by module the amounts and the longest times, by module and bucket the steps."""
+    """Sums of one window so far: by key of the module the amounts and the longest times, by key, side and bucket the
+    steps. `recent` are codes of buckets that are not among these yet: sorting many at once is cheaper.
+    """
 
     first: int
     end: int
     from_ns: int
-    to_ns: int
-    keys: Ints
-    amounts: _Amounts
-    forward_max: Ints
-    backward_max: Ints
-    buckets: Ints
-    counts: Ints
+    to_ns: int = 0
+    keys: Ints = field(default_factory=_nothing)
+    amounts: _Amounts = field(default_factory=lambda: _Amounts(*(_nothing() for _ in _Amounts._fields)))
+    longest: list[Ints] = field(default_factory=lambda: [_nothing(), _nothing()])
+    buckets: Ints = field(default_factory=_nothing)
+    counts: Ints = field(default_factory=_nothing)
+    recent: list[Ints] = field(default_factory=list)
+
+    def add(self, modules: Ints, amounts: _Amounts, longest: list[Ints]) -> None:
+        """Add rows of modules in steps: amounts, and the time of each side, -1 where that is not known."""
+        for side, spent in enumerate(longest):
+            known = spent >= 0
+            self.recent.append((modules[known] << 1 | side) << _BUCKET_BITS | buckets_of(spent[known]))
+        if sum(map(len, self.recent)) > _MANY_RECENT:
+            self.count()
+        if not len(self.keys) or not np.array_equal(self.keys, modules):
+            keys = distinct(np.concatenate([self.keys, modules]))
+            place = np.searchsorted(keys, self.keys)
+            self.amounts = _Amounts(*(_spread(amount, place, len(keys), 0) for amount in self.amounts))
+            self.longest = [_spread(spent, place, len(keys), -1) for spent in self.longest]
+            self.keys = keys
+        place = np.searchsorted(self.keys, modules)
+        for total, amount in zip(self.amounts, amounts, strict=True):
+            np.add.at(total, place, amount)
+        for most, spent in zip(self.longest, longest, strict=True):
+            np.maximum.at(most, place, spent)
+
+    def count(self) -> None:
+        """Count the steps in each bucket."""
+        codes, self.recent = np.sort(np.concatenate([_nothing(), *self.recent])), []
+        edges = np.flatnonzero(np.diff(codes, prepend=-1))
+        counts = np.diff(edges, append=len(codes))
+        self.buckets, self.counts = added_up(
+            np.concatenate([self.buckets, codes[edges]]), np.concatenate([self.counts, counts])
+        )
+
+
+def _spread(values: Ints, place: Ints, count: int, missing: int) -> Ints:
+    """Values at some of `count` places, `missing` at all others."""
+    column = np.full(count, missing, np.int64)
+    column[place] = values
+    return column
 
 
 class StepSums:
@@ -126,12 +169,12 @@ class StepSums:
             return
         keys, amounts = self._keys[over], _Amounts(*(amount[over] for amount in self._pending))
         self._keys, self._pending = self._keys[~over], _Amounts(*(amount[~over] for amount in self._pending))
-        keys, amounts = self._with_steps(keys, amounts)
-        first, _ = windows_of(keys >> _MODULE_BITS)
-        edges = np.flatnonzero(np.diff(first, prepend=-1))
-        for low, high in zip(edges.tolist(), [*edges[1:].tolist(), len(keys)], strict=True):
-            part = _Amounts(*(amount[low:high] for amount in amounts))
-            self._add_to_window(int(first[low]), keys[low:high], part)
+        steps, modules, amounts = self._with_steps(keys, amounts)
+        first, _ = windows_of(steps)
+        for window in distinct(first).tolist():
+            inside = first == window
+            part = _Amounts(*(amount[inside] for amount in amounts))
+            self._add_to_window(window, steps[inside], modules[inside], part)
         self._forget(min(limit, self._numbers[-1]))
 
     def closed(self) -> dict[str, Any]:
@@ -156,15 +199,18 @@ class StepSums:
 
     def _put(self, start: Ints, module: Ints, duration: Ints, untimed: Bools, backward: Bools) -> None:
         """Add rows of calls to the steps in which they began."""
-        keys = self._steps_at(start) << _MODULE_BITS | (module + 1)
-        forward, spent = ~backward, np.where(untimed, 0, duration)
-        new = _Amounts(
-            *(np.where(forward, values, 0).astype(np.int64) for values in (1, spent, untimed)),
-            *(np.where(backward, values, 0).astype(np.int64) for values in (1, spent, untimed)),
-        )
-        joined = (np.concatenate(pair) for pair in zip(self._pending, new, strict=True))
-        self._keys, *amounts = added_up(np.concatenate([self._keys, keys]), *joined)
-        self._pending = _Amounts(*amounts)
+        if not len(start):
+            return
+        steps, low, high = self._steps_at(start), int(module.min()), int(module.max())
+        first, width = int(steps.min()), high - low + 1
+        # Small numbers for the pairs of both: what is added up by these needs no sorting.
+        pairs, new = _added_to((steps - first) * width + (module - low), backward, untimed, duration)
+        keys = pairs // width + first << _MODULE_BITS | (pairs % width + low + 1)
+        if len(self._keys):
+            joined = (np.concatenate(pair) for pair in zip(self._pending, new, strict=True))
+            keys, *amounts = added_up(np.concatenate([self._keys, keys]), *joined)
+            new = _Amounts(*amounts)
+        self._keys, self._pending = keys, new
 
     def _take_off(self, nodes: BlockCalls, node: int, spent_ns: int, untimed: bool, origin_ns: int) -> None:
         """Take what a checkpoint computed again off a backward around it."""
@@ -176,55 +222,37 @@ class StepSums:
         self._keys, *amounts = added_up(np.concatenate([self._keys, key]), *joined)
         self._pending = _Amounts(*amounts)
 
-    def _with_steps(self, keys: Ints, amounts: _Amounts) -> tuple[Ints, _Amounts]:
-        """The same with a row of each step whose begin and end are known: its time is that of a forward."""
+    def _with_steps(self, keys: Ints, amounts: _Amounts) -> tuple[Ints, Ints, _Amounts]:
+        """Steps, keys of modules and amounts, with a row of each step whose begin and end are known: its time is that
+        of a forward.
+        """
+        steps, modules = keys >> _MODULE_BITS, keys & ((1 << _MODULE_BITS) - 1)
         numbers, since = np.array(self._numbers, np.int64), np.array(self._since, np.int64)
+        low, high = np.searchsorted(numbers, [steps[0], steps[-1] + 1])
+        numbers, since = numbers[low : high + 1], since[low : high + 1]
         known = np.flatnonzero((np.diff(numbers) == 1) & (since[:-1] > -_NEVER))
-        known = known[np.isin(numbers[known], keys >> _MODULE_BITS)]
         spent = since[known + 1] - since[known]
         nothing, one = np.zeros(len(known), np.int64), np.ones(len(known), np.int64)
         of_steps = _Amounts(one, spent, nothing, nothing, nothing, nothing)
-        joined = (np.concatenate(pair) for pair in zip(amounts, of_steps, strict=True))
-        steps = numbers[known] << _MODULE_BITS | _OF_STEPS
-        keys, *columns = added_up(np.concatenate([keys, steps]), *joined)
-        return keys, _Amounts(*columns)
+        joined = _Amounts(*(np.concatenate(pair) for pair in zip(amounts, of_steps, strict=True)))
+        return np.concatenate([steps, numbers[known]]), np.concatenate([modules, nothing + _OF_STEPS]), joined
 
-    def _add_to_window(self, first: int, keys: Ints, amounts: _Amounts) -> None:
+    def _add_to_window(self, first: int, steps: Ints, modules: Ints, amounts: _Amounts) -> None:
         window = self._window
         if window is not None and first > window.first:
             self.close()
             window = None
-        steps, modules = keys >> _MODULE_BITS, keys & ((1 << _MODULE_BITS) - 1)
-        from_ns, to_ns = self._moments(int(steps[0]), int(steps[-1]))
+        from_ns, to_ns = self._moments(int(steps.min()), int(steps.max()))
         if window is None:
-            none = np.zeros(0, np.int64)
-            nothing = _Amounts(*(none for _ in _Amounts._fields))
-            window = _Window(first, first, from_ns, to_ns, none, nothing, none, none, none, none)
-            self._window = window
-        window.to_ns, window.end = to_ns, int(steps[-1]) + 1
+            self._window = window = _Window(first, first, from_ns)
+        window.to_ns, window.end = to_ns, max(window.end, int(steps.max()) + 1)
         forward = (amounts.calls > 0) & (amounts.forward_untimed == 0)
         backward = (amounts.backwards > 0) & (amounts.backward_untimed == 0)
         longest = [
             np.where(is_known, np.maximum(spent, 0), -1)
             for is_known, spent in ((forward, amounts.forward_ns), (backward, amounts.backward_ns))
         ]
-        buckets = [
-            (modules[spent >= 0] << 1 | side) << _BUCKET_BITS | buckets_of(spent[spent >= 0])
-            for side, spent in enumerate(longest)
-        ]
-        all_keys = np.concatenate([window.keys, modules])
-        longest = [
-            np.concatenate(pair)
-            for pair in zip((window.forward_max, window.backward_max), longest, strict=True)
-        ]
-        window.forward_max, window.backward_max = _highest(all_keys, *longest)
-        joined = (np.concatenate(pair) for pair in zip(window.amounts, amounts, strict=True))
-        window.keys, *columns = added_up(all_keys, *joined)
-        window.amounts = _Amounts(*columns)
-        ones = [np.ones(len(part), np.int64) for part in buckets]
-        window.buckets, window.counts = added_up(
-            np.concatenate([window.buckets, *buckets]), np.concatenate([window.counts, *ones])
-        )
+        window.add(modules, amounts, longest)
 
     def _moments(self, first: int, last: int) -> tuple[int, int]:
         """When the first of some steps began and the last ended, as far as that is known."""
@@ -263,16 +291,40 @@ def _with_inner(calls: Bools, nodes: BlockCalls) -> Bools:
     return inside
 
 
-def _highest(keys: Ints, *values: Ints) -> list[Ints]:
-    """For each distinct key in order the highest of each kind of value."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    first = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
-    return [np.maximum.reduceat(of_kind[order], first) for of_kind in values]
+def _added_to(pairs: Ints, backward: Bools, untimed: Bools, duration: Ints) -> tuple[Ints, _Amounts]:
+    """Distinct pairs of steps and modules in order, and the amounts of each."""
+    count = int(pairs.max()) + 1
+    sides = []
+    for side in (~backward, backward):
+        rows = np.flatnonzero(side)
+        own, spent = pairs[rows], np.where(untimed[rows], 0, duration[rows]).astype(np.int64)
+        if count > 4 * len(pairs) + _MANY_PAIRS:
+            sides.append((own, np.ones(len(rows), np.int64), spent, untimed[rows].astype(np.int64)))
+            continue
+        total = np.zeros(count, np.int64)
+        np.add.at(total, own, spent)
+        number = np.bincount(own, minlength=count)
+        sides.append(
+            (np.flatnonzero(number), number, total, np.bincount(own[untimed[rows]], minlength=count))
+        )
+    if count > 4 * len(pairs) + _MANY_PAIRS:
+        return _added_sparsely(sides)
+    keys = np.flatnonzero((sides[0][1] + sides[1][1]) > 0)
+    return keys, _Amounts(*(amount[keys] for _, *amounts in sides for amount in amounts))
+
+
+def _added_sparsely(sides: list[tuple[Ints, Ints, Ints, Ints]]) -> tuple[Ints, _Amounts]:
+    """The same of pairs that are too far apart: rows of a forward, then of a backward."""
+    (forward, *of_forward), (backward, *of_backward) = sides
+    amounts = [np.concatenate([amount, np.zeros(len(backward), np.int64)]) for amount in of_forward]
+    amounts += [np.concatenate([np.zeros(len(forward), np.int64), amount]) for amount in of_backward]
+    keys, *columns = added_up(np.concatenate([forward, backward]), *amounts)
+    return keys, _Amounts(*columns)
 
 
 def _columns(window: _Window) -> dict[str, Any]:
     """Rows of the table `rollups`, a module each and one of the steps themselves."""
+    window.count()
     count, amounts = len(window.keys), window.amounts
     known = (
         (amounts.calls > 0) & (amounts.forward_untimed == 0),
@@ -286,9 +338,9 @@ def _columns(window: _Window) -> dict[str, Any]:
         "module": _nullable(window.keys - 1, window.keys != _OF_STEPS),
         "calls": amounts.calls.tolist(),
         "forward_ns": _nullable(amounts.forward_ns, known[0]),
-        "forward_max_ns": _nullable(window.forward_max, window.forward_max >= 0),
+        "forward_max_ns": _nullable(window.longest[0], window.longest[0] >= 0),
         "backward_ns": _nullable(np.maximum(amounts.backward_ns, 0), known[1]),
-        "backward_max_ns": _nullable(window.backward_max, window.backward_max >= 0),
+        "backward_max_ns": _nullable(window.longest[1], window.longest[1] >= 0),
     }
     bucket, steps = window.buckets & ((1 << _BUCKET_BITS) - 1), window.counts
     for side, name in enumerate(("forward", "backward")):
