@@ -543,7 +543,8 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         {options}
         break_rank: the rank of a job that `break_on` stops in.
         messages: keep the first line of exceptions' messages; False keeps their types only.
-        max_bytes: recording stops, the program goes on, when the trace has this size on disk: a number, or "512MB".
+        max_bytes: recording stops, the program goes on, when the trace has this size on disk: a number, or "512MB";
+            with `rollups` sums go on.
         recorders: options of recorders that others have registered, by their argument.
 
     Raises:

@@ -158,7 +158,7 @@ def test_columns_are_those_described(trace):
     for name, frame in {"modules": trace.modules, "steps": trace.steps, "kernels": trace.kernels, "syncs": trace.syncs,
                         "folded": trace.folded, "findings": trace.findings, "gaps": trace.gaps,
                         "operations": trace.operations, "holders": trace.holders, "compilations": trace.compilations,
-                        "values": trace.values, "nonfinite": trace.nonfinite,
+                        "values": trace.values, "nonfinite": trace.nonfinite, "rollups": trace.rollups,
                         "series(name)": trace.series("0"), "series()": trace.series()}.items():  # fmt: skip
         assert [shown.name for shown in FRAMES[name]] == list(frame.columns), name
 
