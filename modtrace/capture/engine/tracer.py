@@ -135,9 +135,17 @@ class Tracer:
         self._engine, self._option_texts = engine, option_texts(options)
         self._recorders: list[Recorder] = []
         """Those that run, in the order in which they have started."""
-        sums = any(recorder.name == "rollups" for recorder in self._asked)
-        sums_bytes = min((max_bytes or 0) // SUMS_SHARE, MOST_SUMS_BYTES) if sums else 0
-        self._blocks = Blocks(
+        self._blocks = self._blocks_in(folder, max_bytes)
+        self._carrier = carrier_of(engine, self._context)
+        self._aside, self._children = Aside(self._hide, self._show), Children()
+        self._flusher = Flusher(self._context, self._blocks, running=self._is_running, read=self._read)
+        self._watch = WatchThread(self._look_around, self._is_running)
+        self._connect()
+
+    def _blocks_in(self, folder: Path, max_bytes: int | None) -> Blocks:
+        keeps_sums = any("rollups" in recorder.tables for recorder in self._asked)
+        sums_bytes = min((max_bytes or 0) // SUMS_SHARE, MOST_SUMS_BYTES) if keeps_sums else 0
+        return Blocks(
             Writer(folder, max_bytes=max_bytes, sums_bytes=sums_bytes),
             self._context,
             further_rows=self._more_rows,
@@ -145,11 +153,6 @@ class Tracer:
             limit_reached=self._keep_sums_alone,
             call_cost_ns=self._call_cost_ns,
         )
-        self._carrier = carrier_of(engine, self._context)
-        self._aside, self._children = Aside(self._hide, self._show), Children()
-        self._flusher = Flusher(self._context, self._blocks, running=self._is_running, read=self._read)
-        self._watch = WatchThread(self._look_around, self._is_running)
-        self._connect()
 
     def _connect(self) -> None:
         """Let what the recorders share speak to this tracer."""
