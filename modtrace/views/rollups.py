@@ -26,13 +26,13 @@ def rollups_lines(facts: RollupFacts | None, *, width: int, single_steps: int | 
     lines = [f"  steps {steps}, all of them added up, in {plural(facts.windows, 'window')}"]
     if single_steps is not None:
         lines.append(f"  single calls are recorded of the first {plural(single_steps, 'step')} alone")
-    name_width = max(min(34, width - 60), 12)
+    name_width = max(min(34, width - 64), 12)
     head = " ".join(f"{title:>8}" for title in ("total", "p50", "p95", "p99", "max"))
     lines.append(f"  {pad('MODULE', name_width)} {'':8} {'steps':>7} {head}")
     lines += [_line(row, name_width) for row in facts.modules[:_SHOWN]]
     if len(facts.modules) > _SHOWN:
         lines.append(f"  and {count(len(facts.modules) - _SHOWN)} more: t.rollups has them all")
-    lines.append("  total of all steps; p50 to max are of its time in one step, p50 to p99 within 1 %")
+    lines.append("  total is of all steps, p50 to max are of one; p50 to p99 within 1 %")
     return lines
 
 
