@@ -34,6 +34,7 @@ ROWS = {
     "operations": "One row a module, its repeats as one, in order of first calls. Nothing is counted with `trace(flops=False)`.",
     "holders": "One row a purpose and module that holds memory at the peak of a device. Empty unless memory was watched: `trace(memory=(0, 3))`.",
     "kernels": "One row a name of an operator or kernel in each call. Empty unless watched: `trace(kernels=\"0:3\")`.",
+    "rollups": "One row a module and window of steps, and one a window of the steps themselves. Empty unless asked for: `trace(rollups=True)`.",
     "syncs": "One row a kind of wait for a device and line of the code in each call. Empty unless asked for: `trace(syncs=True)`.",
     "compilations": "One row a graph that `torch.compile` made. Empty where nothing was compiled.",
     "values": "One row a tensor whose range was read, in the order in which they came to be. Empty unless asked for: `trace(values=\"0:3\")`; with `trace(nan=True)` there are the steps around what is not finite.",

@@ -177,6 +177,14 @@ class Trace(Exports):
         """One row a graph that `torch.compile` made, with its time and, where it was made again, the reason."""
         return self._frame("compilations")
 
+    @property
+    def rollups(self) -> pd.DataFrame:
+        """Sums and quantiles of each module over windows of steps, where `rollups=True` was asked for.
+
+        They are of all steps, also of those of which single calls are not recorded any more.
+        """
+        return self._frame("rollups")
+
     def columns(self, table: str) -> pd.DataFrame:
         """The columns of a table: `type`, `unit`, `description` and when they are null, indexed by `column`.
 
@@ -518,6 +526,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     syncs: bool = False,
     values: Steps | None = None,
     values_with: str | None = None,
+    rollups: bool = False,
     nan: bool = False,
     nan_stop: bool = False,
     nan_pin: bool = False,
@@ -542,7 +551,8 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         {options}
         break_rank: the rank of a job that `break_on` stops in.
         messages: keep the first line of exceptions' messages; False keeps their types only.
-        max_bytes: recording stops, the program goes on, when the trace has this size on disk: a number, or "512MB".
+        max_bytes: recording stops, the program goes on, when the trace has this size on disk: a number, or "512MB";
+            with `rollups` sums go on.
         recorders: options of recorders that others have registered, by their argument.
 
     Raises:
@@ -556,7 +566,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     options = {
         "engine": checked_engine(engine), "functions": functions, "flops": flops, "syncs": syncs,
         **_step_options(memory=memory, kernels=kernels, saved=saved, values=values), "values_with": values_with,
-        "nan": nan, "nan_stop": nan_stop, "nan_pin": nan_pin, "nan_allow": nan_allow,
+        "rollups": rollups, "nan": nan, "nan_stop": nan_stop, "nan_pin": nan_pin, "nan_allow": nan_allow,
         "break_on": joined_texts("break_on", break_on), "watch": joined_texts("watch", watch), "messages": messages,
         "max_bytes": size_bytes(max_bytes) if isinstance(max_bytes, str) else max_bytes, **recorders,
     }  # fmt: skip

@@ -74,3 +74,7 @@ class WriteError(ModtraceError):
     def __init__(self, message: str, cause: str | None = None) -> None:
         super().__init__(message)
         self.cause = message if cause is None else cause
+
+
+class SizeLimitError(WriteError):
+    """Single calls have reached the size that a trace may have; what is written beyond that goes on."""

@@ -315,7 +315,8 @@ def test_public_class_names_are_unique():
 
 SAME_TOPIC = {
     "compilations", "device", "device_memory", "device_times", "flops", "kernels", "live", "memory", "modules",
-    "nonfinite", "operations", "out_of_memory", "phases", "ranks", "report", "roofline", "steps", "summary", "syncs",
+    "nonfinite", "operations", "out_of_memory", "phases", "ranks", "report", "rollups", "roofline", "steps", "summary",
+    "syncs",
     "tree", "values",
 }  # fmt: skip
 """One topic has one name in every layer: its recorder, its analysis, its text, its verb."""

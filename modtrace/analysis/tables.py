@@ -13,6 +13,7 @@ from modtrace.analysis.compilations import compilations
 from modtrace.analysis.kernels import kernels
 from modtrace.analysis.modules import modules
 from modtrace.analysis.ranks.rank_rows import ranks
+from modtrace.analysis.rollup_windows import rollup_frame
 from modtrace.analysis.roofline import device_keys
 from modtrace.analysis.series import memory_series
 from modtrace.analysis.steps import steps
@@ -42,6 +43,7 @@ _MAKERS: Final[dict[str, Callable[[Stored], pd.DataFrame]]] = {
     "values": values,
     "nonfinite": answers.nonfinite,
     "ranks": ranks,
+    "rollups": rollup_frame,
     "memory": memory_series,
 }
 

@@ -14,7 +14,8 @@ from modtrace.errors import UsageError
 
 _KEYS: Final = ", ".join((*(metric.key for metric in comparable()), "name; modules by output too"))
 _MODES: Final = (
-    "tree", "steps", "findings", "memory", "kernels", "syncs", "compilations", "operations", "roofline", "json",
+    "tree", "steps", "findings", "memory", "kernels", "syncs", "compilations", "operations", "roofline",
+    "rollups", "json",
 )  # fmt: skip
 _TABLE: Final = ("", "tree")
 OPTIONS: Final = (
@@ -36,6 +37,9 @@ OPTIONS: Final = (
     Option(("--compilations",), None, "what torch.compile compiled, for how long, and why again"),
     Option(("--operations",), None, "what each module does: its operations and FLOPs"),
     Option(("--roofline",), None, "how fast modules compute, beside what the device reaches"),
+    Option(
+        ("--rollups",), None, "modules over all steps, where sums were kept: totals and percentiles of a step"
+    ),
     Option(("--json",), None, "for programs: times in ns, unknown is null"),
     Option(("--depth",), "N", "with --tree: no deeper than this", beside=("tree",)),
     Option(("--sort",), "KEY", f"a table of modules, or with --tree the tree, by {_KEYS}", beside=_TABLE),
@@ -60,6 +64,7 @@ OPTIONS: Final = (
 _TABLES: Final = {
     "steps": "steps_table", "memory": "memory_text", "roofline": "roofline_text", "kernels": "kernels_text",
     "compilations": "compilations_text", "operations": "operations_text", "findings": "findings_text",
+    "rollups": "rollups_text",
 }  # fmt: skip
 """Option -> the function of `views.console` that makes its table."""
 

@@ -52,7 +52,11 @@ OPTIONS: Final = (
     ),
     Option(("--open",), None, "show that report in a browser"),
     Option(("--no-messages",), None, "keep only the types of exceptions, not their messages"),
-    Option(("--max-size",), "SIZE", "stop recording at this size on disk (default 4GB)"),
+    Option(
+        ("--max-size",),
+        "SIZE",
+        "stop recording at this size on disk (default 4GB); with --rollups sums go on",
+    ),
     Option(
         ("--fail-on",),
         "nan",

@@ -25,7 +25,16 @@ from modtrace.trace.reader import Stored
 from modtrace.trace.schema import VERSION
 
 _ALWAYS: Final = ("modules", "steps", "folded", "findings", "operations")
-_WHERE_RECORDED: Final = ("kernels", "syncs", "compilations", "values", "nonfinite", "holders", "memory")
+_WHERE_RECORDED: Final = (
+    "kernels",
+    "syncs",
+    "compilations",
+    "values",
+    "nonfinite",
+    "rollups",
+    "holders",
+    "memory",
+)
 """Tables that are there where they have rows."""
 
 

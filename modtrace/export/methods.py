@@ -60,7 +60,7 @@ class Exports:
         Args:
             target: a path or a stream.
             table: `calls`, `modules`, `steps`, `folded`, `findings`, `gaps`, `operations`, `holders`, `kernels`,
-                `syncs`, `compilations`, `values`, `nonfinite`, or `memory` for that of `series()`.
+                `syncs`, `compilations`, `values`, `nonfinite`, `rollups`, or `memory` for that of `series()`.
             raw: leave cells as they are that a spreadsheet would run as formulas; they get a `'` in front otherwise.
             force: replace a file that is there.
         """

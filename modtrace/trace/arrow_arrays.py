@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +17,35 @@ Bools = npt.NDArray[np.bool_]
 _DTYPES: Final = {pa.int8(): np.int8, pa.int32(): np.int32, pa.int64(): np.int64, pa.float64(): np.float64}
 
 
+class IntegerLists(NamedTuple):
+    """A column of lists of integers: where the list of each row ends, and the elements of all one behind the other."""
+
+    ends: npt.NDArray[np.int64]
+    elements: npt.NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[IntegerLists]) -> IntegerLists:
+        """The rows of several columns, one below the other."""
+        shifts = np.cumsum([0, *(len(part.elements) for part in parts[:-1])]).tolist()
+        ends = [part.ends + shift for part, shift in zip(parts, shifts, strict=True)]
+        return cls(np.concatenate(ends), np.concatenate([part.elements for part in parts]))
+
+
 def array(values: Any, arrow_type: pa.DataType, nulls: Bools | None = None) -> pa.Array:
     """An Arrow array of a type of schema.py.
 
     Args:
-        values: a NumPy array, with `nulls` where it holds nothing; or a sequence with None for nothing.
+        values: a NumPy array, with `nulls` where it holds nothing; IntegerLists; or a sequence with None for nothing.
         arrow_type: the type.
         nulls: only with a NumPy array.
     """
     if isinstance(values, np.ndarray):
         return _flat(values, arrow_type, nulls)
+    if isinstance(values, IntegerLists):
+        offsets = np.concatenate([[0], values.ends]).astype(np.int32)
+        buffers = [None, pa.py_buffer(offsets)]
+        child = array(values.elements, arrow_type.value_type)
+        return pa.Array.from_buffers(arrow_type, len(values.ends), buffers, 0, children=[child])
     missing = np.fromiter((value is None for value in values), np.bool_, len(values))
     nulls = missing if missing.any() else None
     if pa.types.is_list(arrow_type):

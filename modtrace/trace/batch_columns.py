@@ -78,6 +78,15 @@ def doubles(column: pa.Array | pa.ChunkedArray) -> tuple[npt.NDArray[np.float64]
     return values, nulls
 
 
+def lists_of(column: pa.Array | pa.ChunkedArray) -> tuple[Ints, Ints]:
+    """Where the list of integers of each row ends among the elements of all, and these one behind the other."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    lengths = [np.diff(values_of(chunk.offsets)) for chunk in chunks]
+    elements = [values_of(chunk.flatten()) for chunk in chunks]
+    none = np.zeros(0, np.int64)
+    return np.cumsum(np.concatenate([none, *lengths])), np.concatenate([none, *elements])
+
+
 def _stored(array: pa.Array) -> Any:
     """The values of an array as they are stored, anything where there is none."""
     count, offset, data = len(array), array.offset, array.buffers()[1]

@@ -400,6 +400,32 @@ RANKS: Final = (
     PublicColumn("other_ns", "Int64", "median of all further time of it", _NO_STEPS_COUNT),
     PublicColumn("modules_ns", "Int64", "median of the time that its modules took themselves, forward and backward, without wrappers such as DistributedDataParallel", _NO_STEPS_COUNT),
     PublicColumn("late", "boolean", "the others wait for it", "it could not be held against peers"),
+_NO_TIMES: Final = "none ran, or a time is unknown"
+_NO_STEP: Final = "its time is known in none of the steps"
+
+ROLLUPS: Final = (
+    PublicColumn("rank", "int64", "as in `calls`"),
+    PublicColumn("first_step", "int64", "first step of the window, as steps were counted while the program ran"),
+    PublicColumn("end_step", "int64", "the first behind it"),
+    PublicColumn("from_ns", "int64", "when the first of them began, since the start of recording in its process"),
+    PublicColumn("to_ns", "int64", "when the last of them ended"),
+    PublicColumn("kind", "category", "module; step: the steps themselves, from one end of a step to the next"),
+    PublicColumn("name", "category", "as in `modules`", "it is of the steps"),
+    PublicColumn("type", "category", "class of the module", "it is of the steps"),
+    PublicColumn("root", "category", "as in `modules`", "it is of the steps"),
+    PublicColumn("module_id", "Int64", "row of `modules`", "it is of the steps"),
+    PublicColumn("calls", "int64", "forward calls in all steps of the window; of the steps how many have a time"),
+    *(
+        column
+        for side, doc in (("forward", "of the steps their time"), ("backward", "without what checkpointing computes again"))
+        for column in (
+            PublicColumn(f"{side}_ns", "Int64", f"time of its {side}s in all steps of the window; {doc}", _NO_TIMES),
+            PublicColumn(f"{side}_p50_ns", "Int64", "median of that time in each step, within 1 %", _NO_STEP),
+            PublicColumn(f"{side}_p95_ns", "Int64", "95th percentile, likewise", _NO_STEP),
+            PublicColumn(f"{side}_p99_ns", "Int64", "99th percentile, likewise", _NO_STEP),
+            PublicColumn(f"{side}_max_ns", "Int64", "the most in one step", _NO_STEP),
+        )
+    ),
 )  # fmt: skip
 
 FRAMES: Final = {
@@ -417,6 +443,7 @@ FRAMES: Final = {
     "values": VALUES,
     "nonfinite": NONFINITE,
     "ranks": RANKS,
+    "rollups": ROLLUPS,
     "series(name)": MODULE_SERIES,
     "series()": MEMORY_SERIES,
 }

@@ -203,8 +203,11 @@ def _names(parts: Sequence[pa.Table], modules: Sequence[Ints], offsets: Ints) ->
 def _pointing_at_modules(
     raw: Mapping[str, list[pa.Table]], modules: Sequence[Ints], offsets: Ints
 ) -> dict[str, list[pa.Table]]:
-    """The tables of _OF_MODULES, with positions among the modules of all processes."""
+    """Rollups and the tables of _OF_MODULES, with positions among the modules of all processes."""
+    rollups = zip(raw["rollups"], modules, offsets, strict=False)
     return {
+        "rollups": [side_tables.rollups(part, of_process, int(start)) for part, of_process, start in rollups],
+    } | {
         name: [
             _with_modules(part, columns, of_process, int(start))
             for part, of_process, start in zip(raw[name], modules, offsets, strict=False)

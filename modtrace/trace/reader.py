@@ -18,7 +18,7 @@ import pyarrow as pa
 from modtrace._version import __version__
 from modtrace.errors import TraceError
 from modtrace.text import and_more, plain
-from modtrace.trace import merge
+from modtrace.trace import merge, side_tables
 from modtrace.trace.arrow import arrow_schema
 from modtrace.trace.arrow_arrays import table_of
 from modtrace.trace.batch_columns import values_of
@@ -26,7 +26,16 @@ from modtrace.trace.call_table import CallTable
 from modtrace.trace.folder import denied, read_json, read_run
 from modtrace.trace.process_alive import is_alive
 from modtrace.trace.redaction import blanked
-from modtrace.trace.schema import END_FILE, PROCESS_FILE, RUN_FILE, STOP_FILE, STREAM_SUFFIX, TABLES, VERSION
+from modtrace.trace.schema import (
+    END_FILE,
+    LATEST_SUFFIX,
+    PROCESS_FILE,
+    RUN_FILE,
+    STOP_FILE,
+    STREAM_SUFFIX,
+    TABLES,
+    VERSION,
+)
 from modtrace.trace.stream_reader import Budget, Damage, ForeignSchema, read_batches
 from modtrace.trace.validate import check
 
@@ -272,10 +281,17 @@ class Stored:
         return self._raw[table]
 
     def _read_one(self, index: int, folder: Path, table: str) -> pa.Table:
+        rows = self._read_file(index, folder, table, STREAM_SUFFIX)
+        if table != "rollups":
+            return rows
+        latest = self._read_file(index, folder, table, LATEST_SUFFIX)
+        return side_tables.with_latest(rows, latest)
+
+    def _read_file(self, index: int, folder: Path, table: str, suffix: str) -> pa.Table:
         batches = []
-        name = f"{folder.name}/{table}{STREAM_SUFFIX}"
+        name = f"{folder.name}/{table}{suffix}"
         try:
-            for batch in read_batches(folder / f"{table}{STREAM_SUFFIX}", table, self._budget):
+            for batch in read_batches(folder / f"{table}{suffix}", table, self._budget):
                 batches.append(batch.rows)
                 if batch.unknown:
                     self._unknown.setdefault(table, set()).update(batch.unknown)

@@ -9,7 +9,7 @@ what is missing with null, leaves out what it does not know, and refuses only an
 Version history
     1.0  calls of modules, functions, backwards, phases and spans; FLOPs, memory, kernels, device times, waits.
     1.1  what a recording's failures were raised by, compilations, parameters of optimizers, the steps asked for.
-    1.2  ranges of values, where values that are not finite began.
+    1.2  ranges of values, where values that are not finite began, sums of modules over windows of steps.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ END_FILE: Final = "end.json"
 STOP_FILE: Final = "stopped.json"
 """Written at once when a recording ends before the program does."""
 STREAM_SUFFIX: Final = ".arrows"
+LATEST_SUFFIX: Final = ".latest"
+"""A stream of one batch that is replaced as a whole: rows that are not final yet."""
 OUTPUT_FILE: Final = "output.txt"
 """Output of the script, where it was run with --live."""
 
@@ -113,7 +115,7 @@ DTYPE_BYTES: Final[dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `type` is int8/int32/int64/double/bool/string/list<string>/tensors; unit in the name, `doc` for people.
+    """One column: `type` is int8/int32/int64/double/bool/string/list<string>/list<int64>/tensors; unit in the name, `doc` for people.
 
     since: the minor version that added it. Such a column is nullable: in older traces it is null.
     """
@@ -380,6 +382,24 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("end_step", "int64", "number of the first step that is not asked for any more"),
         Column("every", "int64", "of these each so manieth alone, counted from step 0; null for all", True, since=2),
     ),
+    # Sums over windows of steps (--rollups): one row a module in each, and one of the steps themselves. The first 32 windows
+    # are of one step, the next 32 of two, then of four, and so on. The window in progress is in a file of its own.
+    "rollups": (
+        Column("first_step", "int64", "number of the first step of the window, as it was counted while the program ran"),
+        Column("end_step", "int64", "number of the first step behind it"),
+        Column("from_ns", "int64", "nanoseconds since the start of recording: when the first of its steps that are in the sums began"),
+        Column("to_ns", "int64", "when the last of them ended"),
+        Column("module", "int32", "row key in `modules`; null for the steps themselves: from one end of a step to the next", True),
+        Column("calls", "int64", "module calls that are no recompute; of the steps how many have a time"),
+        Column("forward_ns", "int64", "sum of the times of these calls; null for none, or where the end of one was not seen", True),
+        Column("forward_max_ns", "int64", "the most of it in one step", True),
+        Column("backward_ns", "int64", "the same of backwards, without what checkpoints computed again in them", True),
+        Column("backward_max_ns", "int64", "the most of it in one step", True),
+        Column("forward_buckets", "list<int64>", "histogram of its forward time in each step: buckets in order, 64 an octave"),
+        Column("forward_steps", "list<int64>", "how many steps are in each of these buckets"),
+        Column("backward_buckets", "list<int64>", "the same of its backward time"),
+        Column("backward_steps", "list<int64>", "likewise"),
+    ),
     "errors": (
         Column("error", "int32", "key, one an exception object"),
         Column("type", "string", "class name"),
@@ -398,8 +418,12 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
     ),
 }
 
+BEYOND_LIMIT: Final = frozenset({"rollups", "modules", "names", "gaps"})
+"""Tables that go on with --rollups when the others have reached the size that a trace may have."""
+
 TABLES_SINCE: Final = {
     "parameters": 1, "compilations": 1, "asked": 1, "device_starts": 1, "values": 2, "nonfinite": 2,
+    "rollups": 2,
 }  # fmt: skip
 """The minor versions that added tables; the others were there from the first."""
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from modtrace.errors import TraceError
 from modtrace.trace.arrow_arrays import array
-from modtrace.trace.batch_columns import values_and_nulls, values_of
+from modtrace.trace.batch_columns import lists_of, values_and_nulls, values_of
+from modtrace.trace.histogram import BUCKET_LIMIT
 from modtrace.trace.schema import CATEGORIES, MOMENTS, OPERATOR_KINDS, TABLES
 from modtrace.trace.table_keys import Ints, ints, last_of_each, position
 
@@ -28,6 +29,39 @@ def check_operators(operators: pa.Table) -> None:
         raise TraceError("the trace contradicts itself: the time of an operator is impossible")
     if bool(((operator_kind < 0) | (operator_kind >= len(OPERATOR_KINDS))).any()):
         raise TraceError("the trace contradicts itself: a kind of operator is unknown")
+
+
+def with_latest(rollups: pa.Table, latest: pa.Table) -> pa.Table:
+    """Sums of the windows of one process, and of the one that was in progress last where that is not among them."""
+    if len(rollups) and len(latest):
+        newer = ints(latest, "first_step") > int(ints(rollups, "first_step").max())
+        latest = latest.filter(array(newer, pa.bool_()))
+    return pa.concat_tables([rollups, latest])
+
+
+def rollups(part: pa.Table, modules: Ints, start: int) -> pa.Table:
+    """Sums of the modules of one process that are there, by their positions among all; those of steps too.
+
+    Raises:
+        TraceError: a histogram is impossible.
+    """
+    for side in ("forward", "backward"):
+        (bucket_ends, buckets), (ends, steps) = (
+            lists_of(part.column(f"{side}_{name}")) for name in ("buckets", "steps")
+        )
+        same_lengths = len(bucket_ends) == len(ends) and bool((bucket_ends == ends).all())
+        if not same_lengths or (
+            len(buckets) and (int(buckets.max()) >= BUCKET_LIMIT or int(steps.max()) > _MANY)
+        ):
+            raise TraceError("the trace contradicts itself: a histogram of times is impossible")
+    if len(part) and int(ints(part, "calls").max()) > _MANY:
+        raise TraceError("the trace contradicts itself: a number of calls is impossible")
+    module, of_steps = values_and_nulls(part.column("module"))
+    place, known = position(module.astype(np.int64), modules)
+    rows = np.flatnonzero(known | of_steps)
+    shifted = array(place[rows] + start, pa.int64(), of_steps[rows])
+    part = part.take(array(rows, pa.int64()))
+    return part.set_column(part.schema.get_field_index("module"), "module", shifted)
 
 
 def check_compilations(compilations: pa.Table) -> None:

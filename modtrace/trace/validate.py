@@ -35,6 +35,9 @@ def check(table: str, rows: pa.Table | pa.RecordBatch, where: str) -> None:
             _check_integers(table, column, values, where)
         elif column.type == "list<string>":
             _check_no_null(_flat(values), f"{where}: {column.name}")
+        elif column.type == "list<int64>":
+            _check_no_null(_flat(values), f"{where}: {column.name}")
+            _check_sizes(_flat(values), f"{where}: the trace contradicts itself: {column.name} is below zero")
         elif column.type == "tensors":
             _check_tensors(_flat(values), f"{where}: {column.name}")
 
@@ -78,6 +81,12 @@ def _check_tensors(tensors: pa.Array, where: str) -> None:
         if not field.nullable:
             _check_no_null(values, f"{where}.{field.name}")
         if field.type == "list<int64>" and len(values):
-            sizes = pc.min_max(_flat(values)).as_py()
-            if sizes["min"] is not None and sizes["min"] < 0:
-                raise TraceError(f"{where}: the trace contradicts itself: a tensor has a size below zero")
+            _check_sizes(
+                _flat(values), f"{where}: the trace contradicts itself: a tensor has a size below zero"
+            )
+
+
+def _check_sizes(values: pa.Array, reason: str) -> None:
+    least = pc.min_max(values).as_py()["min"]
+    if least is not None and least < 0:
+        raise TraceError(reason)

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from modtrace.errors import WriteError
+from modtrace.errors import SizeLimitError, UsageError, WriteError
 from modtrace.trace.arrow import CONTROL, WRITTEN, arrow_schema, control_total
 from modtrace.trace.arrow_arrays import array
-from modtrace.trace.schema import STREAM_SUFFIX, TABLES
+from modtrace.trace.atomic_file import write_whole
+from modtrace.trace.schema import BEYOND_LIMIT, LATEST_SUFFIX, STREAM_SUFFIX, TABLES
 
 _OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,9 +30,14 @@ Column = npt.NDArray[Any] | Sequence[Any]
 
 
 class _Stream:
-    """One table's file: its descriptor, the length of what is whole, and the schema it begins with."""
+    """One table's file: its descriptor, the length of what is whole, the schema it begins with, and the length of the
+    file beside it that holds rows that are not final.
+    """
 
     def __init__(self, path: Path, table: str) -> None:
+        self.table = table
+        self.latest = path.with_suffix(LATEST_SUFFIX)
+        self.latest_length = 0
         self.schema = arrow_schema(table)
         self.descriptor = os.open(path, _FLAGS, 0o600)
         self.length = 0
@@ -46,12 +52,18 @@ class Writer:
 
     After the first failure nothing more is written: what is on disk stays a trace that can be read. Every file is
     opened at once, while there are descriptors left to the process.
+
+    Args:
+        folder: the process folder.
+        max_bytes: how large the trace may get.
+        sums_bytes: how much of that is for tables of BEYOND_LIMIT alone.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int | None = None) -> None:
+    def __init__(self, folder: Path, *, max_bytes: int | None = None, sums_bytes: int = 0) -> None:
         self.rows: dict[str, int] = {}
         self.bytes_written = 0
         self._max_bytes = max_bytes
+        self._sums_bytes = sums_bytes
         self._streams: dict[str, _Stream] = {}
         self._broken: tuple[str, str | None] | None = None
         """Reason and cause of the end. No exception: its traceback would hold the frames of the program."""
@@ -78,6 +90,7 @@ class Writer:
             at_ns: now, in nanoseconds since the start of recording.
 
         Raises:
+            SizeLimitError: the batch is not on disk; those of BEYOND_LIMIT still can be written.
             WriteError: the batch is not on disk, and no later one will be.
         """
         if self._broken is not None:
@@ -93,6 +106,36 @@ class Writer:
         stream.rows += batch.num_rows
         self.rows[table] = stream.rows
 
+    def replace(self, table: str, columns: Mapping[str, Column], *, at_ns: int) -> None:
+        """Write rows that are not final, in place of those that this method has written before.
+
+        Args:
+            table, at_ns: as in `append`.
+            columns: likewise; none to take those away that are there.
+
+        Raises:
+            WriteError: what was there before is there still, and nothing more will be written.
+        """
+        if self._broken is not None:
+            raise WriteError(*self._broken)
+        stream = self._streams[table]
+        try:
+            content = b""
+            if columns:
+                batch = _batch(stream.schema, table, columns, {})
+                content = stream.header + _message(stream, batch, at_ns) + _END
+                self._check_size(table, len(content) - stream.latest_length)
+                write_whole(stream.latest, [content])
+            elif stream.latest_length:
+                stream.latest.unlink(missing_ok=True)
+        except OSError as error:
+            self._broken = _no_further(error)
+            raise WriteError(*self._broken) from None
+        except UsageError as error:
+            self._break(str(error), "the trace was removed")
+        self.bytes_written += len(content) - stream.latest_length
+        stream.latest_length = len(content)
+
     def close(self) -> None:
         """End every stream and close it; does nothing the second time."""
         streams, self._streams = self._streams, {}
@@ -107,9 +150,7 @@ class Writer:
                 os.close(stream.descriptor)
 
     def _put(self, stream: _Stream, data: bytes) -> None:
-        if self._max_bytes is not None and self.bytes_written + len(data) > self._max_bytes:
-            reason = f"the trace has reached its limit of {self._max_bytes:,} bytes"
-            self._break(reason, f"limit of {_round_size(self._max_bytes)}")
+        self._check_size(stream.table, len(data))
         status = os.fstat(stream.descriptor)
         if status.st_nlink == 0 or status.st_size != stream.length:
             self._break("the trace was removed or changed by another program", "the trace was removed")
@@ -124,6 +165,18 @@ class Writer:
                 _cut_back(stream)
         stream.length += written
         self.bytes_written += written
+
+    def _check_size(self, table: str, more_bytes: int) -> None:
+        """Raise where the trace would get larger than it may."""
+        if self._max_bytes is None:
+            return
+        left = self._max_bytes - self.bytes_written - more_bytes
+        reason = f"the trace has reached its limit of {self._max_bytes:,} bytes"
+        cause = f"limit of {_round_size(self._max_bytes)}"
+        if left < 0:
+            self._break(reason, cause)
+        if left < self._sums_bytes and table not in BEYOND_LIMIT:
+            raise SizeLimitError(reason, cause)
 
     def _break(self, reason: str, cause: str) -> None:
         self._broken = (reason, cause)

@@ -28,6 +28,7 @@ from modtrace.analysis.outcome import outcome
 from modtrace.analysis.phases import Steps
 from modtrace.analysis.ranks.rank_report import rank_report
 from modtrace.analysis.recording_end import headline_of, why_nothing
+from modtrace.analysis.rollup_windows import rollup_facts
 from modtrace.analysis.roofline import device_keys, roofline
 from modtrace.analysis.saved_totals import most_kept
 from modtrace.analysis.statistics import chosen_steps
@@ -56,6 +57,7 @@ from modtrace.views.numerics_text import numerics_lines
 from modtrace.views.operations import operations_lines
 from modtrace.views.profile import outside_texts, window_text
 from modtrace.views.ranks import MANY_RANKS, ranks_lines
+from modtrace.views.rollups import rollups_lines
 from modtrace.views.roofline import reach_lines, roofline_lines
 from modtrace.views.steps import steps_lines
 from modtrace.views.styled_lines import Line, plain_lines
@@ -242,6 +244,18 @@ def syncs_text(
     """Where module calls waited for a device; with `every` also where they would have, on the CPU."""
     lines = syncs_lines(places(stored), every=every, width=max(width, 20))
     return _finished(_headed(stored, lines), width, color, ascii, cut)
+
+
+def rollups_text(
+    stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False, cut: bool = True
+) -> str:
+    """Modules over all steps of the first process, where sums over windows of steps were kept."""
+    single = None
+    if stored.processes and stored.processes[0].stop is not None:
+        single = len(timeline(stored).steps[0])
+    facts = rollup_facts(stored)
+    lines = rollups_lines(facts, width=max(width, 20), single_steps=single)
+    return _finished(_headed(stored, [*lines, *_ranks(stored)]), width, color, ascii, cut)
 
 
 def compilations_text(
@@ -537,6 +551,7 @@ __all__ = [
     "operations_text",
     "ranks_text",
     "reach_text",
+    "rollups_text",
     "roofline_text",
     "steps_table",
     "style_of",

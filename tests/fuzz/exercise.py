@@ -52,6 +52,7 @@ UNSAFE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u202
 SECTIONS = (
     console.summary, console.tree, console.steps_table, console.findings_text, console.memory_text, console.kernels_text,
     console.syncs_text, console.ranks_text, console.operations_text, console.roofline_text,
+    console.rollups_text,
 )  # fmt: skip
 
 
@@ -145,7 +146,7 @@ def _frames(stored: Stored) -> None:
         _never_below(
             frame, ["won_ns", "flops", "share", "calls", "lost_calls"] if "name" in frame else ["won_ns"]
         )
-    for frame in (trace.kernels, trace.syncs, trace.ranks, trace.series()):
+    for frame in (trace.kernels, trace.syncs, trace.ranks, trace.rollups, trace.series()):
         _never_below(frame, [name for name in frame.columns if name.endswith(("_bytes", "count", "self_ns"))])
     for name in list(dict.fromkeys([*modules["name"].dropna(), *modules["type"].dropna()]))[:4]:
         try:

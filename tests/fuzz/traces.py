@@ -128,7 +128,7 @@ def killed(path: Path) -> None:
 
 def ranks(path: Path) -> None:
     """Two processes, one of which was recorded with threads and a limit."""
-    _train(path, 3)
+    _train(path, 3, rollups=True)
     other = path.with_name(f"{path.name}-other")
     with warnings.catch_warnings(), modtrace.trace(path=other, max_bytes=14_000) as t:
         warnings.simplefilter("ignore")

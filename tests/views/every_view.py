@@ -25,7 +25,7 @@ CONSOLE = {
     "info --findings": console.findings_text, "info --memory": console.memory_text,
     "info --kernels": console.kernels_text,
     "info --syncs": console.syncs_text, "ranks": console.ranks_text, "info --operations": console.operations_text,
-    "info --roofline": console.roofline_text,
+    "info --roofline": console.roofline_text, "info --rollups": console.rollups_text,
     "info --sort": console.modules_table, "info --json": console.info_json,
 }  # fmt: skip
 

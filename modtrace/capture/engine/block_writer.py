@@ -18,6 +18,7 @@ from modtrace.capture.engine.decode import (
     BlockCalls,
     Carried,
     Costs,
+    DecodedCalls,
     Ints,
     Naming,
     OpenRow,
@@ -29,8 +30,9 @@ from modtrace.capture.engine.decode import (
 )
 from modtrace.capture.engine.thread_buffer import KIND_SHIFT, ThreadBuffer
 from modtrace.device_peaks.measure import device_key
+from modtrace.errors import SizeLimitError
 from modtrace.trace.folder import write_json
-from modtrace.trace.schema import FUNCTION, MODULE, PROCESS_FILE, THREAD_SHIFT
+from modtrace.trace.schema import BEYOND_LIMIT, FUNCTION, MODULE, PROCESS_FILE, THREAD_SHIFT
 from modtrace.trace.writer import Writer
 
 
@@ -78,12 +80,16 @@ class Blocks:
         context: TraceContext,
         *,
         further_rows: Callable[[], list[tuple[str, Mapping[str, list[Any]]]]],
+        latest_rows: Callable[[], list[tuple[str, Mapping[str, list[Any]]]]],
+        limit_reached: Callable[[SizeLimitError], None],
         call_cost_ns: Callable[[], int],
     ) -> None:
         """Args:
         writer: of the process folder.
         context: shared with the tracer; its counts of calls are kept here.
         further_rows: hands out new rows of recorders.
+        latest_rows: hands out rows of recorders that replace earlier ones.
+        limit_reached: told when single calls are not written any more and sums are.
         call_cost_ns: what recorders cost each module call, outside of its measured time.
         """
         self.writer = writer
@@ -92,13 +98,16 @@ class Blocks:
         self._context = context
         self._registry = context.registry
         self._signatures = context.signatures
-        self._more = further_rows
+        self._more, self._latest = further_rows, latest_rows
+        self._limit_reached = limit_reached
+        self._sums_alone = False
         self._call_cost_ns = call_cost_ns
         self._carried: dict[int, Carried] = {}
 
     def write(self, blocks: list[TakenBlock], at_ns: int) -> None:
         """Decode and write one block of every thread buffer; `at_ns` is now, since the start of recording."""
         decoded = self._decode(blocks)
+        self._tell(blocks, decoded, at_ns)
         for block in blocks:
             self._registry.look_again(distinct(block.nodes.module[block.nodes.kind == MODULE]).tolist())
         self._registry.refresh()
@@ -113,13 +122,35 @@ class Blocks:
         )
         for table, columns in interned:
             if columns and len(next(iter(columns.values()))):
-                self.writer.append(table, columns, at_ns=at_ns)
+                self._append(table, columns, {}, at_ns)
         for rows in decoded:
             if rows.opened:
-                self.writer.append("open", rows.opened, nulls=rows.opened_nulls, at_ns=at_ns)
+                self._append("open", rows.opened, rows.opened_nulls, at_ns)
             if rows.calls:
-                self.writer.append("calls", rows.calls, nulls=rows.calls_nulls, at_ns=at_ns)
-        self.written_ns = at_ns
+                self._append("calls", rows.calls, rows.calls_nulls, at_ns)
+        for table, columns in self._latest():
+            self.writer.replace(table, columns, at_ns=at_ns)
+        if not self._sums_alone:
+            self.written_ns = at_ns
+
+    def _append(self, table: str, columns: Mapping[str, Any], nulls: Mapping[str, Any], at_ns: int) -> None:
+        """Write rows; where single calls are not written any more, of some tables alone."""
+        if self._sums_alone and table not in BEYOND_LIMIT:
+            return
+        try:
+            self.writer.append(table, columns, nulls=nulls, at_ns=at_ns)
+        except SizeLimitError as limit:
+            self._sums_alone = True
+            self._limit_reached(limit)
+
+    def _tell(self, blocks: list[TakenBlock], decoded: list[Block], at_ns: int) -> None:
+        """Tell recorders what has been decoded."""
+        for told in self._context.events.blocks_decoded:
+            pairs = [
+                (block.buffer, DecodedCalls(block.nodes, rows.calls, rows.calls_nulls))
+                for block, rows in zip(blocks, decoded, strict=True)
+            ]
+            told(pairs, at_ns)
 
     def _decode(self, blocks: list[TakenBlock]) -> list[Block]:
         none = Carried()

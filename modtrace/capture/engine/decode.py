@@ -107,6 +107,14 @@ class Block:
     opened_nulls: dict[str, Bools] = field(default_factory=dict)
 
 
+class DecodedCalls(NamedTuple):
+    """The calls of a block; of those that have ended, in their order, columns of `calls` and where these are null."""
+
+    nodes: BlockCalls
+    rows: dict[str, npt.NDArray[Any]]
+    nulls: dict[str, Bools]
+
+
 def records_of(words: list[int]) -> Ints:
     """Whole records, one a row: shape (n, 8)."""
     flat = np.frombuffer(array("q", words), dtype=np.int64)

@@ -29,5 +29,6 @@ EVENTS: Final = (
     "optimizer_skipped",
     "step_marked",
     "step_ended",
+    "blocks_decoded",
 )
 """Events of recorders; their arguments stand at the method of that name of `Recorder`."""

@@ -67,6 +67,7 @@ class Events:
     optimizer_skipped: tuple[Handler, ...]
     step_marked: tuple[Handler, ...]
     step_ended: tuple[Handler, ...]
+    blocks_decoded: tuple[Handler, ...]
 
     def __init__(self, take_off: Callable[[Listener, BaseException], None]) -> None:
         self._take_off = take_off

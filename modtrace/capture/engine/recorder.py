@@ -70,6 +70,8 @@ class Recorder:
     """Recorders start, hand out rows and stop in this order."""
     may_pause: ClassVar[bool] = False
     """It may let the program wait for a person: the clock of such a trace stands still meanwhile."""
+    beyond_limit: ClassVar[bool] = False
+    """It goes on when the trace has its size and `--rollups` keeps sums."""
     lost: ClassVar[str] = ""
     """Text of the gap after a fault: `{lost} from here on`."""
 
@@ -117,6 +119,10 @@ class Recorder:
 
     def rows(self) -> list[tuple[str, Rows]]:
         """(table, columns) of rows that are new since the last call."""
+        return []
+
+    def latest_rows(self) -> list[tuple[str, Rows]]:
+        """(table, columns) of rows that take the place of those that this method has handed out before."""
         return []
 
     @property
@@ -270,3 +276,8 @@ class Recorder:
 
     def step_ended(self, step: int) -> None:
         """The step in progress has got this number: those below it are over."""
+
+    def blocks_decoded(self, blocks: Any, at_ns: int) -> None:
+        """Blocks of all thread buffers are about to be written: pairs of (number of the buffer, `DecodedCalls`), and
+        when they began to be taken, nanoseconds since the start of recording.
+        """

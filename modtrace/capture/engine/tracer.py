@@ -38,7 +38,7 @@ from modtrace.capture.engine.watch_thread import WatchThread
 from modtrace.capture.recorders import option_texts, recorders
 from modtrace.capture.torch_private.lookup import CALLS, COMPILING, PHASES, missing
 from modtrace.device_peaks.measure import device_keys
-from modtrace.errors import UsageError, WriteError
+from modtrace.errors import SizeLimitError, UsageError, WriteError
 from modtrace.trace.folder import write_json
 from modtrace.trace.schema import STOP_FILE
 from modtrace.trace.writer import Writer
@@ -46,6 +46,9 @@ from modtrace.trace.writer import Writer
 RESUMED: Final = "greenlets took turns inside module calls; {} of these calls stand as aborted, without times"
 
 REASON_LIMIT: Final = 200
+SUMS_SHARE: Final = 4
+MOST_SUMS_BYTES: Final = 64_000_000
+"""With --rollups a quarter of the size that a trace may have is for sums alone, and no more than this."""
 MOST_GAPS: Final = 8
 """`end.json` and `stopped.json` must fit into the room that is kept for them."""
 
@@ -132,15 +135,24 @@ class Tracer:
         self._engine, self._option_texts = engine, option_texts(options)
         self._recorders: list[Recorder] = []
         """Those that run, in the order in which they have started."""
-        writer = Writer(folder, max_bytes=max_bytes)
-        self._blocks = Blocks(
-            writer, self._context, further_rows=self._more_rows, call_cost_ns=self._call_cost_ns
-        )
+        self._blocks = self._blocks_in(folder, max_bytes)
         self._carrier = carrier_of(engine, self._context)
         self._aside, self._children = Aside(self._hide, self._show), Children()
         self._flusher = Flusher(self._context, self._blocks, running=self._is_running, read=self._read)
         self._watch = WatchThread(self._look_around, self._is_running)
         self._connect()
+
+    def _blocks_in(self, folder: Path, max_bytes: int | None) -> Blocks:
+        keeps_sums = any("rollups" in recorder.tables for recorder in self._asked)
+        sums_bytes = min((max_bytes or 0) // SUMS_SHARE, MOST_SUMS_BYTES) if keeps_sums else 0
+        return Blocks(
+            Writer(folder, max_bytes=max_bytes, sums_bytes=sums_bytes),
+            self._context,
+            further_rows=self._more_rows,
+            latest_rows=self._latest_rows,
+            limit_reached=self._keep_sums_alone,
+            call_cost_ns=self._call_cost_ns,
+        )
 
     def _connect(self) -> None:
         """Let what the recorders share speak to this tracer."""
@@ -394,6 +406,30 @@ class Tracer:
             except Exception as fault:
                 self._take_off(recorder, fault)
         return [*rows, ("watched", self._context.pauses.rows()), ("gaps", self._new_gaps())]
+
+    def _latest_rows(self) -> list[tuple[str, Mapping[str, list[Any]]]]:
+        """Tables, and columns of rows that take the place of those that this has handed out before."""
+        rows: list[tuple[str, Mapping[str, list[Any]]]] = []
+        for recorder in list(self._recorders):
+            try:
+                rows += recorder.latest_rows()
+            except Exception as fault:
+                self._take_off(recorder, fault)
+        return rows
+
+    def _keep_sums_alone(self, limit: SizeLimitError) -> None:
+        """Go on with sums: single calls have reached their limit."""
+        for recorder in [recorder for recorder in self._recorders if not recorder.beyond_limit]:
+            self._recorders.remove(recorder)
+            self._context.events.remove(recorder)
+            self._left_cost_ns[recorder.name] = _cost_of(recorder)
+            for end in (recorder.remove, recorder.stop):
+                with contextlib.suppress(Exception):
+                    end()
+            self.gaps += recorder.gaps
+        self.gaps.append(str(limit))
+        self._note_stop(str(limit), f"{limit.cause}; sums go on")
+        self._warn(f"{limit}; sums of modules go on, single calls are not recorded any more")
 
     def _hide(self) -> None:
         self._each("hide")

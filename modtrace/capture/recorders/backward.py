@@ -18,6 +18,7 @@ class Backward(Recorder):
     name = "backward"
     tables = ("calls",)
     order = 15
+    beyond_limit = True
     lost = "backward is not recorded"
 
     def start(self) -> None:

@@ -19,6 +19,7 @@ class StepNumber(Recorder):
 
     name = "step_number"
     order = 5
+    beyond_limit = True
     lost = "the number of the step in progress is not known"
 
     def start(self) -> None:
