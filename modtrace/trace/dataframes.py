@@ -400,6 +400,8 @@ RANKS: Final = (
     PublicColumn("other_ns", "Int64", "median of all further time of it", _NO_STEPS_COUNT),
     PublicColumn("modules_ns", "Int64", "median of the time that its modules took themselves, forward and backward, without wrappers such as DistributedDataParallel", _NO_STEPS_COUNT),
     PublicColumn("late", "boolean", "the others wait for it", "it could not be held against peers"),
+)  # fmt: skip
+
 _NO_TIMES: Final = "none ran, or a time is unknown"
 _NO_STEP: Final = "its time is known in none of the steps"
 
