@@ -69,7 +69,7 @@ def forward(path: Path) -> None:
 
 
 def watched(path: Path) -> None:
-    _train(path, 4, memory="0:3", saved="0:3", kernels="1:3", syncs=True)
+    _train(path, 4, memory="0:3", saved="0:3", kernels="1:3", syncs=True, rollups=True)
 
 
 def nonfinite(path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import modtrace
-from modtrace.errors import WriteError
+from modtrace.errors import SizeLimitError, WriteError
 from modtrace.trace.arrow import CONTROL, WRITTEN, control_total
 from modtrace.trace.reader import open_trace
 from modtrace.trace.schema import TABLES
@@ -142,3 +142,51 @@ def test_the_size_limit_is_kept(tmp_path):
     assert writer.bytes_written <= 2_000
     with pytest.raises(WriteError):
         writer.append("errors", rows, at_ns=0)
+
+
+def gaps(text):
+    return {"at_ns": [1], "reason": [text], "lost_calls": [None]}
+
+
+def test_rows_that_are_not_final_are_replaced_as_a_whole(tmp_path):
+    writer = Writer(tmp_path)
+    for text in ("first", "second" * 50, "third"):
+        writer.replace("gaps", gaps(text), at_ns=3)
+        assert writer.bytes_written == sum(sizes(tmp_path).values())
+        with pa.ipc.open_stream((tmp_path / "gaps.latest").read_bytes()) as stream:
+            assert stream.read_all()["reason"].to_pylist() == [text]
+        assert (tmp_path / "gaps.latest").stat().st_mode & 0o777 == 0o600
+    writer.replace("gaps", {}, at_ns=3)
+    assert set(sizes(tmp_path)) == {f"{table}.arrows" for table in TABLES}
+    assert writer.bytes_written == 0
+    writer.close()
+    with pytest.raises(WriteError, match="closed"):
+        writer.replace("gaps", gaps("late"), at_ns=3)
+
+
+def test_sums_go_on_in_the_part_of_the_size_that_is_theirs(tmp_path):
+    writer = Writer(tmp_path, max_bytes=10_000, sums_bytes=4_000)
+    with pytest.raises(SizeLimitError, match="limit of 10,000 bytes"):
+        for number in range(100):
+            writer.append("errors", errors(number), at_ns=0)
+    assert 5_000 < writer.bytes_written <= 6_000
+    before = writer.rows["errors"]
+    with pytest.raises(WriteError, match="limit") as ended:
+        for _ in range(100):
+            writer.append("gaps", gaps("x"), at_ns=0)
+    assert not isinstance(ended.value, SizeLimitError)
+    assert 9_000 < writer.bytes_written <= 10_000
+    assert writer.rows["errors"] == before
+
+
+def test_a_folder_that_is_gone_ends_the_writing_of_rows_that_are_not_final(tmp_path):
+    folder = tmp_path / "rank-0"
+    folder.mkdir()
+    writer = Writer(folder)
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    for _ in range(2):
+        with pytest.raises(WriteError) as ended:
+            writer.replace("gaps", gaps("x"), at_ns=0)
+        assert ended.value.cause == "the trace was removed"
