@@ -67,6 +67,12 @@ class RankStepTimes:
     own_ns: Floats
 
 
+_NONE: Final = np.zeros(0, np.float32)
+NO_TIMES: Final = RankStepTimes(
+    np.zeros(0, np.int64), np.zeros(0, np.bool_), _NONE, _NONE, _NONE, np.zeros((0, 0), np.float32)
+)
+
+
 @dataclass(frozen=True)
 class RankNumbers:
     """One process of a job: a rank, or one of its starts.
@@ -78,7 +84,7 @@ class RankNumbers:
         `modules_ns`, time in modules in which nothing is waited for; None for each where no step counts.
     places: modules in forward and backward, in order of first call.
     role: the same for ranks of the same modules and shapes of parameters.
-    times: of the steps that are kept.
+    times: of the steps that are kept, until ranks have been held against each other.
     launch_timed: why times are those of the host alone; None where they are more.
     """
 
@@ -149,15 +155,10 @@ def reduced(stored: Stored, cells: int) -> RankNumbers:
 
 def unreadable(folder: str, rank: int, fault: str) -> RankNumbers:
     """A process that cannot be read."""
-    none = np.zeros(0, np.int64)
-    no_time = none.astype(np.float32)
-    times = RankStepTimes(
-        none, none.astype(np.bool_), no_time, no_time, no_time, np.zeros((0, 0), np.float32)
-    )
     unknown = dict.fromkeys(PHASE_KEYS)
     end = RankEnd("cannot be read", failed=False, running=False)
     return RankNumbers(
-        folder, rank, attempt_of(folder), None, end, 0, 0, unknown, (), None, times, None, fault
+        folder, rank, attempt_of(folder), None, end, 0, 0, unknown, (), None, NO_TIMES, None, fault
     )
 
 

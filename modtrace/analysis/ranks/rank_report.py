@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.ranks.rank_numbers import MANY_CELLS, Place, RankNumbers, reduced, unreadable
+from modtrace.analysis.ranks.rank_numbers import MANY_CELLS, NO_TIMES, Place, RankNumbers, reduced, unreadable
 from modtrace.analysis.ranks.stragglers import MIN_STEPS, Peers, Straggler, stragglers
 from modtrace.errors import TraceError
 from modtrace.trace.derived import once
@@ -123,7 +123,7 @@ def rank_report(stored: Stored) -> RankReport:
     modules.sort(key=lambda module: -module.high_ns)
     late.sort(key=lambda rank: -rank.verdict.excess_ns)
     return RankReport(
-        ranks=tuple(ranks),
+        ranks=tuple(replace(rank, times=NO_TIMES) for rank in ranks),
         roles=tuple(roles),
         modules=tuple(modules),
         late=tuple(late),
