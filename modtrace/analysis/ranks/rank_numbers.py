@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
-from modtrace.analysis.device_times import launch_timed
+from modtrace.analysis.device_times import accelerators
 from modtrace.analysis.module_names import dotted
 from modtrace.analysis.modules import module_names
 from modtrace.analysis.phases import BACK, RECOMPUTE
@@ -85,7 +85,7 @@ class RankNumbers:
     places: modules in forward and backward, in order of first call.
     role: the same for ranks of the same modules and shapes of parameters.
     times: of the steps that are kept, until ranks have been held against each other.
-    launch_timed: why times are those of the host alone; None where they are more.
+    devices: accelerators that it used, `cuda`; none for a rank that computes on its processor alone.
     """
 
     folder: str
@@ -99,7 +99,7 @@ class RankNumbers:
     places: tuple[Place, ...]
     role: Any
     times: RankStepTimes
-    launch_timed: str | None
+    devices: tuple[str, ...]
     fault: str | None = field(default=None)
 
 
@@ -149,7 +149,7 @@ def reduced(stored: Stored, cells: int) -> RankNumbers:
         places=tuple(names[place] for place in ran.tolist()),
         role=role,
         times=times,
-        launch_timed=launch_timed(stored),
+        devices=tuple(accelerators(stored)),
     )
 
 
@@ -158,7 +158,7 @@ def unreadable(folder: str, rank: int, fault: str) -> RankNumbers:
     unknown = dict.fromkeys(PHASE_KEYS)
     end = RankEnd("cannot be read", failed=False, running=False)
     return RankNumbers(
-        folder, rank, attempt_of(folder), None, end, 0, 0, unknown, (), None, NO_TIMES, None, fault
+        folder, rank, attempt_of(folder), None, end, 0, 0, unknown, (), None, NO_TIMES, (), fault
     )
 
 

@@ -169,9 +169,9 @@ def _compared(group: Sequence[RankNumbers]) -> tuple[int, list[LateRank], str]:
     """The ranks of one role held against each other: in how many steps, who is late, or why that cannot be told."""
     if len(group) < 2:
         return 0, [], "no two ranks run the same modules"
-    untimed = next((rank.launch_timed for rank in group if rank.launch_timed), None)
-    if untimed is not None:
-        return 0, [], untimed
+    devices = sorted({device for rank in group for device in rank.devices})
+    if devices:
+        return 0, [], f"times of modules are those of the host, {' and '.join(devices)} works behind it"
     common: Ints = group[0].times.number[group[0].times.counts]
     for rank in group[1:]:
         common = np.intersect1d(common, rank.times.number[rank.times.counts], assume_unique=True)
