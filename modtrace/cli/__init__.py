@@ -14,7 +14,7 @@ VERBS: Final = {
     "run": "run a script and record its module calls",
     "live": "look at a run while it goes on",
     "view": "browse a trace in the terminal",
-    "ranks": "show the ranks of a job beside each other: who failed, who is waited for",
+    "ranks": "show which rank of a job failed first, hangs or is waited for",
     "info": "show the summary, the tree or the modules of a trace",
     "report": "write one HTML file that shows a trace anywhere",
     "diff": "show what changed between two runs, or fail where too much did",

@@ -247,7 +247,7 @@ def _notes(stored: Stored) -> list[str]:
     notes += [f"  ! {plain(note)}" for note in stored.notes[:4]]
     others = len(stored.processes) - 1
     if others > 0:
-        notes.append(f"  rank 0 of {others + 1} is shown; the others are in the trace")
+        notes.append(f"  rank 0 of {others + 1} is shown; modtrace ranks has all of them")
     return notes
 
 

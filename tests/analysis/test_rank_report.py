@@ -248,3 +248,26 @@ def test_many_ranks_are_shown_in_few_lines(three):
     assert "  984 more ranks: modtrace ranks --all" in lines
     every = [line.text for line in ranks_lines(many, 80, 1000)]
     assert len(every) > 1000
+
+
+def test_ranks_that_compute_on_devices_are_not_compared(three, monkeypatch):
+    """The host goes on while a device works: its times in modules tell nothing."""
+    monkeypatch.setattr("modtrace.analysis.ranks.rank_numbers.accelerators", lambda _: ["cuda"])
+    shown = report(three)
+    assert (shown.compared_steps, shown.late) == (0, ())
+    assert "cuda" in shown.why_not
+    assert modtrace.load(three).ranks["late"].isna().all()
+
+
+def test_a_failure_is_followed_below_distributed_data_parallel(tmp_path):
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 2)))
+        with pytest.raises(RuntimeError), modtrace.trace() as t:
+            model(torch.ones(2, 3))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert [place.type for place in t.failure.path] == ["DistributedDataParallel", "Sequential", "Linear"]
+    assert t.failure.path[-1].name == "module.1"
+    assert t.ranks["failed"].tolist() == [True]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
-from modtrace.analysis.device_times import launch_timed
+from modtrace.analysis.device_times import accelerators
 from modtrace.analysis.module_names import dotted
 from modtrace.analysis.modules import module_names
 from modtrace.analysis.phases import BACK, RECOMPUTE
@@ -67,6 +67,12 @@ class RankStepTimes:
     own_ns: Floats
 
 
+_NONE: Final = np.zeros(0, np.float32)
+NO_TIMES: Final = RankStepTimes(
+    np.zeros(0, np.int64), np.zeros(0, np.bool_), _NONE, _NONE, _NONE, np.zeros((0, 0), np.float32)
+)
+
+
 @dataclass(frozen=True)
 class RankNumbers:
     """One process of a job: a rank, or one of its starts.
@@ -78,8 +84,8 @@ class RankNumbers:
         `modules_ns`, time in modules in which nothing is waited for; None for each where no step counts.
     places: modules in forward and backward, in order of first call.
     role: the same for ranks of the same modules and shapes of parameters.
-    times: of the steps that are kept.
-    launch_timed: why times are those of the host alone; None where they are more.
+    times: of the steps that are kept, until ranks have been held against each other.
+    devices: accelerators that it used, `cuda`; none for a rank that computes on its processor alone.
     """
 
     folder: str
@@ -93,7 +99,7 @@ class RankNumbers:
     places: tuple[Place, ...]
     role: Any
     times: RankStepTimes
-    launch_timed: str | None
+    devices: tuple[str, ...]
     fault: str | None = field(default=None)
 
 
@@ -143,21 +149,16 @@ def reduced(stored: Stored, cells: int) -> RankNumbers:
         places=tuple(names[place] for place in ran.tolist()),
         role=role,
         times=times,
-        launch_timed=launch_timed(stored),
+        devices=tuple(accelerators(stored)),
     )
 
 
 def unreadable(folder: str, rank: int, fault: str) -> RankNumbers:
     """A process that cannot be read."""
-    none = np.zeros(0, np.int64)
-    no_time = none.astype(np.float32)
-    times = RankStepTimes(
-        none, none.astype(np.bool_), no_time, no_time, no_time, np.zeros((0, 0), np.float32)
-    )
     unknown = dict.fromkeys(PHASE_KEYS)
     end = RankEnd("cannot be read", failed=False, running=False)
     return RankNumbers(
-        folder, rank, attempt_of(folder), None, end, 0, 0, unknown, (), None, times, None, fault
+        folder, rank, attempt_of(folder), None, end, 0, 0, unknown, (), None, NO_TIMES, (), fault
     )
 
 

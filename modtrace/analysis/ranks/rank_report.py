@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.ranks.rank_numbers import MANY_CELLS, Place, RankNumbers, reduced, unreadable
+from modtrace.analysis.ranks.rank_numbers import MANY_CELLS, NO_TIMES, Place, RankNumbers, reduced, unreadable
 from modtrace.analysis.ranks.stragglers import MIN_STEPS, Peers, Straggler, stragglers
 from modtrace.errors import TraceError
 from modtrace.trace.derived import once
@@ -123,7 +123,7 @@ def rank_report(stored: Stored) -> RankReport:
     modules.sort(key=lambda module: -module.high_ns)
     late.sort(key=lambda rank: -rank.verdict.excess_ns)
     return RankReport(
-        ranks=tuple(ranks),
+        ranks=tuple(replace(rank, times=NO_TIMES) for rank in ranks),
         roles=tuple(roles),
         modules=tuple(modules),
         late=tuple(late),
@@ -169,9 +169,9 @@ def _compared(group: Sequence[RankNumbers]) -> tuple[int, list[LateRank], str]:
     """The ranks of one role held against each other: in how many steps, who is late, or why that cannot be told."""
     if len(group) < 2:
         return 0, [], "no two ranks run the same modules"
-    untimed = next((rank.launch_timed for rank in group if rank.launch_timed), None)
-    if untimed is not None:
-        return 0, [], untimed
+    devices = sorted({device for rank in group for device in rank.devices})
+    if devices:
+        return 0, [], f"times of modules are those of the host, {' and '.join(devices)} works behind it"
     common: Ints = group[0].times.number[group[0].times.counts]
     for rank in group[1:]:
         common = np.intersect1d(common, rank.times.number[rank.times.counts], assume_unique=True)
