@@ -25,6 +25,7 @@ from modtrace.launch import run_script, session
 from modtrace.launch.rank import Launch, default_path, launch
 from modtrace.launch.run_script import Target
 from modtrace.launch.session import Session
+from modtrace.systems.open_files import path_from_here
 from modtrace.text import plain
 from modtrace.trace import onlooker
 from modtrace.trace.folder import create
@@ -318,8 +319,8 @@ def _text(prepared: PreparedRun, ended: Session) -> str:
     if prepared.show == "none" or (prepared.launched.rank and not ended.exit_status):
         return troubles
     trace = prepared.folder.parent
-    shown = os.path.relpath(trace)
-    shown = f"./{shown}" if not shown.startswith("..") else str(trace)
+    shown = path_from_here(trace)
+    shown = os.path.join(".", shown) if not shown.startswith("..") else str(trace)
     if prepared.show == "saved" or prepared.launched.rank:
         return f"{troubles}modtrace: saved {plain(shown)}\n"
     from modtrace.trace.reader import open_trace

@@ -10,7 +10,7 @@ from modtrace.cli.chosen_trace import MAX_MEMORY, chosen, memory_limit_of, opene
 from modtrace.cli.compared_runs import AGAINST, pair_of, show_comparison
 from modtrace.cli.options import Option, ParsedOptions, Verb, parse
 from modtrace.cli.output import show
-from modtrace.cli.terminal import has_terminal
+from modtrace.systems.terminals import has_terminal
 
 OPTIONS: Final = (
     Option(("--plain",), None, "the tree as text: ASCII, no color, 80 columns"),

@@ -39,6 +39,7 @@ from modtrace.capture.recorders import option_texts, recorders
 from modtrace.capture.torch_private.lookup import CALLS, COMPILING, PHASES, missing
 from modtrace.device_peaks.measure import device_keys
 from modtrace.errors import UsageError, WriteError
+from modtrace.systems.this_process import on_fork
 from modtrace.trace.folder import write_json
 from modtrace.trace.schema import STOP_FILE
 from modtrace.trace.writer import Writer
@@ -528,4 +529,4 @@ def _abandon_all() -> None:
         tracer.abandon()
 
 
-os.register_at_fork(before=_before_fork, after_in_child=_abandon_all)
+on_fork(_before_fork, _abandon_all)
