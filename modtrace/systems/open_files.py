@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import Final
@@ -100,6 +101,20 @@ def is_path(word: str) -> bool:
     return os.sep in word or (os.altsep is not None and os.altsep in word)
 
 
+def command_words(text: str) -> list[str]:
+    """The words of a command line. In Windows a backslash stands between folders and is kept.
+
+    Raises:
+        ValueError: a quotation is not closed.
+    """
+    if not WINDOWS:
+        return shlex.split(text)
+    return [
+        word[1:-1] if word[:1] in "\"'" and word[:1] == word[-1:] else word
+        for word in shlex.split(text, posix=False)
+    ]
+
+
 def as_main_file(path: str) -> str:
     """The `__file__` that python gives a script that is started by a path."""
     if WINDOWS:
@@ -107,9 +122,11 @@ def as_main_file(path: str) -> str:
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path.removeprefix("./"))
 
 
-def keeps_others_out() -> bool:
-    """True if a file or folder made for the user alone (0600, 0700) cannot be read by others.
+NOT_PRIVATE: Final = (
+    "On Windows a trace has the rights of the folder it is in: others may be able to read it."
+)
 
-    Windows gives it the rights of the folder that it is in.
-    """
+
+def keeps_others_out() -> bool:
+    """True if files and folders made with 0600 and 0700 cannot be read by others; else NOT_PRIVATE is to be said."""
     return not WINDOWS
