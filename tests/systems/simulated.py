@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -260,16 +261,15 @@ def become(system):
     warnings.filterwarnings("error", category=EncodingWarning, module="modtrace")
 
 
-def preload(*, torch):
+def preload():
     """Packages that are built for this system look at it when they are imported."""
     import pandas as pd
+    import pyarrow.parquet  # noqa: F401
     import textual.app  # noqa: F401
+    import torch
+    import torch._dynamo
 
-    if torch:
-        import torch as loaded
-        import torch._dynamo
-
-        pd.DataFrame({"a": loaded.ones(1).numpy()})
+    pd.DataFrame({"a": torch.ones(1).numpy()})
 
 
 def verbs():
@@ -282,9 +282,15 @@ def verbs():
         status = 0
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                main(words)
+                if words[0] == "!":
+                    exec(words[1], {"__name__": "probe", "kernel": KERNEL})
+                else:
+                    main(words)
             except SystemExit as left:
                 status = left.code
+            except BaseException:
+                status = 99
+                traceback.print_exc()
         said = []
         for stream in (out, err):
             stream.flush()
@@ -302,7 +308,7 @@ def run(words):
 
 if __name__ == "__main__":
     system, what, *words = sys.argv[1:]
-    preload(torch=what == "run")
+    preload()
     become(system)
     sys.argv = ["modtrace", what, *words]
     verbs() if what == "verbs" else run(words)
