@@ -87,13 +87,13 @@ def path_from_here(path: Path) -> str:
 
 
 _FORBIDDEN: Final = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
-_DEVICES: Final = re.compile(r"(?i)(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?")
+_DEVICES: Final = re.compile(r"(?i)\A(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(?=\.|\Z)")
 
 
 def portable_name(name: str) -> str:
     """A file name that every system takes, so that the file can be copied there: `a:b` is `a_b`, `nul` is `nul_`."""
     name = _FORBIDDEN.sub("_", name).rstrip(" .")
-    return f"{name}_" if not name or _DEVICES.fullmatch(name) else name
+    return _DEVICES.sub(r"\1_", name) or "_"
 
 
 def is_path(word: str) -> bool:

@@ -265,7 +265,8 @@ def preload():
     """Packages that are built for this system look at it when they are imported."""
     import pandas as pd
     import pyarrow.parquet  # noqa: F401
-    import textual.app  # noqa: F401
+    import textual.app
+    import textual.drivers.linux_driver  # noqa: F401
     import torch
     import torch._dynamo
 
