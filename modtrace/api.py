@@ -416,8 +416,9 @@ class Recording(Trace):
         from modtrace.capture.engine.imports import without_arrow_thread
 
         with without_arrow_thread():
-            from modtrace.capture.engine.tracer import Tracer
+            from modtrace.capture.engine.tracer import Tracer, check_interpreter
 
+        check_interpreter()
         model = self._model() if self._model is not None else None
         if self._model is not None and model is None:
             raise UsageError("the model given to trace() is gone: keep a reference to it")

@@ -180,3 +180,18 @@ def test_no_file_speaks_of_the_machine_it_was_written_on():
     pattern = re.compile("|".join(patterns))
     found = [str(file.relative_to(ROOT)) for file in project_files() if says(file, pattern)]
     assert not found
+
+
+def test_workflow_of_other_systems_names_what_is_there():
+    """It is not run here: its commands are commands, its tests are files, and it says that it was not tried."""
+    from modtrace.cli import _VERBS
+
+    text = (ROOT / ".github" / "workflows" / "systems.yml").read_text(encoding="utf-8")
+    assert "Not tried on real machines yet" in text
+    assert "untried" in (ROOT / "docs" / "systems.md").read_text(encoding="utf-8")
+    used = set(re.findall(r"^ +modtrace (\w+)", text, re.MULTILINE))
+    assert used == set(_VERBS)
+    paths = re.findall(r"\b(?:tests|examples)/\S+", text)
+    assert len(paths) > 4
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert "windows-latest, macos-latest" in text

@@ -27,6 +27,8 @@ Bools = npt.NDArray[np.bool_]
 
 UNKNOWN: Final = -1
 UNBOUNDED: Final = 1 << 62
+WITHOUT_PEAK: Final = ("mps",)
+"""Kinds of devices whose allocator has no counter of a peak: `peak_bytes` is what is allocated then, no bound."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def readings(stored: Stored) -> list[Readings]:
         call = nullable_codes(table, "call")[rows]
         total, counted = (column_values[rows] for column_values in values_and_known(table, "total_bytes"))
         lower, upper = _bounds(moment, allocated, peak, np.where(counted, total, UNKNOWN))
+        if name.partition(":")[0] in WITHOUT_PEAK:
+            lower, upper = np.maximum(allocated[:-1], allocated[1:]), np.full(len(upper), UNBOUNDED)
         retries, taken, inactive = (
             np.where(known, values, UNKNOWN)[rows]
             for values, known in (

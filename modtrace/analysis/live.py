@@ -10,9 +10,9 @@ from typing import Final
 from modtrace.analysis.live_nodes import LiveNodes
 from modtrace.analysis.live_steps import LiveSteps, RestartReading
 from modtrace.errors import TraceError
+from modtrace.systems.other_processes import is_alive
 from modtrace.trace.batch_columns import joined
 from modtrace.trace.follow import MANY_ROWS, AddedRows, Follower, ReplacedFiles
-from modtrace.trace.process_alive import is_alive
 from modtrace.trace.reader import Process, Run, folders_of, run_of
 from modtrace.trace.schema import RUN_FILE
 

@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        _interrupted()
+        from modtrace.systems.this_process import end_by_interrupt
+
+        end_by_interrupt()
     command.execute(prepared)
 
 
@@ -88,7 +90,7 @@ def _prepared(words: list[str]) -> tuple[Any, Any]:
 
 
 def _is_trace(word: str) -> bool:
-    return word.rstrip("/").endswith(".mtrace") or os.path.isfile(os.path.join(word, "run.json"))
+    return word.rstrip("/" + os.sep).endswith(".mtrace") or os.path.isfile(os.path.join(word, "run.json"))
 
 
 def _unknown(words: Sequence[str]) -> str:
@@ -96,6 +98,7 @@ def _unknown(words: Sequence[str]) -> str:
     import shlex
     from difflib import get_close_matches
 
+    from modtrace.systems.open_files import is_path
     from modtrace.text import plain
 
     word = words[0]
@@ -105,7 +108,7 @@ def _unknown(words: Sequence[str]) -> str:
         return f"to run {shown if os.path.exists(word) else 'it'} and record it: modtrace run {command}"
     if word.startswith("-"):
         return f"there is no option {shown}; modtrace --help lists the commands"
-    if word.endswith((".py", ".pyw")) or os.sep in word:
+    if word.endswith((".py", ".pyw")) or is_path(word):
         return f"there is no command and no file {shown}; a script is run by: modtrace run script.py"
     near = get_close_matches(word.lower(), VERBS, n=1, cutoff=0.6)
     meant = f"did you mean modtrace {near[0]}? " if near else ""
@@ -124,12 +127,3 @@ def _fail(message: str, status: int) -> NoReturn:
 
     say(f"modtrace: {message}")
     raise SystemExit(status)
-
-
-def _interrupted() -> NoReturn:
-    """End by SIGINT as a program without a handler does, so that a script around it ends too."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
-    raise SystemExit(130)  # where a signal does not end a process

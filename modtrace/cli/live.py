@@ -9,8 +9,8 @@ from typing import Final
 from modtrace.cli.chosen_trace import chosen
 from modtrace.cli.options import Option, ParsedOptions, Verb, parse
 from modtrace.cli.output import show
-from modtrace.cli.terminal import has_terminal
 from modtrace.errors import TraceError
+from modtrace.systems.terminals import has_terminal
 from modtrace.text import plain
 from modtrace.trace.folder import denied, read_run
 from modtrace.trace.newest import newest

@@ -14,6 +14,8 @@ from modtrace.cli.options import Option, ParsedOptions, takes_next
 from modtrace.cli.output import say
 from modtrace.errors import ModtraceError
 from modtrace.launch.rank import Launch
+from modtrace.systems.open_files import path_from_here, read_at
+from modtrace.systems.terminals import has_pseudo_terminals, moves_cursor
 from modtrace.text import plain
 
 _VARIABLE: Final = "MODTRACE_LIVE"
@@ -32,7 +34,9 @@ def against(launched: Launch) -> str | None:
     """Reason for which a run cannot be looked at from here; None where it can."""
     if launched.key is not None:
         return "is for one process: use modtrace live in another shell"
-    if os.environ.get("TERM", "") in ("", "dumb"):
+    if not has_pseudo_terminals():
+        return "needs pseudo-terminals, which this system has not"
+    if not moves_cursor():
         return "needs a terminal that can move its cursor (TERM says it cannot)"
     try:
         terminals = [stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)]
@@ -40,10 +44,6 @@ def against(launched: Launch) -> str | None:
         terminals = [False]
     if not all(terminals):
         return "needs a terminal for input, output and errors"
-    try:
-        import modtrace.views.live.pty_process  # noqa: F401 - what it needs is not there on every system
-    except ImportError:
-        return "needs pseudo-terminals, which this system has not"
     return None
 
 
@@ -74,7 +74,7 @@ def execute(prepared: LiveRun) -> None:
     script.watch_signals()
     outcome = _show(prepared, script)
     if outcome == "detached":
-        shown = plain(os.path.relpath(prepared.trace))
+        shown = plain(path_from_here(prepared.trace))
         say(
             f"modtrace: {plain(prepared.name)} goes on as process {script.pid}\n"
             f"  look again  modtrace live {shown}\n  stop it     kill -INT {script.pid}"
@@ -108,7 +108,7 @@ def _finish(script: Any, *, from_start: bool) -> None:
         ended = script.poll() is not None or script.lost
         if ended:
             script.wait_for_output()
-        while from_start and (data := os.pread(script.output, 1 << 16, position)):
+        while from_start and (data := read_at(script.output, 1 << 16, position)):
             position += len(data)
             os.write(1, data.replace(b"\r\n", b"\n"))
         if ended:

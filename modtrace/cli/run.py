@@ -25,6 +25,8 @@ from modtrace.launch import run_script, session
 from modtrace.launch.rank import Launch, default_path, launch
 from modtrace.launch.run_script import Target
 from modtrace.launch.session import Session
+from modtrace.systems.open_files import NOT_PRIVATE, keeps_others_out, path_from_here
+from modtrace.systems.terminals import is_console
 from modtrace.text import plain
 from modtrace.trace import onlooker
 from modtrace.trace.folder import create
@@ -71,6 +73,7 @@ _LINE: Final = "modtrace run [options] script.py | -m module | -c code  [args ..
 _TEXT: Final = (
     "Runs the script as python would and records every module call of it. Everything behind the script's name is "
     "its own. The summary goes to stderr; stdout, exit status and tracebacks are the script's."
+    + ("" if keeps_others_out() else f" {NOT_PRIVATE}")
 )
 VERB: Final = Verb(
     "run",
@@ -322,8 +325,8 @@ def _text(prepared: PreparedRun, ended: Session) -> str:
     if prepared.show == "none" or (prepared.launched.rank and not ended.exit_status):
         return troubles
     trace = prepared.folder.parent
-    shown = os.path.relpath(trace)
-    shown = f"./{shown}" if not shown.startswith("..") else str(trace)
+    shown = path_from_here(trace)
+    shown = os.path.join(".", shown) if not shown.startswith("..") else str(trace)
     if prepared.show == "saved" or prepared.launched.rank:
         return f"{troubles}modtrace: saved {plain(shown)}\n"
     from modtrace.trace.reader import open_trace
@@ -346,6 +349,9 @@ def _write(text: str) -> None:
         pass
     try:
         stream = sys.__stderr__
+        if stream is not None and is_console(stream):
+            stream.write(data.decode(encoding))
+            data = b""
         if stream is not None and not stream.closed:
             stream.flush()
         while data:

@@ -16,7 +16,7 @@ from modtrace.cli.compared_runs import (
 )
 from modtrace.cli.options import Option, ParsedOptions, Verb
 from modtrace.cli.output import show
-from modtrace.cli.terminal import has_terminal
+from modtrace.systems.terminals import has_terminal
 
 OPTIONS: Final = (
     Option(("--plain",), None, "the tree as text: ASCII, no color, 80 columns"),

@@ -7,7 +7,6 @@ the user's cache directory, by device, torch and number of threads.
 from __future__ import annotations
 
 import contextlib
-import platform
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -15,6 +14,7 @@ from typing import Any, Final
 import torch
 
 from modtrace.device_peaks.cache import DevicePeaks, cache_folder, cache_name
+from modtrace.systems.this_process import processor_name
 from modtrace.trace.folder import read_json, write_json
 
 SECONDS: Final = 0.25
@@ -51,7 +51,7 @@ def device_key(device: str = "cpu") -> str:
     """The key of a device in the cache: its name, and what else decides how fast torch is on it."""
     if device.startswith("cuda"):
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    return f"{processor_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
 def device_keys() -> dict[str, str]:
@@ -69,17 +69,6 @@ def devices_here() -> list[str]:
     """Every device of this machine that can be measured."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return ["cpu", *(f"cuda:{index}" for index in range(count))]
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or "cpu"
 
 
 def _products(device: str) -> dict[str, int]:

@@ -8,14 +8,12 @@ of the job, and when their launcher started.
 from __future__ import annotations
 
 import os
-import re
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from modtrace.capture.engine.system import stat_fields
+from modtrace.systems.other_processes import parent_of, started_unix, was_started_with
 from modtrace.trace.schema import SUFFIX
 from modtrace.trace.shared_folder import Membership
 
@@ -127,50 +125,12 @@ def _ancestor_without(variable: str) -> tuple[int, float | None]:
     That is the launcher; between it and this process a shell or a wrapper may stand, which has the variable too.
     """
     pid = os.getppid()
-    while pid > 1 and _was_started_with(pid, variable):
-        above = stat_fields(pid)
-        if above is None or not above[1].isdigit():
+    while pid > 1 and was_started_with(pid, variable):
+        above = parent_of(pid)
+        if above is None:
             break
-        pid = int(above[1])
-    return pid, _started_unix(pid)
-
-
-def _was_started_with(pid: int, variable: str) -> bool:
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # another user's, or no such system
-        return False
-    return any(line.startswith(f"{variable}=".encode()) for line in environment.split(b"\0"))
-
-
-def _started_unix(pid: int) -> float | None:
-    """When a process started, in seconds since 1970; None where the system does not tell."""
-    fields = stat_fields(pid)
-    if fields is None:
-        return _started_by_ps(pid)
-    try:
-        booted = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)
-        ticks = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return None
-    # From the fixed moment of the boot, so that every rank comes to the same second.
-    return int(booted[1]) + ticks if booted is not None else None
-
-
-def _started_by_ps(pid: int) -> float | None:
-    """The same where there is no /proc, as on macOS, to the second."""
-    try:
-        output = subprocess.run(
-            ["ps", "-o", "lstart=", "-p", str(pid)],  # noqa: S607 - where it lies differs between systems
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-            env={**os.environ, "LC_ALL": "C"},
-        ).stdout.strip()
-        return time.mktime(time.strptime(output, "%a %b %d %H:%M:%S %Y"))
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
+        pid = above
+    return pid, started_unix(pid)
 
 
 def default_path(stem: str, launched: Launch) -> Path:

@@ -18,6 +18,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from modtrace.errors import UsageError
+from modtrace.systems.open_files import as_main_file, portable_name
 from modtrace.text import plain
 
 
@@ -41,7 +42,7 @@ class Target:
         """The start of the default file name."""
         if self.kind == "code":
             return "command"
-        return os.path.splitext(self.name)[0] or "script"
+        return portable_name(os.path.splitext(self.name)[0] or "script")
 
 
 def run(target: Target) -> None:
@@ -99,9 +100,7 @@ def _run_script(path: str, args: Sequence[str]) -> None:
         _run_main_of(path)
         return
     _set_path(os.path.dirname(os.path.realpath(path)))
-    file = (
-        path if os.path.isabs(path) else os.path.join(os.getcwd(), path.removeprefix("./"))
-    )  # as python does
+    file = as_main_file(path)
     try:
         with io.open_code(file) as opened:
             source = opened.read()

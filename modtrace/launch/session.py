@@ -18,6 +18,7 @@ from typing import Any
 
 from modtrace.capture.engine.imports import AfterImport, without_arrow_thread
 from modtrace.capture.engine.stand_ins import leave
+from modtrace.errors import UsageError
 from modtrace.launch import run_script
 from modtrace.trace.folder import free_room, write_json
 from modtrace.trace.schema import END_FILE
@@ -124,10 +125,13 @@ class Session:
             if not hasattr(getattr(torch, "nn", None), "Module"):
                 return  # a module of the user's own by that name
             with without_arrow_thread():
-                from modtrace.capture.engine.tracer import Tracer
+                from modtrace.capture.engine.tracer import Tracer, check_interpreter
 
+            check_interpreter()
             self._tracer = Tracer(self.folder, origin_ns=self._origin_ns, **self._options)
             self._tracer.start()
+        except UsageError as error:
+            self.troubles.append(str(error))
         except Exception as fault:
             self.troubles.append(f"recording could not begin: {type(fault).__name__}: {fault}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from modtrace.errors import UsageError
+from modtrace.systems.open_files import command_words, is_path
 from modtrace.text import plain
 
 _PYTHON: Final = re.compile(r"python[0-9.]*\Z")
@@ -60,7 +60,7 @@ def traced_command(text: str, settings: Sequence[str] = ()) -> TracedCommand:
     """
     shown = plain(text, 60)
     try:
-        words = shlex.split(text)
+        words = command_words(text)
     except ValueError as error:
         raise UsageError(f"{shown!r} cannot be read: {error}") from None
     given = []
@@ -72,13 +72,13 @@ def traced_command(text: str, settings: Sequence[str] = ()) -> TracedCommand:
             raise UsageError(f"--env takes NAME=VALUE, not {plain(setting, 40)!r}")
     environment = dict(setting.split("=", 1) for setting in given)
     python = [sys.executable]
-    name = os.path.basename(words[0]) if words else ""
+    name = os.path.basename(words[0]).removesuffix(".exe") if words else ""
     if name in _LAUNCHERS:
         raise UsageError(
             f"{name} starts several processes: record runs with it, then modtrace diff A* --against B*"
         )
     if _PYTHON.match(name):
-        python = [words[0] if os.sep in words[0] else sys.executable]
+        python = [words[0] if is_path(words[0]) else sys.executable]
         words = words[1:]
         python += _python_options(words)
     elif words[:2] == ["modtrace", "run"]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import zlib
 from functools import cache
 from typing import Final
 
 import pyarrow as pa
 
+from modtrace.systems.this_process import give_memory_back
 from modtrace.trace.schema import TABLES, TENSOR_FIELDS
 
 CONTROL: Final = b"control"
@@ -71,5 +70,4 @@ def _array_total(array: pa.Array, total: int) -> int:
 def give_back() -> None:
     """Memory that was needed on the way goes back to the system: of a large trace that is as much as what stays."""
     pa.default_memory_pool().release_unused()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    give_memory_back()

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from modtrace.errors import UsageError, WriteError
+from modtrace.systems.open_files import replace
 from modtrace.text import plain
 
 
@@ -33,7 +34,7 @@ def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 for chunk in chunks:
                     file.write(chunk)
-            os.replace(part, path)
+            replace(Path(part), path)
         except BaseException:
             os.unlink(part)
             raise

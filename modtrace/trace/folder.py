@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from modtrace.errors import PathTakenError, UsageError
+from modtrace.systems.open_files import open_file, replace
+from modtrace.systems.other_processes import is_alive
 from modtrace.text import plain
-from modtrace.trace.process_alive import is_alive
 from modtrace.trace.schema import END_FILE, FORMAT, PROCESS_FILE, RUN_FILE, STOP_FILE, SUFFIX
 
 _MAX_JSON_BYTES: Final = 1 << 20
@@ -119,7 +120,7 @@ def _write_new(path: Path, run: Mapping[str, Any]) -> None:
     """Write `run.json` whole under another name, then link it in: a reader never sees half of it."""
     data = json.dumps(run, ensure_ascii=True).encode()
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = open_file(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -157,14 +158,14 @@ def write_json(folder: Path, name: str, data: Any) -> None:
     part, room = folder / f".{name}.{os.getpid()}", _room(folder, name)
     try:
         _put(part, os.O_CREAT | os.O_TRUNC, content)
-        os.replace(part, folder / name)
+        replace(part, folder / name)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(part)
         if not room.exists():
             raise
         _put(room, 0, content)
-        os.replace(room, folder / name)
+        replace(room, folder / name)
     with contextlib.suppress(OSError):
         os.unlink(room)
 
@@ -174,7 +175,7 @@ def _room(folder: Path, name: str) -> Path:
 
 
 def _put(path: Path, flags: int, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = open_file(path, os.O_WRONLY | flags)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.truncate()
@@ -197,7 +198,7 @@ def free_room(folder: Path) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """A small JSON object from a regular file; None for anything else."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_file(path, os.O_RDONLY)
     except OSError:
         return None
     status = os.fstat(descriptor)
@@ -223,7 +224,7 @@ def denied(path: Path) -> bool:
     try:
         with os.scandir(path):
             pass
-        os.close(os.open(path / RUN_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+        os.close(open_file(path / RUN_FILE, os.O_RDONLY))
     except PermissionError:
         return True
     except OSError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from modtrace.trace.process_alive import is_alive
+from modtrace.systems.other_processes import is_alive
 
 VARIABLE: Final = "MODTRACE_ONLOOKER"
 """Environment variable of the process that is started: it takes it away before the script begins."""

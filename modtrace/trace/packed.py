@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modtrace.errors import TraceError
+from modtrace.systems.open_files import open_file
 from modtrace.text import plain
 
 
@@ -42,6 +43,6 @@ def unpack(files: Mapping[str, bytes], path: Path) -> None:
             raise TraceError(f"{plain(name)} is no name of a file of a trace")
         file = path.joinpath(*parts)
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = open_file(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)

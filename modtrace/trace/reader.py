@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from modtrace._version import __version__
 from modtrace.errors import TraceError
+from modtrace.systems.other_processes import is_alive
 from modtrace.text import and_more, plain
 from modtrace.trace import merge, side_tables
 from modtrace.trace.arrow import arrow_schema
@@ -24,7 +25,6 @@ from modtrace.trace.arrow_arrays import table_of
 from modtrace.trace.batch_columns import values_of
 from modtrace.trace.call_table import CallTable
 from modtrace.trace.folder import denied, read_json, read_run
-from modtrace.trace.process_alive import is_alive
 from modtrace.trace.redaction import blanked
 from modtrace.trace.schema import (
     END_FILE,

@@ -285,7 +285,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("device", "string", "cuda:0"),
         Column("allocated_bytes", "int64", "given out to tensors, in whole blocks of the allocator"),
         Column("reserved_bytes", "int64", "taken by the allocator from the device"),
-        Column("peak_bytes", "int64", "the most that was allocated since the program began or has last reset this counter"),
+        Column("peak_bytes", "int64", "the most that was allocated since the program began or has last reset this counter; on mps, which has no such counter, what is allocated"),
         Column("total_bytes", "int64", "the sum of all allocations since then, where the allocator counts it", True),
         Column("retries", "int64", "how often it has emptied its cache since then because the device had no more memory", True, since=1),
         Column("ooms", "int64", "how often that did not help", True, since=1),

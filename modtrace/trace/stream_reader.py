@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 import pyarrow as pa
 
 from modtrace.errors import TraceError
+from modtrace.systems.open_files import open_file, read_at
 from modtrace.trace.arrow import CONTROL, WRITTEN, arrow_schema, control_total
 from modtrace.trace.schema import TABLES
 
@@ -127,7 +128,7 @@ def open_stream(path: Path) -> tuple[int, os.stat_result] | None:
         Damage: it cannot be opened, or is no regular file.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_file(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -210,7 +211,7 @@ def _checked(step: Callable[[], T]) -> T:
 def _read(descriptor: int, position: int, count: int) -> bytes:
     parts = []
     while count > 0:
-        part = os.pread(descriptor, min(count, 1 << 26), position)
+        part = read_at(descriptor, min(count, 1 << 26), position)
         if not part:
             raise Damage("became shorter while it was read")
         parts.append(part)

@@ -17,13 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from modtrace.errors import SizeLimitError, UsageError, WriteError
+from modtrace.systems.open_files import open_file
 from modtrace.trace.arrow import CONTROL, WRITTEN, arrow_schema, control_total
 from modtrace.trace.arrow_arrays import array
 from modtrace.trace.atomic_file import write_whole
 from modtrace.trace.schema import BEYOND_LIMIT, LATEST_SUFFIX, STREAM_SUFFIX, TABLES
 
 _OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _END: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 Column = npt.NDArray[Any] | Sequence[Any]
@@ -39,7 +39,7 @@ class _Stream:
         self.latest = path.with_suffix(LATEST_SUFFIX)
         self.latest_length = 0
         self.schema = arrow_schema(table)
-        self.descriptor = os.open(path, _FLAGS, 0o600)
+        self.descriptor = open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         self.length = 0
         self.rows = 0
         sink = pa.BufferOutputStream()

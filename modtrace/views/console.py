@@ -41,6 +41,7 @@ from modtrace.analysis.tree import merged
 from modtrace.analysis.watching import KERNELS, MEMORY, notes
 from modtrace.device_peaks.cache import DevicePeaks, cache_folder, cache_name, cached_of
 from modtrace.errors import TraceError
+from modtrace.systems.terminals import shows_colors
 from modtrace.text import fit, pad, plain
 from modtrace.text import width as width_of
 from modtrace.trace.reader import Stored, open_trace
@@ -80,18 +81,18 @@ def style_of(stream: TextIO | None) -> Style:
     """The style for a stream: 80 columns, no color and nothing cut unless it is a terminal. COLUMNS, NO_COLOR,
     FORCE_COLOR count.
     """
-    terminal = False
+    terminal = color = False
     columns = 80
     try:
         terminal = stream is not None and stream.isatty()
         if terminal and stream is not None:
             columns = os.get_terminal_size(stream.fileno()).columns or 80
+            color = shows_colors(stream) and os.environ.get("CLICOLOR") != "0"
     except (OSError, ValueError):
         pass
     asked = os.environ.get("COLUMNS", "")
     if asked.isdigit() and int(asked):
         columns = int(asked)
-    color = terminal and os.environ.get("TERM") != "dumb" and os.environ.get("CLICOLOR") != "0"
     if os.environ.get("NO_COLOR"):
         color = False
     elif os.environ.get("FORCE_COLOR"):

@@ -21,6 +21,7 @@ from modtrace.capture.mechanisms.profiler_window import (
     NOT_STARTED,
     WOULD_START_CUDA,
 )
+from modtrace.systems import this_process
 from modtrace.trace.schema import KERNEL
 from modtrace.views import console
 from tests.fake_cuda import fake_cuda
@@ -301,8 +302,8 @@ def test_memory_alone_asks_for_the_host_alone(monkeypatch):
 
 def built_for_cuda(monkeypatch, *files):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(kineto.sys, "platform", "linux")
-    monkeypatch.setattr(kineto, "DEVICE_FILES", files)
+    monkeypatch.setattr(this_process, "LINUX", True)
+    monkeypatch.setattr(this_process, "DEVICE_FILES", files)
     for name in kineto.VISIBLE:
         monkeypatch.delenv(name, raising=False)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
 from typing import Any, Final
 
-from modtrace.capture.debugger.prompt_streams import TERMINAL
+from modtrace.systems.terminals import write_to_terminal
 from modtrace.trace import onlooker
 
 
@@ -45,11 +44,7 @@ class PromptSigns:
         for stream in (sys.stdout, sys.stderr):
             _flush(stream)
         with suppress(OSError):
-            terminal = os.open(TERMINAL, os.O_WRONLY | os.O_NOCTTY)
-            try:
-                os.write(terminal, self._onlooker.mark(begins=begins))
-            finally:
-                os.close(terminal)
+            write_to_terminal(self._onlooker.mark(begins=begins))
 
 
 def _flush(stream: Any) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
+from typing import Any
 
-TERMINAL: Final = "/dev/tty"
+from modtrace.systems.terminals import PROMPT_INPUT, PROMPT_OUTPUT
 
 
 def prompt_streams() -> tuple[Any, Any] | None:
@@ -16,7 +16,7 @@ def prompt_streams() -> tuple[Any, Any] | None:
     if is_notebook() or (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
         return None, None
     try:
-        return open(TERMINAL, encoding="utf-8"), open(TERMINAL, "w", encoding="utf-8")
+        return open(PROMPT_INPUT, encoding="utf-8"), open(PROMPT_OUTPUT, "w", encoding="utf-8")
     except OSError:
         return None
 

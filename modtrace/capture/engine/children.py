@@ -13,12 +13,8 @@ import sys
 from types import FrameType
 from typing import Any, Final
 
-from modtrace.capture.engine.system import stat_fields
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+from modtrace.systems.other_processes import child_pids, command_of, is_python_with, process_stat
+from modtrace.systems.this_process import children_cpu_ns
 
 _FORKS: Final = ("_launch", "popen_fork.py")
 _FRAMES: Final = 16
@@ -40,7 +36,7 @@ class Children:
     """Notes the child processes of one recording. Nothing here raises."""
 
     def __init__(self) -> None:
-        self._before_ns = _spent_by_children()
+        self._before_ns = children_cpu_ns()
         self._work: set[tuple[int, ...]] = set()
         self._helpers: set[tuple[int, ...]] = set()
         self._sampled_ns: dict[tuple[int, ...], int] = {}
@@ -73,9 +69,9 @@ class Children:
                 if pid is None:
                     continue
                 self._note(process, helps=pid in executed)
-                spent = _spent_by(pid)
-                if spent is not None:
-                    self._sampled_ns[process._identity] = spent
+                about = process_stat(pid)
+                if about is not None:
+                    self._sampled_ns[process._identity] = about.cpu_ns
         except Exception:  # another python
             return
 
@@ -85,7 +81,7 @@ class Children:
         sampled = sum(programs.values()) + sum(
             spent for key, spent in self._sampled_ns.items() if key in self._work
         )
-        together = _spent_by_children()
+        together = children_cpu_ns()
         if self._work <= self._sampled_ns.keys():
             spent = sampled or None
         elif self._helpers or together is None or self._before_ns is None:
@@ -114,52 +110,28 @@ class _Programs:
     def __init__(self) -> None:
         self.spent_ns: dict[tuple[int, int], int] = {}
         self._looks: dict[tuple[int, int], int] = {}
-        self._own = _command(os.getpid())
+        self._own = command_of(os.getpid())
 
     def look(self, known: set[int]) -> None:
         """Note those that run now; `known` are processes of which it is known what they do."""
-        for pid in _child_pids() - known:
-            fields = stat_fields(pid)
-            if fields is None:
+        for pid in child_pids() - known:
+            about = process_stat(pid)
+            if about is None:
                 continue
-            key = (pid, int(fields[19]))
+            key = (pid, about.start_ticks)
             if key not in self.spent_ns:
                 looks = self._looks[key] = self._looks.get(key, 0) + 1
                 if looks > _LOOKS or not self._is_work(pid):
                     continue
-            self.spent_ns[key] = sum(map(int, fields[11:15])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+            self.spent_ns[key] = about.cpu_ns + about.waited_cpu_ns
 
     def _is_work(self, pid: int) -> bool:
-        command = _command(pid)
+        command = command_of(pid)
         if not command or command == self._own or any(word in command for word in _HELPERS):
             return False  # it is gone, was forked, or helps
         if any(os.path.basename(word) == b"modtrace" for word in command.split(b"\0")):
             return False  # it is recorded itself
-        try:
-            if not os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith("python"):
-                return False
-            with open(f"/proc/{pid}/maps", "rb") as opened:
-                return b"/libtorch" in opened.read()
-        except OSError:
-            return False
-
-
-def _child_pids() -> set[int]:
-    """Process ids of the children of this process; none where the system does not tell."""
-    pids: set[int] = set()
-    with contextlib.suppress(OSError):
-        for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as opened:
-                pids.update(map(int, opened.read().split()))
-    return pids
-
-
-def _command(pid: int) -> bytes:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as opened:
-            return opened.read()
-    except OSError:
-        return b""
+        return is_python_with(pid, b"/libtorch")
 
 
 def _of_executors() -> set[int]:
@@ -167,19 +139,3 @@ def _of_executors() -> set[int]:
     module: Any = sys.modules.get("concurrent.futures.process")
     threads = list(getattr(module, "_threads_wakeups", ()))
     return {pid for thread in threads for pid in list(getattr(thread, "processes", None) or ())}
-
-
-def _spent_by_children() -> int | None:
-    """CPU time of the children that have ended, nanoseconds."""
-    if resource is None:
-        return None
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return int((usage.ru_utime + usage.ru_stime) * 1e9)
-
-
-def _spent_by(pid: int) -> int | None:
-    """CPU time of a process that runs, nanoseconds; None where the system does not tell (not Linux)."""
-    fields = stat_fields(pid)
-    if fields is None:
-        return None
-    return (int(fields[11]) + int(fields[12])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")

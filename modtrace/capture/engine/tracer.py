@@ -39,6 +39,7 @@ from modtrace.capture.recorders import option_texts, recorders
 from modtrace.capture.torch_private.lookup import CALLS, COMPILING, PHASES, missing
 from modtrace.device_peaks.measure import device_keys
 from modtrace.errors import SizeLimitError, UsageError, WriteError
+from modtrace.systems.this_process import lacks_interpreter_lock, on_fork
 from modtrace.trace.folder import write_json
 from modtrace.trace.schema import STOP_FILE
 from modtrace.trace.writer import Writer
@@ -65,7 +66,21 @@ _RUN_CALLS: Final = frozenset(
 )
 """Files of torch with the functions that run what has a row: frames of ours have left the traceback by then."""
 
+NO_LOCK: Final = (
+    "nothing is recorded: this Python runs without its global lock (GIL), which recording relies on; "
+    "PYTHON_GIL=1 in the environment turns it on"
+)
 _RUNNING: weakref.WeakSet[Tracer] = weakref.WeakSet()
+
+
+def check_interpreter() -> None:
+    """Say that nothing can be recorded in this Python, before anything is made.
+
+    Raises:
+        UsageError: its threads run without the global lock.
+    """
+    if lacks_interpreter_lock():
+        raise UsageError(NO_LOCK)
 
 
 class Tracer:
@@ -564,4 +579,4 @@ def _abandon_all() -> None:
         tracer.abandon()
 
 
-os.register_at_fork(before=_before_fork, after_in_child=_abandon_all)
+on_fork(_before_fork, _abandon_all)

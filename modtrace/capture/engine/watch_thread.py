@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import _thread
-import os
 import time
 from collections.abc import Callable
 from typing import Final
+
+from modtrace.systems.this_process import has_thread
 
 WATCH_SECONDS: Final = 0.25
 END_SECONDS: Final = 0.2
@@ -46,9 +47,7 @@ class WatchThread:
             return
         self._stop.release()
         until = time.monotonic() + END_SECONDS
-        while time.monotonic() < until and (
-            self._alive or os.path.exists(f"/proc/self/task/{self._native_id}")
-        ):
+        while time.monotonic() < until and (self._alive or has_thread(self._native_id)):
             time.sleep(0.0001)
 
     def _run(self, stop: _thread.LockType) -> None:

@@ -133,8 +133,9 @@ class CounterReadings:
         except Exception as fault:
             self._untold(fault)
             return
-        # Where the driver had not been started nothing was allocated.
-        before = self._before.get(device, None if device_type in self._running else NOTHING)
+        # Where the driver had not been started nothing was allocated; of MPS it is not known whether it was.
+        is_known = device_type not in self._running and device_type != "mps"
+        before = self._before.get(device, NOTHING if is_known else None)
         if before is not None:
             self._rows.append((self._began_ns - self._origin_ns, None, AT_RECORDING, device, before))
         first = not self._devices

@@ -108,6 +108,25 @@ class CudaMemory:
                 setattr(owner, name, original)
 
 
+class MpsMemory:
+    """The allocator of Apple's GPU. It has no counter of a peak: `peak_bytes` is what is allocated."""
+
+    kind = "mps"
+
+    def count(self) -> int:
+        return 1
+
+    def read(self, _: int) -> Counters:
+        allocated, driver = torch.mps.current_allocated_memory(), torch.mps.driver_allocated_memory()
+        return Counters(allocated, driver, allocated, None)
+
+    def watch(self, _: Callable[[int, int], None]) -> None:
+        """There is no counter to reset."""
+
+    def close(self) -> None:
+        """Nothing is watched."""
+
+
 def _trouble(statistics: dict[str, Any]) -> AllocatorEvents:
     """The events in a dictionary of torch's statistics."""
     events = ("num_alloc_retries", "num_ooms", "num_device_alloc", "num_device_free")
@@ -133,10 +152,17 @@ def _before(original: Callable[..., Any], tell: Callable[[int], None]) -> Callab
 
 def may_have_counters(device_type: str) -> bool:
     """True if the allocator of devices of a kind has counters, once their driver runs."""
+    if device_type == "mps":
+        return hasattr(torch, "mps") and hasattr(torch.mps, "driver_allocated_memory")
     return device_type == "cuda" and cuda_memory_stats is not None
 
 
 def memory_of(device_type: str) -> DeviceMemory | None:
-    """The allocator of devices of a kind; None where it has no counters, or has not begun. Starts no driver."""
+    """The allocator of devices of a kind; None where it has no counters, or has not begun. Starts no driver of CUDA.
+
+    MPS is asked for where a tensor on it was seen: whether it runs cannot be told without starting it.
+    """
     cuda: Any = torch.cuda
+    if device_type == "mps" and may_have_counters(device_type):
+        return MpsMemory()
     return CudaMemory() if may_have_counters(device_type) and cuda.is_initialized() else None

@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import sys
 from typing import Any, Final
 
 import torch
 
-DEVICE_FILES: Final = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""Linux has one of them where there is a GPU: of NVIDIA, of Windows below it, of AMD."""
+from modtrace.systems.this_process import may_have_gpu
+
 VISIBLE: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 HOST_ACTIVITIES: Final = frozenset({"CPU_OP", "CPU_INSTANT_EVENT", "USER_ANNOTATION"})
 """Operators, allocations and ranges; not calls of CUDA's runtime, which CUPTI tells and torch counts to the host."""
@@ -28,7 +27,7 @@ def would_start_cuda() -> bool:
     built = torch.version.cuda is not None or torch.version.hip is not None
     if not built or cuda.is_initialized() or any(os.environ.get(name) in ("", "-1") for name in VISIBLE):
         return False
-    return not sys.platform.startswith("linux") or any(map(os.path.exists, DEVICE_FILES))
+    return may_have_gpu()
 
 
 def new_profiler(*, memory: bool, devices: bool) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import termios
-import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -48,6 +46,9 @@ def answer(script: Script, output: OutputFile, marks: PromptMarks, spoken: bytes
 @contextmanager
 def _raw_keys() -> Iterator[None]:
     """Keys come as they are typed: the terminal of the script does with them what a terminal does."""
+    import termios
+    import tty
+
     before = termios.tcgetattr(0)
     tty.setraw(0)
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from modtrace.errors import UsageError
+from modtrace.systems.open_files import open_file
 from modtrace.text import plain
 from modtrace.trace.onlooker import VARIABLE
 from modtrace.trace.schema import OUTPUT_FILE
@@ -44,9 +45,8 @@ class Script:
         """The process that keeps the terminal was killed: the exit status will not be known."""
         self._unread_report = b""
         self._first_output_path = trace.with_name(f".{trace.name}.output.{os.getpid()}")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self.output = os.open(self._first_output_path, flags, 0o600)
+            self.output = open_file(self._first_output_path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         except OSError as error:
             raise UsageError(
                 f"cannot write a trace at {plain(str(trace))}: {error.strerror or error}"

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from modtrace.systems.open_files import open_file, read_at
 from modtrace.text import plain
 from modtrace.trace.schema import OUTPUT_FILE
 
@@ -148,7 +149,7 @@ class OutputFile:
                     f"\r\n[{skipped:,} bytes are not shown here; they are in {OUTPUT_FILE}]\r\n".encode()
                 )
             if changed:
-                self.fresh = os.pread(self._file, AT_ONCE_BYTES, self._position)
+                self.fresh = read_at(self._file, AT_ONCE_BYTES, self._position)
                 self._position += len(self.fresh)
                 self.lines.feed(self.fresh)
             elif self._turned():
@@ -168,6 +169,6 @@ class OutputFile:
 
     def _open(self) -> None:
         try:
-            self._file = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._file = open_file(self._path, os.O_RDONLY)
         except OSError:
             self._file = None

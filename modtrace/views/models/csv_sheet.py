@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modtrace.analysis.metrics import METRICS
+from modtrace.systems.open_files import open_file, portable_name
 from modtrace.text import cell, plain
 from modtrace.views.models.nodes import TreeNodes
 from modtrace.views.models.tree_model import TreeModel
@@ -39,7 +40,7 @@ def tree_sheet(model: TreeModel, name: str) -> Sheet:
 
 def free_path(stem: str, suffix: str) -> Path:
     """A name in this directory that nothing has yet."""
-    stem = plain(stem, 100).replace("/", "_").replace("\\", "_")
+    stem = portable_name(plain(stem, 100))
     for number in range(1, 1000):
         path = Path(f"{stem}{f'-{number}' if number > 1 else ''}{suffix}")
         if not path.exists():
@@ -53,8 +54,7 @@ def write(sheet: Sheet, path: str) -> None:
     Raises:
         OSError: it cannot be written, or stands there already.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(os.path.expanduser(path), flags, 0o600)
+    descriptor = open_file(os.path.expanduser(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(sheet.columns)

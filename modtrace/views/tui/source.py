@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from modtrace.systems.open_files import open_file
 from modtrace.text import fit, plain
 from modtrace.views.tui.styles import Piece
 
@@ -52,7 +53,7 @@ def _read_once(file: str, mtime_ns: int, size_bytes: int) -> tuple[str, ...] | N
     if not file.endswith(".py") or "\0" in file:
         return None
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_file(file, os.O_RDONLY, follow=True)
     except OSError:
         return None
     with os.fdopen(descriptor, "rb") as opened:
