@@ -1,9 +1,9 @@
 """What tracing costs, beside nothing, an empty pair of hooks and torch's own profiler: `python benchmarks/overhead.py`.
 
-All variants take turns in one run, on one thread, with the garbage collector as users have it; a number is the median
-over the rounds. A window begins when the variant has warmed up and is long enough for modtrace to write several times
-in it. What happens once a trace or once a module is measured apart. The profiler's work after a window, which is long,
-is left out.
+All variants take turns in one run, on one thread, with the garbage collector as users have it; a number is the least
+of the rounds, for what else the machine does can only add to it. A window begins when the variant has warmed up and is
+long enough for modtrace to write several times in it. What happens once a trace or once a module is measured apart. The
+profiler's work after a window, which is long, is left out.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Medians over the rounds of one variant on one model."""
+    """The least of the rounds of one variant on one model."""
 
     model: str
     variant: str
@@ -147,18 +147,18 @@ def measure(
     for _ in range(rounds):
         for variant in VARIANTS:
             seconds[variant.name].append(window(variant, forward, forwards))
-    medians = {variant: statistics.median(taken) for variant, taken in seconds.items()}
-    untraced = medians["untraced"]
+    least = {variant: min(taken) for variant, taken in seconds.items()}
+    untraced = least["untraced"]
     return [
         Measurement(
             model=name,
             variant=variant,
-            forward_us=median * 1e6,
-            call_ns=median / calls * 1e9,
-            ratio=median / untraced,
-            added_ns=(median - untraced) / calls * 1e9,
+            forward_us=taken * 1e6,
+            call_ns=taken / calls * 1e9,
+            ratio=taken / untraced,
+            added_ns=(taken - untraced) / calls * 1e9,
         )
-        for variant, median in medians.items()
+        for variant, taken in least.items()
     ]
 
 

@@ -165,8 +165,8 @@ class Deep(nn.Module):
 
 
 def deepest(around):
-    """How deep modules can be called."""
-    for depth in range(180, 260):
+    """How deep modules can be called: in 3.11 248, in 3.13 more, for a call of C takes no frame of python's there."""
+    for depth in range(180, 500):
         model = Deep(depth)
         try:
             with around():

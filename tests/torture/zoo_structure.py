@@ -254,14 +254,15 @@ def _with_room(model):
         sys.setrecursionlimit(limit)
 
 
-if sys.version_info[:2] != (
-    3,
-    12,
-):  # its C code may nest 212 modules and no more, whatever the limit is set to
+# Whatever the limit is set to, C code of 3.12 may nest 212 modules and no more, that of 3.13 1,420 beside any hook.
+if sys.version_info[:2] != (3, 12):
 
     @case(run=_with_room)
     def deep_500() -> nn.Module:
         return Nest(500)
+
+
+if sys.version_info < (3, 12):
 
     @case(run=_with_room)
     def deep_3000() -> nn.Module:
