@@ -37,7 +37,7 @@ def saved(tmp_path_factory):
     """A trace with rows in all tables that need no device."""
     model = Net()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    with modtrace.trace(memory=(0, 2), kernels=3, syncs=True, values=(0, 2)) as recorded:
+    with modtrace.trace(memory=(0, 2), kernels=3, syncs=True, values=(0, 2), rollups=True) as recorded:
         for _ in range(6):
             optimizer.zero_grad()
             model(torch.ones(2, 3)).sum().backward()
