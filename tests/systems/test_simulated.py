@@ -158,8 +158,12 @@ def test_the_trace_is_that_of_linux(run, linux):
     ends = [
         json.loads((path / "rank-0" / "end.json").read_text(encoding="utf-8")) for path in (run[1], linux)
     ]
-    assert ends[0]["rows"].keys() == ends[1]["rows"].keys()
-    assert ends[0]["rows"]["calls"] == ends[1]["rows"]["calls"]
+    for table in (
+        "calls",
+        "modules",
+        "watched",
+    ):  # of others, such as open calls, it depends on when it was looked
+        assert ends[0]["rows"][table] == ends[1]["rows"][table] > 0
 
 
 EXPORTS = ("csv", "parquet", "chrome", "speedscope", "collapsed", "json")
