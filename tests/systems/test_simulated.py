@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 import modtrace
+from modtrace.cli import _VERBS
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it is played on Linux")
 
@@ -184,6 +185,7 @@ COMMANDS = {
     "diff": ["diff", "base.json", "TRACE"],
     "diff --numerics": ["diff", "TRACE", "TRACE", "--numerics"],
     "ls": ["ls", "TRACE/.."],
+    "ranks": ["ranks", "TRACE"],
     "--version": ["--version"],
     "run --help": ["run", "--help"],
     "no verb": ["TRACE"],
@@ -196,6 +198,12 @@ def test_every_command(answers, name):
     assert said.status in (0, None), said
     assert "Traceback" not in said.err
     assert said.out or said.err
+
+
+def test_no_command_is_forgotten():
+    """`run`, `compare` and `device` are run by a fixture and by probes."""
+    used = {line[0] for line in COMMANDS.values()} | {"run"} | {name for name in PROBES if name in _VERBS}
+    assert used >= set(_VERBS)
 
 
 def test_texts_and_files(answers, system):
