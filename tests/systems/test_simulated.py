@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 import modtrace
-from modtrace.cli import _VERBS
+from modtrace.cli import VERBS
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it is played on Linux")
 
@@ -202,8 +202,8 @@ def test_every_command(answers, name):
 
 def test_no_command_is_forgotten():
     """`run`, `compare` and `device` are run by a fixture and by probes."""
-    used = {line[0] for line in COMMANDS.values()} | {"run"} | {name for name in PROBES if name in _VERBS}
-    assert used >= set(_VERBS)
+    used = {line[0] for line in COMMANDS.values()} | {"run"} | {name for name in PROBES if name in VERBS}
+    assert used >= set(VERBS)
 
 
 def test_texts_and_files(answers, system):
