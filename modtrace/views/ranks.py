@@ -18,6 +18,7 @@ MANY_RANKS: Final = 16
 """So many have a line each; of more those with trouble, and the slowest."""
 MANY_MODULES: Final = 10
 _MANY_NAMED: Final = 6
+_MANY_CUT: Final = 3
 _MANY_CHARACTERS: Final = 140
 _COLUMNS: Final = (
     ("step", "step_ns", 7), ("data", "data_ns", 7), ("forward", "forward_ns", 8), ("backward", "backward_ns", 9),
@@ -28,8 +29,8 @@ _COLUMNS: Final = (
 
 def ranks_lines(report: RankReport, width: int, limit: int = MANY_RANKS) -> list[Line]:
     """The lines of `modtrace ranks`: remarks first, then the ranks and the modules over them."""
-    lines = [Line(_headline(report), HEADING)]
-    for remark in remarks(report):
+    lines = [Line(_headline(report), HEADING), *plain_lines(f"  {text}" for text in _cut_short(report))]
+    for remark in _wrong(report):
         lines += plain_lines(
             textwrap.wrap(f"! {plain(remark)}", max(width, 30), initial_indent="  ", subsequent_indent="    ")
         )
@@ -44,8 +45,22 @@ def ranks_lines(report: RankReport, width: int, limit: int = MANY_RANKS) -> list
 
 def remarks(report: RankReport) -> list[str]:
     """Sentences about what is wrong, failures before delays; foreign names in them are not made plain yet."""
+    return [*_cut_short(report), *_wrong(report)]
+
+
+def _wrong(report: RankReport) -> list[str]:
     faults = rank_faults(report)
     return [*_failures(faults, report), *_behind(faults), *map(_late, report.late)]
+
+
+def _cut_short(report: RankReport) -> list[str]:
+    """Recordings that ended before the program did."""
+    cut = [rank for rank in report.ranks if rank.end.recorded]
+    shown = [
+        rank.end.recorded if len(report.ranks) == 1 else f"rank {rank.rank} {rank.end.recorded}"
+        for rank in cut[:_MANY_CUT]
+    ]
+    return shown + ([f"{len(cut) - _MANY_CUT} more likewise"] if len(cut) > _MANY_CUT else [])
 
 
 def _headline(report: RankReport) -> str:

@@ -13,6 +13,7 @@ from modtrace.analysis.columns import column, nullable_codes
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.module_names import dotted
 from modtrace.analysis.outcome import outcome
+from modtrace.analysis.recording_end import recorded_until
 from modtrace.analysis.roots import roots
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Process, Stored
@@ -54,6 +55,7 @@ class RankEnd:
         nothing open.
     step: number of the step that it was in; None before the first.
     calls_in_step: rows of that step: how far into it.
+    recorded: of a recording that ended before the program: `recorded until 12.3 s (limit of 4 GB)`; else "".
     """
 
     state: str
@@ -66,6 +68,7 @@ class RankEnd:
     open_ns: int | None = None
     step: int | None = None
     calls_in_step: int = 0
+    recorded: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -110,6 +113,7 @@ def rank_end(stored: Stored) -> RankEnd:
         open_ns=open_ns,
         step=last if len(steps) else None,
         calls_in_step=int(np.count_nonzero(step == last)) if last < len(steps) else 0,
+        recorded=recorded_until(about) or "",
     )
 
 

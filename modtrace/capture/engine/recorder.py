@@ -70,8 +70,6 @@ class Recorder:
     """Recorders start, hand out rows and stop in this order."""
     may_pause: ClassVar[bool] = False
     """It may let the program wait for a person: the clock of such a trace stands still meanwhile."""
-    beyond_limit: ClassVar[bool] = False
-    """It goes on when the trace has its size and `--rollups` keeps sums."""
     lost: ClassVar[str] = ""
     """Text of the gap after a fault: `{lost} from here on`."""
 

@@ -433,15 +433,11 @@ class Tracer:
         return rows
 
     def _keep_sums_alone(self, limit: SizeLimitError) -> None:
-        """Go on with sums: single calls have reached their limit."""
-        for recorder in [recorder for recorder in self._recorders if not recorder.beyond_limit]:
-            self._recorders.remove(recorder)
-            self._context.events.remove(recorder)
-            self._left_cost_ns[recorder.name] = _cost_of(recorder)
-            for end in (recorder.remove, recorder.stop):
-                with contextlib.suppress(Exception):
-                    end()
-            self.gaps += recorder.gaps
+        """Go on with sums: single calls have reached their limit.
+
+        Other recorders stay until the recording ends, and what they find is not written. A mode that one of them has
+        put on a thread of the program can be taken off on that thread alone, and this is mostly another one.
+        """
         self.gaps.append(str(limit))
         self._note_stop(str(limit), f"{limit.cause}; sums go on")
         self._warn(f"{limit}; sums of modules go on, single calls are not recorded any more")

@@ -18,7 +18,6 @@ class Backward(Recorder):
     name = "backward"
     tables = ("calls",)
     order = 15
-    beyond_limit = True
     lost = "backward is not recorded"
 
     def start(self) -> None:

@@ -13,7 +13,6 @@ class Phases(Recorder):
     name = "phases"
     tables = ("calls",)
     order = 20
-    beyond_limit = True
     lost = "phases of steps are not recorded"
 
     def start(self) -> None:

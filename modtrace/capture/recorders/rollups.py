@@ -21,7 +21,6 @@ class WindowSums(Recorder):
     name = "rollups"
     tables = ("rollups",)
     order = 12
-    beyond_limit = True
     lost = "sums over steps are not kept"
     option = RecorderOption(
         argument="rollups",

@@ -19,7 +19,6 @@ class StepNumber(Recorder):
 
     name = "step_number"
     order = 5
-    beyond_limit = True
     lost = "the number of the step in progress is not known"
 
     def start(self) -> None:
