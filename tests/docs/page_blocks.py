@@ -135,14 +135,22 @@ def without_numbers(line: str) -> str:
 
 
 def missing_lines(shown: str, printed: str) -> list[str]:
-    """Lines that were not printed. Numbers may differ; `...` stands for lines, or the end of one, left out."""
-    there = [without_numbers(line) for line in printed.splitlines()]
+    """Lines that were not printed. Numbers may differ; `...` stands for lines, or the end of one, left out.
+
+    Of a line of a table the first column is looked for: how wide the others are, and which of them have room, depends on
+    how fast the machine is.
+    """
+    there = [_first_column(line) for line in printed.splitlines()]
     lines = [line for line in shown.splitlines() if line.strip() not in ("", "...")]
     return [line for line in lines if not _is_among(line, there)]
 
 
+def _first_column(line: str) -> str:
+    return without_numbers(re.split(r"\s{2,}", line.strip())[0])
+
+
 def _is_among(line: str, there: list[str]) -> bool:
     if line.endswith("..."):
-        begin = without_numbers(line.removesuffix("..."))
+        begin = _first_column(line.removesuffix("..."))
         return any(other.startswith(begin) for other in there)
-    return without_numbers(line) in there
+    return _first_column(line) in there
