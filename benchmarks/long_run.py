@@ -68,8 +68,9 @@ class Blocks:
             call=self._rows, kind=self._kind, module=self._module, given=self._zeros, depth=self._zeros,
             start=start, record=self._rows, parent=self._none, root=self._rows,
         )  # fmt: skip
-        rows: dict[str, npt.NDArray[Any]] = {"start_ns": start, "duration_ns": spent}
-        return DecodedCalls(nodes, rows, {"duration_ns": self._timed}), ends[2 * MODULES - 1 :: 2 * MODULES]
+        rows: dict[str, npt.NDArray[Any]] = {"start_ns": start, "duration_ns": spent, "self_ns": spent}
+        nulls = {"duration_ns": self._timed, "self_ns": self._timed}
+        return DecodedCalls(nodes, rows, nulls), ends[2 * MODULES - 1 :: 2 * MODULES]
 
 
 def resident_mb() -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.ranks.rank_numbers import MANY_CELLS, NO_TIMES, Place, RankNumbers, reduced, unreadable
+from modtrace.analysis.ranks.rank_sums import reduced_from_sums
 from modtrace.analysis.ranks.stragglers import MIN_STEPS, Peers, Straggler, stragglers
 from modtrace.errors import TraceError
 from modtrace.trace.derived import once
@@ -69,6 +70,7 @@ class RankReport:
     late: ranks that the others wait for.
     compared: ranks that were held against peers.
     compared_steps: number of steps in which ranks were held against each other; 0 for none.
+    from_sums: numbers of ranks are those that they added up themselves (`--rollups`); their calls were not opened.
     why_not: why no rank was held against others; "" where some were.
     """
 
@@ -79,6 +81,7 @@ class RankReport:
     compared: frozenset[int]
     compared_steps: int
     why_not: str
+    from_sums: bool = False
 
     @property
     def last_starts(self) -> list[RankNumbers]:
@@ -95,16 +98,10 @@ class RankReport:
 
 @once
 def rank_report(stored: Stored) -> RankReport:
-    """The ranks of a trace; the calls of one are opened at a time, and let go when they are added up."""
-    folders = stored.folders()
-    cells = max(MANY_CELLS // len(folders), 1 << 12)
-    ranks = []
-    for folder in folders:
-        try:
-            ranks.append(reduced(stored.alone(folder), cells))
-        except TraceError as fault:
-            ranks.append(unreadable(folder.name, process_of(folder, 0).rank, str(fault)))
-    ranks.sort(key=lambda rank: (rank.rank, rank.attempt))
+    """The ranks of a trace, from the sums that each wrote. Where there are none the calls of one rank at a time are
+    opened, and let go when they are added up.
+    """
+    ranks = sorted(_each_rank(stored), key=lambda rank: (rank.rank, rank.attempt))
     numbers: dict[Hashable, int] = {}
     roles = [numbers.setdefault(rank.role, len(numbers)) for rank in ranks]
     late: list[LateRank] = []
@@ -115,7 +112,7 @@ def rank_report(stored: Stored) -> RankReport:
     for role in dict.fromkeys(roles):
         group = [ranks[place] for place in last.values() if roles[place] == role and ranks[place].places]
         modules += _modules(group, role)
-        group = _with_most_steps(group)
+        group = _comparable(group)
         compared, found, why = _compared(group)
         steps, late = max(steps, compared), late + found
         against |= {rank.rank for rank in group} if compared else set()
@@ -130,13 +127,30 @@ def rank_report(stored: Stored) -> RankReport:
         compared=frozenset(against),
         compared_steps=steps,
         why_not="" if steps else (reasons or [""])[0],
+        from_sums=any(rank.from_sums for rank in ranks),
     )
 
 
-def _with_most_steps(group: Sequence[RankNumbers]) -> list[RankNumbers]:
-    """Those that have enough steps to be held against each other."""
+def _each_rank(stored: Stored) -> Iterator[RankNumbers]:
+    """The numbers of each process."""
+    folders, width = stored.folders(), 0
+    cells = max(MANY_CELLS // len(folders), 1 << 12)
+    for folder in folders:
+        one = stored.alone(folder)
+        try:
+            rank = reduced_from_sums(one, width) or reduced(one, cells)
+        except TraceError as fault:
+            rank = unreadable(folder.name, process_of(folder, 0).rank, str(fault))
+        width = width or (rank.times.width if rank.from_sums else 0)
+        yield rank
+
+
+def _comparable(group: Sequence[RankNumbers]) -> list[RankNumbers]:
+    """Those that have enough steps to be held against each other, and times of as many steps each: of most of them."""
     usual = float(np.median([rank.steps for rank in group])) if group else 0.0
-    return [rank for rank in group if rank.steps >= _FEW * usual]
+    group = [rank for rank in group if rank.steps >= _FEW * usual]
+    widths = Counter((rank.from_sums, rank.times.width) for rank in group).most_common(1)
+    return [rank for rank in group if (rank.from_sums, rank.times.width) == widths[0][0]]
 
 
 def _modules(group: Sequence[RankNumbers], role: int) -> list[ModuleOverRanks]:
@@ -190,7 +204,7 @@ def _compared(group: Sequence[RankNumbers]) -> tuple[int, list[LateRank], str]:
         )
         for verdict in found
     ]
-    return len(common), late, ""
+    return len(common) * group[0].times.width, late, ""
 
 
 def _peers(group: Sequence[RankNumbers], places: Sequence[Place], common: Ints) -> Peers:
