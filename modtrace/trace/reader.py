@@ -197,6 +197,12 @@ class Stored:
                     self._note(f"{process.folder}: {short:,} calls that were written are missing")
         return processes
 
+    def whole(self) -> Stored:
+        """The trace with all its processes, also where this is one of them alone."""
+        if self.process_count == len(self._folders):
+            return self
+        return Stored(self.path, max_memory_bytes=self.max_memory_bytes, owner=self._owner)
+
     @cached_property
     def process_count(self) -> int:
         """The processes of the trace on disk, also where this is one of them alone."""

@@ -16,11 +16,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import modtrace
+from modtrace.analysis.phases import RECOMPUTE
 from modtrace.analysis.rollups import UNKNOWN, rollup
 from modtrace.analysis.timeline import timeline
 from modtrace.capture.mechanisms import step_numbers
 from modtrace.trace.histogram import added_up, buckets_of, windows_of
 from modtrace.trace.reader import open_trace
+from modtrace.trace.schema import BACKWARD, MODULE, PHASES
 
 
 class Net(nn.Module):
@@ -57,11 +59,11 @@ def train(net, steps, *, optimizer=True, flush=None):
 
 
 def written(stored):
-    """(first step, module) -> the row of the table; the steps themselves left out."""
+    """(first step, module) -> the row of the table; phases and the steps themselves left out."""
     rows = stored.table("rollups").to_pylist()
-    keys = [(row["first_step"], row["module"]) for row in rows]
+    keys = [(row["first_step"], row["module"], row["phase"]) for row in rows]
     assert len(set(keys)) == len(keys)
-    return {key: row for key, row in zip(keys, rows, strict=True) if key[1] is not None}
+    return {key[:2]: row for key, row in zip(keys, rows, strict=True) if key[1] is not None}
 
 
 def expected(stored):
@@ -86,11 +88,32 @@ def expected(stored):
     return table
 
 
+def own_times(stored):
+    """(first step, module) -> own time of its forwards, and of its backwards and what was computed again."""
+    table, own = timeline(stored).calls, {}
+    columns = {name: table.to_arrow().column(name).to_pylist() for name in ("kind", "module", "step", "phase")}
+    again = [phase == RECOMPUTE for phase in columns["phase"]]
+    self_ns = table.to_arrow().column("self_ns").to_pylist()
+    rows = zip(columns["kind"], columns["module"], columns["step"], again, self_ns, strict=True)
+    for kind, module, step, is_again, spent in rows:
+        if kind not in (MODULE, BACKWARD) or step is None or step < 0:
+            continue
+        key = int(windows_of(np.array([step]))[0][0]), module
+        times = own.setdefault(key, [0, 0])
+        if spent is None or None in times:
+            times[:] = None, None
+        else:
+            times[kind == BACKWARD or is_again] += spent
+    return own
+
+
 def check(stored):
-    of_calls, sums = expected(stored), written(stored)
+    of_calls, sums, own = expected(stored), written(stored), own_times(stored)
     assert [*of_calls] == sorted(sums)
     for key, row in of_calls.items():
         assert {name: sums[key][name] for name in row} == row, key
+        shown = [sums[key][f"{side}_self_ns"] for side in ("forward", "backward")]
+        assert [time or 0 for time in shown] == [time or 0 for time in own[key]], key
     return sums
 
 
@@ -169,7 +192,9 @@ def test_steps_have_a_row_of_their_own():
     with modtrace.trace(rollups=True) as trace:
         train(Net(), 40)
     stored = trace._read()
-    rows = [row for row in stored.table("rollups").to_pylist() if row["module"] is None]
+    rows = [
+        row for row in stored.table("rollups").to_pylist() if row["module"] is None and row["phase"] is None
+    ]
     (steps,) = timeline(stored).steps
     assert sum(row["calls"] for row in rows) == len(steps) - 1, "when the first one began is not known"
     for row in rows:

@@ -15,12 +15,15 @@ from modtrace.analysis.ranks.rank_sums import reduced_from_sums
 from modtrace.analysis.ranks.stragglers import MIN_STEPS, Peers, Straggler, stragglers
 from modtrace.errors import TraceError
 from modtrace.trace.derived import once
+from modtrace.trace.newest import noted_calls
 from modtrace.trace.reader import Stored, process_of
 from modtrace.units import plural
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+_MANY_SUMS, _MANY_OPENED, _MANY_CALLS = 64, 8, 200_000
+"""So many ranks are opened without being asked for: by their sums; by their calls, if these are no more."""
 _FEW: Final = 0.5
 """A rank with less than this part of the steps of its peers is not held against them."""
 
@@ -49,6 +52,7 @@ class ModuleOverRanks:
     low_ns, median_ns, high_ns: the least of these, the upper median and the greatest.
     high_rank: the rank with the greatest.
     ranks: how many have it.
+    by_rank: (rank, time) of each of these, in nanoseconds.
     """
 
     role: int
@@ -58,6 +62,7 @@ class ModuleOverRanks:
     high_ns: int
     high_rank: int
     ranks: int
+    by_rank: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,15 @@ class RankReport:
         size = max((rank.world_size or 0 for rank in self.ranks), default=0)
         known = {rank.rank for rank in self.ranks}
         return [rank for rank in range(min(size, 1 << 16)) if rank not in known]
+
+
+def soon_opened(stored: Stored) -> bool:
+    """True for several ranks whose report takes little longer than the trace of one."""
+    folders = stored.folders()
+    if not 1 < len(folders) <= _MANY_SUMS:
+        return False
+    few = len(folders) <= _MANY_OPENED and noted_calls(stored.path) <= _MANY_CALLS
+    return few or len(stored.alone(folders[0]).unmerged("rollups")) > 0
 
 
 @once
@@ -173,7 +187,14 @@ def _modules(group: Sequence[RankNumbers], role: int) -> list[ModuleOverRanks]:
         middle = ordered[len(ordered) // 2][0]
         merged.append(
             ModuleOverRanks(
-                role, place, int(ordered[0][0]), int(middle), int(high_ns), high_rank, len(ordered)
+                role,
+                place,
+                int(ordered[0][0]),
+                int(middle),
+                int(high_ns),
+                high_rank,
+                len(ordered),
+                tuple((rank, int(spent_ns)) for spent_ns, rank in pairs),
             )
         )
     return merged
@@ -204,7 +225,8 @@ def _compared(group: Sequence[RankNumbers]) -> tuple[int, list[LateRank], str]:
         )
         for verdict in found
     ]
-    return len(common) * group[0].times.width, late, ""
+    steps = min(rank.steps for rank in group)
+    return min(len(common) * group[0].times.width, steps), late, ""
 
 
 def _peers(group: Sequence[RankNumbers], places: Sequence[Place], common: Ints) -> Peers:
@@ -223,4 +245,5 @@ def _peers(group: Sequence[RankNumbers], places: Sequence[Place], common: Ints) 
         columns = [getattr(rank.times, name)[chosen] for rank, chosen in zip(group, rows, strict=True)]
         return np.stack(columns).astype(np.float64)
 
-    return Peers(own, gathered("data_ns"), gathered("duration_ns"), gathered("wait_ns"))
+    width = group[0].times.width
+    return Peers(own, gathered("data_ns"), gathered("duration_ns"), gathered("wait_ns"), width)

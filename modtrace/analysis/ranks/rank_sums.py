@@ -1,7 +1,7 @@
 """One rank reduced to a few numbers from the sums that it wrote (`--rollups`): none of its calls is opened.
 
-Sums are of windows of steps that get longer. Ranks are held against each other in *bins*: as many steps in each, the mean
-of these steps as its time. Windows that are shorter are put together; a longer one stands for several bins.
+Sums are of windows of steps that get longer. Ranks are held against each other in *bins*: as many steps in each, their
+mean as its time. Windows that are shorter are put together; a longer one stands for several bins.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ FEW_BINS: Final = 8
 """Bins are as long as the longest windows, or half so long where there are fewer of these."""
 _SHORTER: Final = 8
 """Bins of a rank are no shorter than this part of those that suit it."""
+_BUCKET_BITS: Final = 12
 _HOST: Final = "cpu"
 _OF_STEPS: Final = -1
 _SHOWN: Final = ("data", "forward", "backward", "optimizer")
@@ -64,7 +65,8 @@ class _Sums:
     def total(self, rows: Ints, name: str) -> Floats:
         """The sums of a column over some rows by window, NaN for one of which a part is not known."""
         values, known = values_and_known(self.table, name)
-        spent = np.bincount(self.window[rows], weights=values[rows], minlength=len(self.first))
+        spent = np.zeros(len(self.first))
+        np.add.at(spent, self.window[rows], values[rows])
         spent[self.window[rows[~known[rows]]]] = np.nan
         return spent.astype(np.float32)
 
@@ -228,31 +230,31 @@ def _wait(sums: _Sums, place_of: Ints) -> Floats:
 
 
 def _medians(sums: _Sums, phases: dict[str, Floats], times: RankStepTimes) -> dict[str, int | None]:
-    """Medians of a step, from histograms within 1 %; of what has none, medians over bins."""
-    later = sums.first[sums.window] > 0
+    """Medians of a step, from histograms within 1 %; of what has none, medians over bins. The first step is left out."""
     steps = int(sums.calls[sums.first > 0].sum())
-    shown = {"step_ns": _median(sums, sums.phase_rows(_OF_STEPS), later, steps)}
-    for name in _SHOWN:
-        shown[f"{name}_ns"] = _median(sums, sums.phase_rows(PHASES.index(name)), later, steps)
+    ends, buckets = lists_of(sums.table.column("forward_buckets"))
+    _, counts = lists_of(sums.table.column("forward_steps"))
+    row = np.repeat(np.arange(len(sums.phase)), np.diff(ends, prepend=0))
+    chosen = ((sums.module < 0) & (sums.first[sums.window] > 0))[row]
+    code = (sums.phase[row[chosen]] + 1) << _BUCKET_BITS | buckets[chosen]
+    codes, counts = added_up(code, counts[chosen])
+
+    def median(phase: int) -> int:
+        """The median of a time over all steps, 0 in those that it has none in."""
+        low, high = np.searchsorted(codes, [phase + 1 << _BUCKET_BITS, phase + 2 << _BUCKET_BITS]).tolist()
+        own, number = codes[low:high] & ((1 << _BUCKET_BITS) - 1), counts[low:high]
+        without = steps - int(number.sum())
+        if without > 0:
+            own, number = added_up(np.append(own, 0), np.append(number, without))
+        return quantiles(own, number, (50,))[0]
+
     other = times.duration_ns - sum(phases[name] for name in _SHOWN)
     return {
-        **shown,
+        "step_ns": median(_OF_STEPS),
+        **{f"{name}_ns": median(PHASES.index(name)) for name in _SHOWN},
         "other_ns": median_of(np.maximum(other, 0)),
         "modules_ns": median_of(times.own_ns[times.counts].sum(axis=1)),
     }
-
-
-def _median(sums: _Sums, rows: Ints, later: Bools, steps: int) -> int | None:
-    """The median of a time over so many steps, 0 in those that it has none in; without the first step."""
-    rows = rows[later[rows]]
-    if not steps:
-        return None
-    part = sums.table.select(["forward_buckets", "forward_steps"]).take(pa.array(rows))
-    buckets, counts = added_up(*(lists_of(part.column(name))[1] for name in part.schema.names))
-    without = max(steps - int(counts.sum()), 0)
-    if without:
-        buckets, counts = added_up(np.append(buckets, 0), np.append(counts, without))
-    return quantiles(buckets, counts, (50,))[0]
 
 
 def names_without_calls(modules: pa.Table, names: pa.Table) -> tuple[list[str], list[str]]:
