@@ -126,7 +126,7 @@ def _over_windows(stored: Stored, of_process: Bools, side: str) -> list[ModuleOv
     table = stored.table("rollups")
     titles, _, _ = module_names(stored)
     types = ["", *stored.table("modules").column("type").to_pylist(), *("" for _ in PHASES)]
-    phase = nullable_codes(table, "phase")
+    phase = nullable_codes(table, "phase").astype(np.int64)
     # The key of the steps is 0, that of a module is its row and one; those of phases follow.
     module = np.where(phase >= 0, len(titles) + 1 + phase, nullable_codes(table, "module") + 1)
     titles = ["", *titles, *PHASES]

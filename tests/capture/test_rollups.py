@@ -91,7 +91,9 @@ def expected(stored):
 def own_times(stored):
     """(first step, module) -> own time of its forwards, and of its backwards and what was computed again."""
     table, own = timeline(stored).calls, {}
-    columns = {name: table.to_arrow().column(name).to_pylist() for name in ("kind", "module", "step", "phase")}
+    columns = {
+        name: table.to_arrow().column(name).to_pylist() for name in ("kind", "module", "step", "phase")
+    }
     again = [phase == RECOMPUTE for phase in columns["phase"]]
     self_ns = table.to_arrow().column("self_ns").to_pylist()
     rows = zip(columns["kind"], columns["module"], columns["step"], again, self_ns, strict=True)
@@ -300,3 +302,48 @@ def test_recording_ends_where_sums_do_not_fit_either(tmp_path):
     stored = open_trace(tmp_path / "t.mtrace")
     assert stored.processes[0].stop.cause == "limit of 30 KB"
     assert any("the program goes on unrecorded" in str(one.message) for one in told)
+
+
+@pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, torch.optim.LBFGS])
+def test_phases_are_those_of_the_steps(optimizer_class):
+    """Against the division into steps and phases that a reader makes of the single calls, which is other code."""
+    net, loss = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.MSELoss()
+    optimizer = optimizer_class(net.parameters(), 0.01)
+    loader = torch.utils.data.DataLoader(torch.ones(24, 4), batch_size=2)
+    with modtrace.trace(rollups=True) as trace:
+        for number, batch in enumerate(loader):
+            with modtrace.span("step"):
+
+                def closure(batch=batch):
+                    optimizer.zero_grad()
+                    value = loss(net(batch), batch)
+                    value.backward()
+                    return value
+
+                if optimizer_class is torch.optim.SGD:
+                    closure()
+                optimizer.step(closure if optimizer_class is torch.optim.LBFGS else None)
+            with torch.no_grad():
+                net(batch)
+            if number % 5 == 3:
+                trace._tracer.flush()
+    stored = trace._read()
+    frame, steps = trace.rollups, trace.steps
+    phases = frame[frame["kind"] == "phase"]
+    total = phases.groupby("name", observed=True)["forward_ns"].sum()
+    assert steps["whole"].all()
+    calls = trace.calls
+    roots = calls[(calls["kind"] == "module") & ~calls["name"].str.contains(r"\d", na=False)]
+    spent = {phase: roots[roots["phase"] == phase]["duration_ns"] for phase in ("forward", "loss", "eval")}
+    # Between forward and backward a step of an optimizer that computes itself waits for the loss.
+    between = steps["loss_ns"].sum() - spent["loss"].sum() if optimizer_class is torch.optim.LBFGS else 0
+    for name in ("data", "backward", "zero_grad"):
+        assert total[name] == pytest.approx(steps[f"{name}_ns"].sum(), rel=0.001), name
+    assert total["optimizer"] == pytest.approx(steps["optimizer_ns"].sum() + between, rel=0.001)
+    assert total["forward"] == spent["forward"].sum() + spent["loss"].sum()
+    assert total["eval"] == spent["eval"].iloc[:-1].sum(), "the last one is behind the last step"
+    own = phases[phases["name"] == "backward"]["forward_self_ns"].sum()
+    assert own == calls[(calls["kind"] == "phase") & (calls["phase"] == "backward")]["self_ns"].sum()
+    assert {PHASES[row["phase"]] for row in stored.table("rollups").to_pylist() if row["phase"] is not None} == {
+        "data", "forward", "eval", "backward", "optimizer", "zero_grad",
+    }  # fmt: skip

@@ -65,8 +65,8 @@ class _Sums:
     def total(self, rows: Ints, name: str) -> Floats:
         """The sums of a column over some rows by window, NaN for one of which a part is not known."""
         values, known = values_and_known(self.table, name)
-        spent = np.zeros(len(self.first))
-        np.add.at(spent, self.window[rows], values[rows])
+        weights = values[rows].astype(np.float64)
+        spent = np.bincount(self.window[rows], weights=weights, minlength=len(self.first)).astype(np.float64)
         spent[self.window[rows[~known[rows]]]] = np.nan
         return spent.astype(np.float32)
 
@@ -79,7 +79,7 @@ class _Sums:
 class _Bins:
     """Bins of steps: the first step of each, how many steps it has, and from which windows it is.
 
-    window, bin, part: for pairs of a window and a bin that is of it, or of a part of it, what part that is.
+    window, bin, part: for pairs of a window and a bin that is of it, or of a part of it, what part that is; in order.
     """
 
     first: Ints
@@ -90,11 +90,11 @@ class _Bins:
 
     def means(self, by_window: Floats) -> Floats:
         """Sums by window, shape (windows, ...), as means of a step in each bin."""
-        shape = (len(self.first), *by_window.shape[1:])
-        total = np.zeros(shape, np.float64)
-        part = self.part.reshape(-1, *(1 for _ in by_window.shape[1:]))
-        np.add.at(total, self.bin, by_window[self.window] * part)
-        return (total / self.steps.reshape(-1, *(1 for _ in by_window.shape[1:]))).astype(np.float32)
+        columns = (-1, *(1 for _ in by_window.shape[1:]))
+        starts = np.searchsorted(self.bin, np.arange(len(self.first)))
+        total = np.add.reduceat(by_window[self.window] * self.part.reshape(columns), starts, axis=0)
+        means: Floats = (total / self.steps.reshape(columns)).astype(np.float32)
+        return means
 
 
 def reduced_from_sums(stored: Stored, width: int) -> RankNumbers | None:
@@ -107,7 +107,7 @@ def reduced_from_sums(stored: Stored, width: int) -> RankNumbers | None:
     Raises:
         TraceError: it cannot be read, or contradicts itself.
     """
-    raw = stored.unmerged("rollups")
+    raw = stored.unmerged("rollups").combine_chunks()
     if not len(raw) or raw.column("forward_self_ns").null_count == len(raw):
         return None
     modules = last_of_each(stored.unmerged("modules"), "module")
@@ -157,7 +157,7 @@ def _sums_of(table: pa.Table) -> _Sums:
     first, window = np.unique(ints(table, "first_step"), return_inverse=True)
     end = np.zeros(len(first), np.int64)
     np.maximum.at(end, window, ints(table, "end_step"))
-    phase = nullable_codes(table, "phase")
+    phase = nullable_codes(table, "phase").astype(np.int64)
     of_steps = (module < 0) & (phase < 0)
     calls = np.bincount(window[of_steps], weights=ints(table, "calls")[of_steps], minlength=len(first))
     return _Sums(table, window, phase, module, first, end, calls.astype(np.int64))
@@ -205,7 +205,7 @@ def _own(sums: _Sums, place_of: Ints, places: int) -> Floats:
     ran, unknown = column(sums.table, "calls") > 0, np.zeros(len(sums.table), np.bool_)
     for direction, side in enumerate(("forward", "backward")):
         values, known = values_and_known(sums.table, f"{side}_self_ns")
-        np.add.at(spent, cell + direction, values[rows])
+        spent += np.bincount(cell + direction, weights=values[rows].astype(np.float64), minlength=len(spent))
         if side == "forward":
             unknown = ran & ~known
         spent[(cell + direction)[unknown[rows]]] = np.nan
@@ -230,7 +230,7 @@ def _wait(sums: _Sums, place_of: Ints) -> Floats:
 
 
 def _medians(sums: _Sums, phases: dict[str, Floats], times: RankStepTimes) -> dict[str, int | None]:
-    """Medians of a step, from histograms within 1 %; of what has none, medians over bins. The first step is left out."""
+    """Medians of a step, from histograms within 1 %; of what has none over bins. The first step is left out."""
     steps = int(sums.calls[sums.first > 0].sum())
     ends, buckets = lists_of(sums.table.column("forward_buckets"))
     _, counts = lists_of(sums.table.column("forward_steps"))

@@ -77,7 +77,8 @@ class _Rows(NamedTuple):
 
     def chosen(self, rows: Bools | Ints) -> _Rows:
         """Some of the rows."""
-        return _Rows(*(column[rows] for column in self))
+        columns: list[Any] = [column[rows] for column in self]
+        return _Rows(*columns)
 
 
 @dataclass
