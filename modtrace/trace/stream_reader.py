@@ -289,7 +289,9 @@ def _is_plain(arrow_type: pa.DataType) -> bool:
 def _batch(layout: _Layout, message: bytes, schema: pa.Schema, number: int) -> Batch:
     try:
         threads = len(message) > _MANY_BYTES
-        reader = pa.ipc.open_stream(layout.header + message, options=pa.ipc.IpcReadOptions(use_threads=threads))
+        reader = pa.ipc.open_stream(
+            layout.header + message, options=pa.ipc.IpcReadOptions(use_threads=threads)
+        )
         rows, metadata = reader.read_next_batch_with_custom_metadata()
         rows.validate(full=True)
         control = int(metadata[CONTROL], 16)

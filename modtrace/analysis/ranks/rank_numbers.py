@@ -266,7 +266,7 @@ def _phases(numbers: StepColumns, times: RankStepTimes) -> dict[str, int | None]
 
 
 def median_of(values: Sequence[float] | Floats) -> int | None:
-    """The median of those that are known, None for none."""
+    """The median of those that are known, nearest rank as everywhere, None for none."""
     known = np.asarray(values)
-    known = known[~np.isnan(known)]
-    return int(np.median(known)) if len(known) else None
+    known = np.sort(known[~np.isnan(known)])
+    return int(known[(len(known) - 1) // 2]) if len(known) else None
