@@ -6,6 +6,7 @@ It is HTML without a script, of the first process; its numbers are those of the 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +21,7 @@ from modtrace.analysis.flat_profile import FlatProfile, ProfileRow, flat_profile
 from modtrace.analysis.memory_peaks import peaks
 from modtrace.analysis.module_repeats import folded
 from modtrace.analysis.phases import Steps
-from modtrace.analysis.ranks.heat_map import HeatMap, heat_map
+from modtrace.analysis.ranks.heat_map import HeatColumn, HeatMap, heat_map
 from modtrace.analysis.ranks.rank_report import rank_report
 from modtrace.analysis.statistics import chosen_steps, quantile
 from modtrace.analysis.summary import Summary, summarise
@@ -352,14 +353,27 @@ def _ranks(stored: Stored) -> str:
     report = rank_report(stored)
     heat = heat_map(report, MOST_RANK_MODULES)
     process_of = {about.folder: number for number, about in enumerate(stored.processes)}
-    columns = (*heat.phases, *heat.modules)
-    head = "".join(
-        f'<th scope="col"{"" if column.place is None else " class=module"}>'
-        f'<span title="{markup(column.title, 300)}">{markup(column.title, 300)}</span></th>'
-        for column in columns
+    rows = _rank_rows(heat)
+    phases, modules = (_heat_table(heat, part, rows, process_of) for part in (heat.phases, heat.modules))
+    texts = "".join(f"<p>{markup(remark, 400)}</p>" for remark in remarks(report)[:MOST_REMARKS])
+    further = len(heat.ranks) - MOST_RANKS
+    note = f"; {plural(further, 'more rank')}: modtrace ranks --all" if further > 0 else ""
+    return (
+        '<div class="panel ranks"><h2>A step of each rank <span class="figures-text">median</span></h2>'
+        f'{texts}<div class="scrolled">{phases}{modules}</div>'
+        f'<p class="hint">Darker: 5, 10, 25, 50% more than usual. Modules: own time{note}.</p></div>'
     )
+
+
+def _heat_table(
+    heat: HeatMap, columns: Sequence[HeatColumn], rows: Sequence[int], process_of: Mapping[str, int]
+) -> str:
+    """Ranks below each other; "" without columns."""
+    if not columns:
+        return ""
+    head = "".join(f'<th scope="col">{markup(column.title, 300)}</th>' for column in columns)
     body = ""
-    for row in _rank_rows(heat):
+    for row in rows:
         rank = heat.ranks[row]
         cells = "".join(
             f'<td class="heat-{column.levels[row]}">{_heat_text(column.times_ns[row])}</td>'
@@ -369,17 +383,7 @@ def _ranks(stored: Stored) -> str:
             f'<tr><th scope="row"><a class="rank-link" href="#timeline" data-process="{process_of[rank.folder]}">'
             f"rank {rank.rank}</a></th>{cells}</tr>"
         )
-    texts = "".join(f"<p>{markup(remark, 400)}</p>" for remark in remarks(report)[:MOST_REMARKS])
-    further = len(heat.ranks) - MOST_RANKS
-    note = f"; {plural(further, 'more rank')}: modtrace ranks --all" if further > 0 else ""
-    return (
-        '<div class="panel ranks"><h2>A step of each rank <span class="figures-text">median</span></h2>'
-        f'{texts}<div class="scrolled"><table><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-        f'<p class="hint">Darker: 5, 10, 25, 50% more than usual. Modules: own time{note}.</p></div>'
-        if body
-        else ""
-    )
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _rank_rows(heat: HeatMap) -> list[int]:
