@@ -162,7 +162,7 @@ def tree(
 
 
 def _ranks_summary(stored: Stored, width: int) -> list[str]:
-    """What is wrong with the ranks of a job, where all of them are soon opened."""
+    """Lines about all ranks of a job, where they are soon opened."""
     job = stored.whole()
     return ranks_section(rank_report(job), width) if soon_opened(job) else []
 

@@ -37,7 +37,7 @@ class HeatColumn:
 
     @cached_property
     def levels(self) -> tuple[int, ...]:
-        """How much more than usual each rank takes: 0 (not, or unknown) to 4, see LEVELS."""
+        """By how much each rank takes more than usual: 0 (not, or unknown) to 4, see LEVELS."""
         return tuple(map(self._level, self.times_ns))
 
     def _level(self, spent_ns: int | None) -> int:

@@ -113,7 +113,7 @@ class _Window:
             self.keys = keys
         place = np.searchsorted(self.keys, modules)
         for total, amount in zip(self.amounts, amounts, strict=True):
-            np.add.at(total, place, amount)
+            np.add(total, _summed(place, amount, len(total)), out=total)
         for most, spent in zip(self.longest, longest, strict=True):
             np.maximum.at(most, place, spent)
 
@@ -183,9 +183,10 @@ class StepSums:
         of_module = np.flatnonzero((nodes.kind[done] == MODULE) | (nodes.kind[done] == BACKWARD))
         backward, made_again = nodes.kind[done] == BACKWARD, again[done]
         every = _rows_of(calls, nodes.module[done] + 1, backward | made_again, ~made_again)
-        rows = every.chosen(of_module)
-        # What was made again has no time on either side: its own time is that of backward.
-        self._put(rows._replace(duration=np.where(rows.counted, rows.duration, 0)))
+        rows = every if len(of_module) == len(done) else every.chosen(of_module)
+        if made_again.any():  # it has no time on either side: its own time is that of backward
+            rows = rows._replace(duration=np.where(rows.counted, rows.duration, 0))
+        self._put(rows)
         for row in np.flatnonzero(tops[done]).tolist():
             node = int(nodes.parent[done[row]])
             while node >= 0:
@@ -338,14 +339,15 @@ def _rows_of(calls: DecodedCalls, key: Ints, backward: Bools, counted: Bools) ->
     """The calls of a block that have ended."""
     rows, nulls = calls.rows, calls.nulls
     untimed, own_untimed = nulls["duration_ns"], nulls["self_ns"]
-    duration = np.where(untimed, 0, rows["duration_ns"]).astype(np.int64)
-    own = np.where(own_untimed, 0, rows["self_ns"]).astype(np.int64)
+    duration, own = (rows[name].astype(np.int64, copy=False) for name in ("duration_ns", "self_ns"))
+    if own_untimed.any():
+        duration, own = np.where(untimed, 0, duration), np.where(own_untimed, 0, own)
     return _Rows(rows["start_ns"], key, duration, untimed, own, own_untimed, backward, counted)
 
 
 def _phase_rows(nodes: BlockCalls, phases: Ints, again: Bools, rows: _Rows, origin_ns: int) -> _Rows:
-    """What the time of a thread is divided into: root calls and phases with nothing around them but spans, functions
-    and optimizer steps; what is inside of such a step is taken off it.
+    """Parts of the time of a thread: root calls and phases with nothing around them but spans, functions and optimizer
+    steps; the parts inside of such a step are taken off it.
     """
     wraps = (nodes.kind == SPAN) | (nodes.kind == FUNCTION) | (phases == _OPTIMIZER)
     has_parent = nodes.parent >= 0
@@ -409,21 +411,27 @@ def _added_to(pairs: Ints, rows: _Rows) -> tuple[Ints, _Amounts]:
         present = distinct(pairs)
         pairs, count = np.searchsorted(present, pairs), len(present)
 
-    def number(chosen: Bools) -> Ints:
-        return np.bincount(pairs[chosen], minlength=count)
-
-    def total(values: Ints, chosen: Bools) -> Ints:
-        sums = np.zeros(count, np.int64)
-        np.add.at(sums, pairs[chosen], values[chosen])
-        return sums
-
     sides = []
     for side in (~rows.backward, rows.backward):
-        calls, untimed = side & rows.counted, side & rows.untimed & rows.counted
-        sides += [number(calls), total(rows.duration, side), number(untimed), total(rows.own, side)]
+        chosen = np.flatnonzero(side)
+        own_pairs, counted = pairs[chosen], rows.counted[chosen]
+        of_calls = own_pairs if counted.all() else own_pairs[counted]
+        untimed = own_pairs[rows.untimed[chosen] & counted] if rows.untimed.any() else of_calls[:0]
+        sides += [
+            np.bincount(of_calls, minlength=count),
+            _summed(own_pairs, rows.duration[chosen], count),
+            np.bincount(untimed, minlength=count),
+            _summed(own_pairs, rows.own[chosen], count),
+        ]
     keys = np.flatnonzero(np.bincount(pairs, minlength=count))
-    amounts = _Amounts(*(amount[keys] for amount in (*sides, number(rows.own_untimed))))
+    own_untimed = np.bincount(pairs[rows.own_untimed], minlength=count)
+    amounts = _Amounts(*(amount[keys] for amount in (*sides, own_untimed)))
     return (keys if present is None else present[keys]), amounts
+
+
+def _summed(keys: Ints, values: Ints, count: int) -> Ints:
+    """Sums by key. In floats, which are exact below 2**53: 104 days; `np.add.at` takes three times as long."""
+    return np.bincount(keys, weights=values, minlength=count).astype(np.int64)
 
 
 def _columns(window: _Window) -> dict[str, Any]:
