@@ -56,7 +56,10 @@ class Blocks:
         sides = np.repeat([MODULE, BACKWARD], MODULES)
         self._kind: Ints = np.tile(sides, BLOCK_STEPS).astype(np.int64)
         self._module: Ints = np.tile(np.arange(MODULES), 2 * BLOCK_STEPS).astype(np.int64)
-        self._rows, self._none = np.arange(count), np.full(count, -1)
+        self._rows = np.arange(count)
+        inside = self._rows % (2 * MODULES)
+        # The first module of a forward holds the others.
+        self._parent = np.where((inside > 0) & (inside < MODULES), self._rows - inside, -1)
         self._zeros, self._timed = np.zeros(count, np.int64), np.zeros(count, np.bool_)
 
     def calls(self, block: int, start_ns: int) -> tuple[DecodedCalls, Ints]:
@@ -66,10 +69,11 @@ class Blocks:
         start = ends - spent
         nodes = BlockCalls(
             call=self._rows, kind=self._kind, module=self._module, given=self._zeros, depth=self._zeros,
-            start=start, record=self._rows, parent=self._none, root=self._rows,
+            start=start, record=self._rows, parent=self._parent, root=self._rows,
         )  # fmt: skip
-        rows: dict[str, npt.NDArray[Any]] = {"start_ns": start, "duration_ns": spent}
-        return DecodedCalls(nodes, rows, {"duration_ns": self._timed}), ends[2 * MODULES - 1 :: 2 * MODULES]
+        rows: dict[str, npt.NDArray[Any]] = {"start_ns": start, "duration_ns": spent, "self_ns": spent}
+        nulls = {"duration_ns": self._timed, "self_ns": self._timed}
+        return DecodedCalls(nodes, rows, nulls), ends[2 * MODULES - 1 :: 2 * MODULES]
 
 
 def resident_mb() -> float:

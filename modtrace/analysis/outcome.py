@@ -75,7 +75,7 @@ class Outcome:
 def outcome(stored: Stored, process: int = 0) -> Outcome:
     """The end of one process of a trace."""
     about = stored.processes[process]
-    state, failed = _state(about)
+    state, failed = state_of(about)
     if state not in (KILLED, INTERRUPTED):
         return Outcome(state, failed)
     path, least = _open_path(stored, process, ABORTED if state == INTERRUPTED else UNFINISHED)
@@ -99,7 +99,8 @@ def outcome(stored: Stored, process: int = 0) -> Outcome:
     return Outcome(state, failed, tuple(calls), name, at_least_ns, path[-1] if path else -1)
 
 
-def _state(about: Process) -> tuple[str, bool]:
+def state_of(about: Process) -> tuple[str, bool]:
+    """The end of a process in a word or two, and true where it failed."""
     end = about.end
     if end is None:
         return ("still running", False) if about.is_alive else (KILLED, True)

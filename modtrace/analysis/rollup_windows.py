@@ -21,6 +21,7 @@ from modtrace.trace.batch_columns import lists_of
 from modtrace.trace.dataframes import ROLLUPS
 from modtrace.trace.histogram import added_up, middles_of
 from modtrace.trace.reader import Stored
+from modtrace.trace.schema import PHASES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,10 +36,11 @@ _BUCKET_BITS: Final = 12
 
 @dataclass(frozen=True)
 class ModuleOverSteps:
-    """Times of a module, or of the steps themselves, over all windows of a process. None is unknown.
+    """Times of a module, a phase, or the steps themselves, over all windows of a process. None is unknown.
 
-    name, type: of the module; both "" for the steps, which go from one end of a step to the next.
-    side: forward or backward; forward for the steps.
+    name, type: of the module; the type is "" for a phase, both are for the steps, which go from one end of a step to
+        the next.
+    side: forward or backward; forward for phases and steps.
     steps: in how many steps its time is known.
     total_ns: of all its calls; null where one is not known.
     p50_ns, p95_ns, p99_ns: of its time in each step, within 1 %.
@@ -63,7 +65,7 @@ class RollupFacts:
 
     first_step, last_step: of its windows, as steps were counted while it ran.
     windows: how many.
-    modules: by their total time, the longest first; those of the steps before all others.
+    modules: by their total time, the longest first; the steps and the phases before all others.
     """
 
     first_step: int
@@ -73,11 +75,11 @@ class RollupFacts:
 
 
 def rollup_frame(stored: Stored) -> pd.DataFrame:
-    """One row a module and window of steps, and one a window of the steps themselves; columns as in ROLLUPS."""
+    """One row a module or phase and window of steps, one a window of the steps themselves; columns as in ROLLUPS."""
     import pandas as pd
 
     table = stored.table("rollups")
-    module, count = nullable_codes(table, "module"), len(table)
+    module, phase, count = nullable_codes(table, "module"), nullable_codes(table, "phase"), len(table)
     names, _, roots = module_names(stored)
     types = stored.table("modules").column("type").to_pylist()
     ranks = np.array([process.rank for process in stored.processes], np.int64)
@@ -87,8 +89,10 @@ def rollup_frame(stored: Stored) -> pd.DataFrame:
             name: column(table, name).astype(np.int64)
             for name in ("first_step", "end_step", "from_ns", "to_ns")
         },
-        "kind": categorical((module < 0).astype(np.int64), ["module", "step"]),
-        "name": distinct_texts(module, names),
+        "kind": categorical(
+            np.where(module >= 0, 0, np.where(phase >= 0, 1, 2)), ["module", "phase", "step"]
+        ),
+        "name": distinct_texts(np.where(phase >= 0, phase + len(names), module), [*names, *PHASES]),
         "type": distinct_texts(module, types),
         "root": distinct_texts(module, roots),
         "module_id": pd.arrays.IntegerArray(np.maximum(module, 0), module < 0),
@@ -101,6 +105,7 @@ def rollup_frame(stored: Stored) -> pd.DataFrame:
         for percent, values in zip(PERCENTS, figures, strict=True):
             data[f"{side}_p{percent}_ns"] = pd.arrays.IntegerArray(values, ~known)
         data[f"{side}_max_ns"] = nullable(table, f"{side}_max_ns")
+        data[f"{side}_self_ns"] = nullable(table, f"{side}_self_ns")
     return pd.DataFrame({shown.name: data[shown.name] for shown in ROLLUPS})
 
 
@@ -119,7 +124,13 @@ def rollup_facts(stored: Stored, process: int = 0) -> RollupFacts | None:
 def _over_windows(stored: Stored, of_process: Bools, side: str) -> list[ModuleOverSteps]:
     """The times of one side of each module that has some, over all windows of a process."""
     table = stored.table("rollups")
-    module, calls = nullable_codes(table, "module") + 1, column(table, "calls").astype(np.int64)
+    titles, _, _ = module_names(stored)
+    types = ["", *stored.table("modules").column("type").to_pylist(), *("" for _ in PHASES)]
+    phase = nullable_codes(table, "phase").astype(np.int64)
+    # The key of the steps is 0, that of a module is its row and one; those of phases follow.
+    module = np.where(phase >= 0, len(titles) + 1 + phase, nullable_codes(table, "module") + 1)
+    titles = ["", *titles, *PHASES]
+    calls = column(table, "calls").astype(np.int64)
     total, timed = values_and_known(table, f"{side}_ns")
     highest, _ = values_and_known(table, f"{side}_max_ns")
     ends, buckets, steps = _histograms(stored, side)
@@ -132,8 +143,6 @@ def _over_windows(stored: Stored, of_process: Bools, side: str) -> list[ModuleOv
     codes, counts = added_up(of_element << _BUCKET_BITS | buckets, steps)
     low, high = (np.searchsorted(codes, keys + more << _BUCKET_BITS) for more in (0, 1))
     edges = np.stack([low, high], 1)
-    titles, _, _ = module_names(stored)
-    types = stored.table("modules").column("type").to_pylist()
     rows = []
     for place, key in enumerate(keys.tolist()):
         low_edge, high_edge = edges[place].tolist()
@@ -143,8 +152,8 @@ def _over_windows(stored: Stored, of_process: Bools, side: str) -> list[ModuleOv
         (p50, p95, p99), _ = _quantiles(np.array([len(own[0])]), *own, 1)
         rows.append(
             ModuleOverSteps(
-                titles[key - 1] if key else "",
-                str(types[key - 1]) if key else "",
+                titles[key],
+                str(types[key]),
                 side,
                 int(own[1].sum()),
                 int(all_calls[place]),

@@ -36,22 +36,50 @@ def memory_limit_of(parsed: ParsedOptions) -> int | None:
     return size_bytes(text) if text else None
 
 
-def opened(parsed: ParsedOptions) -> Stored:
-    """The trace that a command line names, or the newest here, open.
+RANK: Final = Option(("--rank",), "N", "of several ranks this one, else the first")
+
+
+def opened(parsed: ParsedOptions, *, most_processes: int | None = None) -> Stored:
+    """The trace that a command line names, or the newest here, open; with --rank that rank of it alone.
+
+    Args:
+        parsed: the command line.
+        most_processes: of a trace with more the first is opened alone.
 
     Raises:
-        UsageError: more than one is named.
+        UsageError: more than one is named, or the rank is not there.
         TraceError: there is none, or it cannot be read.
     """
     from modtrace.trace.newest import noted_calls
     from modtrace.trace.reader import open_trace
 
     stored = open_trace(chosen(parsed.words), max_memory_bytes=memory_limit_of(parsed))
+    folders, rank = stored.folders(), parsed.number(RANK.key)
+    if rank is not None:
+        stored = stored.alone(_folder_of(folders, rank))
+    elif most_processes is not None and len(folders) > most_processes:
+        stored = stored.alone(folders[0])
     number = noted_calls(stored.path)
     if number >= MANY_CALLS and sys.stderr.isatty():
         say(f"modtrace: reading {number:,} calls")
     stored.table("modules")  # what is wrong with it is said before anything is printed or written
     return stored
+
+
+def _folder_of(folders: Sequence[Path], rank: int) -> Path:
+    """The folder of the last start of a rank.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from modtrace.trace.reader import process_of
+
+    ranks = {process_of(folder, 0).rank: folder for folder in folders}
+    if rank not in ranks:
+        raise UsageError(
+            f"rank {rank} is not in the trace: it has {len(ranks)}, from {min(ranks)} to {max(ranks)}"
+        )
+    return ranks[rank]
 
 
 def chosen(words: Sequence[str]) -> Path:

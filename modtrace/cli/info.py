@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from modtrace.analysis.metrics import comparable
-from modtrace.cli.chosen_trace import MAX_MEMORY, opened
+from modtrace.cli.chosen_trace import MAX_MEMORY, RANK, opened
 from modtrace.cli.options import Option, ParsedOptions, Verb, parse
 from modtrace.cli.output import show
 from modtrace.errors import UsageError
@@ -18,6 +18,8 @@ _MODES: Final = (
     "rollups", "json",
 )  # fmt: skip
 _TABLE: Final = ("", "tree")
+MOST_PROCESSES: Final = 8
+"""Of a trace of more ranks one is opened, not all: each takes time and memory."""
 OPTIONS: Final = (
     Option(("--tree",), None, "the call tree"),
     Option(("--steps",), None, "the steps and their phases"),
@@ -57,6 +59,7 @@ OPTIONS: Final = (
         "numbers of the whole run: with the first step, imports and all outside of steps",
         beside=_TABLE,
     ),
+    RANK,
     Option(("--plain",), None, "ASCII, no color, 80 columns"),
     MAX_MEMORY,
 )
@@ -90,6 +93,7 @@ def prepare(words: Sequence[str]) -> ParsedOptions:
     parsed = parse(words, VERB)
     parsed.number("depth")
     parsed.number("top")
+    parsed.number(RANK.key)
     return parsed
 
 
@@ -98,7 +102,7 @@ def execute(parsed: ParsedOptions) -> None:
     from modtrace.views import console
 
     style = console.plain_style(sys.stdout) if parsed.on("plain") else console.style_of(sys.stdout)
-    stored = opened(parsed)
+    stored = opened(parsed, most_processes=None if parsed.on("json") else MOST_PROCESSES)
     where, whole_run = parsed.values.get("where", ""), parsed.on("whole-run")
     if parsed.on("json"):
         print(console.info_json(stored))
@@ -121,4 +125,5 @@ def execute(parsed: ParsedOptions) -> None:
         )
         show(text)
     else:
-        show(console.summary(stored, shown_path=str(stored.path), whole_run=whole_run, **style))
+        path = str(stored.path)
+        show(console.summary(stored, shown_path=path, whole_run=whole_run, with_ranks=True, **style))

@@ -411,21 +411,25 @@ ROLLUPS: Final = (
     PublicColumn("end_step", "int64", "the first behind it"),
     PublicColumn("from_ns", "int64", "when the first of them began, since the start of recording in its process"),
     PublicColumn("to_ns", "int64", "when the last of them ended"),
-    PublicColumn("kind", "category", "module; step: the steps themselves, from one end of a step to the next"),
-    PublicColumn("name", "category", "as in `modules`", "it is of the steps"),
-    PublicColumn("type", "category", "class of the module", "it is of the steps"),
-    PublicColumn("root", "category", "as in `modules`", "it is of the steps"),
-    PublicColumn("module_id", "Int64", "row of `modules`", "it is of the steps"),
-    PublicColumn("calls", "int64", "forward calls in all steps of the window; of the steps how many have a time"),
+    PublicColumn("kind", "category", "module; phase; step: the steps themselves, from one end of a step to the next"),
+    PublicColumn("name", "category", "as in `modules`; of a phase its name. `forward` and `eval` are root calls with and without gradients, criteria among them", "it is of the steps"),
+    PublicColumn("type", "category", "class of the module", "it is of no module"),
+    PublicColumn("root", "category", "as in `modules`", "it is of no module"),
+    PublicColumn("module_id", "Int64", "row of `modules`", "it is of no module"),
+    PublicColumn("calls", "int64", "forward calls in all steps of the window; of the steps how many have a time; of a phase how often it ran"),
     *(
         column
-        for side, doc in (("forward", "of the steps their time"), ("backward", "without what checkpointing computes again"))
+        for side, doc, own in (
+            ("forward", "of phases and steps their time", "of the phase `backward` it holds waiting for other ranks"),
+            ("backward", "without what checkpointing computes again", "with what checkpointing computes again"),
+        )
         for column in (
             PublicColumn(f"{side}_ns", "Int64", f"time of its {side}s in all steps of the window; {doc}", _NO_TIMES),
             PublicColumn(f"{side}_p50_ns", "Int64", "median of that time in each step, within 1 %", _NO_STEP),
             PublicColumn(f"{side}_p95_ns", "Int64", "95th percentile, likewise", _NO_STEP),
             PublicColumn(f"{side}_p99_ns", "Int64", "99th percentile, likewise", _NO_STEP),
             PublicColumn(f"{side}_max_ns", "Int64", "the most in one step", _NO_STEP),
+            PublicColumn(f"{side}_self_ns", "Int64", f"own time of its {side}s in all steps of the window, without module calls inside; {own}", _NO_TIMES),
         )
     ),
 )  # fmt: skip

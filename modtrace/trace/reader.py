@@ -197,6 +197,32 @@ class Stored:
                     self._note(f"{process.folder}: {short:,} calls that were written are missing")
         return processes
 
+    def whole(self) -> Stored:
+        """The trace with all its processes, also where this is one of them alone."""
+        if self.process_count == len(self._folders):
+            return self
+        return Stored(self.path, max_memory_bytes=self.max_memory_bytes, owner=self._owner)
+
+    @cached_property
+    def process_count(self) -> int:
+        """The processes of the trace on disk, also where this is one of them alone."""
+        return max(len(folders_of(self.path)), len(self._folders))
+
+    def unmerged(self, table: str) -> pa.Table:
+        """A table of a trace of one process as it was written, its cells checked; no other table is read for it.
+
+        Raises:
+            TraceError: it cannot be read, or a cell cannot be true.
+        """
+        (rows,) = self._read(table)
+        return rows
+
+    def process_without_calls(self) -> Process:
+        """The process of a trace of one, for which no calls are read: when it was last written to, and its last call,
+        are as far as other tables that were read tell.
+        """
+        return process_of(self._folders[0], self._last_ns[0])
+
     def _latest_ns(self, index: int) -> int:
         """When the last call of a process ended, or began where its end is not known."""
         latest = 0

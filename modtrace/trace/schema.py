@@ -382,15 +382,15 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("end_step", "int64", "number of the first step that is not asked for any more"),
         Column("every", "int64", "of these each so manieth alone, counted from step 0; null for all", True, since=2),
     ),
-    # Sums over windows of steps (--rollups): one row a module in each, and one of the steps themselves. The first 32 windows
+    # Sums over windows of steps (--rollups): one row a module and a phase in each, and one of the steps themselves. The first 32 windows
     # are of one step, the next 32 of two, then of four, and so on. The window in progress is in a file of its own.
     "rollups": (
         Column("first_step", "int64", "number of the first step of the window, as it was counted while the program ran"),
         Column("end_step", "int64", "number of the first step behind it"),
         Column("from_ns", "int64", "nanoseconds since the start of recording: when the first of its steps that are in the sums began"),
         Column("to_ns", "int64", "when the last of them ended"),
-        Column("module", "int32", "row key in `modules`; null for the steps themselves: from one end of a step to the next", True),
-        Column("calls", "int64", "module calls that are no recompute; of the steps how many have a time"),
+        Column("module", "int32", "row key in `modules`; null for a phase, and for the steps themselves: from one end of a step to the next", True),
+        Column("calls", "int64", "module calls that are no recompute; of the steps how many have a time; of a phase how often it ran"),
         Column("forward_ns", "int64", "sum of the times of these calls; null for none, or where the end of one was not seen", True),
         Column("forward_max_ns", "int64", "the most of it in one step", True),
         Column("backward_ns", "int64", "the same of backwards, without what checkpoints computed again in them", True),
@@ -399,6 +399,9 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("forward_steps", "list<int64>", "how many steps are in each of these buckets"),
         Column("backward_buckets", "list<int64>", "the same of its backward time"),
         Column("backward_steps", "list<int64>", "likewise"),
+        Column("phase", "int8", "of a phase its index in PHASES, its time is that of `forward_ns`; null for modules and steps. `forward` and `eval` are root calls with and without gradients, criteria among them; there is no `loss`", True, since=2),
+        Column("forward_self_ns", "int64", "sum of the own times of these calls, or of the phase: of `backward` it holds waiting for other ranks", True, since=2),
+        Column("backward_self_ns", "int64", "the same of backwards and of what checkpoints computed again; null for none", True, since=2),
     ),
     "errors": (
         Column("error", "int32", "key, one an exception object"),
@@ -429,7 +432,7 @@ TABLES_SINCE: Final = {
 
 _CODES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("calls", "kind"): KINDS, ("open", "kind"): KINDS, ("calls", "status"): STATUSES, ("operators", "kind"): OPERATOR_KINDS,
-    ("allocations", "category"): CATEGORIES, ("device_memory", "moment"): MOMENTS,
+    ("allocations", "category"): CATEGORIES, ("device_memory", "moment"): MOMENTS, ("rollups", "phase"): PHASES,
     ("values", "kind"): VALUE_KINDS, ("nonfinite", "kind"): VALUE_KINDS, ("nonfinite", "verdict"): VERDICTS,
 }  # fmt: skip
 """Columns that are an index into these."""

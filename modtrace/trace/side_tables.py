@@ -60,7 +60,7 @@ def rollups(part: pa.Table, modules: Ints, start: int) -> pa.Table:
     place, known = position(module.astype(np.int64), modules)
     rows = np.flatnonzero(known | of_steps)
     shifted = array(place[rows] + start, pa.int64(), of_steps[rows])
-    part = part.take(array(rows, pa.int64()))
+    part = part if len(rows) == len(part) else part.take(array(rows, pa.int64()))
     return part.set_column(part.schema.get_field_index("module"), "module", shifted)
 
 

@@ -30,6 +30,8 @@ MAX_BODY_BYTES: Final = 1 << 30
 MAX_BUFFER_BYTES: Final = 64 << 20
 MAX_ROWS: Final = 1 << 23
 MAX_COLUMNS: Final = 1_000
+_MANY_BYTES: Final = 1 << 20
+"""Smaller batches are unpacked by one thread: to wake others takes longer."""
 _CONTINUATION: Final = 0xFFFFFFFF
 _RECORD_BATCH: Final = 3
 _SCHEMA: Final = 1
@@ -286,7 +288,10 @@ def _is_plain(arrow_type: pa.DataType) -> bool:
 
 def _batch(layout: _Layout, message: bytes, schema: pa.Schema, number: int) -> Batch:
     try:
-        reader = pa.ipc.open_stream(layout.header + message)
+        threads = len(message) > _MANY_BYTES
+        reader = pa.ipc.open_stream(
+            layout.header + message, options=pa.ipc.IpcReadOptions(use_threads=threads)
+        )
         rows, metadata = reader.read_next_batch_with_custom_metadata()
         rows.validate(full=True)
         control = int(metadata[CONTROL], 16)

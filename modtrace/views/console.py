@@ -26,7 +26,7 @@ from modtrace.analysis.memory_peaks import peaks
 from modtrace.analysis.operations import operations
 from modtrace.analysis.outcome import outcome
 from modtrace.analysis.phases import Steps
-from modtrace.analysis.ranks.rank_report import rank_report
+from modtrace.analysis.ranks.rank_report import rank_report, soon_opened
 from modtrace.analysis.recording_end import headline_of, why_nothing
 from modtrace.analysis.rollup_windows import rollup_facts
 from modtrace.analysis.roofline import device_keys, roofline
@@ -57,7 +57,7 @@ from modtrace.views.module_table import module_table, module_table_lines
 from modtrace.views.numerics_text import numerics_lines
 from modtrace.views.operations import operations_lines
 from modtrace.views.profile import outside_texts, window_text
-from modtrace.views.ranks import MANY_RANKS, ranks_lines
+from modtrace.views.ranks import MANY_RANKS, ranks_lines, ranks_section
 from modtrace.views.rollups import rollups_lines
 from modtrace.views.roofline import reach_lines, roofline_lines
 from modtrace.views.steps import steps_lines
@@ -115,9 +115,20 @@ def summary(
     cut: bool = True,
     shown_path: str | None = None,
     whole_run: bool = False,
+    with_ranks: bool = False,
 ) -> str:
-    """The summary of a trace, at most 30 lines; `cut` to the width, else with the whole of each last column."""
-    lines = summary_lines(stored, width=max(width, 20), shown_path=shown_path, whole_run=whole_run, cut=cut)
+    """The summary of a trace, at most 30 lines; `cut` to the width, else with the whole of each last column.
+    `with_ranks` opens all ranks where that is soon done, and says what is wrong with them.
+    """
+    room = max(width, 20)
+    lines = summary_lines(
+        stored,
+        width=room,
+        shown_path=shown_path,
+        whole_run=whole_run,
+        cut=cut,
+        ranks=_ranks_summary(stored, room) if with_ranks else [],
+    )
     return _finished(lines, width, color, ascii, cut)
 
 
@@ -150,10 +161,21 @@ def tree(
     return _finished(_headed(stored, [*lines, *_ranks(stored)]), width, color, ascii, cut)
 
 
+def _ranks_summary(stored: Stored, width: int) -> list[str]:
+    """Lines about all ranks of a job, where they are soon opened."""
+    job = stored.whole()
+    return ranks_section(rank_report(job), width) if soon_opened(job) else []
+
+
 def _ranks(stored: Stored) -> list[str]:
     """That a table is of the first process alone, where there are others."""
-    others = len(stored.processes) - 1
-    return [f"  rank 0 of {others + 1} is shown: modtrace view has the others"] if others > 0 else []
+    others = stored.process_count - 1
+    rank = stored.processes[0].rank if stored.processes else 0
+    return (
+        [f"  rank {rank} of {others + 1} is shown: --rank N and modtrace view have the others"]
+        if others > 0
+        else []
+    )
 
 
 def steps_table(

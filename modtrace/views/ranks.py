@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from modtrace.analysis.ranks.heat_map import column_of, floor_ns
 from modtrace.analysis.ranks.rank_faults import RankFaults, rank_faults
 from modtrace.analysis.ranks.rank_numbers import RankNumbers
 from modtrace.analysis.ranks.rank_report import LateRank, ModuleOverRanks, RankReport
@@ -17,6 +19,9 @@ from modtrace.views.styled_lines import HEADING, Line, plain_lines
 MANY_RANKS: Final = 16
 """So many have a line each; of more those with trouble, and the slowest."""
 MANY_MODULES: Final = 10
+SIGNS: Final = ".-+*#"
+"""Of the levels of a heat map: as usual, and from 5, 10, 25 and 50 % more on."""
+_MANY_IN_SUMMARY: Final = 2
 _MANY_NAMED: Final = 6
 _MANY_CUT: Final = 3
 _MANY_CHARACTERS: Final = 140
@@ -41,6 +46,23 @@ def ranks_lines(report: RankReport, width: int, limit: int = MANY_RANKS) -> list
     lines += plain_lines(["", *_rank_table(report, width, limit)])
     table = _module_table(report, width)
     return lines + (plain_lines(["", *table]) if table else [])
+
+
+def ranks_section(report: RankReport, width: int) -> list[str]:
+    """A few lines for a summary: what is wrong with the ranks, or that nothing is; none for a single one."""
+    if len(report.ranks) + len(report.missing) < 2:
+        return []
+    shown = [f"! {plain(remark)}" for remark in _wrong(report)]
+    if not shown and report.compared_steps:
+        shown = [f"no rank is held up by another in {plural(report.compared_steps, 'step')}"]
+    room = max(width, 30)
+    lines = [
+        line
+        for text in shown[:_MANY_IN_SUMMARY]
+        for line in textwrap.wrap(text, room, initial_indent="  ", subsequent_indent="    ")
+    ]
+    further = len(shown) - _MANY_IN_SUMMARY
+    return lines + ([f"  {count(further)} more: modtrace ranks"] if further > 0 else [])
 
 
 def remarks(report: RankReport) -> list[str]:
@@ -203,6 +225,8 @@ def _rank_table(report: RankReport, width: int, limit: int) -> list[str]:
     if len(ranks) < len(report.ranks):
         lines.append(f"  {plural(len(report.ranks) - len(ranks), 'more rank')}: modtrace ranks --all")
     lines.append("  medians of steps; modules: their own time, without waiting for other ranks")
+    if report.from_sums:
+        lines.append("  from sums that each rank wrote (--rollups): forward holds loss functions too")
     return lines
 
 
@@ -225,21 +249,22 @@ def _shown(report: RankReport, limit: int) -> list[RankNumbers]:
 
 
 def _module_table(report: RankReport, width: int) -> list[str]:
-    """Modules over the ranks that have them, those with the slowest rank first."""
+    """Modules over the ranks that have them, those with the slowest rank first; the strip has a sign a rank."""
     several = [module for module in report.modules if module.ranks > 1]
     if not several:
         return []
-    name_width = max(width - 2 - 4 * 9 - 7, 20)
+    strip = min(len(report.last_starts), MANY_RANKS)
+    name_width = max(width - 2 - 3 * 9 - 6 - 2 - strip, 20)
     roles = len({module.role for module in several})
-    lines = [
-        f"  {pad('OWN TIME A STEP, OVER RANKS', name_width)}{'least':>9}{'median':>9}{'most':>9}{'rank':>7}"
-    ]
-    lines += [
-        f"  {pad(_module_name(module, roles > 1), name_width)}{_module_cells(module)}"
-        for module in several[:MANY_MODULES]
-    ]
+    head = f"{'least':>9}{'median':>9}{'most':>9}{'rank':>6}"
+    lines = [f"  {pad(fit('OWN TIME A STEP, OVER RANKS', name_width), name_width)}{head}"]
+    for module in several[:MANY_MODULES]:
+        name = fit(_module_name(module, roles > 1), name_width - 1, keep_end=True)
+        lines.append(f"  {pad(name, name_width)}{_module_cells(module)}  {_strip(module, report, strip)}")
     if len(several) > MANY_MODULES:
         lines.append(f"  {count(len(several) - MANY_MODULES)} more: modtrace ranks --json")
+    each = "a sign a rank" if len(report.last_starts) <= strip else "a sign several ranks, the most of them"
+    lines.append(f"  {each}: . as usual, - + * # from 5, 10, 25 and 50% more on")
     return lines
 
 
@@ -250,4 +275,11 @@ def _module_name(module: ModuleOverRanks, with_role: bool) -> str:
 
 def _module_cells(module: ModuleOverRanks) -> str:
     times = (module.low_ns, module.median_ns, module.high_ns)
-    return "".join(f"{duration(ns):>9}" for ns in times) + f"{module.high_rank:>7}"
+    return "".join(f"{duration(ns):>9}" for ns in times) + f"{module.high_rank:>6}"
+
+
+def _strip(module: ModuleOverRanks, report: RankReport, length: int) -> str:
+    """A sign a rank, or a stretch of ranks: how much longer than usual it takes, the most of the stretch."""
+    levels = column_of(module, report.last_starts, floor_ns(report)).levels
+    edges = [len(levels) * number // length for number in range(length + 1)]
+    return "".join(SIGNS[max(levels[low:high])] for low, high in itertools.pairwise(edges))

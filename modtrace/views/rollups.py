@@ -37,7 +37,7 @@ def rollups_lines(facts: RollupFacts | None, *, width: int, single_steps: int | 
 
 
 def _line(row: ModuleOverSteps, name_width: int) -> str:
-    title = plain(row.name or row.type) if row.type else "the steps"
+    title = plain(row.name or row.type) or "the steps"
     side = row.side if row.type else ""
     times = (row.total_ns, row.p50_ns, row.p95_ns, row.p99_ns, row.max_ns)
     figures = " ".join(f"{duration(spent_ns):>8}" for spent_ns in times)

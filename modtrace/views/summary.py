@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import replace
 
 from modtrace.analysis.compilations import compiled
@@ -43,7 +44,13 @@ _SAME = 8
 
 
 def summary_lines(
-    stored: Stored, *, width: int, shown_path: str | None, whole_run: bool = False, cut: bool = True
+    stored: Stored,
+    *,
+    width: int,
+    shown_path: str | None,
+    whole_run: bool = False,
+    cut: bool = True,
+    ranks: Sequence[str] = (),
 ) -> list[Line]:
     """The lines of a summary.
 
@@ -53,14 +60,17 @@ def summary_lines(
         shown_path: where the trace is, as it is to be printed; None for no such line.
         whole_run: where the time went in the whole run, not in the steps that count.
         cut: whether what does not fit is cut; where nobody's screen limits a line its last column is whole.
+        ranks: lines about all ranks of the job.
     """
-    lines = _lines(stored, width=width, shown_path=shown_path, whole_run=whole_run)
+    lines = _lines(stored, width=width, shown_path=shown_path, whole_run=whole_run, ranks=ranks)
     if not cut:
         return [replace(line, text=line.text.rstrip()) for line in lines]
     return [replace(line, text=fit(line.text.rstrip(), width)) for line in lines]
 
 
-def _lines(stored: Stored, *, width: int, shown_path: str | None, whole_run: bool) -> list[Line]:
+def _lines(
+    stored: Stored, *, width: int, shown_path: str | None, whole_run: bool, ranks: Sequence[str]
+) -> list[Line]:
     summary = summarise(stored)
     if summary is None:
         nothing = "  nothing was recorded: the trace holds no process"
@@ -78,7 +88,7 @@ def _lines(stored: Stored, *, width: int, shown_path: str | None, whole_run: boo
     head += plain_lines(_facts(summary, width))
     failure = last_failure(stored)
     failed = failure is not None and failure_ended_run(summary, failure)
-    facts = _numbers(stored, summary, width)
+    facts = [*_numbers(stored, summary, width), *plain_lines(ranks)]
     caught = caught_lines(summary, failure) if failure is not None and not failed else []
     warnings = plain_lines([*caught, *_warnings(summary), *_notes(stored)])
     tail = plain_lines(_tail(shown_path, width))
@@ -245,9 +255,9 @@ def _notes(stored: Stored) -> list[str]:
     gaps = stored.table("gaps").column("reason").to_pylist()
     notes = [f"  ! {plain(gap)}" for gap in gaps[:3]]
     notes += [f"  ! {plain(note)}" for note in stored.notes[:4]]
-    others = len(stored.processes) - 1
-    if others > 0:
-        notes.append(f"  rank 0 of {others + 1} is shown; modtrace ranks has all of them")
+    if stored.process_count > 1:
+        rank, number = stored.processes[0].rank, stored.process_count
+        notes.append(f"  rank {rank} of {count(number)} is shown; modtrace ranks has all of them")
     return notes
 
 

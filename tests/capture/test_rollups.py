@@ -16,11 +16,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import modtrace
+from modtrace.analysis.phases import RECOMPUTE
 from modtrace.analysis.rollups import UNKNOWN, rollup
 from modtrace.analysis.timeline import timeline
 from modtrace.capture.mechanisms import step_numbers
 from modtrace.trace.histogram import added_up, buckets_of, windows_of
 from modtrace.trace.reader import open_trace
+from modtrace.trace.schema import BACKWARD, MODULE, PHASES
 
 
 class Net(nn.Module):
@@ -57,11 +59,11 @@ def train(net, steps, *, optimizer=True, flush=None):
 
 
 def written(stored):
-    """(first step, module) -> the row of the table; the steps themselves left out."""
+    """(first step, module) -> the row of the table; phases and the steps themselves left out."""
     rows = stored.table("rollups").to_pylist()
-    keys = [(row["first_step"], row["module"]) for row in rows]
+    keys = [(row["first_step"], row["module"], row["phase"]) for row in rows]
     assert len(set(keys)) == len(keys)
-    return {key: row for key, row in zip(keys, rows, strict=True) if key[1] is not None}
+    return {key[:2]: row for key, row in zip(keys, rows, strict=True) if key[1] is not None}
 
 
 def expected(stored):
@@ -86,11 +88,34 @@ def expected(stored):
     return table
 
 
+def own_times(stored):
+    """(first step, module) -> own time of its forwards, and of its backwards and what was computed again."""
+    table, own = timeline(stored).calls, {}
+    columns = {
+        name: table.to_arrow().column(name).to_pylist() for name in ("kind", "module", "step", "phase")
+    }
+    again = [phase == RECOMPUTE for phase in columns["phase"]]
+    self_ns = table.to_arrow().column("self_ns").to_pylist()
+    rows = zip(columns["kind"], columns["module"], columns["step"], again, self_ns, strict=True)
+    for kind, module, step, is_again, spent in rows:
+        if kind not in (MODULE, BACKWARD) or step is None or step < 0:
+            continue
+        key = int(windows_of(np.array([step]))[0][0]), module
+        times = own.setdefault(key, [0, 0])
+        if spent is None or None in times:
+            times[:] = None, None
+        else:
+            times[kind == BACKWARD or is_again] += spent
+    return own
+
+
 def check(stored):
-    of_calls, sums = expected(stored), written(stored)
+    of_calls, sums, own = expected(stored), written(stored), own_times(stored)
     assert [*of_calls] == sorted(sums)
     for key, row in of_calls.items():
         assert {name: sums[key][name] for name in row} == row, key
+        shown = [sums[key][f"{side}_self_ns"] for side in ("forward", "backward")]
+        assert [time or 0 for time in shown] == [time or 0 for time in own[key]], key
     return sums
 
 
@@ -169,7 +194,9 @@ def test_steps_have_a_row_of_their_own():
     with modtrace.trace(rollups=True) as trace:
         train(Net(), 40)
     stored = trace._read()
-    rows = [row for row in stored.table("rollups").to_pylist() if row["module"] is None]
+    rows = [
+        row for row in stored.table("rollups").to_pylist() if row["module"] is None and row["phase"] is None
+    ]
     (steps,) = timeline(stored).steps
     assert sum(row["calls"] for row in rows) == len(steps) - 1, "when the first one began is not known"
     for row in rows:
@@ -275,3 +302,48 @@ def test_recording_ends_where_sums_do_not_fit_either(tmp_path):
     stored = open_trace(tmp_path / "t.mtrace")
     assert stored.processes[0].stop.cause == "limit of 30 KB"
     assert any("the program goes on unrecorded" in str(one.message) for one in told)
+
+
+@pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, torch.optim.LBFGS])
+def test_phases_are_those_of_the_steps(optimizer_class):
+    """Against the division into steps and phases that a reader makes of the single calls, which is other code."""
+    net, loss = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.MSELoss()
+    optimizer = optimizer_class(net.parameters(), 0.01)
+    loader = torch.utils.data.DataLoader(torch.ones(24, 4), batch_size=2)
+    with modtrace.trace(rollups=True) as trace:
+        for number, batch in enumerate(loader):
+            with modtrace.span("step"):
+
+                def closure(batch=batch):
+                    optimizer.zero_grad()
+                    value = loss(net(batch), batch)
+                    value.backward()
+                    return value
+
+                if optimizer_class is torch.optim.SGD:
+                    closure()
+                optimizer.step(closure if optimizer_class is torch.optim.LBFGS else None)
+            with torch.no_grad():
+                net(batch)
+            if number % 5 == 3:
+                trace._tracer.flush()
+    stored = trace._read()
+    frame, steps = trace.rollups, trace.steps
+    phases = frame[frame["kind"] == "phase"]
+    total = phases.groupby("name", observed=True)["forward_ns"].sum()
+    assert steps["whole"].all()
+    calls = trace.calls
+    roots = calls[(calls["kind"] == "module") & ~calls["name"].str.contains(r"\d", na=False)]
+    spent = {phase: roots[roots["phase"] == phase]["duration_ns"] for phase in ("forward", "loss", "eval")}
+    # Between forward and backward a step of an optimizer that computes itself waits for the loss.
+    between = steps["loss_ns"].sum() - spent["loss"].sum() if optimizer_class is torch.optim.LBFGS else 0
+    for name in ("data", "backward", "zero_grad"):
+        assert total[name] == pytest.approx(steps[f"{name}_ns"].sum(), rel=0.001), name
+    assert total["optimizer"] == pytest.approx(steps["optimizer_ns"].sum() + between, rel=0.001)
+    assert total["forward"] == spent["forward"].sum() + spent["loss"].sum()
+    assert total["eval"] == spent["eval"].iloc[:-1].sum(), "the last one is behind the last step"
+    own = phases[phases["name"] == "backward"]["forward_self_ns"].sum()
+    assert own == calls[(calls["kind"] == "phase") & (calls["phase"] == "backward")]["self_ns"].sum()
+    assert {PHASES[row["phase"]] for row in stored.table("rollups").to_pylist() if row["phase"] is not None} == {
+        "data", "forward", "eval", "backward", "optimizer", "zero_grad",
+    }  # fmt: skip

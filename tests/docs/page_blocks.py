@@ -41,6 +41,7 @@ TESTED_ELSEWHERE = {
     "docs/command-line.md": "tests/docs/test_command_line_page.py",
     "docs/python.md": "tests/docs/test_python_page.py",
     "docs/debugging.md": "tests/debugging/test_page.py",
+    "docs/scale.md": "tests/docs/test_scale_page.py",
 }
 
 

@@ -318,10 +318,14 @@ def test_paths_of_rows(trace):
 def test_ranks_are_named_in_the_tree_and_beside_the_run(browser, tmp_path):
     script = tmp_path / "s.py"
     script.write_text(
-        "import torch\n"
-        "m = torch.nn.Sequential(torch.nn.Linear(4, 4))\n"
+        "import os, time, torch\n"
+        "class Slow(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        time.sleep(0.05 * int(os.environ['RANK']))\n"
+        "        return x\n"
+        "m = torch.nn.Sequential(torch.nn.Linear(4, 4), Slow())\n"
         "o = torch.optim.SGD(m.parameters(), 0.1)\n"
-        "for _ in range(3):\n"
+        "for _ in range(4):\n"
         "    o.zero_grad(); m(torch.ones(1, 4)).sum().backward(); o.step()\n",
         encoding="utf-8",
     )
@@ -340,15 +344,24 @@ def test_ranks_are_named_in_the_tree_and_beside_the_run(browser, tmp_path):
     assert "rank 0" in tree
     assert "rank 1" in tree
     assert page.page.locator("#run-time").bounding_box()["height"] > 18 + 2 * 18 - 4
-    ranks = page.page.locator(".panel.ranks tr")
-    steps = trace.steps.reset_index()
+    frame = trace.ranks
+    phases, modules = (page.page.locator(".panel.ranks table").nth(number) for number in (0, 1))
+    head = phases.locator("thead th").all_inner_texts()
+    colors = {}
+    for name, table in (("phases", phases), ("modules", modules)):
+        colors[name] = table.locator("tbody tr").evaluate_all(
+            "all => all.map((row) => Array.from(row.children, (cell) => getComputedStyle(cell).backgroundColor))"
+        )
+    ranks = phases.locator("tbody tr")
     for rank in range(2):
-        counted = steps[(steps["rank"] == rank) & steps["in_statistics"]]["duration_ns"].sort_values()
-        median = duration(int(counted.iloc[(len(counted) - 1) // 2]))
-        assert ranks.nth(rank).inner_text().split("\t")[::2] == [f"rank {rank}", median]
-    widths = ranks.evaluate_all(
-        "all => all.map((row) => Array.from(row.querySelectorAll('rect'), (one) => one.getBoundingClientRect().width)"
-        ".reduce((sum, wide) => sum + wide, 0) / row.querySelector('svg').getBoundingClientRect().width)"
-    )
-    assert max(widths) == pytest.approx(1, abs=0.03)
+        cells = ranks.nth(rank).inner_text().split("\t")
+        assert cells[:2] == [f"rank {rank}", duration(int(frame["step_ns"][rank]))]
+        assert cells[head.index("forward")] == duration(int(frame["forward_ns"][rank]))
+    nothing = "rgba(0, 0, 0, 0)"
+    assert modules.locator("thead th").all_inner_texts()[1] == "1 forward", "the slow one comes first"
+    assert colors["modules"][0][1] == nothing != colors["modules"][1][1]
+    assert colors["phases"][1][1] != nothing, "its step takes longer too"
+    assert page.page.locator("#rank").input_value() == "0"
+    ranks.nth(1).locator("a").click()
+    assert page.page.locator("#rank").input_value() == "1"
     page.context.close()

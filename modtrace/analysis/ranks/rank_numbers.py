@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.device_times import accelerators
@@ -27,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 FORWARD, BACKWARD_OF, WAIT = "forward", "backward", "wait"
 MANY_CELLS: Final = 1 << 26
 """About so many times, of a module in a step, are kept of all ranks together: 256 MB."""
-_WRAPPERS: Final = ("torch.distributed.", "torch.nn.parallel.")
+WRAPPERS: Final = ("torch.distributed.", "torch.nn.parallel.")
 """Modules of classes that begin so wait for other ranks in their own time."""
 _SHOWN: Final = ("data_ns", "forward_ns", "backward_ns", "optimizer_ns", "other_ns")
 """Phases that have a column; all further ones are in `other_ns`."""
@@ -57,6 +58,7 @@ class RankStepTimes:
     wait_ns: the part of it in which a wrapper (DistributedDataParallel) or the end of a backward may have waited for
         other ranks.
     own_ns: shape (steps, places); wall time in a place without the calls inside, NaN where it is not known.
+    width: an element is so many steps, their mean; 1 but where sums over windows of steps were read.
     """
 
     number: Ints
@@ -65,6 +67,7 @@ class RankStepTimes:
     data_ns: Floats
     wait_ns: Floats
     own_ns: Floats
+    width: int = 1
 
 
 _NONE: Final = np.zeros(0, np.float32)
@@ -86,6 +89,8 @@ class RankNumbers:
     role: the same for ranks of the same modules and shapes of parameters.
     times: of the steps that are kept, until ranks have been held against each other.
     devices: accelerators that it used, `cuda`; none for a rank that computes on its processor alone.
+    fault: reason for which it cannot be read.
+    from_sums: its numbers are those that it added up itself (`--rollups`), its calls were not opened.
     """
 
     folder: str
@@ -101,6 +106,7 @@ class RankNumbers:
     times: RankStepTimes
     devices: tuple[str, ...]
     fault: str | None = field(default=None)
+    from_sums: bool = False
 
 
 PHASE_KEYS: Final = ("step_ns", *_SHOWN, "modules_ns")
@@ -173,28 +179,31 @@ def _kept(steps: int, places: int, cells: int) -> Ints:
 
 
 def _places(stored: Stored) -> tuple[list[Place], Any, Ints]:
+    name, _, root = module_names(stored)
+    return places_of(stored.table("modules"), name, root)
+
+
+def places_of(table: pa.Table, name: list[str], root: list[str]) -> tuple[list[Place], Any, Ints]:
     """The places of a process, its role, and of each module the number of its place in forward; that in backward is the
     next. -1 for a module that waits for other ranks itself.
+
+    Args:
+        table: the table `modules` of the process.
+        name, root: of each of its rows.
     """
-    table = stored.table("modules")
-    name, _, root = module_names(stored)
     types: list[str] = table.column("type").to_pylist()
     sources = table.column("type_module").to_pylist()
+    parameters = table.column("parameters").to_pylist()
     several = len(set(root)) > 1
     places: dict[tuple[str, str], int] = {}
     place_of = np.full(len(types), -1, np.int64)
     shapes: set[tuple[Any, ...]] = set()
-    for module, (own, top, class_name, source) in enumerate(zip(name, root, types, sources, strict=True)):
+    rows = zip(name, root, types, sources, parameters, strict=True)
+    for module, (own, top, class_name, source, tensors) in enumerate(rows):
         shown = dotted(top, own) if several else own or top
-        parameters = table.column("parameters")[module].as_py() or []
-        shapes.add(
-            (
-                shown if several else own,
-                class_name,
-                tuple((p["path"], tuple(p["shape"] or ())) for p in parameters),
-            )
-        )
-        if not f"{source or ''}.".startswith(_WRAPPERS):
+        sizes = tuple((tensor["path"], tuple(tensor["shape"] or ())) for tensor in tensors or [])
+        shapes.add((shown if several else own, class_name, sizes))
+        if not f"{source or ''}.".startswith(WRAPPERS):
             place_of[module] = 2 * places.setdefault((shown, class_name), len(places))
     directions = (FORWARD, BACKWARD_OF)
     return [Place(*key, direction) for key in places for direction in directions], frozenset(shapes), place_of
@@ -231,7 +240,7 @@ def _wait_ns(stored: Stored, number: Ints) -> Floats:
         column(table, "kind"), nullable_codes(table, "module"), nullable_codes(table, "step"),
     )  # fmt: skip
     sources = [f"{source or ''}." for source in stored.table("modules").column("type_module").to_pylist()]
-    wraps = np.array([*(source.startswith(_WRAPPERS) for source in sources), False], np.bool_)
+    wraps = np.array([*(source.startswith(WRAPPERS) for source in sources), False], np.bool_)
     position = _position(number, len(timeline(stored).steps[0]))[step]
     is_call = (call_kind == MODULE) | (call_kind == BACKWARD)
     waits = (is_call & wraps[module]) | ((call_kind == PHASE) & (nullable_codes(table, "phase") == BACK))
@@ -252,11 +261,12 @@ def _phases(numbers: StepColumns, times: RankStepTimes) -> dict[str, int | None]
     shown: dict[str, Ints] = {"step_ns": chosen["duration_ns"], **{key: chosen[key] for key in _SHOWN}}
     for key in ("h2d_ns", "eval_ns", "loss_ns", "zero_grad_ns", "other_threads_ns"):
         shown["other_ns"] = shown["other_ns"] + np.maximum(chosen[key], 0)
-    medians = {key: _median(_known(values)) for key, values in shown.items()}
-    return {**medians, "modules_ns": _median(times.own_ns[times.counts].sum(axis=1))}
+    medians = {key: median_of(_known(values)) for key, values in shown.items()}
+    return {**medians, "modules_ns": median_of(times.own_ns[times.counts].sum(axis=1))}
 
 
-def _median(values: Sequence[float] | Floats) -> int | None:
+def median_of(values: Sequence[float] | Floats) -> int | None:
+    """The median of those that are known, nearest rank as everywhere, None for none."""
     known = np.asarray(values)
-    known = known[~np.isnan(known)]
-    return int(np.median(known)) if len(known) else None
+    known = np.sort(known[~np.isnan(known)])
+    return int(known[(len(known) - 1) // 2]) if len(known) else None

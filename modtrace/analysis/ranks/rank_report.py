@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -11,15 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.ranks.rank_numbers import MANY_CELLS, NO_TIMES, Place, RankNumbers, reduced, unreadable
+from modtrace.analysis.ranks.rank_sums import reduced_from_sums
 from modtrace.analysis.ranks.stragglers import MIN_STEPS, Peers, Straggler, stragglers
 from modtrace.errors import TraceError
 from modtrace.trace.derived import once
+from modtrace.trace.newest import noted_calls
 from modtrace.trace.reader import Stored, process_of
 from modtrace.units import plural
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+_MANY_SUMS, _MANY_OPENED, _MANY_CALLS = 64, 8, 200_000
+"""So many ranks are opened without being asked for: by their sums; by their calls, if these are no more."""
 _FEW: Final = 0.5
 """A rank with less than this part of the steps of its peers is not held against them."""
 
@@ -48,6 +52,7 @@ class ModuleOverRanks:
     low_ns, median_ns, high_ns: the least of these, the upper median and the greatest.
     high_rank: the rank with the greatest.
     ranks: how many have it.
+    by_rank: (rank, time) of each of these, in nanoseconds.
     """
 
     role: int
@@ -57,6 +62,7 @@ class ModuleOverRanks:
     high_ns: int
     high_rank: int
     ranks: int
+    by_rank: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class RankReport:
     late: ranks that the others wait for.
     compared: ranks that were held against peers.
     compared_steps: number of steps in which ranks were held against each other; 0 for none.
+    from_sums: numbers of ranks are those that they added up themselves (`--rollups`); their calls were not opened.
     why_not: why no rank was held against others; "" where some were.
     """
 
@@ -79,6 +86,7 @@ class RankReport:
     compared: frozenset[int]
     compared_steps: int
     why_not: str
+    from_sums: bool = False
 
     @property
     def last_starts(self) -> list[RankNumbers]:
@@ -93,18 +101,21 @@ class RankReport:
         return [rank for rank in range(min(size, 1 << 16)) if rank not in known]
 
 
+def soon_opened(stored: Stored) -> bool:
+    """True for several ranks whose report takes little longer than the trace of one."""
+    folders = stored.folders()
+    if not 1 < len(folders) <= _MANY_SUMS:
+        return False
+    few = len(folders) <= _MANY_OPENED and noted_calls(stored.path) <= _MANY_CALLS
+    return few or len(stored.alone(folders[0]).unmerged("rollups")) > 0
+
+
 @once
 def rank_report(stored: Stored) -> RankReport:
-    """The ranks of a trace; the calls of one are opened at a time, and let go when they are added up."""
-    folders = stored.folders()
-    cells = max(MANY_CELLS // len(folders), 1 << 12)
-    ranks = []
-    for folder in folders:
-        try:
-            ranks.append(reduced(stored.alone(folder), cells))
-        except TraceError as fault:
-            ranks.append(unreadable(folder.name, process_of(folder, 0).rank, str(fault)))
-    ranks.sort(key=lambda rank: (rank.rank, rank.attempt))
+    """The ranks of a trace, from the sums that each wrote. Where there are none the calls of one rank at a time are
+    opened, and let go when they are added up.
+    """
+    ranks = sorted(_each_rank(stored), key=lambda rank: (rank.rank, rank.attempt))
     numbers: dict[Hashable, int] = {}
     roles = [numbers.setdefault(rank.role, len(numbers)) for rank in ranks]
     late: list[LateRank] = []
@@ -115,7 +126,7 @@ def rank_report(stored: Stored) -> RankReport:
     for role in dict.fromkeys(roles):
         group = [ranks[place] for place in last.values() if roles[place] == role and ranks[place].places]
         modules += _modules(group, role)
-        group = _with_most_steps(group)
+        group = _comparable(group)
         compared, found, why = _compared(group)
         steps, late = max(steps, compared), late + found
         against |= {rank.rank for rank in group} if compared else set()
@@ -130,13 +141,30 @@ def rank_report(stored: Stored) -> RankReport:
         compared=frozenset(against),
         compared_steps=steps,
         why_not="" if steps else (reasons or [""])[0],
+        from_sums=any(rank.from_sums for rank in ranks),
     )
 
 
-def _with_most_steps(group: Sequence[RankNumbers]) -> list[RankNumbers]:
-    """Those that have enough steps to be held against each other."""
+def _each_rank(stored: Stored) -> Iterator[RankNumbers]:
+    """The numbers of each process."""
+    folders, width = stored.folders(), 0
+    cells = max(MANY_CELLS // len(folders), 1 << 12)
+    for folder in folders:
+        one = stored.alone(folder)
+        try:
+            rank = reduced_from_sums(one, width) or reduced(one, cells)
+        except TraceError as fault:
+            rank = unreadable(folder.name, process_of(folder, 0).rank, str(fault))
+        width = width or (rank.times.width if rank.from_sums else 0)
+        yield rank
+
+
+def _comparable(group: Sequence[RankNumbers]) -> list[RankNumbers]:
+    """Those that have enough steps to be held against each other, and times of as many steps each: of most of them."""
     usual = float(np.median([rank.steps for rank in group])) if group else 0.0
-    return [rank for rank in group if rank.steps >= _FEW * usual]
+    group = [rank for rank in group if rank.steps >= _FEW * usual]
+    widths = Counter((rank.from_sums, rank.times.width) for rank in group).most_common(1)
+    return [rank for rank in group if (rank.from_sums, rank.times.width) == widths[0][0]]
 
 
 def _modules(group: Sequence[RankNumbers], role: int) -> list[ModuleOverRanks]:
@@ -159,7 +187,14 @@ def _modules(group: Sequence[RankNumbers], role: int) -> list[ModuleOverRanks]:
         middle = ordered[len(ordered) // 2][0]
         merged.append(
             ModuleOverRanks(
-                role, place, int(ordered[0][0]), int(middle), int(high_ns), high_rank, len(ordered)
+                role,
+                place,
+                int(ordered[0][0]),
+                int(middle),
+                int(high_ns),
+                high_rank,
+                len(ordered),
+                tuple((rank, int(spent_ns)) for spent_ns, rank in pairs),
             )
         )
     return merged
@@ -190,7 +225,8 @@ def _compared(group: Sequence[RankNumbers]) -> tuple[int, list[LateRank], str]:
         )
         for verdict in found
     ]
-    return len(common), late, ""
+    steps = min(rank.steps for rank in group)
+    return min(len(common) * group[0].times.width, steps), late, ""
 
 
 def _peers(group: Sequence[RankNumbers], places: Sequence[Place], common: Ints) -> Peers:
@@ -209,4 +245,5 @@ def _peers(group: Sequence[RankNumbers], places: Sequence[Place], common: Ints) 
         columns = [getattr(rank.times, name)[chosen] for rank, chosen in zip(group, rows, strict=True)]
         return np.stack(columns).astype(np.float64)
 
-    return Peers(own, gathered("data_ns"), gathered("duration_ns"), gathered("wait_ns"))
+    width = group[0].times.width
+    return Peers(own, gathered("data_ns"), gathered("duration_ns"), gathered("wait_ns"), width)

@@ -26,7 +26,7 @@ Bools = npt.NDArray[np.bool_]
 MIN_STEPS: Final = 18
 """In fewer steps no difference is told from chance."""
 MIN_LAST_STEPS: Final = 40
-"""The last steps alone are looked at where there are so many."""
+"""The last steps alone are looked at where there are so many; means of several, where there are MIN_STEPS."""
 BLOCKS: Final = 8
 BLOCK_STEPS: Final = 3
 """Blocks that steps are divided into, and how many steps one has at least."""
@@ -64,12 +64,14 @@ class Peers:
 
     own: of each rank, shape (steps, places).
     data, duration, wait: shape (ranks, steps).
+    width: what stands for a step is the mean of so many.
     """
 
     own: Sequence[npt.NDArray[np.float32]]
     data: Array
     duration: Array
     wait: Array
+    width: int = 1
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,9 @@ def stragglers(peers: Peers) -> list[Straggler]:
     ranks, steps = peers.duration.shape
     if ranks < 2:
         return []
+    least = MIN_LAST_STEPS if peers.width == 1 else MIN_STEPS
     for window in (steps, steps // 2, steps // 4, steps // 8):
-        if window < (MIN_STEPS if window == steps else MIN_LAST_STEPS):
+        if window < (MIN_STEPS if window == steps else least):
             break
         found = _Window(peers, steps - window).verdicts()
         if found:

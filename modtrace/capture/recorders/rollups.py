@@ -35,7 +35,6 @@ class WindowSums(Recorder):
         from modtrace.capture.mechanisms.step_sums import StepSums
 
         self._sums: StepSums = StepSums()
-        self._again: dict[int, bool] = {}
         self._ends_known = self._is_over = False
         self._written_ns = -_OFTEN_NS
 
@@ -66,17 +65,11 @@ class WindowSums(Recorder):
 
     def blocks_decoded(self, blocks: Any, at_ns: int) -> None:
         for number, calls in blocks:
-            self._sums.add(calls, number, self.context.origin_ns, self._is_recompute)
+            self._sums.add(calls, number, self.context.origin_ns, self.context.labels.name_of)
         # Where something ends steps, what is behind the last end is no whole step.
         self._sums.finish(at_ns, with_last=self._is_over and not self._ends_known)
         if self._is_over:
             self._sums.close()
-
-    def _is_recompute(self, label: int) -> bool:
-        known = self._again.get(label)
-        if known is None:
-            known = self._again[label] = self.context.labels.name_of(label) == "recompute"
-        return known
 
     def rows(self) -> list[tuple[str, Rows]]:
         return [("rollups", self._sums.closed())]

@@ -6,6 +6,7 @@ It is HTML without a script, of the first process; its numbers are those of the 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,8 @@ from modtrace.analysis.flat_profile import FlatProfile, ProfileRow, flat_profile
 from modtrace.analysis.memory_peaks import peaks
 from modtrace.analysis.module_repeats import folded
 from modtrace.analysis.phases import Steps
+from modtrace.analysis.ranks.heat_map import HeatColumn, HeatMap, heat_map
+from modtrace.analysis.ranks.rank_report import rank_report
 from modtrace.analysis.statistics import chosen_steps, quantile
 from modtrace.analysis.summary import Summary, summarise
 from modtrace.analysis.timeline import timeline
@@ -33,12 +36,15 @@ from modtrace.views.html.colors import PHASE_COLORS
 from modtrace.views.html.encode import TextTable
 from modtrace.views.html.tree_paths import TreePaths, quoted
 from modtrace.views.memory import device_memory_summary, memory_summary
+from modtrace.views.ranks import remarks
 from modtrace.views.steps import phase_shares, steps_summary
 
 Ints = npt.NDArray[np.int64]
 
 HOTTEST: Final = 8
 MOST_RANKS: Final = 16
+MOST_RANK_MODULES: Final = 4
+MOST_REMARKS: Final = 3
 MOST_COLUMNS: Final = 240
 """Columns of the chart of steps; of more steps the longest of several is a column."""
 _WIDE: Final = 400
@@ -339,35 +345,59 @@ def _memory(stored: Stored) -> str:
 
 
 def _ranks(stored: Stored) -> str:
-    """A step of each rank by phase, all to one scale: which rank the others wait for; "" for a single process."""
+    """Ranks beside phases and modules, darker where one takes longer than usual: which rank the others wait for, and in
+    what; "" for a single process. A click on a rank shows its steps.
+    """
     if len(stored.processes) < 2:
         return ""
-    means: list[tuple[int, int, int, list[tuple[str, int]]]] = []
-    for process in range(min(len(stored.processes), MOST_RANKS)):
-        steps, chosen = timeline(stored).steps[process], chosen_steps(stored, process).steps
-        if not len(steps) or steps.by == "root":
-            continue
-        number = int(chosen.sum())
-        shares = [(name, ns // number) for name, ns in phase_shares(steps, chosen)]
-        median_ns = quantile((steps.end - steps.start)[chosen], 50)
-        means.append((process, median_ns, sum(ns for _, ns in shares), shares))
-    longest_ns = max((mean_ns for _, _, mean_ns, _ in means), default=0)
-    body = ""
-    for process, median_ns, _, shares in means:
-        parts = [BarPart(f"p-{name.replace(' ', '_')}", ns, f"{name} {duration(ns)}") for name, ns in shares]
-        label = ", ".join(part.text for part in parts)
-        body += (
-            f'<tr><th scope="row">rank {stored.processes[process].rank}</th>'
-            f"<td>{stacked_bar(parts, longest_ns, label, css='row')}</td><td>{duration(median_ns)}</td></tr>"
-        )
-    further = len(stored.processes) - MOST_RANKS
-    note = f'<p class="hint">{plural(further, "more rank")}.</p>' if further > 0 else ""
+    report = rank_report(stored)
+    heat = heat_map(report, MOST_RANK_MODULES)
+    process_of = {about.folder: number for number, about in enumerate(stored.processes)}
+    rows = _rank_rows(heat)
+    phases, modules = (_heat_table(heat, part, rows, process_of) for part in (heat.phases, heat.modules))
+    texts = "".join(f"<p>{markup(remark, 400)}</p>" for remark in remarks(report)[:MOST_REMARKS])
+    further = len(heat.ranks) - MOST_RANKS
+    note = f"; {plural(further, 'more rank')}: modtrace ranks --all" if further > 0 else ""
     return (
         '<div class="panel ranks"><h2>A step of each rank <span class="figures-text">median</span></h2>'
-        f"<table><tbody>{body}</tbody></table>{note}</div>"
-        if body
-        else ""
+        f'{texts}<div class="scrolled">{phases}{modules}</div>'
+        f'<p class="hint">Darker: 5, 10, 25, 50% more than usual. Modules: own time{note}.</p></div>'
     )
+
+
+def _heat_table(
+    heat: HeatMap, columns: Sequence[HeatColumn], rows: Sequence[int], process_of: Mapping[str, int]
+) -> str:
+    """Ranks below each other; "" without columns."""
+    if not columns:
+        return ""
+    head = "".join(f'<th scope="col">{markup(column.title, 300)}</th>' for column in columns)
+    body = ""
+    for row in rows:
+        rank = heat.ranks[row]
+        cells = "".join(
+            f'<td class="heat-{column.levels[row]}">{_heat_text(column.times_ns[row])}</td>'
+            for column in columns
+        )
+        body += (
+            f'<tr><th scope="row"><a class="rank-link" href="#timeline" data-process="{process_of[rank.folder]}">'
+            f"rank {rank.rank}</a></th>{cells}</tr>"
+        )
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _rank_rows(heat: HeatMap) -> list[int]:
+    """The ranks that have a row, in order: of many those that take the most more than usual anywhere."""
+    rows = range(len(heat.ranks))
+    if len(rows) <= MOST_RANKS:
+        return [*rows]
+    columns = (*heat.phases, *heat.modules)
+    order = sorted(rows, key=lambda row: sorted(-column.levels[row] for column in columns))
+    return sorted(order[:MOST_RANKS])
+
+
+def _heat_text(spent_ns: int | None) -> str:
+    return "?" if spent_ns is None else duration(spent_ns)
 
 
 def strip_limit(steps: Steps, in_statistics: npt.NDArray[np.bool_]) -> int:

@@ -70,6 +70,12 @@ function listen() {
   byId("step-before").addEventListener("click", () => stepBy(-1));
   byId("step-after").addEventListener("click", () => stepBy(1));
   byId("rank").addEventListener("change", () => showRank(Number(byId("rank").value)));
+  for (const link of document.querySelectorAll(".rank-link")) {
+    link.addEventListener("click", () => {
+      byId("rank").value = link.dataset.process;
+      showRank(Number(link.dataset.process));
+    });
+  }
   byId("keys").replaceChildren(...KEYS.map(([keys, what]) => element("tr", {}, element("th", { scope: "row" }, keys), element("td", {}, what))));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("themechange")));
   document.addEventListener("keydown", globalKey);

@@ -34,6 +34,7 @@ from modtrace.views.tui.ops_screen import OpsScreen
 from modtrace.views.tui.output_pane import OutputPane
 from modtrace.views.tui.pair_viewer import pair_binding_ids
 from modtrace.views.tui.popups import Popup
+from modtrace.views.tui.ranks_popup import RanksPopup
 from modtrace.views.tui.reading_line import reading
 from modtrace.views.tui.row_table import RowTable
 from modtrace.views.tui.row_table_keys import TableKeys
@@ -71,6 +72,7 @@ class Viewer(App[str]):
         Binding("right_square_bracket", "step(1)", "Next step", id="app.next_step", show=False),
         Binding("left_curly_bracket", "rank(-1)", "Previous rank", id="app.previous_rank", show=False),
         Binding("right_curly_bracket", "rank(1)", "Next rank", id="app.next_rank", show=False),
+        Binding("R", "ranks", "Ranks beside each other", id="app.ranks", show=False),
         Binding("a", "whole_run", "Steps or whole run", id="app.whole_run", show=False),
         Binding("ctrl+r", "reload", "Read the trace again", id="app.reload", show=False),
         Binding("ctrl+z", "suspend_process", "Suspend", id="app.suspend", show=False),
@@ -166,6 +168,8 @@ class Viewer(App[str]):
         del parameters
         if action in ("view", "step", "reload", "whole_run"):
             return self._opened is not None
+        if action == "ranks":
+            return self._opened is not None and self.opened.processes > 1 and isinstance(self.screen, View)
         if action in ("detach", "quit"):
             detaches = isinstance(self.screen, LiveScreen) and self.screen.goes_on_without
             return detaches == (action == "detach")
@@ -268,6 +272,17 @@ class Viewer(App[str]):
             self.step = min(self.step, max(len(self.rank.steps) - 1, 0))
             self._tell("rank_changed")
 
+    def action_ranks(self) -> None:
+        """The ranks beside each other, to choose one of them."""
+        processes = self.opened.stored.processes
+
+        def choose(folder: str | None) -> None:
+            for number, about in enumerate(processes):
+                if about.folder == folder:
+                    self.action_rank(number - self.process)
+
+        self.push_screen(RanksPopup(self.opened.stored, processes[self.process].folder), choose)
+
     def action_whole_run(self) -> None:
         """Shares of the steps that count, or of the whole run."""
         self.whole_run = not self.whole_run
@@ -330,8 +345,8 @@ if TYPE_CHECKING:
 def binding_ids() -> Iterator[str]:
     """The names of all keys, for the file of one's own keys."""
     owners = (
-        Viewer, BaseScreen, TableKeys, LiveScreen, HotScreen, TreeScreen, FlameScreen, MemoryScreen, Popup, LineList,
-        RowTable, CallTree, FlameChart, CurveView, OutputPane, AskBar,
+        Viewer, BaseScreen, TableKeys, LiveScreen, HotScreen, TreeScreen, FlameScreen, MemoryScreen, Popup, RanksPopup,
+        LineList, RowTable, CallTree, FlameChart, CurveView, OutputPane, AskBar,
     )  # fmt: skip
     for owner in owners:
         for binding in owner.BINDINGS:
