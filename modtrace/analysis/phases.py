@@ -6,8 +6,9 @@ optimizer steps (one of LBFGS runs forward and backward inside). The calls insid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,10 +44,20 @@ DATA, H2D, FORWARD, EVAL, LOSS, BACK, OPTIMIZER, ZERO_GRAD, RECOMPUTE = range(9)
 NONE: Final = -1
 
 
+class Stretch(NamedTuple):
+    """Steps side by side of which no calls are recorded: how many, and when the first began and the last ended."""
+
+    steps: int
+    from_ns: int
+    to_ns: int
+
+
 @dataclass(frozen=True)
 class Steps:
     """The steps of one process: an array element a step. `thread` is the one whose time is divided.
 
+    recorded: calls of it are recorded. All else of a step that is not is empty: it begins and ends where the stretch of
+        such steps begins.
     by: what ends them: "mark", "optimizer", "forward" (of the next one, for updates by hand), "root" (each root call).
     spent: phase -> nanoseconds outside of the other phases in it, in the order of NAMES without `recompute`.
     threads: nanoseconds in which calls ran on other threads while this one was in no phase.
@@ -63,6 +74,7 @@ class Steps:
     start: Ints
     end: Ints
     whole: Bools
+    recorded: Bools
     spent: Ints
     threads: Ints
     first: Ints
@@ -123,13 +135,20 @@ class _Ends:
     pairs: list[tuple[int, Pair]]
 
 
-def divide(calls: Calls, earlier: PrecedingCalls | None = None, *, over: bool = False) -> Division:
+def divide(
+    calls: Calls,
+    earlier: PrecedingCalls | None = None,
+    *,
+    over: bool = False,
+    stretches: Sequence[Stretch] = (),
+) -> Division:
     """Find units, phases and steps.
 
     Args:
         calls: those of one process.
         earlier: what came before them.
         over: the program came to its end without an error, so no step is in progress.
+        stretches: steps that were left out, in order.
     """
     units = _units(calls)
     phase_of_unit = _phases_of(calls, units)
@@ -150,11 +169,11 @@ def divide(calls: Calls, earlier: PrecedingCalls | None = None, *, over: bool = 
     if len(tops):
         phase[_inside(tops, calls.last)] = RECOMPUTE
     if by == "root":
-        return Division(phase, *_each_root(calls, units, phase_of_unit))
+        return Division(phase, *_each_root(calls, units, phase_of_unit, stretches))
     works = np.isin(phase_of_unit, (FORWARD, EVAL, LOSS, BACK, OPTIMIZER))
     others = units[(calls.thread[units] != thread) & works]
     steps, losses = _steps(
-        calls, units[on_thread], phase_of_unit[on_thread], others, losses, ends, earlier, over
+        calls, units[on_thread], phase_of_unit[on_thread], others, losses, ends, earlier, over, stretches
     )
     return Division(phase, _step_of(calls, units, unit_of, steps), units, losses, steps)
 
@@ -350,13 +369,19 @@ def _losses(calls: Calls, units: Ints, phase: Ints) -> Losses:
     return pairs
 
 
-def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, Losses, Steps]:
+def _each_root(
+    calls: Calls, units: Ints, phase: Ints, stretches: Sequence[Stretch]
+) -> tuple[Ints, Ints, Losses, Steps]:
     """Without anything that ends a step every root call is one, over all threads."""
     roots = units[calls.kind[units] == MODULE]
     names = phase[calls.kind[units] == MODULE]
     order = np.argsort(calls.start[roots], kind="stable")
     number = np.empty(len(roots), np.int64)
     number[order] = np.arange(len(roots))
+    moments = np.array([stretch.to_ns for stretch in stretches], np.int64)
+    place = np.searchsorted(calls.start[roots][order], moments)
+    steps_of = np.array([stretch.steps for stretch in stretches], np.int64)
+    number += _before(place, steps_of, len(roots))[number]
     step = _spread(calls, roots, number, _unit_of(calls, roots))
     roots, names = roots[order], names[order]
     spent = np.zeros((len(PHASES), len(roots)), np.int64)
@@ -369,6 +394,7 @@ def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, Loss
         start=calls.start[roots],
         end=np.where(calls.known[roots], calls.end[roots], calls.start[roots]),
         whole=calls.known[roots],
+        recorded=np.ones(len(roots), np.bool_),
         spent=spent,
         threads=np.zeros(len(roots), np.int64),
         first=roots,
@@ -379,7 +405,55 @@ def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, Loss
         pairs=[],
         training=None,
     )
-    return step, units, [], steps
+    return step, units, [], _with_stretches(steps, place, steps_of, moments)
+
+
+def _before(place: Ints, amounts: Ints, count: int) -> Ints:
+    """For each of `count` positions, and behind the last, the sum of the amounts that stand in front of it or an
+    earlier one: each of them in front of its place.
+    """
+    total = np.zeros(count + 1, np.int64)
+    np.add.at(total, place, amounts)
+    return np.cumsum(total)
+
+
+def _with_stretches(steps: Steps, place: Ints, amounts: Ints, moments: Ints) -> Steps:
+    """Steps with others put in of which nothing is recorded: so many in front of each place, at some moment."""
+    if not len(place):
+        return steps
+    count = len(steps) + int(amounts.sum())
+    position = np.arange(len(steps)) + _before(place, amounts, len(steps))[:-1]
+    recorded = np.zeros(count, np.bool_)
+    recorded[position] = True
+    moment = np.repeat(moments, amounts)
+    row = np.append(steps.first, len(steps) and int(steps.last[-1]) + 1)[np.repeat(place, amounts)]
+
+    def spread(values: Ints, others: Ints | int) -> Ints:
+        spread_values = np.zeros((*values.shape[:-1], count), values.dtype)
+        spread_values[..., position] = values
+        spread_values[..., ~recorded] = others
+        return spread_values
+
+    return replace(
+        steps,
+        start=spread(steps.start, moment),
+        end=spread(steps.end, moment),
+        whole=spread(steps.whole, 0),
+        recorded=recorded,
+        spent=spread(steps.spent, 0),
+        threads=spread(steps.threads, 0),
+        first=spread(steps.first, row),
+        last=spread(steps.last, row - 1),
+        modules=spread(steps.modules, NONE) if len(steps.modules) else steps.modules,
+        evals=spread(steps.evals, 0),
+        final=int(np.append(position, count)[steps.final]),
+        training=None if steps.training is None else _moved(steps.training, position, count),
+    )
+
+
+def _moved(training: step_evaluations.Units, position: Ints, count: int) -> step_evaluations.Units:
+    """The same units where steps have other numbers; those behind the last step are behind the last still."""
+    return replace(training, step=np.append(position, count)[np.minimum(training.step, len(position))])
 
 
 def _steps(

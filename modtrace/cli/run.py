@@ -57,7 +57,7 @@ OPTIONS: Final = (
     Option(
         ("--max-size",),
         "SIZE",
-        "stop recording at this size on disk (default 4GB); with --rollups sums go on",
+        "how large the trace may get on disk (default 4GB): as it comes near, fewer steps are kept, see --keep",
     ),
     Option(
         ("--fail-on",),
