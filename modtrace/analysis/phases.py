@@ -378,10 +378,8 @@ def _each_root(
     order = np.argsort(calls.start[roots], kind="stable")
     number = np.empty(len(roots), np.int64)
     number[order] = np.arange(len(roots))
-    moments = np.array([stretch.to_ns for stretch in stretches], np.int64)
-    place = np.searchsorted(calls.start[roots][order], moments)
-    steps_of = np.array([stretch.steps for stretch in stretches], np.int64)
-    number += _before(place, steps_of, len(roots))[number]
+    place = _places_of(stretches, calls.start[roots][order])
+    number += _before(place, stretches, len(roots))[number]
     step = _spread(calls, roots, number, _unit_of(calls, roots))
     roots, names = roots[order], names[order]
     spent = np.zeros((len(PHASES), len(roots)), np.int64)
@@ -405,24 +403,29 @@ def _each_root(
         pairs=[],
         training=None,
     )
-    return step, units, [], _with_stretches(steps, place, steps_of, moments)
+    return step, units, [], _with_stretches(steps, place, stretches)
 
 
-def _before(place: Ints, amounts: Ints, count: int) -> Ints:
-    """For each of `count` positions, and behind the last, the sum of the amounts that stand in front of it or an
-    earlier one: each of them in front of its place.
-    """
+def _places_of(stretches: Sequence[Stretch], moments: Ints) -> Ints:
+    """In front of which step each stretch stands, by a moment of each step, in order."""
+    place: Ints = np.searchsorted(moments, np.array([stretch.to_ns for stretch in stretches], np.int64))
+    return place
+
+
+def _before(place: Ints, stretches: Sequence[Stretch], count: int) -> Ints:
+    """How many steps are left out before each of `count` that are recorded, and before the end: shape (count + 1)."""
     total = np.zeros(count + 1, np.int64)
-    np.add.at(total, place, amounts)
+    np.add.at(total, place, np.array([stretch.steps for stretch in stretches], np.int64))
     return np.cumsum(total)
 
 
-def _with_stretches(steps: Steps, place: Ints, amounts: Ints, moments: Ints) -> Steps:
-    """Steps with others put in of which nothing is recorded: so many in front of each place, at some moment."""
+def _with_stretches(steps: Steps, place: Ints, stretches: Sequence[Stretch]) -> Steps:
+    """Steps with those put in that were left out: a stretch in front of each place."""
     if not len(place):
         return steps
+    amounts, moments = np.array([(stretch.steps, stretch.from_ns) for stretch in stretches], np.int64).T
     count = len(steps) + int(amounts.sum())
-    position = np.arange(len(steps)) + _before(place, amounts, len(steps))[:-1]
+    position = np.arange(len(steps)) + _before(place, stretches, len(steps))[:-1]
     recorded = np.zeros(count, np.bool_)
     recorded[position] = True
     moment = np.repeat(moments, amounts)
@@ -465,6 +468,7 @@ def _steps(
     ended: _Ends,
     earlier: PrecedingCalls | None,
     over: bool,
+    stretches: Sequence[Stretch],
 ) -> tuple[Steps, Losses]:
     """The steps of a thread that end as `_ends` says, and a last one that did not come to its end; the losses that
     were computed within one step. `others` are units of other threads that compute.
@@ -476,6 +480,7 @@ def _steps(
     if tail is not None:
         ends = np.append(ends, max(int(calls.end[tail]), int(calls.start[tail])))
         closing = np.append(closing, tail)
+    place = _places_of(stretches, ends)
     borders = Borders(calls, units[~np.isin(phase, (DATA, H2D, ZERO_GRAD))])
     begin = _begin(borders, units, ends, closing, earlier)
     if earlier is None or earlier.end is None:
@@ -486,10 +491,15 @@ def _steps(
     )
     number = np.searchsorted(ends, calls.start[units], side="right")
     training = _training(calls, units, phase, number, len(ends))
-    start, evals = _starts(borders, units, training, begin, ends, count, earlier)
+    begins = np.concatenate([[begin], ends])[: len(ends)]
+    for before, stretch in zip(place.tolist(), stretches, strict=True):
+        if before < len(begins):
+            begins[before] = max(int(begins[before]), stretch.to_ns)
+    start, evals = _starts(borders, units, training, begins, ends, count, earlier)
     keep = start < ends
+    behind_left_out = np.append(np.cumsum(keep) - keep, np.count_nonzero(keep))
     start, ends, evals = start[keep], ends[keep], evals[:, keep]
-    place = np.append(np.cumsum(keep) - 1, np.count_nonzero(keep))
+    number_of = np.append(np.cumsum(keep) - 1, np.count_nonzero(keep))
     # What a forward would have ended is as whole as it will be when none comes any more.
     trains = bool((phase[behind] == BACK).any())
     is_whole = ((np.arange(len(keep)) < count) | (ended.by == "forward" and trains))[keep]
@@ -502,6 +512,7 @@ def _steps(
         start=start,
         end=ends,
         whole=is_whole,
+        recorded=np.ones(len(start), np.bool_),
         spent=spent,
         threads=np.minimum(
             _on_others(calls, units, others, losses, start, ends), ends - start - spent.sum(axis=0)
@@ -512,9 +523,9 @@ def _steps(
         evals=evals,
         final=int(keep[: ended.final].sum()),
         pairs=ended.pairs,
-        training=replace(training, step=place[training.step]),
+        training=replace(training, step=number_of[training.step]),
     )
-    return steps, losses
+    return _with_stretches(steps, behind_left_out[place], stretches), losses
 
 
 def _rows_of_steps(calls: Calls, thread: int, start: Ints, end: Ints) -> tuple[Ints, Ints]:
@@ -596,14 +607,16 @@ def _starts(
     borders: Borders,
     units: Ints,
     training: step_evaluations.Units,
-    begin: int,
+    begins: Ints,
     ends: Ints,
     ended: int,
     earlier: PrecedingCalls | None,
 ) -> tuple[Ints, Ints]:
-    """When each step starts, and the evaluations in front of each; `ended` of the steps came to their end."""
+    """When each step starts, and the evaluations in front of each; `begins` are the ends of the steps before, and
+    `ended` of the steps came to their end.
+    """
     earlier = earlier or PrecedingCalls("", 0, None)
-    start = np.concatenate([[begin], ends])[: len(ends)]
+    start = begins.copy()
     cut, evals = step_evaluations.outside(training, ended, len(ends), earlier.usual, earlier.trained)
     first = np.searchsorted(training.step, np.arange(len(ends) + 1))
     following = np.append(units, len(borders.calls))

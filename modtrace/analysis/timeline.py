@@ -18,6 +18,7 @@ from modtrace.analysis import phases
 from modtrace.analysis.call_arrays import Calls
 from modtrace.analysis.columns import begun, column, values_and_known
 from modtrace.analysis.phases import Division, Steps, divide
+from modtrace.analysis.thinned_steps import stretches_of
 from modtrace.trace.arrow import give_back
 from modtrace.trace.call_table import CODED, CallTable, constant, same
 from modtrace.trace.derived import once
@@ -106,7 +107,7 @@ def _timeline(stored: Stored) -> Timeline:
     parts = zip(edges[:-1].tolist(), edges[1:].tolist(), stored.processes, strict=True)
     for low, high, about in parts:
         calls = _part(all_calls, low, high)
-        division = divide(calls, over=_is_over(about))
+        division = divide(calls, over=_is_over(about), stretches=stretches_of(stored, len(steps)))
         step[low:high] = division.step
         phase[low:high] = division.phase
         steps.append(division.steps)
