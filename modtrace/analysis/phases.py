@@ -432,7 +432,7 @@ def _with_stretches(steps: Steps, place: Ints, stretches: Sequence[Stretch]) -> 
     row = np.append(steps.first, len(steps) and int(steps.last[-1]) + 1)[np.repeat(place, amounts)]
 
     def spread(values: Ints, others: Ints | int) -> Ints:
-        spread_values = np.zeros((*values.shape[:-1], count), values.dtype)
+        spread_values = np.zeros((*values.shape[:-1], count), np.int64)
         spread_values[..., position] = values
         spread_values[..., ~recorded] = others
         return spread_values
@@ -441,7 +441,7 @@ def _with_stretches(steps: Steps, place: Ints, stretches: Sequence[Stretch]) -> 
         steps,
         start=spread(steps.start, moment),
         end=spread(steps.end, moment),
-        whole=spread(steps.whole, 0),
+        whole=spread(steps.whole.astype(np.int64), 0) > 0,
         recorded=recorded,
         spent=spread(steps.spent, 0),
         threads=spread(steps.threads, 0),

@@ -33,7 +33,13 @@ class Chosen:
 
 
 def choose(
-    ended: Bools, counted: Bools, watched: Bools, first: int = 0, *, compiled: Bools | None = None
+    ended: Bools,
+    counted: Bools,
+    watched: Bools,
+    first: int = 0,
+    *,
+    compiled: Bools | None = None,
+    recorded: Bools | None = None,
 ) -> Chosen:
     """The steps that count.
 
@@ -43,7 +49,9 @@ def choose(
         watched: in which memory or kernels were watched.
         first: the number of the first of these steps; only of step 0 on is the first left out.
         compiled: in which torch compiled; None for none.
+        recorded: of which calls are recorded; None for all.
     """
+    recorded = np.ones(len(ended), np.bool_) if recorded is None else recorded
     compiled = np.zeros(len(ended), np.bool_) if compiled is None else compiled
     later = ended.copy()
     if not first and ended.any():
@@ -51,11 +59,11 @@ def choose(
     usual = later & ~compiled
     for chosen in (usual & ~counted & ~watched, usual & ~counted, later & ~counted, later, ended):
         if chosen.any():
-            return Chosen(chosen, _text(chosen, (ended, later, counted, watched, compiled), first))
+            return Chosen(chosen, _text(chosen, (ended, later, counted, watched, compiled), first, recorded))
     return Chosen(np.ones(len(ended), np.bool_), "none of the steps came to its end" if len(ended) else "")
 
 
-def _text(chosen: Bools, facts: tuple[Bools, Bools, Bools, Bools, Bools], first: int) -> str:
+def _text(chosen: Bools, facts: tuple[Bools, Bools, Bools, Bools, Bools], first: int, recorded: Bools) -> str:
     ended, later, counted, watched, compiled = facts
     numbers_chosen = np.flatnonzero(chosen)
     low, high = int(numbers_chosen[0]) + first, int(numbers_chosen[-1]) + first
@@ -69,7 +77,8 @@ def _text(chosen: Bools, facts: tuple[Bools, Bools, Bools, Bools, Bools], first:
         (out & counted, "with FLOP counting"),
         (out & ~counted & watched, "watched"),
         (out & ~counted & ~watched & compiled, "with compiling"),
-        (~ended & ~chosen, "that did not end"),
+        (~ended & ~chosen & recorded, "that did not end"),
+        (~recorded, "not recorded in full"),
     )
     left_out += [f"{count(int(which.sum()))} {why}" for which, why in numbers if which.any()]
     return f"{steps}; {_listed(left_out)} left out" if left_out else steps
@@ -100,7 +109,8 @@ def chosen_steps(stored: Stored, process: int) -> Chosen:
         strict=True,
     ):
         watched |= (steps.start < until) & (steps.end > since)
-    return choose(steps.whole, counted, watched, compiled=compiled_steps(stored, process))
+    compiled = compiled_steps(stored, process)
+    return choose(steps.whole, counted, watched, compiled=compiled, recorded=steps.recorded)
 
 
 @once

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from modtrace.analysis.phases import Stretch
+from modtrace.analysis.left_out import left_out
+from modtrace.analysis.timeline import timeline
+from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
-from modtrace.trace.table_keys import ints
+from modtrace.units import count
+
+Ints = npt.NDArray[np.int64]
 
 
-def stretches_of(stored: Stored, process: int) -> list[Stretch]:
-    """The stretches of steps of a process of which no calls were written, in order; those that contradict an earlier
-    one are left out.
+@once
+def every_of(stored: Stored, process: int) -> Ints:
+    """Of how many steps around each step of a process one was recorded, -1 for one that was recorded besides because
+    it was remarkable; an array element a step, made once.
     """
-    table = stored.table("thinned")
-    names = ("first_step", "end_step", "from_ns", "to_ns")
-    rows = np.stack([ints(table, name)[ints(table, "process") == process] for name in names], 1)
-    stretches: list[Stretch] = []
-    step = at_ns = 0
-    for first, end, from_ns, to_ns in rows[np.argsort(rows[:, 0], kind="stable")].tolist():
-        if first >= step and end > first and at_ns <= from_ns <= to_ns:
-            stretches.append(Stretch(end - first, from_ns, to_ns))
-            step, at_ns = end, to_ns
-    return stretches
+    stretches, number = left_out(stored, process), np.arange(len(timeline(stored).steps[process]))
+    if not len(stretches):
+        return np.ones(len(number), np.int64)
+    behind = np.searchsorted(stretches[:, 0], number, side="right")
+    every: Ints = np.append(stretches[:, 4], stretches[-1, 4])[np.maximum(behind - 1, 0)]
+    every[number < stretches[0, 0]] = 1
+    recorded = timeline(stored).steps[process].recorded
+    return np.where(recorded & (number % every != 0), -1, every)
+
+
+def thinned_text(stored: Stored, process: int) -> str:
+    """`steps 41 to 8,191: 1 in 8 in full`; of a trace that became thinner `1 in 2 to 1 in 8`, and the number of those
+    that are recorded besides. Empty where none was left out.
+    """
+    if process >= len(stored.processes):
+        return ""
+    stretches = left_out(stored, process)
+    if not len(stretches):
+        return ""
+    first, last = int(stretches[0, 0]), int(stretches[-1, 1]) - 1
+    least, most = int(stretches[:, 4].min()), int(stretches[:, 4].max())
+    often = f"1 in {count(most)}" if least == most else f"1 in {count(least)} to 1 in {count(most)}"
+    besides = int(np.count_nonzero(every_of(stored, process)[first : last + 1] < 0))
+    more = f", and {count(besides)} remarkable" if besides else ""
+    return f"steps {count(first)} to {count(last)}: {often} in full{more}"

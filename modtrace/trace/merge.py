@@ -92,6 +92,7 @@ def merge(
             raw["open"][index],
             {name: keys[name][index] for name in keys},
             damaged=damaged,
+            thinned=bool(len(raw["thinned"][index])),
         )
         out[index] += wrong
         if lost:
@@ -254,7 +255,13 @@ def _with_process(parts: Sequence[pa.Table], name: str = "gaps") -> pa.Table:
 
 
 def _calls(
-    parts: list[pa.Table], index: int, opened: pa.Table, keys: Mapping[str, Ints], *, damaged: bool
+    parts: list[pa.Table],
+    index: int,
+    opened: pa.Table,
+    keys: Mapping[str, Ints],
+    *,
+    damaged: bool,
+    thinned: bool,
 ) -> tuple[dict[str, Any], int, list[_LeftOut]]:
     """Columns of one process, in order of start within each thread, ids as positions; how many calls are left out
     because what they point at is lost; and which because they contradict others.
@@ -269,7 +276,8 @@ def _calls(
     by_name = {name: calls.column(name) for name in calls.schema.names}
     del calls
     columns, nulls = _with_unfinished(by_name, rows, unended)
-    columns, nulls = _chosen(columns, nulls, ~_behind_a_hole(columns))
+    if not thinned:  # calls of steps that were left out are no sign of a kill
+        columns, nulls = _chosen(columns, nulls, ~_behind_a_hole(columns))
     known = _keep_known(columns, nulls, keys)
     lost, out = 0, []
     if damaged:

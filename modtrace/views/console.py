@@ -33,7 +33,7 @@ from modtrace.analysis.roofline import device_keys, roofline
 from modtrace.analysis.saved_totals import most_kept
 from modtrace.analysis.statistics import chosen_steps
 from modtrace.analysis.step_columns import copies_known
-from modtrace.analysis.steps import median_mfu, steps
+from modtrace.analysis.steps import all_steps, median_mfu
 from modtrace.analysis.summary import summarise
 from modtrace.analysis.syncs import places
 from modtrace.analysis.timeline import timeline
@@ -160,7 +160,7 @@ def steps_table(
     stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False, cut: bool = True
 ) -> str:
     """A line a step, for each process."""
-    frame = steps(stored)
+    frame = all_steps(stored)
     lines: list[str] = []
     first = 0
     for number, (process_steps, process) in enumerate(
@@ -356,8 +356,10 @@ def info_json(stored: Stored) -> str:
     }
     if totals is not None:
         profile = flat_profile(stored, whole_run=True)
+        every_one = bool(totals.steps.recorded.all())
         data |= {
             "steps": len(totals.steps),
+            **({} if every_one else {"steps_recorded": int(totals.steps.recorded.sum())}),
             "steps_end_by": totals.steps.by,
             "flops": int(totals.flops.sum()) if len(totals.flops) and (totals.flops >= 0).all() else None,
             "flops_at_least": int(totals.work.least.sum()) if (totals.work.least >= 0).all() else None,

@@ -154,7 +154,8 @@ def steps_lines(
     tail = "".join(f" {name:>12}" for name, _, _ in rates)
     lines = [head, f"  {'step':>6} {'total':>8}{cells}{tail}"]
     before = -1
-    for step in _chosen(took):
+    shown_steps = _chosen(took, np.flatnonzero(steps.recorded))
+    for step in shown_steps:
         if step != before + 1:
             lines.append(f"  {'...':>6}")
         before = step
@@ -170,9 +171,14 @@ def steps_lines(
         lines.append(
             f"  {step:>6}{mark}{duration(timed_ns):>8}{row}{rate}{'' if steps.whole[step] else ' unfinished'}"
         )
-    hidden = len(took) - len(_chosen(took))
+    hidden = int(steps.recorded.sum()) - len(shown_steps)
     if hidden:
         lines.append(f"  {plural(hidden, 'step')} between are not shown: modtrace.load(...).steps has all")
+    left_out = len(took) - int(steps.recorded.sum())
+    if left_out:
+        lines.append(
+            f"  {plural(left_out, 'step')} were not recorded in full: modtrace info --rollups has sums of all"
+        )
     if work.counted.any():
         lines.append("  * operations were counted in it, which its times include")
     return [*lines, *steps_summary(steps, work, chosen, width, timed=timed)]
@@ -189,9 +195,10 @@ def _rate(amount: int, took_ns: int, unit: str) -> str:
     return scaled(rate, unit) if unit else count(rate)
 
 
-def _chosen(took: Ints) -> list[int]:
-    """All steps, or of many the first and last three and the slowest."""
-    if len(took) <= MANY:
-        return list(range(len(took)))
-    slowest = np.argsort(-took, kind="stable")[: MANY - 6].tolist()
-    return sorted({0, 1, 2, *slowest, len(took) - 3, len(took) - 2, len(took) - 1})
+def _chosen(took: Ints, number: Ints) -> list[int]:
+    """All steps of some numbers, or of many the first and last three and the slowest."""
+    if len(number) <= MANY:
+        chosen: list[int] = number.tolist()
+        return chosen
+    slowest = number[np.argsort(-took[number], kind="stable")[: MANY - 6]]
+    return sorted({*number[:3].tolist(), *slowest.tolist(), *number[-3:].tolist()})

@@ -192,9 +192,7 @@ class Thinning:
     ) -> tuple[list[Block], list[tuple[str, Rows]]]:
         """Decide the step in progress where that can be, and sort out what has been decided."""
         waiting = sum(len(chunk.first) for chunks in self._waiting.values() for chunk in chunks)
-        if self.is_over:
-            self._keep(current)
-        elif self._decided == current and current % self._every == 0:
+        if self.is_over or (self._decided == current and current % self._every == 0):
             self._keep(current)
         elif waiting > MANY_WAITING and self._decided <= current:
             for step in range(self._decided, current + 1):
@@ -274,9 +272,7 @@ class Thinning:
         }
         nulls: dict[str, Bools] = {}
         for name in dict.fromkeys(name for part in parts for name in part.nulls):
-            masks = [
-                part.nulls.get(name, np.zeros(len(part.first), np.bool_)) for part in parts
-            ]
+            masks = [part.nulls.get(name, np.zeros(len(part.first), np.bool_)) for part in parts]
             nulls[name] = np.concatenate(masks)[order]
         return columns, nulls
 

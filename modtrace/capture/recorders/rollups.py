@@ -32,7 +32,9 @@ def every_of_keep(text: object) -> int | None:
     if word == AUTO:
         return 1
     if not word.isdecimal() or not int(word) or len(word) > 9:
-        raise UsageError(f"{plain(word, 40)!r} is no choice of steps; there are auto, all and a number such as 50")
+        raise UsageError(
+            f"{plain(word, 40)!r} is no choice of steps; there are auto, all and a number such as 50"
+        )
     return int(word)
 
 
