@@ -568,7 +568,8 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     options = {
         "engine": checked_engine(engine), "functions": functions, "flops": flops, "syncs": syncs,
         **_step_options(memory=memory, kernels=kernels, saved=saved, values=values), "values_with": values_with,
-        "rollups": rollups, "keep": str(keep), "nan": nan, "nan_stop": nan_stop, "nan_pin": nan_pin, "nan_allow": nan_allow,
+        "rollups": rollups, "keep": str(keep),
+        "nan": nan, "nan_stop": nan_stop, "nan_pin": nan_pin, "nan_allow": nan_allow,
         "break_on": joined_texts("break_on", break_on), "watch": joined_texts("watch", watch), "messages": messages,
         "max_bytes": size_bytes(max_bytes) if isinstance(max_bytes, str) else max_bytes, **recorders,
     }  # fmt: skip

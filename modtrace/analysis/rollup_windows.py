@@ -17,6 +17,7 @@ from modtrace.analysis.columns import (
     values_and_known,
 )
 from modtrace.analysis.modules import module_names
+from modtrace.analysis.window_sums import window_sums
 from modtrace.trace.batch_columns import lists_of
 from modtrace.trace.dataframes import ROLLUPS
 from modtrace.trace.histogram import added_up, middles_of
@@ -76,7 +77,7 @@ def rollup_frame(stored: Stored) -> pd.DataFrame:
     """One row a module and window of steps, and one a window of the steps themselves; columns as in ROLLUPS."""
     import pandas as pd
 
-    table = stored.table("rollups")
+    table = window_sums(stored)
     module, count = nullable_codes(table, "module"), len(table)
     names, _, roots = module_names(stored)
     types = stored.table("modules").column("type").to_pylist()
@@ -106,7 +107,7 @@ def rollup_frame(stored: Stored) -> pd.DataFrame:
 
 def rollup_facts(stored: Stored, process: int = 0) -> RollupFacts | None:
     """Rollups of one process over all its windows; None where none were written."""
-    table = stored.table("rollups")
+    table = window_sums(stored)
     of_process = column(table, "process") == process
     if not of_process.any():
         return None
@@ -118,7 +119,7 @@ def rollup_facts(stored: Stored, process: int = 0) -> RollupFacts | None:
 
 def _over_windows(stored: Stored, of_process: Bools, side: str) -> list[ModuleOverSteps]:
     """The times of one side of each module that has some, over all windows of a process."""
-    table = stored.table("rollups")
+    table = window_sums(stored)
     module, calls = nullable_codes(table, "module") + 1, column(table, "calls").astype(np.int64)
     total, timed = values_and_known(table, f"{side}_ns")
     highest, _ = values_and_known(table, f"{side}_max_ns")
@@ -160,7 +161,7 @@ def _over_windows(stored: Stored, of_process: Bools, side: str) -> list[ModuleOv
 
 def _histograms(stored: Stored, side: str) -> tuple[Ints, Ints, Ints]:
     """Where the buckets of each row end, the buckets of all rows, and how many steps are in each."""
-    table = stored.table("rollups")
+    table = window_sums(stored)
     ends, buckets = lists_of(table.column(f"{side}_buckets"))
     return ends, buckets, lists_of(table.column(f"{side}_steps"))[1]
 

@@ -1,6 +1,7 @@
 """The steps that count in statistics: the one rule for every summary, table, view and finding.
 
-The first step warms up. Steps in which operations were counted, memory or kernels were watched or torch compiled take
+Of a trace in which steps were left out, those that are recorded because they are remarkable would make the others look
+so too. The first step warms up. Steps in which operations were counted, memory or kernels were watched or torch compiled take
 longer for it, and those that did not come to their end are cut short. All of them are left
 out, as far as there are others.
 """
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from modtrace.analysis.columns import column, nullable_codes
 from modtrace.analysis.compilations import compiled_steps
 from modtrace.analysis.flops import work_of_steps
+from modtrace.analysis.thinned_steps import every_of
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
@@ -40,6 +42,7 @@ def choose(
     *,
     compiled: Bools | None = None,
     recorded: Bools | None = None,
+    besides: Bools | None = None,
 ) -> Chosen:
     """The steps that count.
 
@@ -50,21 +53,24 @@ def choose(
         first: the number of the first of these steps; only of step 0 on is the first left out.
         compiled: in which torch compiled; None for none.
         recorded: of which calls are recorded; None for all.
+        besides: which are recorded because they are remarkable, where most are not; None for none.
     """
+    besides = np.zeros(len(ended), np.bool_) if besides is None else besides
     recorded = np.ones(len(ended), np.bool_) if recorded is None else recorded
     compiled = np.zeros(len(ended), np.bool_) if compiled is None else compiled
     later = ended.copy()
     if not first and ended.any():
         later[int(ended.argmax())] = False
-    usual = later & ~compiled
+    usual = later & ~compiled & ~besides
     for chosen in (usual & ~counted & ~watched, usual & ~counted, later & ~counted, later, ended):
         if chosen.any():
-            return Chosen(chosen, _text(chosen, (ended, later, counted, watched, compiled), first, recorded))
+            facts = (ended, later, counted, watched, compiled, recorded, besides)
+            return Chosen(chosen, _text(chosen, facts, first))
     return Chosen(np.ones(len(ended), np.bool_), "none of the steps came to its end" if len(ended) else "")
 
 
-def _text(chosen: Bools, facts: tuple[Bools, Bools, Bools, Bools, Bools], first: int, recorded: Bools) -> str:
-    ended, later, counted, watched, compiled = facts
+def _text(chosen: Bools, facts: tuple[Bools, ...], first: int) -> str:
+    ended, later, counted, watched, compiled, recorded, besides = facts
     numbers_chosen = np.flatnonzero(chosen)
     low, high = int(numbers_chosen[0]) + first, int(numbers_chosen[-1]) + first
     if high - low + 1 > len(numbers_chosen):
@@ -77,6 +83,7 @@ def _text(chosen: Bools, facts: tuple[Bools, Bools, Bools, Bools, Bools], first:
         (out & counted, "with FLOP counting"),
         (out & ~counted & watched, "watched"),
         (out & ~counted & ~watched & compiled, "with compiling"),
+        (out & ~counted & ~watched & ~compiled & besides, "remarkable"),
         (~ended & ~chosen & recorded, "that did not end"),
         (~recorded, "not recorded in full"),
     )
@@ -110,7 +117,14 @@ def chosen_steps(stored: Stored, process: int) -> Chosen:
     ):
         watched |= (steps.start < until) & (steps.end > since)
     compiled = compiled_steps(stored, process)
-    return choose(steps.whole, counted, watched, compiled=compiled, recorded=steps.recorded)
+    return choose(
+        steps.whole,
+        counted,
+        watched,
+        compiled=compiled,
+        recorded=steps.recorded,
+        besides=every_of(stored, process) < 0,
+    )
 
 
 @once

@@ -252,7 +252,7 @@ def rollups_text(
 ) -> str:
     """Modules over all steps of the first process, where sums over windows of steps were kept."""
     single = None
-    if stored.processes and stored.processes[0].stop is not None:
+    if stored.processes and stored.processes[0].stop is not None and not len(stored.table("thinned")):
         single = len(timeline(stored).steps[0])
     facts = rollup_facts(stored)
     lines = rollups_lines(facts, width=max(width, 20), single_steps=single)

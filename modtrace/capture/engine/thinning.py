@@ -1,8 +1,9 @@
 """Thinning: of which steps single calls are written, where a trace gets too large for those of all. NumPy alone.
 
 A step is chosen or left out as a whole, before anything of it is written. What belongs to a step that is not decided
-yet waits in memory: that is the step in progress, and those since the block before. A step is what began behind the end
-of the step before and before its own end, on every thread; a call goes with the outermost one around it that is no span.
+yet waits in memory: that is the step in progress, and those since the block before. A step is what began behind the
+end of the step before and before its own end, on every thread; a call goes with the outermost one around it that is
+no span.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ SLOWEST: Final = 32
 that are alike these are about 220; those beyond the percentile would be 10,000.
 """
 MANY_ALIKE: Final = 100
-"""So many steps are written because a call failed in them, and as many for new shapes, until steps are thinned further."""
+"""So many steps are written because a call failed in them, and as many for new shapes, until steps are thinned
+further.
+"""
 ROW_BYTES: Final = 40
 """Of a call on disk, before it is known."""
 MANY_WAITING: Final = 300_000
