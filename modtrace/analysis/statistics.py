@@ -1,9 +1,8 @@
 """The steps that count in statistics: the one rule for every summary, table, view and finding.
 
-Of a trace in which steps were left out, those that are recorded because they are remarkable would make the others look
-so too. The first step warms up. Steps in which operations were counted, memory or kernels were watched or torch compiled take
-longer for it, and those that did not come to their end are cut short. All of them are left
-out, as far as there are others.
+The first step warms up. Steps in which operations were counted, memory or kernels were watched or torch compiled take
+longer for it, and those that did not come to their end are cut short. Where steps were left out, those that are
+recorded because they are remarkable would make all look so. All of them are left out, as far as there are others.
 """
 
 from __future__ import annotations
