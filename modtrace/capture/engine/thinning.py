@@ -366,12 +366,12 @@ class Thinning:
 
     def _grow(self) -> None:
         """Thin further: at a half, two thirds, three quarters ... of the room of so many steps one as before."""
-        while (
-            self.room_bytes is not None
-            and self._used >= self.room_bytes * self._doublings / (self._doublings + 1)
-            and self._doublings < self.room_bytes
-            and self._every < _NEVER >> 1
-        ):
+        room_bytes = _NEVER if self.room_bytes is None else self.room_bytes
+        if (
+            self._used >= room_bytes
+        ):  # nothing more fits: sums alone are written, which took more than was left for them
+            return
+        while self._used >= room_bytes * self._doublings / (self._doublings + 1):
             self._every *= 2
             self._doublings += 1
             self._alike_failed = self._alike_new = 0

@@ -48,9 +48,9 @@ from modtrace.trace.writer import Writer
 RESUMED: Final = "greenlets took turns inside module calls; {} of these calls stand as aborted, without times"
 
 REASON_LIMIT: Final = 200
-SUMS_SHARE: Final = 4
+SUMS_SHARE: Final = 2
 MOST_SUMS_BYTES: Final = 64_000_000
-"""With --rollups a quarter of the size that a trace may have is for sums alone, and no more than this."""
+"""Where sums may be kept, half of the size that a trace may have is for them alone, and no more than this."""
 MOST_GAPS: Final = 8
 """`end.json` and `stopped.json` must fit into the room that is kept for them."""
 
