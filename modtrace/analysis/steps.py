@@ -110,7 +110,7 @@ def _of_process(stored: Stored, process: int, reached: Mapping[str, DevicePeaks]
         "call": _masked(call),
         "type": distinct_texts(_first_module(roots, module, phase, step, count), types),
         "ends": categorical(np.full(count, ENDS.index(steps.by)), list(ENDS)),
-        "thread": column(table, "thread")[roots] if steps.by == "root" else np.full(count, steps.thread),
+        "thread": np.full(count, steps.thread),
         "uncounted": work_of_steps(stored, low, high, count).uncounted,
         "every": _masked(every_of(stored, process)),
         "mfu": pd.array(utilised, dtype="Float64"),
@@ -118,9 +118,8 @@ def _of_process(stored: Stored, process: int, reached: Mapping[str, DevicePeaks]
         "status": categorical(status, list(STATUSES)),
         "error": distinct_texts(error, error_texts(stored)),
     }
-    if steps.by == "root":  # a column has an order of its own there: that of the starts
-        order = np.argsort(column(table, "start_ns")[roots], kind="stable")
-        data["thread"] = data["thread"][order]
+    if steps.by == "root":
+        data["thread"][step[roots]] = column(table, "thread")[roots]
     return pd.DataFrame({name: data[name] for name in _ORDER}, index=pd.Index(np.arange(count), name="step"))
 
 

@@ -185,8 +185,7 @@ def test_a_trace_becomes_thinner_as_its_limit_comes_near():
     every = [row["every"] for row in stretches]
     assert every == sorted(every)
     assert {number & (number - 1) for number in every} == {0}
-    assert every[0] == 2
-    assert every[-1] > 2
+    assert 2 <= every[0] < every[-1]
     assert stretches[0]["first_step"] > FIRST_STEPS, "all of them fit at first"
     assert 40 < steps.recorded.sum() < 350
     check_sums(thin, whole)

@@ -448,7 +448,8 @@ class Thinning:
         self._timed += 1
         slower = len(self._slowest) - bisect_right(self._slowest, spent)
         insort(self._slowest, spent)
-        del self._slowest[: len(self._slowest) - SLOWEST]
+        if len(self._slowest) > SLOWEST:
+            del self._slowest[0]
         return slower < min(SLOWEST, max(self._timed // 100, 1))
 
     def _forget(self, at_ns: int) -> None:
