@@ -57,7 +57,11 @@ def window_sums(stored: Stored) -> pa.Table:
         )
         if int(firsts.min()) > 0:
             parts.append(_from_calls(stored, number, int(firsts.min()), table.schema))
-    return pa.concat_tables(parts) if len(parts) > 1 else table
+    if len(parts) == 1:
+        return table
+    joined = pa.concat_tables(parts)
+    order = np.lexsort((column(joined, "first_step"), column(joined, "process")))
+    return joined.take(array(order, pa.int64()))
 
 
 def _from_calls(stored: Stored, process: int, end: int, schema: pa.Schema) -> pa.Table:

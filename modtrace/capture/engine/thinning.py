@@ -40,6 +40,7 @@ VALUE_STEPS: Final = 2
 """So many steps later it is known of the values in a step whether they were finite."""
 _MANY_BORDERS: Final = 20_000
 _MANY_STRETCHES: Final = 4096
+_MANY_ROWS: Final = 500
 _NEVER: Final = 1 << 62
 
 
@@ -108,6 +109,8 @@ class Thinning:
         self._rows = self._alike_failed = self._alike_new = 0
         self._used, self._row_bytes = 0.0, float(ROW_BYTES)
         self._has_failed = False
+        self._first_block: tuple[float, int] | None = None
+        """Bytes and rows on disk behind the first block, in which much is written once."""
 
     # the end of steps -----------------------------------------------------------------------------------------------
 
@@ -131,8 +134,11 @@ class Thinning:
         """
         self._measure(at_ns)
         self._used = float(written_bytes)
-        if self._rows:
-            self._row_bytes = self._used / self._rows
+        if self._rows and self._first_block is None:
+            self._first_block = self._used, self._rows
+        if self._first_block is not None and self._rows > self._first_block[1] + _MANY_ROWS:
+            first_bytes, first_rows = self._first_block
+            self._row_bytes = max((self._used - first_bytes) / (self._rows - first_rows), 1.0)
         expected = self._used + rows * self._row_bytes
         if not self.is_on and self.room_bytes is not None and 2 * expected >= self.room_bytes:
             self._begin()
