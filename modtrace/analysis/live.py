@@ -119,7 +119,8 @@ class LiveProcess:
         self.gaps += added.gaps
         self.steps.watched += added.watched
         self.steps.compiled += added.compiled
-        self.steps.stretches += [Stretch(*stretch) for stretch in added.thinned]
+        for steps, from_ns, to_ns, every in added.thinned:
+            self.steps.left_out(Stretch(steps, from_ns, to_ns), every)
         if added.calls is not None or added.opened is not None:
             self._held.append(added)
         self._release()

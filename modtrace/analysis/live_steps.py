@@ -7,6 +7,7 @@ after its step has been added up counts for no step, only for the whole.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,6 +102,8 @@ class LiveSteps:
         self.compiled: list[tuple[int, int]] = []
         self.stretches: list[Stretch] = []
         """Steps that were left out, in front of steps that are not sure yet or are still to come."""
+        self._every: list[tuple[int, int]] = []
+        """Of how many steps one is recorded from a moment on."""
         self.calls = 0
         """Of modules, in all."""
         self._nodes = nodes
@@ -131,6 +134,17 @@ class LiveSteps:
         self._divide()
         if self._recent.shape[1] > MANY_CALLS:
             self._thin()
+
+    def left_out(self, stretch: Stretch, every: int) -> None:
+        """Take in steps of which no calls are recorded; of `every` steps one was."""
+        self.stretches.append(stretch)
+        if not self._every or self._every[-1][1] != every:
+            self._every.append((stretch.from_ns, every))
+
+    def _is_besides(self, step: Step) -> bool:
+        """True for a step that is recorded because it was remarkable, among others that are not."""
+        place = bisect_right(self._every, (step.start_ns, 1 << 62)) - 1
+        return place >= 0 and step.number % self._every[place][1] != 0
 
     def last(self, count: int) -> list[Step]:
         """The last steps that have ended, at most so many, in order."""
@@ -169,7 +183,8 @@ class LiveSteps:
         first = known[0].number if known else 0
         complete = np.ones(len(known), np.bool_)
         watched, compiled = _meet(known, self.watched), _meet(known, self.compiled)
-        chosen = choose(complete, counted, watched, first, compiled=compiled)
+        besides = np.array([self._is_besides(step) for step in known], np.bool_)
+        chosen = choose(complete, counted, watched, first, compiled=compiled, besides=besides)
         counted_steps = [step for step, counts in zip(known, chosen.steps.tolist(), strict=True) if counts]
         if known and known[-1].number - first >= len(known):
             return counted_steps, f"{len(counted_steps)} of the last {len(known)} steps in full"

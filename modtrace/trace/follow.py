@@ -55,7 +55,7 @@ class AddedRows:
     """Rows that a reading has added. Keys are those of the process; `calls` and `opened` are columns of schema.TABLES
     as arrays: -1 for no key, and `duration_ns` and `self_ns` -1 where they are not known. `watched` and `compiled` say
     when memory or kernels were watched and when torch compiled: (from, to) in nanoseconds since the start of recording;
-    `thinned` which steps were left out: (how many, from, to).
+    `thinned` which steps were left out: (how many, from, to, of how many steps one was written).
     """
 
     modules: dict[int, tuple[str, int | None]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class AddedRows:
     gaps: list[str] = field(default_factory=list)
     watched: list[tuple[int, int]] = field(default_factory=list)
     compiled: list[tuple[int, int]] = field(default_factory=list)
-    thinned: list[tuple[int, int, int]] = field(default_factory=list)
+    thinned: list[tuple[int, int, int, int]] = field(default_factory=list)
     opened: Columns | None = None
     calls: Columns | None = None
 
@@ -236,12 +236,7 @@ class Follower:
             low, high = (integers(batch.rows.column(name))[0].tolist() for name in ("from_ns", "to_ns"))
             added.watched += zip(low, high, strict=True)
         for batch in self._streams["thinned"].read():
-            names = ("first_step", "end_step", "from_ns", "to_ns")
-            first, end, from_ns, to_ns = (integers(batch.rows.column(name))[0].tolist() for name in names)
-            rows_of_batch = zip(first, end, from_ns, to_ns, strict=True)
-            added.thinned += [
-                (b - a, since, until) for a, b, since, until in rows_of_batch if 0 < b - a < _MANY_STEPS
-            ]
+            added.thinned += _thinned(batch.rows)
         for batch in self._streams["compilations"].read():
             low, took = (integers(batch.rows.column(name))[0] for name in ("start_ns", "duration_ns"))
             added.compiled += zip(low.tolist(), (low + took).tolist(), strict=True)
@@ -274,6 +269,16 @@ class Follower:
         if marks != self._marks or (self.process.end is None and marks[-1] is not None):
             self.process = process_of(self.folder, self.last_ns)
             self._marks = marks
+
+
+def _thinned(rows: pa.RecordBatch) -> list[tuple[int, int, int, int]]:
+    names = ("first_step", "end_step", "from_ns", "to_ns", "every")
+    stretches = zip(*(integers(rows.column(name))[0].tolist() for name in names), strict=True)
+    return [
+        (end - first, from_ns, to_ns, max(every, 1))
+        for first, end, from_ns, to_ns, every in stretches
+        if 0 < end - first < _MANY_STEPS
+    ]
 
 
 def _modules(rows: pa.RecordBatch) -> dict[int, tuple[str, int | None]]:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import modtrace
+from modtrace.analysis.live import LiveTrace
 from modtrace.analysis.rollups import UNKNOWN, rollup
 from modtrace.analysis.statistics import chosen_steps
 from modtrace.analysis.thinned_steps import every_of, thinned_text
@@ -362,6 +363,20 @@ def test_the_slowest_steps_are_among_those_that_are_taken_for_slow():
         assert len(slow) < 500
         assert {step for step in slowest if step > 2_000} <= slow
         assert len(slowest & slow) > SLOWEST // 4
+
+
+def test_a_live_view_numbers_steps_as_every_other(runs):
+    steps, trace = runs[1].steps, LiveTrace(runs[1]._read().path)
+    for _ in range(4):
+        trace.look()
+    live = trace.processes[0].steps
+    known = live.last(1000)
+    assert [step.number for step in known] == steps.index[steps["whole"]].tolist()
+    assert [step.duration_ns for step in known] == steps["duration_ns"][steps["whole"]].tolist()
+    chosen, words = live.in_statistics(1000)
+    assert [step.number for step in chosen] == steps.index[steps["in_statistics"]].tolist()
+    assert words == f"{len(chosen)} of the last {len(known)} steps in full"
+    assert live.number == STEPS
 
 
 def test_every_of_is_one_where_nothing_was_left_out(runs):
