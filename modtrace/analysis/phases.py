@@ -413,7 +413,7 @@ def _places_of(stretches: Sequence[Stretch], moments: Ints) -> Ints:
 
 
 def _before(place: Ints, stretches: Sequence[Stretch], count: int) -> Ints:
-    """How many steps are left out before each of `count` that are recorded, and before the end: shape (count + 1)."""
+    """Steps that are left out before each of `count` that are recorded, and before the end: shape (count + 1)."""
     total = np.zeros(count + 1, np.int64)
     np.add.at(total, place, np.array([stretch.steps for stretch in stretches], np.int64))
     return np.cumsum(total)
@@ -475,11 +475,7 @@ def _steps(
     """
     count = len(ended.end_ns)
     behind = np.searchsorted(ended.end_ns, calls.start[units], side="right") == count
-    tail = _tail(calls, units, phase, behind, over)
-    ends, closing = ended.end_ns, ended.closing
-    if tail is not None:
-        ends = np.append(ends, max(int(calls.end[tail]), int(calls.start[tail])))
-        closing = np.append(closing, tail)
+    ends, closing = _with_tail(calls, ended, _tail(calls, units, phase, behind, over))
     place = _places_of(stretches, ends)
     borders = Borders(calls, units[~np.isin(phase, (DATA, H2D, ZERO_GRAD))])
     begin = _begin(borders, units, ends, closing, earlier)
@@ -491,10 +487,7 @@ def _steps(
     )
     number = np.searchsorted(ends, calls.start[units], side="right")
     training = _training(calls, units, phase, number, len(ends))
-    begins = np.concatenate([[begin], ends])[: len(ends)]
-    for before, stretch in zip(place.tolist(), stretches, strict=True):
-        if before < len(begins):
-            begins[before] = max(int(begins[before]), stretch.to_ns)
+    begins = _begins(begin, ends, place, stretches)
     start, evals = _starts(borders, units, training, begins, ends, count, earlier)
     keep = start < ends
     behind_left_out = np.append(np.cumsum(keep) - keep, np.count_nonzero(keep))
@@ -526,6 +519,23 @@ def _steps(
         training=replace(training, step=number_of[training.step]),
     )
     return _with_stretches(steps, behind_left_out[place], stretches), losses
+
+
+def _with_tail(calls: Calls, ended: _Ends, tail: int | None) -> tuple[Ints, Ints]:
+    """Ends of steps and the calls that end them, with the step that did not come to its end and its last unit."""
+    if tail is None:
+        return ended.end_ns, ended.closing
+    end = max(int(calls.end[tail]), int(calls.start[tail]))
+    return np.append(ended.end_ns, end), np.append(ended.closing, tail)
+
+
+def _begins(begin: int, ends: Ints, place: Ints, stretches: Sequence[Stretch]) -> Ints:
+    """The end of the step before each, be that one that was left out."""
+    begins = np.concatenate([[begin], ends])[: len(ends)]
+    for before, stretch in zip(place.tolist(), stretches, strict=True):
+        if before < len(begins):
+            begins[before] = max(int(begins[before]), stretch.to_ns)
+    return begins
 
 
 def _rows_of_steps(calls: Calls, thread: int, start: Ints, end: Ints) -> tuple[Ints, Ints]:

@@ -174,7 +174,7 @@ def _asked(parsed: ParsedOptions) -> dict[str, bool | str | None]:
         if option.value is None:
             asked[option.argument] = parsed.on(key) != option.default
         else:
-            asked[option.argument] = parsed.values.get(key) or None
+            asked[option.argument] = parsed.values.get(key) or option.default
             if option.check is not None and asked[option.argument]:
                 _check(option.flag, option.value, str(asked[option.argument]), option.check)
     return asked

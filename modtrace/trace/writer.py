@@ -77,8 +77,8 @@ class Writer:
 
     @property
     def room_bytes(self) -> int | None:
-        """How large all tables should get that are not of BEYOND_LIMIT, so that those may become twice as large as they
-        are; None for any size.
+        """The size that all tables should have at most that are not of BEYOND_LIMIT, so that those may become twice as
+        large as they are; None for any size.
         """
         if self._max_bytes is None:
             return None

@@ -320,6 +320,12 @@ def ranks_text(
     return _finished(lines, width, color, ascii, cut)
 
 
+def _step_counts(steps: Steps) -> dict[str, int]:
+    """The number of steps, and where some were left out that of those that are recorded."""
+    recorded = int(steps.recorded.sum())
+    return {"steps": len(steps)} | ({"steps_recorded": recorded} if recorded < len(steps) else {})
+
+
 def _phases_ns(stored: Stored, of: Steps) -> dict[str, int | None]:
     """Phase -> nanoseconds in all steps; None for copies that were not recorded."""
     spent: dict[str, int | None] = {name: int(of.spent[code].sum()) for code, name in enumerate(PHASES)}
@@ -356,10 +362,8 @@ def info_json(stored: Stored) -> str:
     }
     if totals is not None:
         profile = flat_profile(stored, whole_run=True)
-        every_one = bool(totals.steps.recorded.all())
         data |= {
-            "steps": len(totals.steps),
-            **({} if every_one else {"steps_recorded": int(totals.steps.recorded.sum())}),
+            **_step_counts(totals.steps),
             "steps_end_by": totals.steps.by,
             "flops": int(totals.flops.sum()) if len(totals.flops) and (totals.flops >= 0).all() else None,
             "flops_at_least": int(totals.work.least.sum()) if (totals.work.least >= 0).all() else None,

@@ -171,17 +171,23 @@ def steps_lines(
         lines.append(
             f"  {step:>6}{mark}{duration(timed_ns):>8}{row}{rate}{'' if steps.whole[step] else ' unfinished'}"
         )
-    hidden = int(steps.recorded.sum()) - len(shown_steps)
-    if hidden:
-        lines.append(f"  {plural(hidden, 'step')} between are not shown: modtrace.load(...).steps has all")
-    left_out = len(took) - int(steps.recorded.sum())
-    if left_out:
-        lines.append(
-            f"  {plural(left_out, 'step')} were not recorded in full: modtrace info --rollups has sums of all"
-        )
+    lines += _not_shown(steps, len(shown_steps))
     if work.counted.any():
         lines.append("  * operations were counted in it, which its times include")
     return [*lines, *steps_summary(steps, work, chosen, width, timed=timed)]
+
+
+def _not_shown(steps: Steps, shown: int) -> list[str]:
+    """The number of steps that are not shown, and of those that are not recorded."""
+    recorded, lines = int(steps.recorded.sum()), []
+    if recorded > shown:
+        lines.append(
+            f"  {plural(recorded - shown, 'step')} between are not shown: modtrace.load(...).steps has all"
+        )
+    if recorded < len(steps):
+        left_out = plural(len(steps) - recorded, "step")
+        lines.append(f"  {left_out} were not recorded in full: modtrace info --rollups has sums of all")
+    return lines
 
 
 def _bound(unit: str, work: StepWork, step: int) -> str:

@@ -26,7 +26,7 @@ def every_of_keep(text: object) -> int | None:
     Raises:
         UsageError: it is none of these, and no number above zero.
     """
-    word = str(text)
+    word = AUTO if text is None else str(text)
     if word == ALL:
         return None
     if word == AUTO:
@@ -77,7 +77,7 @@ class WindowSums(Recorder):
         from modtrace.capture.engine.thinning import Thinning
         from modtrace.capture.mechanisms.step_sums import StepSums
 
-        every, is_asked = every_of_keep(self.further["keep"]), self.further["keep"] != AUTO
+        every, is_asked = every_of_keep(self.further["keep"]), self.further["keep"] not in (None, AUTO)
         if every is not None:
             self.context.thinning = Thinning(every, is_on=is_asked, origin_ns=self.context.origin_ns)
         self._sums: StepSums | None = StepSums() if self.value or (is_asked and every is not None) else None
