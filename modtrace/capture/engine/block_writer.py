@@ -200,7 +200,7 @@ def _thinned(
     further: list[tuple[str, Mapping[str, Any]]],
     at_ns: int,
 ) -> tuple[list[Block], list[tuple[str, Mapping[str, Any]]]]:
-    """What is written now of blocks and of rows of recorders, with the stretches of steps that are left out."""
+    """Rows of blocks and of recorders that are written now, with the stretches of steps that are left out."""
     thinning.note_asked(further)
     if not thinning.is_on:
         return decoded, further

@@ -77,7 +77,7 @@ class Thinning:
         self.is_over = False
         """The recording ends: the step in progress is the last one, and is written."""
         self.room_bytes: int | None = None
-        """What single calls may take on disk; None for any size."""
+        """Bytes that single calls may take on disk; None for any number."""
         self.delay_steps = 0
         """A step is decided so many steps after its end."""
         self._origin_ns = origin_ns
@@ -411,7 +411,7 @@ class Thinning:
         return kept
 
     def _left_out_before(self, steps: Ints) -> Ints:
-        """How many steps below each are left out."""
+        """Steps below each that are left out."""
         firsts, ends = np.array(self._firsts, np.int64), np.array(self._ends, np.int64)
         before = np.concatenate([[0], np.cumsum(ends - firsts)])
         place = np.searchsorted(firsts, steps, side="right") - 1
