@@ -85,6 +85,8 @@ def begin(context: TraceContext, buffer: ThreadBuffer, module: Any, caller: Fram
     root = not buffer.calls or is_root(buffer)
     if root:
         context.registry.root_calls += 1
+        if context.left_modes:
+            context.take_out_left()
     if root and context.admits is not None and not context.admits(module):
         return NOT_LOOKED_AT
     return _mode(module) | OUTERMOST if root and context.events.root_began else _mode(module)
