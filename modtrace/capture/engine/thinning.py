@@ -29,13 +29,15 @@ SLOWEST: Final = 32
 that are alike these are about 220; those beyond the percentile would be 10,000.
 """
 MANY_ALIKE: Final = 100
-"""So many steps are written because a call failed in them, and as many for new shapes, until steps are thinned
-further.
+"""So many steps are written for each reason until steps are thinned further: where they get slower all the time, each
+is the slowest up to its end.
 """
 ROW_BYTES: Final = 40
 """Of a call on disk, before it is known."""
 MANY_WAITING: Final = 300_000
 """A step in progress with more calls than that is left out: they would take too much memory."""
+LEVEL_STEPS: Final = 4
+"""So many steps at least are written before they are thinned further."""
 VALUE_STEPS: Final = 2
 """So many steps later it is known of the values in a step whether they were finite."""
 _MANY_BORDERS: Final = 20_000
@@ -84,7 +86,7 @@ class Thinning:
         self._marked: set[int] = set()
         """Steps that are remarkable for something beside their calls."""
         self._asked: list[tuple[int, int]] = []
-        self._every, self._doublings = every, 1
+        self._every, self._doublings, self._doubled_at = every, 1, 0
         self._numbers, self._since = [0], [-_NEVER]
         self._is_known = [False]
         """The step before each has ended just then."""
@@ -106,7 +108,9 @@ class Thinning:
         self._slowest: list[int] = []
         self._measured = self._timed = 0
         self._highest_signature = -1
-        self._rows = self._alike_failed = self._alike_new = 0
+        self._rows = 0
+        self._alike = [0, 0, 0]
+        """Steps that were written because they are slow, because a call failed, and for new shapes."""
         self._used, self._row_bytes = 0.0, float(ROW_BYTES)
         self._has_failed = False
         self._first_block: tuple[float, int] | None = None
@@ -350,19 +354,17 @@ class Thinning:
 
     def _decide(self, step: int, rows: int, failed: int, signature: int, counted: int) -> None:
         """Write a step that is over, or leave it out."""
-        self._grow()
+        self._grow(step)
         size = rows * self._row_bytes
         room = float(_NEVER) if self.room_bytes is None else self.room_bytes - self._used
         is_new = signature > self._highest_signature >= 0
         self._highest_signature = max(self._highest_signature, signature)
-        remarkable = self._is_slow(step) or bool(counted) or step in self._marked
+        remarkable = bool(counted) or step in self._marked
         remarkable |= any(first <= step < end for first, end in self._asked)
-        if failed and self._alike_failed < MANY_ALIKE:
-            self._alike_failed += 1
-            remarkable = True
-        if is_new and self._alike_new < MANY_ALIKE:
-            self._alike_new += 1
-            remarkable = True
+        for place, has_reason in enumerate((self._is_slow(step), bool(failed), is_new)):
+            if has_reason and self._alike[place] < MANY_ALIKE:
+                self._alike[place] += 1
+                remarkable = True
         is_chosen = step % self._every == 0 or self._has_failed
         if (is_chosen and 2 * size <= room) or (remarkable and 8 * size <= room):
             self._used += size
@@ -370,17 +372,17 @@ class Thinning:
         else:
             self._leave_out(step)
 
-    def _grow(self) -> None:
-        """Thin further: at a half, two thirds, three quarters ... of the room of so many steps one as before."""
-        room_bytes = _NEVER if self.room_bytes is None else self.room_bytes
-        if (
-            self._used >= room_bytes
-        ):  # nothing more fits: sums alone are written, which took more than was left for them
+    def _grow(self, step: int) -> None:
+        """Thin further: at a half, two thirds, three quarters ... of the room of so many steps one as before, and not
+        before a few of these were written: the room gets smaller too, as sums need more.
+        """
+        if self.room_bytes is None or step < self._doubled_at + LEVEL_STEPS * self._every:
             return
-        while self._used >= room_bytes * self._doublings / (self._doublings + 1):
+        if self._used >= self.room_bytes * self._doublings / (self._doublings + 1):
             self._every *= 2
             self._doublings += 1
-            self._alike_failed = self._alike_new = 0
+            self._doubled_at = step
+            self._alike = [0, 0, 0]
 
     def _keep(self, step: int) -> None:
         if self._stretch is not None:
