@@ -76,7 +76,7 @@ class Thinning:
         self.is_on = is_on
         self.begin: tuple[int, int] = (0, -_NEVER)
         """The first step that may be left out, and when it began."""
-        self.is_over = False
+        self.is_over = self._has_failed = False
         """The recording ends: the step in progress is the last one, and is written."""
         self.room_bytes: int | None = None
         """Bytes that single calls may take on disk; None for any number."""
@@ -106,13 +106,11 @@ class Thinning:
         self._opened: set[int] = set()
         """Spans that stand in the table `open`."""
         self._slowest: list[int] = []
-        self._measured = self._timed = 0
+        self._measured = self._timed = self._rows = 0
         self._highest_signature = -1
-        self._rows = 0
         self._alike = [0, 0, 0]
         """Steps that were written because they are slow, because a call failed, and for new shapes."""
         self._used, self._row_bytes = 0.0, float(ROW_BYTES)
-        self._has_failed = False
         self._first_block: tuple[float, int] | None = None
         """Bytes and rows on disk behind the first block, in which much is written once."""
 
