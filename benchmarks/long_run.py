@@ -156,7 +156,7 @@ def record(folder: Path, blocks: int) -> tuple[float, float]:
 
 def write_chosen(writer: Writer, thinning: Thinning, taken: TakenRows, at_ns: int) -> None:
     """Write those calls of a block that are recorded."""
-    thinning.room_bytes = writer.room_bytes
+    thinning.room_bytes = writer.room_bytes(thinning.sums_growth)
     thinning.prepare(len(taken.nodes.call), writer.single_bytes, at_ns)
     blocks = [taken.block]
     if thinning.is_on:

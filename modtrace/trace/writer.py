@@ -75,14 +75,16 @@ class Writer:
         except OSError as error:
             self._broken = _no_further(error)
 
-    @property
-    def room_bytes(self) -> int | None:
-        """The size that all tables should have at most that are not of BEYOND_LIMIT, so that those may become twice as
-        large as they are; None for any size.
+    def room_bytes(self, growth: float = 1.0) -> int | None:
+        """The size that all tables may have that are not of BEYOND_LIMIT; None for any size.
+
+        Args:
+            growth: times as large those of BEYOND_LIMIT will be in the end. Room is left for that, two thirds at most.
         """
         if self._max_bytes is None:
             return None
-        return self._max_bytes - max(self._sums_bytes, 2 * (self.bytes_written - self.single_bytes))
+        sums_bytes = int(growth * (self.bytes_written - self.single_bytes))
+        return self._max_bytes - max(self._sums_bytes, min(sums_bytes, self._max_bytes * 2 // 3))
 
     def append(
         self,

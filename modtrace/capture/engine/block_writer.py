@@ -110,7 +110,7 @@ class Blocks:
         decoded = self._decode(blocks)
         thinning = self._context.thinning
         if thinning is not None:
-            thinning.room_bytes = self.writer.room_bytes
+            thinning.room_bytes = self.writer.room_bytes(thinning.sums_growth)
             thinning.prepare(sum(_count(rows) for rows in decoded), self.writer.single_bytes, at_ns)
         self._tell(blocks, decoded, at_ns)
         for block in blocks:

@@ -8,6 +8,7 @@ no span.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right, insort
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.capture.engine.decode import Block, BlockCalls, outermost
+from modtrace.trace.histogram import LEVEL_WINDOWS
 from modtrace.trace.schema import COUNTED, OK, SPAN, THREAD_SHIFT
 
 Ints = npt.NDArray[np.int64]
@@ -38,6 +40,8 @@ MANY_WAITING: Final = 300_000
 """A step in progress with more calls than that is left out: they would take too much memory."""
 LEVEL_STEPS: Final = 4
 """So many steps at least are written before they are thinned further."""
+MANY_STEPS: Final = 1_000_000
+"""Room is left for the sums of so many."""
 VALUE_STEPS: Final = 2
 """So many steps later it is known of the values in a step whether they were finite."""
 _MANY_BORDERS: Final = 20_000
@@ -127,6 +131,12 @@ class Thinning:
         """The step before has ended at this moment, if that was not before."""
         if self._since[-1] > at_ns > (self._since[-2] if len(self._since) > 1 else -_NEVER):
             self._since[-1] = at_ns
+
+    @property
+    def sums_growth(self) -> float:
+        """Times as large as now the sums over windows of steps will be after a million steps."""
+        now = max(_windows_before(self._numbers[-1]) - _windows_before(self.begin[0]), 1.0)
+        return max((_windows_before(MANY_STEPS) - _windows_before(self.begin[0])) / now, 1.0)
 
     # blocks ---------------------------------------------------------------------------------------------------------
 
@@ -464,6 +474,11 @@ class Thinning:
         if len(self._numbers) > _MANY_BORDERS or not self.is_on:
             place = max(bisect_right(self._since, oldest) - 2, 0)
             del self._numbers[:place], self._since[:place], self._is_known[:place]
+
+
+def _windows_before(step: int) -> float:
+    """About the number of windows of sums before a step: as many are of each length, which doubles."""
+    return LEVEL_WINDOWS * math.log2(step / LEVEL_WINDOWS + 1)
 
 
 def _some(chunk: _Chunk, rows: Bools) -> _Chunk:
