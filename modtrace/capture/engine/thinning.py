@@ -34,6 +34,8 @@ MANY_ALIKE: Final = 100
 """So many steps are written for each reason until steps are thinned further: where they get slower all the time, each
 is the slowest up to its end.
 """
+FAR: Final = 1.5
+"""A slow step that takes so many times as long as usual is no matter of steps that get slower all the time."""
 ROW_BYTES: Final = 40
 """Of a call on disk, before it is known."""
 MANY_WAITING: Final = 300_000
@@ -114,7 +116,8 @@ class Thinning:
         self._highest_signature = -1
         self._alike = [0, 0, 0]
         """Steps that were written because they are slow, because a call failed, and for new shapes."""
-        self._used, self._row_bytes = 0.0, float(ROW_BYTES)
+        self._used, self._row_bytes, self._usual_ns, self._is_far = 0.0, float(ROW_BYTES), 0.0, False
+        """Bytes so far and a call; the time of a step lately, and whether the last one that was slow took far longer."""
         self._first_block: tuple[float, int] | None = None
         """Bytes and rows on disk behind the first block, in which much is written once."""
 
@@ -373,6 +376,7 @@ class Thinning:
             if has_reason and self._alike[place] < MANY_ALIKE:
                 self._alike[place] += 1
                 remarkable = True
+        remarkable |= self._is_far
         is_chosen = step % self._every == 0 or self._has_failed
         if (is_chosen and 2 * size <= room) or (remarkable and 8 * size <= room):
             self._used += size
@@ -457,7 +461,7 @@ class Thinning:
 
     def _is_slow(self, step: int) -> bool:
         """Note the time of a step; true if it is beyond the 99th percentile and among the SLOWEST up to now."""
-        self._measured = max(self._measured, step + 1)
+        self._measured, self._is_far = max(self._measured, step + 1), False
         spent = self._duration(step)
         if spent < 0 or step < 1:
             return False
@@ -466,7 +470,10 @@ class Thinning:
         insort(self._slowest, spent)
         if len(self._slowest) > SLOWEST:
             del self._slowest[0]
-        return slower < min(SLOWEST, max(self._timed // 100, 1))
+        self._usual_ns += (spent - self._usual_ns) / min(self._timed, 100)
+        is_slow = slower < min(SLOWEST, max(self._timed // 100, 1))
+        self._is_far = is_slow and spent > FAR * self._usual_ns
+        return is_slow
 
     def _forget(self, at_ns: int) -> None:
         """Borders of steps are needed for what was open when the last block was taken, and for the step in progress."""
