@@ -99,8 +99,7 @@ class Thinning:
         self._last_block_ns = -_NEVER
         self._decided = FIRST_STEPS
         """Steps below are decided."""
-        self._firsts: list[int] = []
-        self._ends: list[int] = []
+        self._firsts, self._ends = list[int](), list[int]()
         """Stretches of steps that are left out."""
         self._new: list[tuple[int, int, int, int, int]] = []
         self._stretch: tuple[int, int, int, int, int] | None = None
@@ -117,7 +116,7 @@ class Thinning:
         self._alike = [0, 0, 0]
         """Steps that were written because they are slow, because a call failed, and for new shapes."""
         self._used, self._row_bytes, self._usual_ns, self._is_far = 0.0, float(ROW_BYTES), 0.0, False
-        """Bytes so far and a call; the time of a step lately, and whether the last one that was slow took far longer."""
+        """Bytes so far and a call; the time of a step lately; the last one took far longer."""
         self._first_block: tuple[float, int] | None = None
         """Bytes and rows on disk behind the first block, in which much is written once."""
 
