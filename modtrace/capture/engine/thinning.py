@@ -44,6 +44,8 @@ LEVEL_STEPS: Final = 4
 """So many steps at least are written before they are thinned further."""
 MANY_STEPS: Final = 1_000_000
 """Room is left for the sums of so many."""
+USUAL_SHARE: Final = 3 / 4
+"""So much of the room is for every so manieth step; the rest is left for remarkable ones."""
 VALUE_STEPS: Final = 2
 """So many steps later it is known of the values in a step whether they were finite."""
 _MANY_BORDERS: Final = 20_000
@@ -154,7 +156,7 @@ class Thinning:
             first_bytes, first_rows = self._first_block
             self._row_bytes = max((self._used - first_bytes) / (self._rows - first_rows), 1.0)
         expected = self._used + rows * self._row_bytes
-        if not self.is_on and self.room_bytes is not None and 2 * expected >= self.room_bytes:
+        if not self.is_on and self.room_bytes is not None and 2 * expected >= USUAL_SHARE * self.room_bytes:
             self._begin()
         if not self.is_on:
             self._rows += rows
@@ -366,7 +368,8 @@ class Thinning:
         """Write a step that is over, or leave it out."""
         self._grow(step)
         size = rows * self._row_bytes
-        room = float(_NEVER) if self.room_bytes is None else self.room_bytes - self._used
+        all_bytes = float(_NEVER) if self.room_bytes is None else float(self.room_bytes)
+        room, usual_room = all_bytes - self._used, USUAL_SHARE * all_bytes - self._used
         is_new = signature > self._highest_signature >= 0
         self._highest_signature = max(self._highest_signature, signature)
         remarkable = bool(counted) or step in self._marked
@@ -377,7 +380,7 @@ class Thinning:
                 remarkable = True
         remarkable |= self._is_far
         is_chosen = step % self._every == 0 or self._has_failed
-        if (is_chosen and 2 * size <= room) or (remarkable and 8 * size <= room):
+        if (is_chosen and 2 * size <= usual_room) or (remarkable and 8 * size <= room):
             self._used += size
             self._keep(step)
         else:
@@ -389,7 +392,7 @@ class Thinning:
         """
         if self.room_bytes is None or step < self._doubled_at + LEVEL_STEPS * self._every:
             return
-        if self._used >= self.room_bytes * self._doublings / (self._doublings + 1):
+        if self._used >= USUAL_SHARE * self.room_bytes * self._doublings / (self._doublings + 1):
             self._every *= 2
             self._doublings += 1
             self._doubled_at = step
