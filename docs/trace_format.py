@@ -20,7 +20,8 @@ Version {schema.VERSION}.{schema.MINOR_VERSION} of the format. A trace is a dire
 | `rank-0/` and so on | one folder a process, by its rank in a distributed job; a restarted rank has `rank-0.1` and so on |
 | `rank-0/{schema.PROCESS_FILE}` | process id, rank, torch's version, devices, what one traced call costs on this machine |
 | `rank-0/TABLE{schema.STREAM_SUFFIX}` | one [Arrow IPC stream](https://arrow.apache.org/docs/format/Columnar.html) a table, only ever appended to |
-| `rank-0/rollups{schema.LATEST_SUFFIX}` | only with `--rollups`, until the end: rows of the window in progress, a stream that is replaced as a whole |
+| `rank-0/rollups{schema.LATEST_SUFFIX}` | only where sums are kept, until the end: rows of the window in progress, a stream that is replaced as a whole |
+| `rank-0/thinned{schema.LATEST_SUFFIX}` | only where steps are left out, until the end: the stretch in progress, likewise |
 | `rank-0/{schema.END_FILE}` | exit status, rows a table, what tracing cost; absent when the process was killed |
 | `rank-0/{schema.STOP_FILE}` | only where recording ended before the program did (size limit, full disk, a fault): until when everything is there, when it ended and why, written at once. `{schema.END_FILE}` has it too |
 | `{schema.OUTPUT_FILE}` | only of a run with `--live`: what the script printed, byte for byte ([live.md](live.md)) |

@@ -528,6 +528,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     values: Steps | None = None,
     values_with: str | None = None,
     rollups: bool = False,
+    keep: int | str = "auto",
     nan: bool = False,
     nan_stop: bool = False,
     nan_pin: bool = False,
@@ -552,8 +553,7 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
         {options}
         break_rank: the rank of a job that `break_on` stops in.
         messages: keep the first line of exceptions' messages; False keeps their types only.
-        max_bytes: recording stops, the program goes on, when the trace has this size on disk: a number, or "512MB";
-            with `rollups` sums go on.
+        max_bytes: how large the trace may get on disk: a number, or "512MB"; where nothing more fits recording stops.
         recorders: options of recorders that others have registered, by their argument.
 
     Raises:
@@ -567,8 +567,9 @@ def trace(  # noqa: PLR0913 - an argument an option of `modtrace run`
     options = {
         "engine": checked_engine(engine), "functions": functions, "flops": flops, "syncs": syncs,
         **_step_options(memory=memory, kernels=kernels, saved=saved, values=values), "values_with": values_with,
-        "rollups": rollups, "nan": nan, "nan_stop": nan_stop, "nan_pin": nan_pin, "nan_allow": nan_allow,
-        "break_on": joined_texts("break_on", break_on), "watch": joined_texts("watch", watch), "messages": messages,
+        "rollups": rollups, "keep": str(keep), "nan": nan, "nan_stop": nan_stop, "nan_pin": nan_pin,
+        "nan_allow": nan_allow, "break_on": joined_texts("break_on", break_on),
+        "watch": joined_texts("watch", watch), "messages": messages,
         "max_bytes": size_bytes(max_bytes) if isinstance(max_bytes, str) else max_bytes, **recorders,
     }  # fmt: skip
     return Recording(model, path, force=force, options=options, break_rank=break_rank)

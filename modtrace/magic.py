@@ -317,7 +317,10 @@ def _arguments(values: Namespace) -> dict[str, Any]:
         value = getattr(values, option.argument)
         if isinstance(value, list):
             value = "\n".join(value)
-        arguments[option.argument] = value != option.default if option.value is None else value
+        if option.value is None:
+            arguments[option.argument] = value != option.default
+        else:
+            arguments[option.argument] = option.default if value is None else value
     return arguments
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from modtrace.analysis.live_nodes import LiveNodes
 from modtrace.analysis.live_steps import LiveSteps, RestartReading
+from modtrace.analysis.phases import Stretch
 from modtrace.errors import TraceError
 from modtrace.systems.other_processes import is_alive
 from modtrace.trace.batch_columns import joined
@@ -118,6 +119,8 @@ class LiveProcess:
         self.gaps += added.gaps
         self.steps.watched += added.watched
         self.steps.compiled += added.compiled
+        for steps, from_ns, to_ns, every in added.thinned:
+            self.steps.left_out(Stretch(steps, from_ns, to_ns), every)
         if added.calls is not None or added.opened is not None:
             self._held.append(added)
         self._release()

@@ -7,6 +7,7 @@ after its step has been added up counts for no step, only for the whole.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from modtrace.analysis import phases
 from modtrace.analysis.call_arrays import Calls
 from modtrace.analysis.live_nodes import BACK, LiveNodes, PlacedCalls
-from modtrace.analysis.phases import DATA, PrecedingCalls, Steps, divide
+from modtrace.analysis.phases import DATA, PrecedingCalls, Steps, Stretch, divide
 from modtrace.analysis.statistics import choose
 from modtrace.analysis.step_evaluations import TrainedModules, UsualEvaluations, trained_in
 from modtrace.trace.follow import Columns
@@ -99,12 +100,16 @@ class LiveSteps:
         self.by = by
         self.watched: list[tuple[int, int]] = []
         self.compiled: list[tuple[int, int]] = []
+        self.stretches: list[Stretch] = []
+        """Steps that were left out, in front of steps that are not sure yet or are still to come."""
+        self._every: list[tuple[int, int]] = []
+        """Of how many steps one is recorded from a moment on."""
         self.calls = 0
         """Of modules, in all."""
         self._nodes = nodes
         self._thread = 0
         self._ended: int | None = None
-        self._sure_ns = self._sure_calls = 0
+        self._sure_ns = self._sure_calls = self._left_out = 0
         self._is_call = np.zeros(0, np.bool_)
         self._usual = UsualEvaluations()
         self._trained = TrainedModules()
@@ -130,6 +135,17 @@ class LiveSteps:
         if self._recent.shape[1] > MANY_CALLS:
             self._thin()
 
+    def left_out(self, stretch: Stretch, every: int) -> None:
+        """Take in steps of which no calls are recorded; of `every` steps one was."""
+        self.stretches.append(stretch)
+        if not self._every or self._every[-1][1] != every:
+            self._every.append((stretch.from_ns, every))
+
+    def _is_besides(self, step: Step) -> bool:
+        """True for a step that is recorded because it was remarkable, among others that are not."""
+        place = bisect_right(self._every, (step.start_ns, 1 << 62)) - 1
+        return place >= 0 and step.number % self._every[place][1] != 0
+
     def last(self, count: int) -> list[Step]:
         """The last steps that have ended, at most so many, in order."""
         known = [*self.steps, *self._provisional]
@@ -137,8 +153,17 @@ class LiveSteps:
 
     @property
     def ended(self) -> int:
-        """Number of steps that have ended, those among them that later calls may still change."""
+        """Number of steps that have ended and are recorded, those among them that later calls may still change."""
         return self.count + len(self._provisional)
+
+    @property
+    def number(self) -> int:
+        """Number of the step in progress: so many have ended, those among them that were left out."""
+        known = self.last(1)
+        behind = sum(
+            stretch.steps for stretch in self.stretches if known and stretch.to_ns > known[0].start_ns
+        )
+        return (known[0].number + 1 if known else 0) + behind
 
     @property
     def ended_ns(self) -> int:
@@ -158,10 +183,12 @@ class LiveSteps:
         first = known[0].number if known else 0
         complete = np.ones(len(known), np.bool_)
         watched, compiled = _meet(known, self.watched), _meet(known, self.compiled)
-        chosen = choose(complete, counted, watched, first, compiled=compiled)
-        return [
-            step for step, counts in zip(known, chosen.steps.tolist(), strict=True) if counts
-        ], chosen.text
+        besides = np.array([self._is_besides(step) for step in known], np.bool_)
+        chosen = choose(complete, counted, watched, first, compiled=compiled, besides=besides)
+        counted_steps = [step for step, counts in zip(known, chosen.steps.tolist(), strict=True) if counts]
+        if known and known[-1].number - first >= len(known):
+            return counted_steps, f"{len(counted_steps)} of the last {len(known)} steps in full"
+        return counted_steps, chosen.text
 
     def _of_modules(self) -> npt.NDArray[np.bool_]:
         """Mask of the nodes of module calls."""
@@ -247,17 +274,21 @@ class LiveSteps:
             self._provisional = []
             return
         earlier = PrecedingCalls(self.by, self._thread, self._ended, self._usual, self._trained, self._pairs)
-        steps = divide(calls, earlier).steps
+        steps = divide(calls, earlier, stretches=self.stretches).steps
         if self.by != "root":
             self._thread = steps.thread
         complete = np.flatnonzero(steps.whole & (steps.end > steps.start))
-        owner = self._owner(steps, ids[steps.first] >> THREAD_SHIFT if self.by == "root" else ids[:0])
+        first_call = np.minimum(steps.first, len(ids) - 1)
+        owner = self._owner(steps, ids[first_call] >> THREAD_SHIFT if self.by == "root" else ids[:0])
         order = np.argsort(owner, kind="stable")
         low, high = np.searchsorted(owner[order], [complete, complete + 1])
         sure = min(max(len(complete) - UNSURE, 0), int(np.searchsorted(complete, steps.final)))
+        left_out = self._left_out + np.cumsum(~steps.recorded)
         first = min(max(len(complete) - KEPT - UNSURE, 0), sure)  # those before would be forgotten at once
         ended = [
-            self._step(steps, int(complete[n]), order[low[n] : high[n]], self.count + n)
+            self._step(
+                steps, int(complete[n]), order[low[n] : high[n]], self.count + n + int(left_out[complete[n]])
+            )
             for n in range(first, len(complete))
         ]
         self._provisional = ended[sure - first :]
@@ -268,6 +299,10 @@ class LiveSteps:
             self._sure_calls += int(self._recent[3, rows][self._of_modules()[self._recent[2, rows]]].sum())
             self.steps.extend(ended[: sure - first])
             self.count += sure
+            self._left_out = int(left_out[done[-1]])
+            self.stretches = [
+                stretch for stretch in self.stretches if stretch.to_ns > int(steps.start[done[-1]])
+            ]
             if self.by == "root":
                 self._forget_roots(ids[steps.first[complete[:sure]]])
             else:

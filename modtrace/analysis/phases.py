@@ -6,8 +6,9 @@ optimizer steps (one of LBFGS runs forward and backward inside). The calls insid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,10 +44,20 @@ DATA, H2D, FORWARD, EVAL, LOSS, BACK, OPTIMIZER, ZERO_GRAD, RECOMPUTE = range(9)
 NONE: Final = -1
 
 
+class Stretch(NamedTuple):
+    """Steps side by side of which no calls are recorded: how many, and when the first began and the last ended."""
+
+    steps: int
+    from_ns: int
+    to_ns: int
+
+
 @dataclass(frozen=True)
 class Steps:
     """The steps of one process: an array element a step. `thread` is the one whose time is divided.
 
+    recorded: calls of it are recorded. All else of a step that is not is empty: it begins and ends where the stretch of
+        such steps begins.
     by: what ends them: "mark", "optimizer", "forward" (of the next one, for updates by hand), "root" (each root call).
     spent: phase -> nanoseconds outside of the other phases in it, in the order of NAMES without `recompute`.
     threads: nanoseconds in which calls ran on other threads while this one was in no phase.
@@ -63,6 +74,7 @@ class Steps:
     start: Ints
     end: Ints
     whole: Bools
+    recorded: Bools
     spent: Ints
     threads: Ints
     first: Ints
@@ -123,13 +135,20 @@ class _Ends:
     pairs: list[tuple[int, Pair]]
 
 
-def divide(calls: Calls, earlier: PrecedingCalls | None = None, *, over: bool = False) -> Division:
+def divide(
+    calls: Calls,
+    earlier: PrecedingCalls | None = None,
+    *,
+    over: bool = False,
+    stretches: Sequence[Stretch] = (),
+) -> Division:
     """Find units, phases and steps.
 
     Args:
         calls: those of one process.
         earlier: what came before them.
         over: the program came to its end without an error, so no step is in progress.
+        stretches: steps that were left out, in order.
     """
     units = _units(calls)
     phase_of_unit = _phases_of(calls, units)
@@ -150,11 +169,11 @@ def divide(calls: Calls, earlier: PrecedingCalls | None = None, *, over: bool = 
     if len(tops):
         phase[_inside(tops, calls.last)] = RECOMPUTE
     if by == "root":
-        return Division(phase, *_each_root(calls, units, phase_of_unit))
+        return Division(phase, *_each_root(calls, units, phase_of_unit, stretches))
     works = np.isin(phase_of_unit, (FORWARD, EVAL, LOSS, BACK, OPTIMIZER))
     others = units[(calls.thread[units] != thread) & works]
     steps, losses = _steps(
-        calls, units[on_thread], phase_of_unit[on_thread], others, losses, ends, earlier, over
+        calls, units[on_thread], phase_of_unit[on_thread], others, losses, ends, earlier, over, stretches
     )
     return Division(phase, _step_of(calls, units, unit_of, steps), units, losses, steps)
 
@@ -350,13 +369,17 @@ def _losses(calls: Calls, units: Ints, phase: Ints) -> Losses:
     return pairs
 
 
-def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, Losses, Steps]:
+def _each_root(
+    calls: Calls, units: Ints, phase: Ints, stretches: Sequence[Stretch]
+) -> tuple[Ints, Ints, Losses, Steps]:
     """Without anything that ends a step every root call is one, over all threads."""
     roots = units[calls.kind[units] == MODULE]
     names = phase[calls.kind[units] == MODULE]
     order = np.argsort(calls.start[roots], kind="stable")
     number = np.empty(len(roots), np.int64)
     number[order] = np.arange(len(roots))
+    place = _places_of(stretches, calls.start[roots][order])
+    number += _before(place, stretches, len(roots))[number]
     step = _spread(calls, roots, number, _unit_of(calls, roots))
     roots, names = roots[order], names[order]
     spent = np.zeros((len(PHASES), len(roots)), np.int64)
@@ -369,6 +392,7 @@ def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, Loss
         start=calls.start[roots],
         end=np.where(calls.known[roots], calls.end[roots], calls.start[roots]),
         whole=calls.known[roots],
+        recorded=np.ones(len(roots), np.bool_),
         spent=spent,
         threads=np.zeros(len(roots), np.int64),
         first=roots,
@@ -379,7 +403,60 @@ def _each_root(calls: Calls, units: Ints, phase: Ints) -> tuple[Ints, Ints, Loss
         pairs=[],
         training=None,
     )
-    return step, units, [], steps
+    return step, units, [], _with_stretches(steps, place, stretches)
+
+
+def _places_of(stretches: Sequence[Stretch], moments: Ints) -> Ints:
+    """In front of which step each stretch stands, by a moment of each step, in order."""
+    place: Ints = np.searchsorted(moments, np.array([stretch.to_ns for stretch in stretches], np.int64))
+    return place
+
+
+def _before(place: Ints, stretches: Sequence[Stretch], count: int) -> Ints:
+    """Steps that are left out before each of `count` that are recorded, and before the end: shape (count + 1)."""
+    total = np.zeros(count + 1, np.int64)
+    np.add.at(total, place, np.array([stretch.steps for stretch in stretches], np.int64))
+    return np.cumsum(total)
+
+
+def _with_stretches(steps: Steps, place: Ints, stretches: Sequence[Stretch]) -> Steps:
+    """Steps with those put in that were left out: a stretch in front of each place."""
+    if not len(place):
+        return steps
+    amounts, moments = np.array([(stretch.steps, stretch.from_ns) for stretch in stretches], np.int64).T
+    count = len(steps) + int(amounts.sum())
+    position = np.arange(len(steps)) + _before(place, stretches, len(steps))[:-1]
+    recorded = np.zeros(count, np.bool_)
+    recorded[position] = True
+    moment = np.repeat(moments, amounts)
+    row = np.append(steps.first, len(steps) and int(steps.last[-1]) + 1)[np.repeat(place, amounts)]
+
+    def spread(values: Ints, others: Ints | int) -> Ints:
+        spread_values = np.zeros((*values.shape[:-1], count), np.int64)
+        spread_values[..., position] = values
+        spread_values[..., ~recorded] = others
+        return spread_values
+
+    return replace(
+        steps,
+        start=spread(steps.start, moment),
+        end=spread(steps.end, moment),
+        whole=spread(steps.whole.astype(np.int64), 0) > 0,
+        recorded=recorded,
+        spent=spread(steps.spent, 0),
+        threads=spread(steps.threads, 0),
+        first=spread(steps.first, row),
+        last=spread(steps.last, row - 1),
+        modules=spread(steps.modules, NONE) if len(steps.modules) else steps.modules,
+        evals=spread(steps.evals, 0),
+        final=int(np.append(position, count)[steps.final]),
+        training=None if steps.training is None else _moved(steps.training, position, count),
+    )
+
+
+def _moved(training: step_evaluations.Units, position: Ints, count: int) -> step_evaluations.Units:
+    """The same units where steps have other numbers; those behind the last step are behind the last still."""
+    return replace(training, step=np.append(position, count)[np.minimum(training.step, len(position))])
 
 
 def _steps(
@@ -391,17 +468,15 @@ def _steps(
     ended: _Ends,
     earlier: PrecedingCalls | None,
     over: bool,
+    stretches: Sequence[Stretch],
 ) -> tuple[Steps, Losses]:
     """The steps of a thread that end as `_ends` says, and a last one that did not come to its end; the losses that
     were computed within one step. `others` are units of other threads that compute.
     """
     count = len(ended.end_ns)
     behind = np.searchsorted(ended.end_ns, calls.start[units], side="right") == count
-    tail = _tail(calls, units, phase, behind, over)
-    ends, closing = ended.end_ns, ended.closing
-    if tail is not None:
-        ends = np.append(ends, max(int(calls.end[tail]), int(calls.start[tail])))
-        closing = np.append(closing, tail)
+    ends, closing = _with_tail(calls, ended, _tail(calls, units, phase, behind, over))
+    place = _places_of(stretches, ends)
     borders = Borders(calls, units[~np.isin(phase, (DATA, H2D, ZERO_GRAD))])
     begin = _begin(borders, units, ends, closing, earlier)
     if earlier is None or earlier.end is None:
@@ -412,10 +487,12 @@ def _steps(
     )
     number = np.searchsorted(ends, calls.start[units], side="right")
     training = _training(calls, units, phase, number, len(ends))
-    start, evals = _starts(borders, units, training, begin, ends, count, earlier)
+    begins = _begins(begin, ends, place, stretches)
+    start, evals = _starts(borders, units, training, begins, ends, count, earlier)
     keep = start < ends
+    behind_left_out = np.append(np.cumsum(keep) - keep, np.count_nonzero(keep))
     start, ends, evals = start[keep], ends[keep], evals[:, keep]
-    place = np.append(np.cumsum(keep) - 1, np.count_nonzero(keep))
+    number_of = np.append(np.cumsum(keep) - 1, np.count_nonzero(keep))
     # What a forward would have ended is as whole as it will be when none comes any more.
     trains = bool((phase[behind] == BACK).any())
     is_whole = ((np.arange(len(keep)) < count) | (ended.by == "forward" and trains))[keep]
@@ -428,6 +505,7 @@ def _steps(
         start=start,
         end=ends,
         whole=is_whole,
+        recorded=np.ones(len(start), np.bool_),
         spent=spent,
         threads=np.minimum(
             _on_others(calls, units, others, losses, start, ends), ends - start - spent.sum(axis=0)
@@ -438,9 +516,26 @@ def _steps(
         evals=evals,
         final=int(keep[: ended.final].sum()),
         pairs=ended.pairs,
-        training=replace(training, step=place[training.step]),
+        training=replace(training, step=number_of[training.step]),
     )
-    return steps, losses
+    return _with_stretches(steps, behind_left_out[place], stretches), losses
+
+
+def _with_tail(calls: Calls, ended: _Ends, tail: int | None) -> tuple[Ints, Ints]:
+    """Ends of steps and the calls that end them, with the step that did not come to its end and its last unit."""
+    if tail is None:
+        return ended.end_ns, ended.closing
+    end = max(int(calls.end[tail]), int(calls.start[tail]))
+    return np.append(ended.end_ns, end), np.append(ended.closing, tail)
+
+
+def _begins(begin: int, ends: Ints, place: Ints, stretches: Sequence[Stretch]) -> Ints:
+    """The end of the step before each, be that one that was left out."""
+    begins = np.concatenate([[begin], ends])[: len(ends)]
+    for before, stretch in zip(place.tolist(), stretches, strict=True):
+        if before < len(begins):
+            begins[before] = max(int(begins[before]), stretch.to_ns)
+    return begins
 
 
 def _rows_of_steps(calls: Calls, thread: int, start: Ints, end: Ints) -> tuple[Ints, Ints]:
@@ -522,14 +617,16 @@ def _starts(
     borders: Borders,
     units: Ints,
     training: step_evaluations.Units,
-    begin: int,
+    begins: Ints,
     ends: Ints,
     ended: int,
     earlier: PrecedingCalls | None,
 ) -> tuple[Ints, Ints]:
-    """When each step starts, and the evaluations in front of each; `ended` of the steps came to their end."""
+    """When each step starts, and the evaluations in front of each; `begins` are the ends of the steps before, and
+    `ended` of the steps came to their end.
+    """
     earlier = earlier or PrecedingCalls("", 0, None)
-    start = np.concatenate([[begin], ends])[: len(ends)]
+    start = begins.copy()
     cut, evals = step_evaluations.outside(training, ended, len(ends), earlier.usual, earlier.trained)
     first = np.searchsorted(training.step, np.arange(len(ends) + 1))
     following = np.append(units, len(borders.calls))

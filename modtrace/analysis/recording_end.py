@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from modtrace.analysis.thinned_steps import thinned_text
 from modtrace.trace.reader import Process, Stored
 from modtrace.units import duration
 
@@ -18,6 +19,11 @@ def is_cut(stored: Stored) -> bool:
     return stored.is_damaged or any(
         process.stop is not None or process.end is None for process in stored.processes
     )
+
+
+def lacks_calls(stored: Stored) -> bool:
+    """True if calls may be missing, as above, or steps were left out."""
+    return is_cut(stored) or bool(len(stored.table("thinned")))
 
 
 def recorded_until(process: Process) -> str | None:
@@ -44,9 +50,10 @@ def headline(processes: Iterable[Process], shown: int | None = None) -> str:
 
 
 def headline_of(stored: Stored, process: int = 0) -> str:
-    """The same of a trace of which one process is shown."""
+    """The same of a trace of which one process is shown, and of which steps of it calls are recorded."""
     processes = stored.processes
-    return headline(processes, processes[process].rank if process < len(processes) else None)
+    ended = headline(processes, processes[process].rank if process < len(processes) else None)
+    return "; ".join(filter(None, (ended, thinned_text(stored, process))))
 
 
 def when_it_ended(process: Process) -> str:

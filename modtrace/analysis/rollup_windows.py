@@ -17,6 +17,7 @@ from modtrace.analysis.columns import (
     values_and_known,
 )
 from modtrace.analysis.modules import module_names
+from modtrace.analysis.window_sums import window_sums
 from modtrace.trace.batch_columns import lists_of
 from modtrace.trace.dataframes import ROLLUPS
 from modtrace.trace.histogram import added_up, middles_of
@@ -78,7 +79,7 @@ def rollup_frame(stored: Stored) -> pd.DataFrame:
     """One row a module or phase and window of steps, one a window of the steps themselves; columns as in ROLLUPS."""
     import pandas as pd
 
-    table = stored.table("rollups")
+    table = window_sums(stored)
     module, phase, count = nullable_codes(table, "module"), nullable_codes(table, "phase"), len(table)
     names, _, roots = module_names(stored)
     types = stored.table("modules").column("type").to_pylist()
@@ -111,7 +112,7 @@ def rollup_frame(stored: Stored) -> pd.DataFrame:
 
 def rollup_facts(stored: Stored, process: int = 0) -> RollupFacts | None:
     """Rollups of one process over all its windows; None where none were written."""
-    table = stored.table("rollups")
+    table = window_sums(stored)
     of_process = column(table, "process") == process
     if not of_process.any():
         return None
@@ -123,7 +124,7 @@ def rollup_facts(stored: Stored, process: int = 0) -> RollupFacts | None:
 
 def _over_windows(stored: Stored, of_process: Bools, side: str) -> list[ModuleOverSteps]:
     """The times of one side of each module that has some, over all windows of a process."""
-    table = stored.table("rollups")
+    table = window_sums(stored)
     titles, _, _ = module_names(stored)
     types = ["", *stored.table("modules").column("type").to_pylist(), *("" for _ in PHASES)]
     phase = nullable_codes(table, "phase").astype(np.int64)
@@ -169,7 +170,7 @@ def _over_windows(stored: Stored, of_process: Bools, side: str) -> list[ModuleOv
 
 def _histograms(stored: Stored, side: str) -> tuple[Ints, Ints, Ints]:
     """Where the buckets of each row end, the buckets of all rows, and how many steps are in each."""
-    table = stored.table("rollups")
+    table = window_sums(stored)
     ends, buckets = lists_of(table.column(f"{side}_buckets"))
     return ends, buckets, lists_of(table.column(f"{side}_steps"))[1]
 

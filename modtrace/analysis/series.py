@@ -15,7 +15,9 @@ from modtrace.analysis.flops import work
 from modtrace.analysis.memory import NEVER, Memory, memory, of_calls
 from modtrace.analysis.phases import RECOMPUTE, Steps
 from modtrace.analysis.series_rows import rows_named, rows_of_number
+from modtrace.analysis.thinned_steps import every_of
 from modtrace.analysis.timeline import timeline
+from modtrace.trace.call_table import CallTable
 from modtrace.trace.dataframes import MODULE_SERIES
 from modtrace.trace.reader import Stored
 from modtrace.trace.schema import BACKWARD, CATEGORIES, MODULE
@@ -63,6 +65,7 @@ def module_series(stored: Stored, name: str | int, class_name: str | None = None
     every = np.ones(len(rows), np.bool_)
     data: dict[str, Any] = {
         "rank": pairs >> 40,
+        "every": _every(stored, part, pairs, group),
         "calls": np.bincount(group[forward | of_label], minlength=len(pairs)),
         "total_ns": sums.of(duration, values_and_known(part, "duration_ns")[1], every),
         "forward_ns": sums.of(duration, timed, forward),
@@ -80,6 +83,18 @@ def module_series(stored: Stored, name: str | int, class_name: str | None = None
         data[key] = floats(*extremes(group[read], values[read], len(pairs), least=least_of))
     index = pd.Index(pairs & ((1 << 40) - 1), name="step")
     return pd.DataFrame({shown.name: data[shown.name] for shown in MODULE_SERIES}, index=index)
+
+
+def _every(stored: Stored, part: CallTable, pairs: Ints, group: Ints) -> pd.arrays.IntegerArray:
+    """Of how many steps around each one is recorded; that of its last process, where a rank was restarted."""
+    import pandas as pd
+
+    process, every = np.zeros(len(pairs), np.int64), np.ones(len(pairs), np.int64)
+    process[group] = column(part, "process")
+    for number in np.unique(process).tolist():
+        of_process = process == number
+        every[of_process] = every_of(stored, number)[(pairs & ((1 << 40) - 1))[of_process]]
+    return pd.arrays.IntegerArray(np.maximum(every, 0), every < 0)
 
 
 class _Sums:

@@ -1,8 +1,8 @@
 """The steps that count in statistics: the one rule for every summary, table, view and finding.
 
 The first step warms up. Steps in which operations were counted, memory or kernels were watched or torch compiled take
-longer for it, and those that did not come to their end are cut short. All of them are left
-out, as far as there are others.
+longer for it, and those that did not come to their end are cut short. Where steps were left out, those that are
+recorded because they are remarkable would make all look so. All of them are left out, as far as there are others.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from modtrace.analysis.columns import column, nullable_codes
 from modtrace.analysis.compilations import compiled_steps
 from modtrace.analysis.flops import work_of_steps
+from modtrace.analysis.thinned_steps import every_of
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
@@ -33,7 +34,14 @@ class Chosen:
 
 
 def choose(
-    ended: Bools, counted: Bools, watched: Bools, first: int = 0, *, compiled: Bools | None = None
+    ended: Bools,
+    counted: Bools,
+    watched: Bools,
+    first: int = 0,
+    *,
+    compiled: Bools | None = None,
+    recorded: Bools | None = None,
+    besides: Bools | None = None,
 ) -> Chosen:
     """The steps that count.
 
@@ -43,20 +51,25 @@ def choose(
         watched: in which memory or kernels were watched.
         first: the number of the first of these steps; only of step 0 on is the first left out.
         compiled: in which torch compiled; None for none.
+        recorded: of which calls are recorded; None for all.
+        besides: which are recorded because they are remarkable, where most are not; None for none.
     """
+    besides = np.zeros(len(ended), np.bool_) if besides is None else besides
+    recorded = np.ones(len(ended), np.bool_) if recorded is None else recorded
     compiled = np.zeros(len(ended), np.bool_) if compiled is None else compiled
     later = ended.copy()
     if not first and ended.any():
         later[int(ended.argmax())] = False
-    usual = later & ~compiled
+    usual = later & ~compiled & ~besides
     for chosen in (usual & ~counted & ~watched, usual & ~counted, later & ~counted, later, ended):
         if chosen.any():
-            return Chosen(chosen, _text(chosen, (ended, later, counted, watched, compiled), first))
+            facts = (ended, later, counted, watched, compiled, recorded, besides)
+            return Chosen(chosen, _text(chosen, facts, first))
     return Chosen(np.ones(len(ended), np.bool_), "none of the steps came to its end" if len(ended) else "")
 
 
-def _text(chosen: Bools, facts: tuple[Bools, Bools, Bools, Bools, Bools], first: int) -> str:
-    ended, later, counted, watched, compiled = facts
+def _text(chosen: Bools, facts: tuple[Bools, ...], first: int) -> str:
+    ended, later, counted, watched, compiled, recorded, besides = facts
     numbers_chosen = np.flatnonzero(chosen)
     low, high = int(numbers_chosen[0]) + first, int(numbers_chosen[-1]) + first
     if high - low + 1 > len(numbers_chosen):
@@ -69,7 +82,9 @@ def _text(chosen: Bools, facts: tuple[Bools, Bools, Bools, Bools, Bools], first:
         (out & counted, "with FLOP counting"),
         (out & ~counted & watched, "watched"),
         (out & ~counted & ~watched & compiled, "with compiling"),
-        (~ended & ~chosen, "that did not end"),
+        (out & ~counted & ~watched & ~compiled & besides, "remarkable"),
+        (~ended & ~chosen & recorded, "that did not end"),
+        (~recorded, "not recorded in full"),
     )
     left_out += [f"{count(int(which.sum()))} {why}" for which, why in numbers if which.any()]
     return f"{steps}; {_listed(left_out)} left out" if left_out else steps
@@ -100,7 +115,15 @@ def chosen_steps(stored: Stored, process: int) -> Chosen:
         strict=True,
     ):
         watched |= (steps.start < until) & (steps.end > since)
-    return choose(steps.whole, counted, watched, compiled=compiled_steps(stored, process))
+    compiled = compiled_steps(stored, process)
+    return choose(
+        steps.whole,
+        counted,
+        watched,
+        compiled=compiled,
+        recorded=steps.recorded,
+        besides=every_of(stored, process) < 0,
+    )
 
 
 @once

@@ -110,7 +110,15 @@ def step_columns(stored: Stored, process: int) -> StepColumns:
         "counted": computed.counted,
         "in_statistics": chosen_steps(stored, process).steps,
     }
+    for name in NULLABLE if not steps.recorded.all() else ():
+        columns[name] = np.where(steps.recorded, columns[name], -1)
     return StepColumns(np.arange(count), columns)
+
+
+@once
+def recorded_columns(stored: Stored, process: int) -> StepColumns:
+    """The same of the steps of which calls are recorded; made once."""
+    return step_columns(stored, process).chosen(timeline(stored).steps[process].recorded)
 
 
 @once

@@ -15,6 +15,7 @@ from modtrace.analysis.flops import work_of_steps
 from modtrace.analysis.phases import FORWARD, Steps
 from modtrace.analysis.roofline import mfu_of_steps
 from modtrace.analysis.step_columns import NULLABLE, roots_in_steps, step_columns
+from modtrace.analysis.thinned_steps import every_of
 from modtrace.analysis.timeline import timeline
 from modtrace.device_peaks.cache import DevicePeaks
 from modtrace.trace.call_table import CallTable
@@ -34,7 +35,8 @@ _ORDER: Final = tuple(shown.name for shown in STEPS)
 
 
 def steps(stored: Stored, reached: Mapping[str, DevicePeaks] | None = None) -> pd.DataFrame:
-    """One row a step, indexed by `step`, ranks one after another.
+    """One row a step of which calls are recorded, indexed by `step`, ranks one after another. `every` says of how many
+    steps there one was recorded, null for one that was recorded besides because it was remarkable (`--keep`).
 
     `duration_ns` is the sum of `data_ns`, `h2d_ns`, `forward_ns`, `eval_ns`, `loss_ns`, `backward_ns`, `optimizer_ns`,
     `zero_grad_ns`, `other_threads_ns` and `other_ns`: times on the thread that runs the loop, each without the phases
@@ -58,6 +60,13 @@ def steps(stored: Stored, reached: Mapping[str, DevicePeaks] | None = None) -> p
     tells. `memory_retries` is how often an allocator emptied its cache in it because the device had no more memory,
     `memory_device_allocs` how often one took memory from its device.
     """
+    recorded = [process.recorded for process in timeline(stored).steps]
+    frame = all_steps(stored, reached)
+    return frame if all(of_process.all() for of_process in recorded) else frame[np.concatenate(recorded)]
+
+
+def all_steps(stored: Stored, reached: Mapping[str, DevicePeaks] | None = None) -> pd.DataFrame:
+    """The same with a row for each step that was left out, in which nothing is true but its number."""
     import pandas as pd
 
     parts = [_of_process(stored, number, reached or {}) for number in range(len(stored.processes))]
@@ -101,16 +110,16 @@ def _of_process(stored: Stored, process: int, reached: Mapping[str, DevicePeaks]
         "call": _masked(call),
         "type": distinct_texts(_first_module(roots, module, phase, step, count), types),
         "ends": categorical(np.full(count, ENDS.index(steps.by)), list(ENDS)),
-        "thread": column(table, "thread")[roots] if steps.by == "root" else np.full(count, steps.thread),
+        "thread": np.full(count, steps.thread),
         "uncounted": work_of_steps(stored, low, high, count).uncounted,
+        "every": _masked(every_of(stored, process)),
         "mfu": pd.array(utilised, dtype="Float64"),
         "device_dry_share": pd.arrays.FloatingArray(dry / np.maximum(asked, 1), asked == 0),
         "status": categorical(status, list(STATUSES)),
         "error": distinct_texts(error, error_texts(stored)),
     }
-    if steps.by == "root":  # a column has an order of its own there: that of the starts
-        order = np.argsort(column(table, "start_ns")[roots], kind="stable")
-        data["thread"] = data["thread"][order]
+    if steps.by == "root":
+        data["thread"][step[roots]] = column(table, "thread")[roots]
     return pd.DataFrame({name: data[name] for name in _ORDER}, index=pd.Index(np.arange(count), name="step"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from modtrace.analysis.flat_profile import busy_ns
 from modtrace.analysis.flops import StepWork, work_of_steps
 from modtrace.analysis.nesting import root_calls
 from modtrace.analysis.phases import Steps
-from modtrace.analysis.recording_end import is_cut
+from modtrace.analysis.recording_end import lacks_calls
 from modtrace.analysis.roots import qualified, roots
 from modtrace.analysis.statistics import Chosen, chosen_steps
 from modtrace.analysis.timeline import timeline
@@ -101,7 +101,7 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         step_cost=_step_cost(about, steps, is_call, nullable_codes(table, "step")),
         models=_models(stored, modules[tops_called], of_roots[call_kind == BACKWARD]),
         steps=steps,
-        work=work_of_steps(stored, first, first + len(table), len(steps)),
+        work=_known_work(work_of_steps(stored, first, first + len(table), len(steps)), steps),
         chosen=chosen,
         device_busy_ns=device_busy_ns,
         device_idle_ns=device_idle_ns,
@@ -113,8 +113,19 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
         aborted=int((status == ABORTED).sum()),
         unfinished=int(((status == UNFINISHED) & (call_kind != STEP)).sum()),
         own_call=_with_own_call(stored),
-        called_directly=[] if is_cut(stored) else _called_directly(stored),
+        called_directly=[] if lacks_calls(stored) else _called_directly(stored),
         devices=tensor_devices(stored),
+    )
+
+
+def _known_work(work: StepWork, steps: Steps) -> StepWork:
+    """The work of steps; that of steps that were left out is not known."""
+    if steps.recorded.all():
+        return work
+    return replace(
+        work,
+        flops=np.where(steps.recorded, work.flops, -1),
+        least=np.where(steps.recorded, work.least, -1),
     )
 
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 from modtrace.analysis import phases
 from modtrace.analysis.call_arrays import Calls
 from modtrace.analysis.columns import begun, column, values_and_known
-from modtrace.analysis.phases import Division, Steps, divide
+from modtrace.analysis.left_out import left_out
+from modtrace.analysis.phases import Division, Steps, Stretch, divide
 from modtrace.trace.arrow import give_back
 from modtrace.trace.call_table import CODED, CallTable, constant, same
 from modtrace.trace.derived import once
@@ -101,12 +102,13 @@ def _timeline(stored: Stored) -> Timeline:
     edges = np.searchsorted(process, np.arange(len(stored.processes) + 1))
     step = np.full(len(table), phases.NONE, np.int32)
     phase = np.full(len(table), phases.NONE, np.int32)
-    steps, pieces, drop = [], [], []
+    steps: list[Steps] = []
+    pieces, drop = [], []
     all_calls = _calls(stored, table, labels)
     parts = zip(edges[:-1].tolist(), edges[1:].tolist(), stored.processes, strict=True)
     for low, high, about in parts:
         calls = _part(all_calls, low, high)
-        division = divide(calls, over=_is_over(about))
+        division = divide(calls, over=_is_over(about), stretches=_stretches(stored, len(steps)))
         step[low:high] = division.step
         phase[low:high] = division.phase
         steps.append(division.steps)
@@ -121,6 +123,14 @@ def _timeline(stored: Stored) -> Timeline:
         all_calls = replace(all_calls, module=none, label=none, maker=none, mode=none, status=none)
         table, place = _with_rows(table, all_calls, _joined(pieces), np.concatenate(drop))
     return Timeline(table, labels, places, steps, place)
+
+
+def _stretches(stored: Stored, process: int) -> list[Stretch]:
+    """The stretches of steps of a process that were left out."""
+    return [
+        Stretch(end - first, from_ns, to_ns)
+        for first, end, from_ns, to_ns, _ in left_out(stored, process).tolist()
+    ]
 
 
 def _is_over(process: Process) -> bool:

@@ -57,7 +57,7 @@ OPTIONS: Final = (
     Option(
         ("--max-size",),
         "SIZE",
-        "stop recording at this size on disk (default 4GB); with --rollups sums go on",
+        "how large the trace may get on disk (default 4GB): as it comes near, fewer steps are kept, see --keep",
     ),
     Option(
         ("--fail-on",),
@@ -174,7 +174,7 @@ def _asked(parsed: ParsedOptions) -> dict[str, bool | str | None]:
         if option.value is None:
             asked[option.argument] = parsed.on(key) != option.default
         else:
-            asked[option.argument] = parsed.values.get(key) or None
+            asked[option.argument] = parsed.values.get(key) or option.default
             if option.check is not None and asked[option.argument]:
                 _check(option.flag, option.value, str(asked[option.argument]), option.check)
     return asked

@@ -164,9 +164,10 @@ def _steps(stored: Stored, rows: list[_Row], shift: Ints) -> Iterator[bytes]:
             continue
         start = f',\n{{"ph":"X","pid":{process + 1},"tid":{_FIRST_TID + len(rows)},"ts":'
         rows.append(_Row(process, "steps", 1))
-        begin, end = steps.start, np.maximum(steps.end, steps.start)
-        for low, high in ranges(len(steps), silent):
-            number = digits(np.arange(low, high))
+        numbers = np.flatnonzero(steps.recorded)
+        begin, end = steps.start[numbers], np.maximum(steps.end, steps.start)[numbers]
+        for low, high in ranges(len(numbers), silent):
+            number = digits(numbers[low:high])
             at_us, took = (
                 microseconds(begin[low:high] + shift[process]),
                 microseconds((end - begin)[low:high]),

@@ -160,6 +160,7 @@ MODULES: Final = (
     PublicColumn("aliases", "list", "the other FQNs of a shared module"),
 )  # fmt: skip
 
+_BESIDES: Final = "it was recorded besides, because it was remarkable (`--keep`)"
 STEPS: Final = (
     PublicColumn("call", "Int64", "its row in `calls`", "a span lies across its border"),
     PublicColumn("type", "category", "class of its first root module", "it has none"),
@@ -184,6 +185,7 @@ STEPS: Final = (
         )
     ),
     PublicColumn("whole", "bool", "it came to its end"),
+    PublicColumn("every", "Int64", "of so many steps around it one is recorded and has a row; 1 for all", _BESIDES),
     PublicColumn("calls", "int64", "module calls in it"),
     PublicColumn("recomputed", "int64", "those made again by checkpointing"),
     PublicColumn("samples", "Int64", "first dimension of the batches it was trained on, added up", "not certain: a module was called on several batches between two backward passes, or on other threads"),
@@ -252,6 +254,7 @@ COMPILATIONS: Final = (
 
 MODULE_SERIES: Final = (
     PublicColumn("rank", "int64", "as in `calls`"),
+    PublicColumn("every", "Int64", "of so many steps around this one is recorded and has a row; 1 for all", _BESIDES),
     PublicColumn("calls", "int64", "forward calls in the step; of a phase, span or function its rows"),
     PublicColumn("total_ns", "Int64", "all of its time with everything inside: forward, backward and recompute", "a time is unknown"),
     PublicColumn("forward_ns", "Int64", "their time", "none ran, or a time is unknown"),

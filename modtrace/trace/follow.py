@@ -37,9 +37,10 @@ LEFT_OUT: Final = (
     "{} left out, which cannot be true; what calls say of each other is checked when the trace is opened"
 )
 _LIMIT: Final = 1 << 62
+_MANY_STEPS: Final = 1 << 24
 _KEYS: Final = ("module", "root", "label", "outputs")
 _FOLLOWED: Final = (
-    "calls", "open", "labels", "signatures", "names", "modules", "gaps", "watched", "compilations",
+    "calls", "open", "labels", "signatures", "names", "modules", "gaps", "watched", "compilations", "thinned",
 )  # fmt: skip
 _PLAIN: Final = ("call", "parent", "last_call", "kind", "depth", "start_ns", "status")
 _NULLABLE: Final = ("duration_ns", "self_ns")
@@ -53,7 +54,8 @@ class ReplacedFiles(Exception):
 class AddedRows:
     """Rows that a reading has added. Keys are those of the process; `calls` and `opened` are columns of schema.TABLES
     as arrays: -1 for no key, and `duration_ns` and `self_ns` -1 where they are not known. `watched` and `compiled` say
-    when memory or kernels were watched and when torch compiled: (from, to) in nanoseconds since the start of recording.
+    when memory or kernels were watched and when torch compiled: (from, to) in nanoseconds since the start of recording;
+    `thinned` which steps were left out: (how many, from, to, of how many steps one was written).
     """
 
     modules: dict[int, tuple[str, int | None]] = field(default_factory=dict)
@@ -64,6 +66,7 @@ class AddedRows:
     gaps: list[str] = field(default_factory=list)
     watched: list[tuple[int, int]] = field(default_factory=list)
     compiled: list[tuple[int, int]] = field(default_factory=list)
+    thinned: list[tuple[int, int, int, int]] = field(default_factory=list)
     opened: Columns | None = None
     calls: Columns | None = None
 
@@ -232,6 +235,8 @@ class Follower:
         for batch in self._streams["watched"].read():
             low, high = (integers(batch.rows.column(name))[0].tolist() for name in ("from_ns", "to_ns"))
             added.watched += zip(low, high, strict=True)
+        for batch in self._streams["thinned"].read():
+            added.thinned += _thinned(batch.rows)
         for batch in self._streams["compilations"].read():
             low, took = (integers(batch.rows.column(name))[0] for name in ("start_ns", "duration_ns"))
             added.compiled += zip(low.tolist(), (low + took).tolist(), strict=True)
@@ -241,7 +246,15 @@ class Follower:
         added.opened = joined(opened) if opened else None
         added.calls = joined(calls) if calls else None
         self.last_ns = max(stream.last_ns for stream in self._streams.values())
-        other = (added.names, added.modules, added.labels, added.gaps, added.watched, added.compiled)
+        other = (
+            added.names,
+            added.modules,
+            added.labels,
+            added.gaps,
+            added.watched,
+            added.compiled,
+            added.thinned,
+        )
         return added if opened or calls or any(other) else None
 
     def _possible(self, columns: Columns) -> Columns:
@@ -256,6 +269,16 @@ class Follower:
         if marks != self._marks or (self.process.end is None and marks[-1] is not None):
             self.process = process_of(self.folder, self.last_ns)
             self._marks = marks
+
+
+def _thinned(rows: pa.RecordBatch) -> list[tuple[int, int, int, int]]:
+    names = ("first_step", "end_step", "from_ns", "to_ns", "every")
+    stretches = zip(*(integers(rows.column(name))[0].tolist() for name in names), strict=True)
+    return [
+        (end - first, from_ns, to_ns, max(every, 1))
+        for first, end, from_ns, to_ns, every in stretches
+        if 0 < end - first < _MANY_STEPS
+    ]
 
 
 def _modules(rows: pa.RecordBatch) -> dict[int, tuple[str, int | None]]:

@@ -86,13 +86,7 @@ def merge(
     columns_of: list[dict[str, Any]] = []
     start = 0
     for index, rank in enumerate(ranks):
-        columns, lost, wrong = _calls(
-            raw["calls"],
-            index,
-            raw["open"][index],
-            {name: keys[name][index] for name in keys},
-            damaged=damaged,
-        )
+        columns, lost, wrong = _calls(raw, index, {name: keys[name][index] for name in keys}, damaged=damaged)
         out[index] += wrong
         if lost:
             notes.append(f"{plural(lost, 'call')} left out: what they belong to is lost")
@@ -254,22 +248,24 @@ def _with_process(parts: Sequence[pa.Table], name: str = "gaps") -> pa.Table:
 
 
 def _calls(
-    parts: list[pa.Table], index: int, opened: pa.Table, keys: Mapping[str, Ints], *, damaged: bool
+    raw: Mapping[str, list[pa.Table]], index: int, keys: Mapping[str, Ints], *, damaged: bool
 ) -> tuple[dict[str, Any], int, list[_LeftOut]]:
     """Columns of one process, in order of start within each thread, ids as positions; how many calls are left out
     because what they point at is lost; and which because they contradict others.
     """
+    parts: list[Any] = raw["calls"]
     calls, parts[index] = parts[index], None
     ids = ints(calls, "call")
     rows = last_rows(ids, "call")
     ids = ids if rows is None else ids[rows]
-    opened = last_of_each(opened, "call")
+    opened = last_of_each(raw["open"][index], "call")
     _, ended = position(ints(opened, "call"), ids)
     unended = opened.take(array(np.flatnonzero(~ended), pa.int64()))
     by_name = {name: calls.column(name) for name in calls.schema.names}
     del calls
     columns, nulls = _with_unfinished(by_name, rows, unended)
-    columns, nulls = _chosen(columns, nulls, ~_behind_a_hole(columns))
+    if not len(raw["thinned"][index]):  # calls of steps that were left out are no sign of a kill
+        columns, nulls = _chosen(columns, nulls, ~_behind_a_hole(columns))
     known = _keep_known(columns, nulls, keys)
     lost, out = 0, []
     if damaged:

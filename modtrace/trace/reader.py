@@ -308,7 +308,7 @@ class Stored:
 
     def _read_one(self, index: int, folder: Path, table: str) -> pa.Table:
         rows = self._read_file(index, folder, table, STREAM_SUFFIX)
-        if table != "rollups":
+        if table not in ("rollups", "thinned"):
             return rows
         latest = self._read_file(index, folder, table, LATEST_SUFFIX)
         return side_tables.with_latest(rows, latest)

@@ -9,7 +9,8 @@ what is missing with null, leaves out what it does not know, and refuses only an
 Version history
     1.0  calls of modules, functions, backwards, phases and spans; FLOPs, memory, kernels, device times, waits.
     1.1  what a recording's failures were raised by, compilations, parameters of optimizers, the steps asked for.
-    1.2  ranges of values, where values that are not finite began, sums of modules over windows of steps.
+    1.2  ranges of values, where values that are not finite began, sums of modules over windows of steps, steps that
+         were left out.
 """
 
 from __future__ import annotations
@@ -403,6 +404,15 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("forward_self_ns", "int64", "sum of the own times of these calls, or of the phase: of `backward` it holds waiting for other ranks", True, since=2),
         Column("backward_self_ns", "int64", "the same of backwards and of what checkpoints computed again; null for none", True, since=2),
     ),
+    # Stretches of steps of which no single calls were written (--keep), between steps of which all were. The stretch in
+    # progress is in a file of its own.
+    "thinned": (
+        Column("first_step", "int64", "number of the first step that was left out, as it was counted while the program ran"),
+        Column("end_step", "int64", "number of the first step behind it"),
+        Column("from_ns", "int64", "nanoseconds since the start of recording: when the first of them began"),
+        Column("to_ns", "int64", "when the last of them ended"),
+        Column("every", "int64", "of so many steps one was written then; those that were remarkable besides"),
+    ),
     "errors": (
         Column("error", "int32", "key, one an exception object"),
         Column("type", "string", "class name"),
@@ -421,12 +431,12 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
     ),
 }
 
-BEYOND_LIMIT: Final = frozenset({"rollups", "modules", "names", "gaps"})
-"""Tables that go on with --rollups when the others have reached the size that a trace may have."""
+BEYOND_LIMIT: Final = frozenset({"rollups", "thinned", "modules", "names", "gaps"})
+"""Tables that go on with sums when the others have reached the size that a trace may have."""
 
 TABLES_SINCE: Final = {
     "parameters": 1, "compilations": 1, "asked": 1, "device_starts": 1, "values": 2, "nonfinite": 2,
-    "rollups": 2,
+    "rollups": 2, "thinned": 2,
 }  # fmt: skip
 """The minor versions that added tables; the others were there from the first."""
 

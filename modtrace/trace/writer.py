@@ -62,6 +62,8 @@ class Writer:
     def __init__(self, folder: Path, *, max_bytes: int | None = None, sums_bytes: int = 0) -> None:
         self.rows: dict[str, int] = {}
         self.bytes_written = 0
+        self.single_bytes = 0
+        """Without the tables of BEYOND_LIMIT."""
         self._max_bytes = max_bytes
         self._sums_bytes = sums_bytes
         self._streams: dict[str, _Stream] = {}
@@ -72,6 +74,17 @@ class Writer:
                 self._streams[table] = _Stream(folder / f"{table}{STREAM_SUFFIX}", table)
         except OSError as error:
             self._broken = _no_further(error)
+
+    def room_bytes(self, growth: float = 1.0) -> int | None:
+        """The size that all tables may have that are not of BEYOND_LIMIT; None for any size.
+
+        Args:
+            growth: times as large those of BEYOND_LIMIT will be in the end. Room is left for that, two thirds at most.
+        """
+        if self._max_bytes is None:
+            return None
+        sums_bytes = int(growth * (self.bytes_written - self.single_bytes))
+        return self._max_bytes - max(self._sums_bytes, min(sums_bytes, self._max_bytes * 2 // 3))
 
     def append(
         self,
@@ -165,6 +178,8 @@ class Writer:
                 _cut_back(stream)
         stream.length += written
         self.bytes_written += written
+        if stream.table not in BEYOND_LIMIT:
+            self.single_bytes += written
 
     def _check_size(self, table: str, more_bytes: int) -> None:
         """Raise where the trace would get larger than it may."""
@@ -175,7 +190,8 @@ class Writer:
         cause = f"limit of {_round_size(self._max_bytes)}"
         if left < 0:
             self._break(reason, cause)
-        if left < self._sums_bytes and table not in BEYOND_LIMIT:
+        room_bytes = self._max_bytes - self._sums_bytes
+        if table not in BEYOND_LIMIT and self._sums_bytes and self.single_bytes + more_bytes > room_bytes:
             raise SizeLimitError(reason, cause)
 
     def _break(self, reason: str, cause: str) -> None:

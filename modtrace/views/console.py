@@ -33,7 +33,7 @@ from modtrace.analysis.roofline import device_keys, roofline
 from modtrace.analysis.saved_totals import most_kept
 from modtrace.analysis.statistics import chosen_steps
 from modtrace.analysis.step_columns import copies_known
-from modtrace.analysis.steps import median_mfu, steps
+from modtrace.analysis.steps import all_steps, median_mfu
 from modtrace.analysis.summary import summarise
 from modtrace.analysis.syncs import places
 from modtrace.analysis.timeline import timeline
@@ -182,7 +182,7 @@ def steps_table(
     stored: Stored, *, width: int = 80, color: bool = False, ascii: bool = False, cut: bool = True
 ) -> str:
     """A line a step, for each process."""
-    frame = steps(stored)
+    frame = all_steps(stored)
     lines: list[str] = []
     first = 0
     for number, (process_steps, process) in enumerate(
@@ -274,7 +274,7 @@ def rollups_text(
 ) -> str:
     """Modules over all steps of the first process, where sums over windows of steps were kept."""
     single = None
-    if stored.processes and stored.processes[0].stop is not None:
+    if stored.processes and stored.processes[0].stop is not None and not len(stored.table("thinned")):
         single = len(timeline(stored).steps[0])
     facts = rollup_facts(stored)
     lines = rollups_lines(facts, width=max(width, 20), single_steps=single)
@@ -342,6 +342,12 @@ def ranks_text(
     return _finished(lines, width, color, ascii, cut)
 
 
+def _step_counts(steps: Steps) -> dict[str, int]:
+    """The number of steps, and where some were left out that of those that are recorded."""
+    recorded = int(steps.recorded.sum())
+    return {"steps": len(steps)} | ({"steps_recorded": recorded} if recorded < len(steps) else {})
+
+
 def _phases_ns(stored: Stored, of: Steps) -> dict[str, int | None]:
     """Phase -> nanoseconds in all steps; None for copies that were not recorded."""
     spent: dict[str, int | None] = {name: int(of.spent[code].sum()) for code, name in enumerate(PHASES)}
@@ -379,7 +385,7 @@ def info_json(stored: Stored) -> str:
     if totals is not None:
         profile = flat_profile(stored, whole_run=True)
         data |= {
-            "steps": len(totals.steps),
+            **_step_counts(totals.steps),
             "steps_end_by": totals.steps.by,
             "flops": int(totals.flops.sum()) if len(totals.flops) and (totals.flops >= 0).all() else None,
             "flops_at_least": int(totals.work.least.sum()) if (totals.work.least >= 0).all() else None,

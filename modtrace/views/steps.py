@@ -154,7 +154,8 @@ def steps_lines(
     tail = "".join(f" {name:>12}" for name, _, _ in rates)
     lines = [head, f"  {'step':>6} {'total':>8}{cells}{tail}"]
     before = -1
-    for step in _chosen(took):
+    shown_steps = _chosen(took, np.flatnonzero(steps.recorded))
+    for step in shown_steps:
         if step != before + 1:
             lines.append(f"  {'...':>6}")
         before = step
@@ -170,12 +171,23 @@ def steps_lines(
         lines.append(
             f"  {step:>6}{mark}{duration(timed_ns):>8}{row}{rate}{'' if steps.whole[step] else ' unfinished'}"
         )
-    hidden = len(took) - len(_chosen(took))
-    if hidden:
-        lines.append(f"  {plural(hidden, 'step')} between are not shown: modtrace.load(...).steps has all")
+    lines += _not_shown(steps, len(shown_steps))
     if work.counted.any():
         lines.append("  * operations were counted in it, which its times include")
     return [*lines, *steps_summary(steps, work, chosen, width, timed=timed)]
+
+
+def _not_shown(steps: Steps, shown: int) -> list[str]:
+    """The number of steps that are not shown, and of those that are not recorded."""
+    recorded, lines = int(steps.recorded.sum()), []
+    if recorded > shown:
+        lines.append(
+            f"  {plural(recorded - shown, 'step')} between are not shown: modtrace.load(...).steps has all"
+        )
+    if recorded < len(steps):
+        left_out = plural(len(steps) - recorded, "step")
+        lines.append(f"  {left_out} were not recorded in full: modtrace info --rollups has sums of all")
+    return lines
 
 
 def _bound(unit: str, work: StepWork, step: int) -> str:
@@ -189,9 +201,10 @@ def _rate(amount: int, took_ns: int, unit: str) -> str:
     return scaled(rate, unit) if unit else count(rate)
 
 
-def _chosen(took: Ints) -> list[int]:
-    """All steps, or of many the first and last three and the slowest."""
-    if len(took) <= MANY:
-        return list(range(len(took)))
-    slowest = np.argsort(-took, kind="stable")[: MANY - 6].tolist()
-    return sorted({0, 1, 2, *slowest, len(took) - 3, len(took) - 2, len(took) - 1})
+def _chosen(took: Ints, number: Ints) -> list[int]:
+    """All steps of some numbers, or of many the first and last three and the slowest."""
+    if len(number) <= MANY:
+        chosen: list[int] = number.tolist()
+        return chosen
+    slowest = number[np.argsort(-took[number], kind="stable")[: MANY - 6]]
+    return sorted({*number[:3].tolist(), *slowest.tolist(), *number[-3:].tolist()})

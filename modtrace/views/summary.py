@@ -164,7 +164,9 @@ def title(stored: Stored, summary: Summary | None, width: int) -> str:
         times = duration(summary.wall_ns)
         if summary.steps.by != "root" and len(summary.steps):
             spent_ns = int((summary.steps.end - summary.steps.start).sum())
-            times += f", {plural(len(summary.steps), 'step')} in {duration(spent_ns)}"
+            recorded = int(summary.steps.recorded.sum())
+            some = f"; {count(recorded)} in full took" if recorded < len(summary.steps) else " in"
+            times += f", {plural(len(summary.steps), 'step')}{some} {duration(spent_ns)}"
         elif summary.roots:
             spent_ns = summary.wall_ns - summary.outside_ns
             times += f", {plural(summary.roots, 'call')}" + (f" in {duration(spent_ns)}" if spent_ns else "")

@@ -38,7 +38,7 @@ def trace():
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory):
-    return trained(path=tmp_path_factory.mktemp("limit") / "t.mtrace", max_bytes=200_000)
+    return trained(path=tmp_path_factory.mktemp("limit") / "t.mtrace", keep="all", max_bytes=160_000)
 
 
 def percentiles(values):

@@ -251,7 +251,7 @@ def limited(tmp_path_factory):
     net = Net()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        with modtrace.trace(path=path, rollups=True, max_bytes=400_000) as trace:
+        with modtrace.trace(path=path, rollups=True, keep="all", max_bytes=400_000) as trace:
             train(net, 300, flush=trace._tracer.flush)
             assert trace._tracer._is_running()
     return path, [str(one.message) for one in told if "modtrace" in str(one.message)]
@@ -296,7 +296,7 @@ def test_views_say_where_single_calls_end(limited):
 def test_recording_ends_where_sums_do_not_fit_either(tmp_path):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        with modtrace.trace(path=tmp_path / "t.mtrace", rollups=True, max_bytes=30_000) as trace:
+        with modtrace.trace(path=tmp_path / "t.mtrace", rollups=True, keep="all", max_bytes=30_000) as trace:
             train(Net(), 400, flush=trace._tracer.flush)
             assert not trace._tracer._is_running()
     stored = open_trace(tmp_path / "t.mtrace")

@@ -138,8 +138,8 @@ def without_numbers(line: str) -> str:
 def missing_lines(shown: str, printed: str) -> list[str]:
     """Lines that were not printed. Numbers may differ; `...` stands for lines, or the end of one, left out.
 
-    Of a line of a table the first column is looked for: how wide the others are, and which of them have room, depends on
-    how fast the machine is.
+    Of a line of a table the first column is looked for: how wide the others are, and which of them have room, depends
+    on how fast the machine is.
     """
     there = [_first_column(line) for line in printed.splitlines()]
     lines = [line for line in shown.splitlines() if line.strip() not in ("", "...")]

@@ -41,7 +41,7 @@ from modtrace.analysis.recording_end import headline_of
 from modtrace.analysis.saved_bytes import of_modules as saved_of_modules
 from modtrace.analysis.saved_totals import most_kept
 from modtrace.analysis.statistics import chosen_steps, rows_that_count
-from modtrace.analysis.step_columns import StepColumns, step_columns
+from modtrace.analysis.step_columns import StepColumns, recorded_columns
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.call_table import CallTable
 from modtrace.trace.derived import once
@@ -81,7 +81,7 @@ class _Extraction:
 
     def numbers(self) -> RunNumbers:
         stored, size = self.stored, len(self.modules)
-        steps = step_columns(stored, 0) if stored.processes else None
+        steps = recorded_columns(stored, 0) if stored.processes else None
         line_steps = timeline(stored).steps
         outside_names, outside_times, subtree = self._self_times()
         names, times = _step_times(steps, outside=bool(line_steps) and line_steps[0].by != "root")

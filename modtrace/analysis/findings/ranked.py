@@ -37,8 +37,8 @@ from modtrace.analysis.findings.time_rules import (
 )
 from modtrace.analysis.findings.training_rules import earlier_steps, never_ran, no_gradient, no_optimizer
 from modtrace.analysis.findings.value_rules import dead, exploding, saturating, values_drift, vanishing
-from modtrace.analysis.recording_end import is_cut
-from modtrace.analysis.step_columns import StepColumns, joined, step_columns
+from modtrace.analysis.recording_end import lacks_calls
+from modtrace.analysis.step_columns import StepColumns, joined, recorded_columns
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
@@ -56,7 +56,9 @@ FROM_ABSENCE: Final[tuple[Rule, ...]] = (
     no_gradient,
     eval_with_grad,
 )
-"""Rules that conclude from calls that are not there. They say nothing of a recording that was cut short."""
+"""Rules that conclude from calls that are not there. They say nothing of a recording that was cut short, or in
+which steps were left out.
+"""
 
 
 @once
@@ -69,7 +71,7 @@ def findings(stored: Stored) -> list[Finding]:
     usual = steps["in_statistics"] & ~steps["counted"]
     steady = steps.chosen(usual & ~np.isin(steps.number, list(compiling)))
     facts = Facts(stored, timeline(stored).calls, steps, complete, steady, compiling)
-    silent = FROM_ABSENCE if is_cut(stored) else ()
+    silent = FROM_ABSENCE if lacks_calls(stored) else ()
     ranked = [finding for rule in RULES if rule not in silent for finding in rule(facts)]
     return sorted(ranked, key=lambda entry: (not entry.wrong, -entry.won_ns))
 
@@ -79,5 +81,5 @@ def _steps_of_first_rank(stored: Stored) -> StepColumns:
     processes = [number for number, steps in enumerate(timeline(stored).steps) if len(steps)] or [0]
     lowest = min(stored.processes[number].rank for number in processes)
     return joined(
-        [step_columns(stored, number) for number in processes if stored.processes[number].rank == lowest]
+        [recorded_columns(stored, number) for number in processes if stored.processes[number].rank == lowest]
     )

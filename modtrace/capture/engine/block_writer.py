@@ -28,6 +28,7 @@ from modtrace.capture.engine.decode import (
     nodes_of,
     records_of,
 )
+from modtrace.capture.engine.thinning import TakenRows, Thinning
 from modtrace.capture.engine.thread_buffer import KIND_SHIFT, ThreadBuffer
 from modtrace.device_peaks.measure import device_key
 from modtrace.errors import SizeLimitError
@@ -107,18 +108,25 @@ class Blocks:
     def write(self, blocks: list[TakenBlock], at_ns: int) -> None:
         """Decode and write one block of every thread buffer; `at_ns` is now, since the start of recording."""
         decoded = self._decode(blocks)
+        thinning = self._context.thinning
+        if thinning is not None:
+            thinning.room_bytes = self.writer.room_bytes(thinning.sums_growth)
+            thinning.prepare(sum(_count(rows) for rows in decoded), self.writer.single_bytes, at_ns)
         self._tell(blocks, decoded, at_ns)
         for block in blocks:
             self._registry.look_again(distinct(block.nodes.module[block.nodes.kind == MODULE]).tolist())
         self._registry.refresh()
         module_rows, name_rows = self._registry.rows()
+        further = self._more()
+        if thinning is not None:
+            decoded, further = _thinned(thinning, blocks, decoded, further, at_ns)
         interned = (
             ("modules", module_rows),
             ("names", name_rows),
             ("signatures", self._signatures.rows()),
             ("labels", self._context.labels.rows()),
             ("errors", self._context.errors.rows()),
-            *self._more(),
+            *further,
         )
         for table, columns in interned:
             if columns and len(next(iter(columns.values()))):
@@ -141,6 +149,7 @@ class Blocks:
             self.writer.append(table, columns, nulls=nulls, at_ns=at_ns)
         except SizeLimitError as limit:
             self._sums_alone = True
+            self._context.thinning = None
             self._limit_reached(limit)
 
     def _tell(self, blocks: list[TakenBlock], decoded: list[Block], at_ns: int) -> None:
@@ -178,6 +187,26 @@ class Blocks:
             self._context.function_calls += int(np.count_nonzero(kinds == FUNCTION))
             decoded.append(rows)
         return decoded
+
+
+def _count(rows: Block) -> int:
+    return len(rows.calls["call"]) if rows.calls else 0
+
+
+def _thinned(
+    thinning: Thinning,
+    blocks: list[TakenBlock],
+    decoded: list[Block],
+    further: list[tuple[str, Mapping[str, Any]]],
+    at_ns: int,
+) -> tuple[list[Block], list[tuple[str, Mapping[str, Any]]]]:
+    """Rows of blocks and of recorders that are written now, with the stretches of steps that are left out."""
+    thinning.note_asked(further)
+    if not thinning.is_on:
+        return decoded, further
+    taken = [TakenRows(block.buffer, block.nodes, rows) for block, rows in zip(blocks, decoded, strict=True)]
+    decoded, further = thinning.chosen(taken, further, at_ns)
+    return decoded, [*further, ("thinned", thinning.stretches())]
 
 
 def gap_rows(reasons: Sequence[str], at_ns: int) -> dict[str, list[Any]]:

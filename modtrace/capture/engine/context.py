@@ -14,6 +14,7 @@ from modtrace.capture.engine.labels import Labels
 from modtrace.capture.engine.modules import Registry
 from modtrace.capture.engine.pauses import Pauses
 from modtrace.capture.engine.signatures import Signatures
+from modtrace.capture.engine.thinning import Thinning
 from modtrace.capture.engine.thread_buffer import BufferTable, ThreadBuffer, ThreadBuffers
 from modtrace.capture.engine.variables import Variables
 from modtrace.capture.torch_private.names import next_node
@@ -35,6 +36,7 @@ class TraceContext:
     off: nothing is recorded any more.
     step: the number of the step in progress, as far as can be told while the program runs.
     step_is_known: False while an optimizer that has not stepped yet leaves open where steps end.
+    thinning: chooses the steps that are written; None where all are.
     pauses: when the program waited for a person.
     rank: of the process in its job.
     """
@@ -67,6 +69,7 @@ class TraceContext:
         "stands_in",
         "step",
         "step_is_known",
+        "thinning",
         "threads",
         "unwatched",
         "variables",
@@ -114,6 +117,7 @@ class TraceContext:
         self.module_calls = self.function_calls = 0
         self.step = 0
         self.step_is_known = True
+        self.thinning: Thinning | None = None
         self.due = 0
         self.deep = False
         self.off = False

@@ -164,7 +164,7 @@ def nodes_of(records: Ints, open_calls: Sequence[OpenRow]) -> BlockCalls:
         start=column(4, 4),
         record=record,
         parent=_parents(depth),
-        root=_roots(depth, (kinds == MODULE) | (kinds == BACKWARD)),
+        root=outermost(depth, (kinds == MODULE) | (kinds == BACKWARD)),
     )
 
 
@@ -173,7 +173,7 @@ def _codes(records: Ints) -> Ints:
     return codes
 
 
-def _roots(depth: Ints, of_module: Bools) -> Ints:
+def outermost(depth: Ints, of_module: Bools) -> Ints:
     """For calls in pre-order the outermost one of a module that each is in, -1 for none."""
     count = len(depth)
     root = np.full(count, -1, np.int64)

@@ -129,6 +129,11 @@ class Recorder:
         return False
 
     @property
+    def goes_on(self) -> bool:
+        """True if it goes on where single calls have reached their limit."""
+        return False
+
+    @property
     def cost_ns(self) -> int:
         """Nanoseconds that it has cost so far, inside of calls and outside."""
         return 0

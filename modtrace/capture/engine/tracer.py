@@ -33,6 +33,7 @@ from modtrace.capture.engine.recorder import Recorder
 from modtrace.capture.engine.recursion_limit import MISSED
 from modtrace.capture.engine.selection import Selection
 from modtrace.capture.engine.signatures import Signatures
+from modtrace.capture.engine.thinning import VALUE_STEPS
 from modtrace.capture.engine.thread_buffer import BufferTable
 from modtrace.capture.engine.watch_thread import WatchThread
 from modtrace.capture.recorders import option_texts, recorders
@@ -47,9 +48,9 @@ from modtrace.trace.writer import Writer
 RESUMED: Final = "greenlets took turns inside module calls; {} of these calls stand as aborted, without times"
 
 REASON_LIMIT: Final = 200
-SUMS_SHARE: Final = 4
+SUMS_SHARE: Final = 2
 MOST_SUMS_BYTES: Final = 64_000_000
-"""With --rollups a quarter of the size that a trace may have is for sums alone, and no more than this."""
+"""Where sums may be kept, half of the size that a trace may have is for them alone, and no more than this."""
 MOST_GAPS: Final = 8
 """`end.json` and `stopped.json` must fit into the room that is kept for them."""
 
@@ -195,6 +196,8 @@ class Tracer:
             # Before any signature is made: recorders look at each when it is new.
             for recorder in self._asked:
                 self._begin(recorder)
+            if context.thinning is not None and any("nonfinite" in asked.tables for asked in self._asked):
+                context.thinning.delay_steps = VALUE_STEPS
             if self._selection is not None:
                 self._selection.enter(context.registry)
             now = self._clock()
@@ -241,6 +244,8 @@ class Tracer:
             return
         self._recorders.remove(recorder)
         self._context.events.remove(recorder)
+        if self._context.thinning is not None and "thinned" in recorder.tables:
+            self._context.thinning.give_up()
         self._left_cost_ns[recorder.name] = _cost_of(recorder)
         for end in (recorder.remove, recorder.stop) if began else ():
             with contextlib.suppress(Exception):
@@ -437,8 +442,11 @@ class Tracer:
         """Go on with sums: single calls have reached their limit.
 
         Other recorders stay until the recording ends, and what they find is not written. A mode that one of them has
-        put on a thread of the program can be taken off on that thread alone, and this is mostly another one.
+        put on a thread of the program can be taken off on that thread alone, and this is mostly another one. Where
+        nobody keeps sums the recording ends.
         """
+        if not any(recorder.goes_on for recorder in self._recorders):
+            raise limit
         self.gaps.append(str(limit))
         self._note_stop(str(limit), f"{limit.cause}; sums go on")
         self._warn(f"{limit}; sums of modules go on, single calls are not recorded any more")

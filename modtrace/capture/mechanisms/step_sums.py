@@ -137,8 +137,12 @@ def _spread(values: Ints, place: Ints, count: int, missing: int) -> Ints:
 class StepSums:
     """Sums of one process. Times are nanoseconds since the start of recording."""
 
-    def __init__(self) -> None:
-        self._numbers, self._since = [0], [-_NEVER]
+    def __init__(self, first_step: int = 0) -> None:
+        """Args:
+        first_step: those before it are left out.
+        """
+        self._first_step = first_step
+        self._numbers, self._since = [max(first_step - 1, 0)], [-_NEVER]
         """Steps, and from when on each is in progress."""
         self._keys: Ints = np.zeros(0, np.int64)
         self._pending = _Amounts(*(np.zeros(0, np.int64) for _ in _Amounts._fields))
@@ -160,6 +164,11 @@ class StepSums:
         if step > self._numbers[-1]:
             self._numbers.append(step)
             self._since.append(at_ns)
+
+    def ended_at(self, at_ns: int) -> None:
+        """The step before has ended at this moment, if that was not before."""
+        if self._since[-1] > at_ns > (self._since[-2] if len(self._since) > 1 else -_NEVER):
+            self._since[-1] = at_ns
 
     def add(
         self, calls: DecodedCalls, thread: int, origin_ns: int, phase_name: Callable[[int], str] | None
@@ -213,10 +222,13 @@ class StepSums:
         over = steps < limit
         if not over.any():
             return
-        keys, amounts = self._keys[over], _Amounts(*(amount[over] for amount in self._pending))
+        counts = over & (steps >= self._first_step)
+        keys, amounts = self._keys[counts], _Amounts(*(amount[counts] for amount in self._pending))
         self._keys, self._pending = self._keys[~over], _Amounts(*(amount[~over] for amount in self._pending))
+        if not len(keys):
+            return
         steps, modules, amounts = self._with_steps(keys, amounts)
-        first, _ = windows_of(steps)
+        first = np.maximum(windows_of(steps)[0], self._first_step)
         for window in distinct(first).tolist():
             inside = first == window
             part = _Amounts(*(amount[inside] for amount in amounts))

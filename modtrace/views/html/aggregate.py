@@ -310,7 +310,7 @@ def _string(value: Any) -> str | None:
 
 def _steps(stored: Stored, numbers: Aggregate, most: int | None) -> None:
     frame = steps(stored)
-    counts = [len(process_steps) for process_steps in timeline(stored).steps]
+    counts = [int(process_steps.recorded.sum()) for process_steps in timeline(stored).steps]
     numbers.step_count = sum(counts)
     if not len(frame):
         numbers.steps = {name: np.zeros(0, np.int64) for name in ("process", "step", *STEP_COLUMNS, "flags")}

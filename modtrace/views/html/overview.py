@@ -413,12 +413,13 @@ def strip_limit(steps: Steps, in_statistics: npt.NDArray[np.bool_]) -> int:
 
 
 def _columns(summary: Summary) -> ChartColumns:
-    """All steps, or of many the longest of each stretch."""
+    """All steps that are recorded, or of many the longest of each stretch."""
     steps = summary.steps
-    took, number = steps.end - steps.start, len(steps)
-    edges = np.linspace(0, number, min(number, MOST_COLUMNS) + 1).astype(np.int64)
+    number = np.flatnonzero(steps.recorded)
+    took = (steps.end - steps.start)[number]
+    edges = np.linspace(0, len(number), min(len(number), MOST_COLUMNS) + 1).astype(np.int64)
     longest = [
-        first + int(took[first:last].argmax())
+        int(number[first + int(took[first:last].argmax())])
         for first, last in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
     ]
     return ChartColumns(np.array(longest, np.int64), strip_limit(steps, summary.chosen.steps))
@@ -441,10 +442,12 @@ def _steps_chart(summary: Summary, columns: ChartColumns) -> str:
         if len(cut)
         else f"As high as {highest}."
     )
+    recorded = int(steps.recorded.sum())
+    of_all = f" of {count(len(steps))}" if recorded < len(steps) else ""
     shown = (
-        f"{plural(len(steps), 'step')}"
-        if len(numbers) == len(steps)
-        else f"{count(len(steps))} steps, the longest of each {count(round(len(steps) / len(numbers)))} shown"
+        f"{plural(recorded, 'step')}{of_all}"
+        if len(numbers) == recorded
+        else f"{count(recorded)} steps{of_all}, the longest of each {count(round(recorded / len(numbers)))} shown"
     )
     calls = "Calls" if steps.by == "root" else "Steps"
     label = f"{shown}, the longest {most}. {note}"

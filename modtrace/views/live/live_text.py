@@ -40,9 +40,9 @@ def title(trace: LiveTrace, name: str | None, tree: LiveTree, state: str) -> str
     if cut:
         parts.append(plain(cut))
     if processes:
-        ended = min(process.steps.ended for process in processes)
-        parts.append(f"step {ended:,}")
-        if ended:
+        number = min(process.steps.number for process in processes)
+        parts.append(f"step {number:,}")
+        if number:
             parts.append(f"{units.duration(_per_step(tree))}/step")
         seconds = max(process.wall_ns for process in processes) // 10**9
         parts.append(f"{seconds // 60:02}:{seconds % 60:02}")
@@ -118,7 +118,7 @@ def step_lines(tree: LiveTree, width: int, *, ascii: bool) -> list[str]:
     trace = tree.trace
     if len(trace.processes) > 1:
         lines += [
-            f"rank {process.process.rank}  step {process.steps.ended:,}  {process.state}"
+            f"rank {process.process.rank}  step {process.steps.number:,}  {process.state}"
             for process in trace.processes
         ]
     lines += [f"! {note}" for process in trace.processes for note in process.notes]

@@ -23,7 +23,7 @@ _COLUMNS: Final = {
     "mem": "memory_peak_bytes",
 }  # fmt: skip
 """Metric of a step -> its column in `t.steps`; `total` is the duration."""
-_MARKS: Final = ("left out of statistics", "FLOPs were counted", "incomplete")
+_MARKS: Final = ("left out of statistics", "FLOPs were counted", "incomplete", "not recorded in full")
 
 
 class StepTable:
@@ -61,9 +61,10 @@ class StepTable:
     def nodes(self) -> TreeNodes:
         """A node a step."""
         every = np.arange(len(self))
-        marks = np.stack([~self.counts, self.counted, ~self.steps.whole]).astype(np.int64)
-        note: Ints = (marks * np.array([[1], [2], [4]])).sum(axis=0)
-        notes = [", ".join(text for bit, text in enumerate(_MARKS) if code >> bit & 1) for code in range(8)]
+        recorded = self.steps.recorded
+        marks = np.stack([~self.counts, self.counted, ~self.steps.whole & recorded, ~recorded])
+        note: Ints = (marks.astype(np.int64) * np.array([[1], [2], [4], [8]])).sum(axis=0)
+        notes = [", ".join(text for bit, text in enumerate(_MARKS) if code >> bit & 1) for code in range(16)]
         rows = FilterRows(
             path=every,
             paths=[f"step {number}" for number in range(len(self))],
@@ -86,7 +87,7 @@ class StepTable:
             return None
         # What is in no phase can be below 0 by nanoseconds; a negative size or number is one that is not known.
         known = values >= 0 if key == "peak" or key in _COLUMNS else np.ones(len(self), np.bool_)
-        return values, known
+        return values, known & (self.steps.recorded if key != "step" else True)
 
     def _members(self, column_name: str, key: int) -> Bools:
         """Mask of the steps with time or a call in a phase, of a step itself, or of the steps of a rank."""

@@ -105,6 +105,14 @@ class Rank:
     def steps(self) -> Steps:
         return timeline(self.stored).steps[self.process]
 
+    def near_step(self, step: int, by: int) -> int:
+        """The step that is so many behind another one (before it below 0) among those that are recorded."""
+        numbers = np.flatnonzero(self.steps.recorded)
+        if not len(numbers):
+            return 0
+        place = int(np.searchsorted(numbers, step)) + by
+        return int(numbers[min(max(place, 0), len(numbers) - 1)])
+
     def profile(self, *, whole_run: bool = False) -> FlatProfile:
         """Where the time of the steps that count went, or that of the whole run."""
         return flat_profile(self.stored, self.process, whole_run=whole_run)

@@ -253,8 +253,7 @@ class Viewer(App[str]):
 
     def action_step(self, by: int) -> None:
         """The next step, or the one before."""
-        last = len(self.rank.steps) - 1
-        step = min(max(self.step + by, 0), max(last, 0))
+        step = self.rank.near_step(self.step, by)
         if step != self.step and isinstance(self.screen, View):
             self.step = step
             self._tell("step_changed")

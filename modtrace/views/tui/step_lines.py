@@ -92,6 +92,8 @@ class StepLines:
 
     def line(self, row: int, width: int) -> Sequence[Piece]:
         table, step = self.table, self.tree.node_at(row)
+        if not table.steps.recorded[step]:
+            return [("   ", "dim"), (f"{count(step):>8} {'?':>8}  not recorded in full", "dim")]
         took = int(table.took[step])
         top = max(int(table.took.max(initial=0)), 1)
         bar = "#" * round(_BAR_COLUMNS * took / top)
@@ -122,6 +124,7 @@ class StepLines:
             row: list[Value] = []
             for key, column in values.items():
                 value = int(column[step])
-                row.append(None if key == "peak" and value < 0 else value)
+                is_known = key == "step" or bool(self.table.steps.recorded[step])
+                row.append(value if is_known and (key != "peak" or value >= 0) else None)
             rows.append(row)
         return Sheet("steps", names, rows)
