@@ -176,7 +176,7 @@ def test_times_of_steps_reach_from_one_end_to_the_next(runs):
 def test_a_trace_becomes_thinner_as_its_limit_comes_near():
     whole = run(by_optimizer, keep="all", steps=400)
     size = sum(file.stat().st_size for file in whole._read().path.glob("rank-0/*.arrows"))
-    limit = size * 7 // 10
+    limit = size * 8 // 10
     thin = run(by_optimizer, steps=400, max_bytes=limit, flush_at=range(0, 400, 25))
     stored, steps = thin._read(), steps_of(thin)
     assert len(steps) == 400
