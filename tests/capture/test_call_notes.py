@@ -24,8 +24,10 @@ from modtrace.capture.mechanisms import allocator_history as history
 from modtrace.capture.mechanisms import call_notes
 from modtrace.capture.mechanisms import profiler_window as watching
 from modtrace.capture.mechanisms.allocations import Clocks, Event
+from modtrace.capture.torch_private.lookup import CUDA_MARKS
 from modtrace.trace.schema import THREAD_SHIFT
 from tests.fake_cuda import fake_cuda
+
 
 @pytest.fixture
 def gpu():
@@ -102,6 +104,7 @@ def beside(monkeypatch, gpu):
 
     def note(address, size):
         told.append((address, size))
+        moment()
 
     def tells_allocate(size, device=None):
         address = allocate(size, device)
@@ -317,8 +320,9 @@ def test_nothing_is_paid_outside_of_watched_steps(gpu, watched):
             listening.append(bool(gpu.calls["set_metadata"] + gpu.calls["get_metadata"]))
 
     trace = watched(program, "1:2")
-    # The step before is watched too, so that what it left behind is known.
-    assert listening == [True, True, False, False]
+    # The step before is watched too, so that what it left behind is known; the third takes the text away.
+    assert [text != "" for text in account.texts.values()] == [True] * 6 + [False] * 6
+    assert listening == [True, True, True, False]
     assert not trace._tracer._context.events.call_began
 
 
@@ -331,11 +335,11 @@ def test_nothing_is_paid_where_memory_is_not_watched(gpu, monkeypatch):
 
 
 def test_a_torch_that_has_no_texts(gpu, watched, monkeypatch):
-    monkeypatch.setattr(history, "missing", lambda part: [f"lacks {part}"])
+    monkeypatch.setattr(history, "missing", lambda part: ["no texts"] if part == CUDA_MARKS else [])
     account = Account(gpu)
     model = Asks(account, "")
     trace = watched(lambda: model(torch.ones(1)))
-    assert ours(trace) == ["lacks marks of threads in the history of CUDA's allocator"]
+    assert ours(trace) == ["no texts"]
     assert set(account.texts.values()) == {""}
     calls = trace._read().table("allocations").column("call").to_pylist()
     assert set(calls) == {None}
@@ -418,8 +422,12 @@ def test_an_address_that_another_thread_had_in_between():
     """The profiler has not seen that thread."""
     events = [Event(10, 8, 512, "cuda:0", 7), Event(30, 8, 512, "cuda:0", 7), Event(40, 16, 512, "cuda:0", 7)]
     traces = [
-        [entry("alloc", 8, 500, 1), entry("alloc", 8, 400) | {"user_metadata": ""}]
-        + [entry("alloc", 8, 500, 2), entry("alloc", 16, 500, 3)]
+        [
+            entry("alloc", 8, 500, 1),
+            entry("alloc", 8, 400) | {"user_metadata": ""},
+            entry("alloc", 8, 500, 2),
+            entry("alloc", 16, 500, 3),
+        ]
     ]
     assert [event.call for event in history.with_noted_calls(events, traces)] == [-1, -1, 3]
 

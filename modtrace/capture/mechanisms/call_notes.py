@@ -1,7 +1,7 @@
 """Lets an allocator note with each allocation the call in which it is made, by the text that it keeps for a thread.
 
 The text is set when a call begins and put back when it ends, on the thread that watches alone: torch keeps one for each
-thread, and only a thread itself can take its own away. A text of the program's stays, and so does what it sets meanwhile.
+thread, and only a thread itself can take its own away. A text of the program's stays, also one that it sets meanwhile.
 """
 
 from __future__ import annotations
