@@ -25,6 +25,7 @@ from modtrace.capture.mechanisms import call_notes
 from modtrace.capture.mechanisms import profiler_window as watching
 from modtrace.capture.mechanisms.allocations import Clocks, Event
 from modtrace.capture.torch_private.lookup import CUDA_MARKS
+from modtrace.capture.torch_private.spelled import CUDA_MARKS_ANYTHING
 from modtrace.trace.schema import THREAD_SHIFT
 from tests.fake_cuda import fake_cuda
 
@@ -182,6 +183,16 @@ def test_time_alone_would_place_them_wrong(gpu, watched, monkeypatch):
     }
     assert set(account.texts.values()) == {""}
     assert gpu.calls["set_metadata"] == 0
+
+
+def test_an_allocator_that_says_nothing_of_keeping_no_text(gpu, watched, monkeypatch):
+    """As others than torch's own before torch 2.14: what they are given is gone without a word."""
+    monkeypatch.delattr(torch._C, CUDA_MARKS_ANYTHING)
+    gpu.keeps_metadata = False
+    account = Account(gpu)
+    trace = watched(lambda: Asks(account, "")(torch.ones(1)))
+    assert set(trace._read().table("allocations").column("thread").to_pylist()) == {0}
+    assert ours(trace) == []
 
 
 def test_phases_spans_and_functions(gpu, watched, monkeypatch):

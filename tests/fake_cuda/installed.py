@@ -272,7 +272,7 @@ def _of_memory(gpu, named):
         return {"segments": segments, "device_traces": [list(one.entries or []) for one in gpu.allocators]}
 
     def set_metadata(text):
-        gpu.metadata = text
+        gpu.metadata = text if gpu.keeps_metadata else ""
 
     yield core, "_cuda_memoryStats", named("memory_stats", lambda device: gpu.allocators[device].read())
     for kind in ("cuda", "accelerator"):

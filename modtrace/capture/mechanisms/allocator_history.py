@@ -82,7 +82,7 @@ class CudaHistory:
         if not cuda.is_initialized() or cuda_has_history():
             return None
         self.lacks = missing(CUDA_MARKS)
-        self.marked = not self.lacks and _may_mark()
+        self.marked = not self.lacks and _mark()
         if for_marks and not self.marked:
             return None
         record_cuda_history("all", context=None, stacks="python", max_entries=MOST_ENTRIES)
@@ -92,8 +92,6 @@ class CudaHistory:
             replacement = self._noticing(original)
             self._placed.append((owner, name, original, replacement))
             setattr(owner, name, replacement)
-        if self.marked:
-            mark_allocations(MARK)
         if for_marks:
             return []  # sizes are those of the profiler
         stats = [cuda_memory_stats(device) for device in range(cuda.device_count())]
@@ -139,10 +137,14 @@ class CudaHistory:
         return record
 
 
-def _may_mark() -> bool:
-    """True if what this thread allocates can carry a text, and the program has set none."""
-    supported = all(getattr(owner, name)() for owner, name in places_in_core([CUDA_MARKS_ANYTHING]))
-    return supported and not mark_of_allocations()
+def _mark() -> bool:
+    """Let what this thread allocates carry MARK, where it can carry anything and the program has set nothing."""
+    if not all(getattr(owner, name)() for owner, name in places_in_core([CUDA_MARKS_ANYTHING])):
+        return False
+    if mark_of_allocations():
+        return False
+    mark_allocations(MARK)
+    return bool(mark_of_allocations() == MARK)  # torch 2.13 takes it without a word where it is not kept
 
 
 def history_of() -> AllocatorHistory | None:
