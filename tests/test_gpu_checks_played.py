@@ -11,14 +11,13 @@ import pytest
 
 from tests.fake_cuda import fake_cuda
 
-ROOT = Path(__file__).resolve().parents[1]
-PATHS = [str(ROOT), str(ROOT / "benchmarks")]
-sys.path.append(PATHS[1])
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from gpu_checks import clocks, devices, faults, graphs, sources, starting
 from gpu_checks.check import FAIL, PASS, Place
 from gpu_checks.checklist import CHECKS
 
+PATHS = [str(Path(__file__).resolve().parents[1] / part) for part in ("", "benchmarks")]
 ON_CPU = Place("cpu")
 """Tensors on it are taken to be on the first played device."""
 

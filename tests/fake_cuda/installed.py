@@ -185,6 +185,7 @@ def _played(gpu):
     yield cuda, "_cudart", object()
     yield cuda, "_cached_device_count", None
     yield cuda, "_queued_calls", []
+    yield cuda, "default_generators", tuple(torch.Generator() for _ in gpu.devices)
     yield cuda, "_lazy_seed_tracker", type(cuda._lazy_seed_tracker)()
     yield cuda, "_device_count_nvml", lambda: -1
     yield cuda, "_is_in_bad_fork", lambda: gpu.initialised and os.getpid() != gpu._pid
