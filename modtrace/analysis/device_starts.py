@@ -75,6 +75,8 @@ def device_starts(stored: Stored) -> DeviceStarts:
     outermost = np.zeros(count, np.bool_)
     outermost[rows] = True
     dry[~outermost] = UNKNOWN
+    if not len(rows):
+        return DeviceStarts(dry, cause, before)
     process, thread = (column(line.calls, name)[rows] for name in ("process", "thread"))
     follows = np.append(False, (process[1:] == process[:-1]) & (thread[1:] == thread[:-1]))
     after, first = rows[follows], rows[np.flatnonzero(follows) - 1]

@@ -18,6 +18,9 @@ from modtrace.trace.schema import ABORTED, MODULE, UNFINISHED
 from modtrace.units import duration
 
 INTERRUPTED: Final = "interrupted (SIGINT)"
+KILLED: Final = "killed"
+LEFT: Final = "killed, or left by os._exit"
+"""Of a process without an end that was in no module call: it may have left of its own accord."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class OpenCall:
 class Outcome:
     """The end of one process.
 
-    state: `exit 0`, `exit 1`, `interrupted (SIGINT)`, `killed`, `still running`; "" where it was recorded from within
-        and ended well.
+    state: `exit 0`, `exit 1`, `interrupted (SIGINT)`, `killed`, `killed, or left by os._exit`, `still running`; ""
+        where it was recorded from within and ended well.
     failed: true for an exit status other than 0, an exception, an interrupt and a kill.
     open_calls: module calls that were running when it was interrupted or killed, the outermost first.
     name: the whole name of the innermost of these.
@@ -73,7 +76,7 @@ def outcome(stored: Stored, process: int = 0) -> Outcome:
     """The end of one process of a trace."""
     about = stored.processes[process]
     state, failed = _state(about)
-    if state not in ("killed", INTERRUPTED):
+    if state not in (KILLED, INTERRUPTED):
         return Outcome(state, failed)
     path, least = _open_path(stored, process, ABORTED if state == INTERRUPTED else UNFINISHED)
     texts = stored.table("signatures").column("text").to_pylist()
@@ -91,14 +94,15 @@ def outcome(stored: Stored, process: int = 0) -> Outcome:
         calls.append(OpenCall(name, types[number], texts[signature] if signature >= 0 else ""))
         above = whole
     name = dotted(tops[int(root[-1])], above) if calls else ""
-    at_least_ns = least if calls and state == "killed" else None
+    at_least_ns = least if calls and state == KILLED else None
+    state = LEFT if state == KILLED and not calls else state
     return Outcome(state, failed, tuple(calls), name, at_least_ns, path[-1] if path else -1)
 
 
 def _state(about: Process) -> tuple[str, bool]:
     end = about.end
     if end is None:
-        return ("still running", False) if about.is_alive else ("killed", True)
+        return ("still running", False) if about.is_alive else (KILLED, True)
     if end.exception == "KeyboardInterrupt":
         return INTERRUPTED, True
     if end.exit_status is None:

@@ -17,8 +17,8 @@ class RunFacts:
     """A run. Where there are several ranks, times, steps and state are those of the first.
 
     script, argv: what was run, secrets blanked; None and empty for a trace that was recorded from within a program.
-    state: `exit 0`, `exit 1`, `interrupted (SIGINT)`, `killed`, `still running`, `ended by ValueError`; "" where it was
-        recorded from within and ended well.
+    state: `exit 0`, `exit 1`, `interrupted (SIGINT)`, `killed`, `killed, or left by os._exit`, `still running`,
+        `ended by ValueError`; "" where it was recorded from within and ended well.
     where: what was running when it was interrupted or killed: `while in m > 1 Slow, f32[2,8], for at least 1.5 s`; ""
         for nothing that is known.
     recorded: of a recording that ended before the program: `recorded until 12.3 s (limit of 4 GB)`; else "".

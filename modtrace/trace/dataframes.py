@@ -296,7 +296,7 @@ FOLDED: Final = (
     PublicColumn("forward_ns", "Int64", "the part of that in forward", "of no module, or not known"),
     PublicColumn("backward_ns", "Int64", "the part in backward, with what checkpointing computes again", "of no module, or not known"),
     PublicColumn("device_ns", "Int64", "time on the device without that of its children", _NO_DEVICE),
-    PublicColumn("share", "Float64", "`self_ns` of the time of the window, 0 to 1; where times on a device are known `device_ns` of the sum of all", "nothing was recorded, or its time is not known"),
+    PublicColumn("share", "Float64", "`self_ns` of the time of the window, 0 to 1; where times on a device are known `device_ns` of the sum of all. What threads ran at once is taken off in a row of its own, below 0", "nothing was recorded, or its time is not known"),
     PublicColumn("output", "str", "the signature that it returned most often", "it returned none"),
     PublicColumn("of_module", "bool", "it is a module, or repeats of one"),
     PublicColumn("rank", "int64", "as in `calls`"),

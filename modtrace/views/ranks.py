@@ -95,7 +95,7 @@ def _failures(faults: RankFaults, report: RankReport) -> list[str]:
     first = faults.first
     if first is not None:
         others = [rank for rank in faults.noticed if rank is not first and rank.end.failed]
-        why = _error(first) or "killed"
+        why = _error(first) or ("killed" if first.end.place else first.end.state)
         after = f"; {named(rank.rank for rank in others)} failed because of it" if others else ""
         alone = len(report.ranks) + len(faults.missing) == 1
         lines.append(f"rank {first.rank} failed{'' if alone else ' first'}: {why}{_where(first)}{after}")
@@ -134,7 +134,7 @@ def _where(rank: RankNumbers) -> str:
     place = f", in {rank.end.place}" if rank.end.place else ""
     if rank.end.step is None:
         return place
-    last = "last written " if rank.end.state == "killed" and not rank.end.stands else ""
+    last = "last written " if rank.end.left_no_end and not rank.end.stands else ""
     return f"{place}, {last}at step {count(rank.end.step)}"
 
 

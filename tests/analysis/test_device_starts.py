@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import modtrace
+import modtrace.analysis.device_starts as device_starts_file
 from modtrace.analysis.device_starts import (
     GETTING_DATA,
     LAUNCHING,
@@ -188,6 +189,14 @@ def test_nothing_known(loop, tmp_path):
     stored = with_device(loop, tmp_path / "t.mtrace", dry={})
     none = np.zeros(STEPS, np.int64) - 1
     assert device_summary(none > 0, none, none, dry_in(stored, 0, none < 0)) == []
+
+
+def test_a_trace_in_which_nothing_stands_outermost(loop, tmp_path, monkeypatch):
+    """As where a damaged table has calls of functions alone."""
+    stored = with_device(loop, tmp_path / "t.mtrace", dry=dict.fromkeys(range(STEPS), 1))
+    monkeypatch.setattr(device_starts_file, "_outermost", lambda _: np.zeros(0, np.int64))
+    found = device_starts.__wrapped__(stored)
+    assert set(found.dry.tolist()) == {-1}
 
 
 def test_marks_of_steps_are_no_rows(loop, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import threading
 import time
 import warnings
 
@@ -122,3 +124,67 @@ def test_times_add_up():
     hooked = calls[calls["name"] == "hooked"]
     assert hooked["output_replaced"].all()
     assert (hooked["hooks_ns"] > 0).all()
+
+
+class Looking(torch.nn.Module):
+    """Notes how many modes of torch's stand on its thread, and lets something happen."""
+
+    def __init__(self, happens=None):
+        super().__init__()
+        self.happens = happens
+        self.modes = []
+
+    def forward(self, x):
+        self.modes.append((torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()))
+        if self.happens is not None:
+            self.happens()
+        return x
+
+
+def in_a_thread(act):
+    thread = threading.Thread(target=act)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("engine", ["hooks", "calls"])
+@pytest.mark.parametrize(
+    "where", [in_a_thread, lambda act: act()], ids=["the writing thread", "the same thread"]
+)
+@pytest.mark.parametrize("error", [Broken(), OSError(errno.ENOSPC, "No space left on device")])
+def test_no_mode_stays_on_the_programs_thread(engine, where, error):
+    """torch keeps modes by thread, and the disk is full on the thread that writes."""
+    before, after = Looking(lambda: where(lambda: tracer._fault(error))), Looking()
+    model = torch.nn.Sequential(before, torch.nn.Linear(3, 3), after)
+    with warnings.catch_warnings(record=True), modtrace.trace(engine=engine, functions=True) as recording:
+        tracer = recording._tracer
+        model(torch.randn(2, 3))
+        model(torch.randn(2, 3))
+    assert before.modes == [(1, 1), (0, 0)]
+    assert after.modes == [(0, 0), (0, 0)]
+
+
+@pytest.mark.parametrize("engine", ["hooks", "calls"])
+def test_no_mode_comes_back_behind_an_operation(engine):
+    """A mode that is running is off the stack, and torch puts it back when it returns."""
+
+    class Breaks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            tracer._fault(Broken())
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    class Inside(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.dropout(Breaks.apply(x), 0.0)
+
+    after = Looking()
+    model = torch.nn.Sequential(Inside(), after)
+    with warnings.catch_warnings(record=True), modtrace.trace(engine=engine, functions=True) as recording:
+        tracer = recording._tracer
+        model(torch.randn(2, 3, requires_grad=True))
+    assert after.modes == [(0, 0)]

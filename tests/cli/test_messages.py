@@ -283,7 +283,7 @@ def test_ls_says_how_each_run_ended(here, capsys):
         "a.mtrace": "exit 0",
         "b.mtrace": "exit 3",
         "c.mtrace": "interrupted (SIGINT)",
-        "d.mtrace": "killed",
+        "d.mtrace": "killed, or left by os._exit",
         "e.mtrace": "ended",
     }
     for name, state in ends.items():

@@ -51,6 +51,13 @@ def test_what_is_read_is_what_was_written(tmp_path):
         assert (read.most_ns >= times.most_ns * 0.999 - 1).all()
 
 
+def test_a_name_of_any_length_is_read_again(tmp_path):
+    run = run_of(environment={"host": "h" * 5_000}, outputs={"head": "f" * 5_000})
+    (found,) = written(tmp_path / "b.json", [run])
+    assert found.environment == run.environment
+    assert found.outputs == run.outputs
+
+
 def test_a_comparison_with_it_is_that_with_the_runs(tmp_path):
     base, other = noisy_runs(5, 1), noisy_runs(5, 2, scale={"head": 1.5})
     one, two = Comparison(base, other), Comparison(written(tmp_path / "b.json", base), other)

@@ -39,6 +39,7 @@ from modtrace.views.difference_markdown import difference_markdown
 from modtrace.views.html.inline import table
 from modtrace.views.html.report import report
 from modtrace.views.live.plain_text import status_text
+from modtrace.views.models.hot_rows import PARALLEL
 from modtrace.views.models.op_rows import ops_of
 from modtrace.views.models.tree_model import TreeModel
 from modtrace.views.models.trees import MODES
@@ -142,7 +143,9 @@ def _frames(stored: Stored) -> None:
     _never_below(steps, [*names, "calls", "samples", "tokens", "flops"])
     demand(trace.run.wall_ns >= 0, "wall_ns is below zero")
     repr(trace.failure)
-    for frame in (trace.findings, trace.operations, trace.holders, trace.gaps, trace.profile(whole_run=True)):
+    profile = trace.profile(whole_run=True)
+    profile = profile[profile["name"] != PARALLEL]  # it is taken off
+    for frame in (trace.findings, trace.operations, trace.holders, trace.gaps, profile):
         _never_below(
             frame, ["won_ns", "flops", "share", "calls", "lost_calls"] if "name" in frame else ["won_ns"]
         )

@@ -341,7 +341,7 @@ def _ints(data: Any, count: int) -> Ints:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 2000:
+    if not isinstance(value, str):
         raise _Unusable
     return value
 

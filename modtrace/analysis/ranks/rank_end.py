@@ -12,7 +12,7 @@ from modtrace.analysis.calls import names
 from modtrace.analysis.columns import column, nullable_codes
 from modtrace.analysis.failure import Failure, last_failure
 from modtrace.analysis.module_names import dotted
-from modtrace.analysis.outcome import outcome
+from modtrace.analysis.outcome import KILLED, LEFT, outcome
 from modtrace.analysis.recording_end import recorded_until
 from modtrace.analysis.roots import roots
 from modtrace.analysis.timeline import timeline
@@ -43,8 +43,8 @@ _ANOTHER_LEFT: Final = (
 class RankEnd:
     """The end of a process, or where it stands.
 
-    state: `exit 0`, `exit 1`, `killed`, `still running`, `interrupted (SIGINT)`; "" where it was recorded from within
-        and ended well.
+    state: `exit 0`, `exit 1`, `killed`, `killed, or left by os._exit`, `still running`, `interrupted (SIGINT)`; ""
+        where it was recorded from within and ended well.
     failed: true for an exit status other than 0, an exception, an interrupt and a kill.
     running: true as long as its process is seen here.
     at_unix_ns: when it ended, nanoseconds since 1970; of one that was killed when it last wrote. None where not known.
@@ -73,7 +73,12 @@ class RankEnd:
     @property
     def is_open(self) -> bool:
         """True for a process that did not come to its end: it runs, or was killed."""
-        return self.running or self.state == "killed"
+        return self.running or self.left_no_end
+
+    @property
+    def left_no_end(self) -> bool:
+        """True for a process that is gone and has not written how it ended."""
+        return self.state in (KILLED, LEFT)
 
     @property
     def stands(self) -> bool:

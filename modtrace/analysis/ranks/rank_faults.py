@@ -38,7 +38,7 @@ class RankFaults:
 def rank_faults(report: RankReport) -> RankFaults:
     """Ranks in trouble."""
     ranks = [rank for rank in report.last_starts if rank.fault is None]
-    killed = [rank for rank in ranks if rank.end.state == "killed"]
+    killed = [rank for rank in ranks if rank.end.left_no_end]
     failed = [rank for rank in ranks if rank.end.failed]
     several = len(ranks) + len(report.missing) > 1
     behind, ahead = _behind(ranks) if several else ([], [])

@@ -124,6 +124,8 @@ def _opening(  # noqa: C901, PLR0915 - the hot path
 
     def open_call(module: Any, args: Any, kwargs: Any) -> OpenCall | None:  # noqa: C901, PLR0912, PLR0915
         if context.off:
+            if context.left_modes:
+                context.take_out_left()
             return None
         try:
             buffer = buffers.current
@@ -182,6 +184,7 @@ def _closing(context: TraceContext, switch: Switch) -> Callable[[OpenCall, Any, 
 
     def close_call(opened: OpenCall, module: Any, args: Any, kwargs: Any, result: Any, now: int) -> None:
         if context.off or not switch.recording:
+            context.take_out_left()
             return
         try:
             buffer = buffers.current

@@ -54,6 +54,7 @@ class TraceContext:
         "flush_now",
         "function_calls",
         "labels",
+        "left_modes",
         "messages",
         "module_calls",
         "next_node",
@@ -120,7 +121,19 @@ class TraceContext:
         self.unwatched = False
         """The thread that looks after the recording has ended before a fork; `watch_again` begins it anew."""
         self.watch_again: Callable[[], None] = _nothing
+        self.left_modes: list[Callable[[], bool]] = []
+        """Modes of torch's that stand on a thread still, although nothing is recorded by them any more."""
         self._parts: dict[Any, Any] = {}
+
+    def take_out_later(self, take_out: Callable[[], bool]) -> None:
+        """Take a mode off its thread at the next call there: torch keeps modes by thread, and this is another one, or
+        the mode is running and torch puts it back behind us. `take_out` says if it was there.
+        """
+        self.left_modes.append(take_out)
+
+    def take_out_left(self) -> None:
+        """Take off what stands on this thread of the modes that were left there."""
+        self.left_modes = [take_out for take_out in self.left_modes if not take_out()]
 
     def part(self, make: Callable[[TraceContext], Part]) -> Part:
         """The object that several recorders use together, made by the first of them that asks."""

@@ -61,6 +61,8 @@ def _pre_hook(context: TraceContext, frame_depth: int) -> Hook:  # noqa: C901, P
 
     def pre(module: Any, args: Any) -> None:  # noqa: C901, PLR0912, PLR0915
         if is_dynamo_compiling() or context.off:
+            if context.left_modes and not is_dynamo_compiling():
+                context.take_out_left()
             return
         try:
             buffer = buffers.current
@@ -128,6 +130,8 @@ def _post_hook(context: TraceContext, frame_depth: int) -> Hook:  # noqa: C901, 
             buffer = buffers.current
             calls = buffer.calls
             if not calls:
+                if context.left_modes:
+                    context.take_out_left()
                 buffer.ends_late(id(get_frame(1 if output is absent else frame_depth)), entry_of(id(module)))
                 return
             frame_id, call, entry, args_sig, start, node = calls[-1]

@@ -68,8 +68,11 @@ def begin(context: TraceContext, buffer: ThreadBuffer, module: Any, caller: Fram
     Returns the bits of schema's `mode` in their place; NOT_LOOKED_AT for a call that must not be recorded: a trace of
     torch's own is being made, it is made at a prompt, or it is of a model that is not asked for.
     """
-    if buffer.calls and buffer.calls[-1][2].kind == MODULE and _is_called_by(buffer.calls[-1][0], caller):
-        return 0
+    calls = buffer.calls
+    if calls:
+        around = calls[-1]
+        if around[2].kind == MODULE and _is_called_by(around[0], caller):
+            return 0
     if is_making_graph() or buffer.paused:
         return NOT_LOOKED_AT
     if context.unwatched:
@@ -85,6 +88,8 @@ def begin(context: TraceContext, buffer: ThreadBuffer, module: Any, caller: Fram
     root = not buffer.calls or is_root(buffer)
     if root:
         context.registry.root_calls += 1
+        if context.left_modes:
+            context.take_out_left()
     if root and context.admits is not None and not context.admits(module):
         return NOT_LOOKED_AT
     return _mode(module) | OUTERMOST if root and context.events.root_began else _mode(module)
@@ -94,28 +99,30 @@ def _is_called_by(frame_id: int, frame: FrameType | None) -> bool:
     """True if nothing but code of the program, such as decorators of `forward`, is between the frame that runs the
     innermost open call and `frame`: then no graph is being made, and nothing was entered, that was not at its start.
     """
-    for _ in range(NEAR_FRAMES):
-        if frame is None:
-            return False
+    harmless = _HARMLESS
+    for _ in _NEAR_FRAMES:
         if id(frame) == frame_id:
             return True
+        if frame is None:
+            return False
         code = frame.f_code
-        harmless = _HARMLESS.get(id(code))
-        if harmless is None or harmless[0] is not code:
-            if len(_HARMLESS) >= MANY_CODES:
-                _HARMLESS.clear()
-            harmless = _HARMLESS[id(code)] = code, _is_harmless(code.co_filename)
-        if not harmless[1]:
+        if id(code) not in harmless and not _is_harmless(code):
             return False
         frame = frame.f_back
     return False
 
 
-def _is_harmless(file: str) -> bool:
-    return file.startswith(_MODULES) or not file.startswith((_TORCH, _OURS))
+def _is_harmless(code: CodeType) -> bool:
+    file = code.co_filename
+    harmless = file.startswith(_MODULES) or not file.startswith((_TORCH, _OURS))
+    if harmless:
+        if len(_HARMLESS) >= MANY_CODES:
+            _HARMLESS.clear()
+        _HARMLESS[id(code)] = code
+    return harmless
 
 
-NEAR_FRAMES: Final = 8
+_NEAR_FRAMES: Final = range(8)
 MANY_CODES: Final = 5_000
 _TORCH: Final = os.path.join(os.path.dirname(torch.__file__), "")
 _MODULES: Final = (
@@ -124,8 +131,8 @@ _MODULES: Final = (
 )
 """Files of torch's that call modules, and that of its decorators for grad mode."""
 _OURS: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
-_HARMLESS: Final[dict[int, tuple[CodeType, bool]]] = {}
-"""By the id of code: the code, and whether it changes nothing that is looked at when a call begins."""
+_HARMLESS: Final[dict[int, CodeType]] = {}
+"""By its id, code that changes nothing which is looked at when a call begins. Kept alive, no other has that id."""
 
 
 def root_mode(

@@ -10,6 +10,7 @@ class. A tensor is checked by a guard of its own, since a guard of two refuses a
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from types import CodeType, MemberDescriptorType
 from typing import Any, Final
@@ -154,7 +155,7 @@ class _Writer:
         names, values = tuple(dict.keys(value)), tuple(dict.values(value))
         if any(type(name) is not str for name in names):
             raise _Unchecked
-        self._terms.append(f"names_of({place}) == {self._constant(names)}")
+        self._names(names, place)
         self._sequence(values, place, depth, "dict_values")
 
     def _tensor(self, value: Any, place: str) -> None:
@@ -234,7 +235,7 @@ class _Writer:
         names, values = tuple(dict.keys(value)), tuple(dict.values(value))
         if any(type(name) is not str for name in names):
             raise _Unchecked
-        self._terms.append(f"names_of({place}) == {self._constant(names)}")
+        self._names(names, place)
         self._variables += 1
         where = f"v{self._variables}"
         self._terms.append(f"({where} := [*dict_values({place})]) is not None")
@@ -268,6 +269,14 @@ class _Writer:
             elif not has_base(mro, type):
                 self._attributes(value, place, depth + 1)
 
+    def _names(self, names: tuple[str, ...], place: str) -> None:
+        """Check the names of a dict: nearly always they are the very same objects."""
+        wanted = self._constant(names)
+        self._terms.append(
+            f"(dict_len({place}) == {len(names)} and all(map(is_, dict_keys({place}), {wanted}))"
+            f" or names_of({place}) == {wanted})"
+        )
+
     def _constant(self, value: Any) -> str:
         name = f"k{len(self._constants)}"
         self._constants[name] = value
@@ -290,10 +299,13 @@ def _names_of(value: dict[Any, Any]) -> tuple[str, ...] | None:
 
 
 _FUNCTIONS: Final = {
-    "__builtins__": {"type": type, "len": len, "repr": repr},
+    "__builtins__": {"all": all, "len": len, "map": map, "repr": repr, "type": type},
+    "dict_keys": dict.keys,
+    "dict_len": dict.__len__,
     "grad_enabled": torch.is_grad_enabled,
     "has_grads": has_grads,
     "instance_dict": instance_dict,
+    "is_": operator.is_,
     "names_of": _names_of,
     "dict_values": dict.values,
     "tuple_items": tuple.__iter__,

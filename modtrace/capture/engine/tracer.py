@@ -315,6 +315,7 @@ class Tracer:
             self._write_gaps()
         except Exception as fault:
             self._fault(fault)
+        self._context.take_out_left()
         self._blocks.writer.close()
         _RUNNING.discard(self)
 

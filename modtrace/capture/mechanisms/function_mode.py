@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import CodeType, FrameType
 from typing import Any, Final
 
@@ -122,11 +123,13 @@ class FunctionMode:
             take_out_function_mode(self._mode)
 
     def remove(self) -> None:
-        """End; does nothing the second time. On another thread than that of `install` the mode only passes on."""
+        """End; does nothing the second time. On another thread than that of `install` the mode only passes on, until
+        the next call on its own.
+        """
         mode, self._mode = self._mode, None
         self._running.clear()
-        if mode is not None:
-            take_out_function_mode(mode)
+        if mode is not None and not take_out_function_mode(mode):
+            self._context.take_out_later(partial(take_out_function_mode, mode))
         self.custom.remove()
         overrides: Any = torch.overrides
         if self._asks is not None and overrides.has_torch_function is self._asks[1]:

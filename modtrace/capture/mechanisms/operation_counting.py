@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any, Final
 
@@ -291,10 +292,7 @@ class OperationCounting:
         self._off = True
         if self._unit is not None:
             self._give_up(self._unit.buffer)
-        if (
-            self._mode is not None
-        ):  # a fault inside an operation: torch puts a mode back that was taken out in there
-            take_out_dispatch_mode(self._mode)
+        self._take_out()
 
     # backward ---------------------------------------------------------------------------------------------------
 
@@ -449,12 +447,18 @@ class OperationCounting:
 
     def _close(self, unit: Unit) -> None:
         self._unit = None
-        take_out_dispatch_mode(unit.mode)
+        self._take_out()
         self.spent_ns += unit.spent_ns
         if self.waits is not None:
             self.waits.keep(unit.buffer.number << THREAD_SHIFT, unit.waits)
             if self.waits.lost and LOST not in self.gaps:
                 self.gaps.append(LOST)
+
+    def _take_out(self) -> None:
+        """Take the mode off; later where it is running an operation, or stands on another thread than this."""
+        mode, self._mode = self._mode, None
+        if mode is not None and not take_out_dispatch_mode(mode):
+            self._context.take_out_later(partial(take_out_dispatch_mode, mode))
 
     def _may(self) -> bool:
         """True if the mode may be put in place here and now."""

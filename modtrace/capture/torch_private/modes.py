@@ -12,23 +12,25 @@ def stands(mode: Any) -> bool:
     return any(names.function_mode_at(position) is mode for position in range(names.count_function_modes()))
 
 
-def take_out_function_mode(mode: Any) -> None:
-    """Take a mode off this thread's function modes; those above it go back."""
+def take_out_function_mode(mode: Any) -> bool:
+    """Take a mode off this thread's function modes; those above it go back. False if it is not among them."""
     if not stands(mode):
-        return
+        return False
     above: list[Any] = []
     while (top := names.pop_function_mode()) is not mode:
         above.append(top)
     for other in reversed(above):
         names.push_function_mode(other)
+    return True
 
 
-def take_out_dispatch_mode(mode: Any) -> None:
-    """Take a mode off this thread's dispatch modes; those above it go back."""
+def take_out_dispatch_mode(mode: Any) -> bool:
+    """Take a mode off this thread's dispatch modes; those above it go back. False if it is not among them."""
     if not any(names.dispatch_mode_at(position) is mode for position in range(names.count_dispatch_modes())):
-        return
+        return False
     above: list[Any] = []
     while (top := names.pop_dispatch_mode(None)) is not mode:
         above.append(top)
     for other in reversed(above):
         names.push_dispatch_mode(other)
+    return True
