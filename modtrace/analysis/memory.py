@@ -74,8 +74,8 @@ class CallMemory:
 
 
 class _Noted(NamedTuple):
-    """What the allocator itself has noted in a process: `call` of each allocation, below 0 for none, as positions among
-    the calls of the process; `possible` is a mask of these: those that are noted where they run.
+    """Notes of the allocator itself in one process: `call` of each allocation, below 0 for none, as positions among the
+    calls of the process; `possible` is a mask of these: those that are noted where they run.
     """
 
     call: Ints
