@@ -617,7 +617,7 @@ trace.__doc__ = _with_options(trace.__doc__ or "")
 
 
 class span(ContextDecorator):  # noqa: N801 - used like a function
-    """A range of the user's own in every trace that records this thread: `with modtrace.span("warm up"): ...`.
+    """Record a named range in every trace that records this thread: `with modtrace.span("warm up"): ...`.
 
     It is a row of kind `span`, with what happens inside below it. Nothing happens while nothing is recorded.
     """
@@ -639,7 +639,7 @@ class span(ContextDecorator):  # noqa: N801 - used like a function
 
 
 def step() -> None:
-    """Say that a training step ends here. Where it is said once, nothing else ends a step in that trace."""
+    """Mark the end of a training step. Once called, automatic detection of steps is off for that trace."""
     for tracer in _running():
         tracer.mark_step()
 

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     | {"decorated", "trace", "device_peaks", "capture", "launch", "analysis", "export", "views"},
     "comparisons": LEAVES | {"api", "trace", "analysis", "export", "views"},
     "magic": LEAVES | {"api", "capture"},
+    "integrations": {"api"},
     "__init__": LEAVES | {"api", "comparisons", "trace", "magic"},
     "__main__": {"cli"},
 }
@@ -213,11 +214,12 @@ def test_recording_imports_nothing():
 
 
 def test_viewing_never_loads_torch():
-    """Every module but those of capture and the one that measures device peaks, all in one process."""
+    """Every module but those of capture, of integrations and the one that measures device peaks, in one process."""
     names = [
         ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
         for file in FILES
-        if layer_of(file) not in ("capture", "__main__") and file != PACKAGE / "device_peaks" / "measure.py"
+        if layer_of(file) not in ("capture", "integrations", "__main__")
+        and file != PACKAGE / "device_peaks" / "measure.py"
     ]
     assert "torch" not in loaded_by("\n".join(f"import {name}" for name in names))
 

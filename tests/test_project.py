@@ -99,6 +99,38 @@ def says(file, pattern):
         return None
 
 
+def test_a_version_is_said_alike_everywhere():
+    version = re.escape(modtrace.__version__)
+    assert re.search(rf"^version: {version}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert re.search(
+        rf"^## \[{version}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+
+
+def test_classifiers_are_what_is_declared(project):
+    """One for each Python from the oldest that is allowed on, and one for the system that it is tested on."""
+    pythons = [line.rpartition(" ")[2] for line in project["classifiers"] if ":: Python :: 3." in line]
+    assert pythons[0] == project["requires-python"].removeprefix(">=")
+    assert pythons == [f"3.{minor}" for minor in range(10, 10 + len(pythons))]
+    assert "Operating System :: POSIX :: Linux" in project["classifiers"]
+
+
+def test_source_distribution_has_what_tests_read():
+    text = (ROOT / "MANIFEST.in").read_text()
+    for folder in ("tests", "docs", "examples", "benchmarks", ".github"):
+        assert f"graft {folder}\n" in text
+    for name in (
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "constraints.txt",
+        "mkdocs.yml",
+        ".ci/run",
+    ):
+        assert re.search(rf"^include .*{re.escape(name)}", text, re.MULTILINE)
+
+
 def test_license_is_whole():
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License\n                           Version 2.0, January 2004" in text

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.docs import page_blocks
+
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+PAGE = ROOT / "docs" / "quickstart.md"
 
 
 def blocks():
-    """(language, text) of each block of code of the page, in order."""
-    return re.findall(r"^```(sh fails|sh|python)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-
-
-def run(command, folder):
-    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "80"}
-    return subprocess.run(
-        command, cwd=folder, env=environment, text=True, capture_output=True, timeout=250, check=False
-    )
+    """The blocks of code of the page, in order."""
+    return page_blocks.blocks(PAGE)
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +23,21 @@ def outputs(tmp_path_factory):
     """What each command line and each piece of code printed: command or code -> (exit status, stdout, stderr)."""
     folder = tmp_path_factory.mktemp("quickstart")
     (folder / "examples").symlink_to(ROOT / "examples")
-    found = {}
-    for language, text in blocks():
-        if language == "python":
-            ended = run([sys.executable, "-c", text], folder)
-            found[text] = (ended.returncode, ended.stdout, ended.stderr)
+    served, found = page_blocks.Server(), {}
+    for block in blocks():
+        if block.language == "python":
+            found[block.text] = served.ask(folder=str(folder), code=block.text)
             continue
-        for line in text.splitlines():
-            program, *words = line.split()
-            assert program == "modtrace"
-            ended = run([sys.executable, "-m", "modtrace", *words], folder)
-            found[line] = (ended.returncode, ended.stdout, ended.stderr)
+        for line in page_blocks.commands(block):
+            assert line.startswith("modtrace ")
+            found[line] = served.ask(folder=str(folder), words=line.split())
+    served.end()
     return found
 
 
 def test_everything_runs(outputs):
-    fails = [text.strip() for language, text in blocks() if language == "sh fails"]
+    fails = [block.text.strip() for block in blocks() if block.status == 1]
+    assert len(fails) == 1
     assert len(outputs) > 10
     for command, (status, _, stderr) in outputs.items():
         assert status == (1 if command in fails else 0), (command, stderr)

@@ -33,6 +33,10 @@ FRAMES = (
 )  # fmt: skip
 
 
+RECORDED_BY = "0.1.0"
+"""The modtrace that made the traces here."""
+
+
 def every_text(path: Path) -> dict[str, str]:
     """Name of a view or export -> its text."""
     stored, trace = open_trace(path), modtrace.load(path)
@@ -52,8 +56,9 @@ def every_text(path: Path) -> dict[str, str]:
 
 
 def _lasting(text: str) -> str:
-    """A text without the version that writes it and the folder that the trace lies in."""
-    text = text.replace(str(HERE), "").replace(modtrace.__version__, "VERSION").replace("\r\n", "\n")
+    """A text without the versions that write it, and that recorded the trace, and the folder that it lies in."""
+    text = text.replace(str(HERE), "").replace("\r\n", "\n")
+    text = text.replace(modtrace.__version__, "VERSION").replace(RECORDED_BY, "VERSION")
     return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).rstrip("\n") + "\n"
 
 

@@ -124,8 +124,6 @@ def _opening(  # noqa: C901, PLR0915 - the hot path
 
     def open_call(module: Any, args: Any, kwargs: Any) -> OpenCall | None:  # noqa: C901, PLR0912, PLR0915
         if context.off:
-            if context.left_modes:
-                context.take_out_left()
             return None
         try:
             buffer = buffers.current

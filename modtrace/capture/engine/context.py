@@ -129,8 +129,8 @@ class TraceContext:
         self._parts: dict[Any, Any] = {}
 
     def take_out_later(self, take_out: Callable[[], bool]) -> None:
-        """Take a mode off its thread at the next call there: torch keeps modes by thread, and this is another one, or
-        the mode is running and torch puts it back behind us. `take_out` says if it was there.
+        """Take a mode off its thread where the next call ends there: torch keeps modes by thread, and this is another
+        one, or the mode is running and torch puts it back behind us. `take_out` says if it was there.
         """
         self.left_modes.append(take_out)
 

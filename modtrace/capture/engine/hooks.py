@@ -61,8 +61,6 @@ def _pre_hook(context: TraceContext, frame_depth: int) -> Hook:  # noqa: C901, P
 
     def pre(module: Any, args: Any) -> None:  # noqa: C901, PLR0912, PLR0915
         if is_dynamo_compiling() or context.off:
-            if context.left_modes and not is_dynamo_compiling():
-                context.take_out_left()
             return
         try:
             buffer = buffers.current
