@@ -1,26 +1,28 @@
 """Memory while it was watched: the curve over time, who holds what at any moment, and the peak of each call.
 
-An allocation belongs to the innermost call that ran on its thread when it was made. What a forward has allocated and
-still holds when its root call ends is kept for backward: an activation. What is held for nothing known is temporary.
+An allocation belongs to the innermost call that ran on its thread when it was made: the one that the allocator itself
+has noted, else by time. What a forward has allocated and still holds when its root call ends is kept for backward: an
+activation. What is held for nothing known is temporary.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from modtrace.analysis.columns import column, nullable_codes, values_and_known, values_at
+from modtrace.analysis.columns import column, nullable_codes, taken, values_and_known, values_at
 from modtrace.analysis.phases import BACK, EVAL, FORWARD
-from modtrace.analysis.timeline import timeline
+from modtrace.analysis.timeline import NAMES_PUT_IN, Timeline, timeline
 from modtrace.analysis.watching import MEMORY, stretches, window
 from modtrace.trace.arrow_arrays import array
 from modtrace.trace.call_table import CallTable
 from modtrace.trace.derived import once
 from modtrace.trace.reader import Stored
-from modtrace.trace.schema import ACTIVATION, MODULE, TEMPORARY
+from modtrace.trace.schema import ACTIVATION, MODULE, PHASE, SPAN, TEMPORARY
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -71,10 +73,21 @@ class CallMemory:
     known: Bools
 
 
+class _Noted(NamedTuple):
+    """Notes of the allocator itself in one process: `call` of each allocation, below 0 for none, as positions among the
+    calls of the process; `possible` is a mask of these: those that are noted where they run.
+    """
+
+    call: Ints
+    possible: Bools
+
+
 @once
 def memory(stored: Stored) -> list[Memory]:
     """The allocations of each process and device that were watched; made once."""
-    table, calls = stored.table("allocations"), timeline(stored).calls
+    table, line = stored.table("allocations"), timeline(stored)
+    calls, noted = line.calls, taken(line.place, nullable_codes(table, "call"))
+    may_be_noted = _may_be_noted(line)
     devices = table.column("device").to_pylist()
     process = column(table, "process")
     call_process = column(calls, "process")
@@ -87,6 +100,7 @@ def memory(stored: Stored) -> list[Memory]:
                 table.filter(array(of_device, pa.bool_())),
                 calls.slice(low, high - low),
                 low,
+                _Noted(noted[of_device] - low, may_be_noted[low:high]),
                 number,
                 name,
                 stretches(stored, number, MEMORY),
@@ -100,6 +114,7 @@ def _of_device(
     table: pa.Table,
     calls: CallTable,
     first: int,
+    noted: _Noted,
     process: int,
     device: str,
     watched: tuple[Ints, Ints],
@@ -112,6 +127,7 @@ def _of_device(
     freed = np.where(known, freed, NEVER)
     category, named = values_and_known(table, "category")
     inner = placed(calls, at_ns, nullable_codes(table, "thread"))
+    inner = _as_noted(calls, inner, _Noted(noted.call[order], noted.possible))
     saved = _kept_for_backward(calls, inner, freed)
     derived = np.where(saved, ACTIVATION, TEMPORARY)
     columns = (
@@ -140,6 +156,34 @@ def _cut(
     chosen: Bools = (freed > low) & (at_ns < high)
     at_ns, freed = np.maximum(at_ns[chosen], low), freed[chosen]
     return chosen, at_ns, np.where(freed > high, NEVER, freed)
+
+
+def _may_be_noted(line: Timeline) -> Bools:
+    """Mask of the rows that the allocator is told of when they begin: modules, spans and recorded phases."""
+    row_kind, label = line.calls.stored("kind")[0], line.calls.stored("label")[0]
+    recorded = np.array([name not in (*NAMES_PUT_IN, "data") for name, _ in line.labels] + [False])
+    noted: Bools = (row_kind == MODULE) | (row_kind == SPAN) | ((row_kind == PHASE) & recorded[label])
+    return noted
+
+
+def _as_noted(calls: CallTable, inner: Ints, noted: _Noted) -> Ints:
+    """The innermost call of each allocation by time, `inner`, as long as it is, or is in, the one that was noted; else
+    that one. Time alone is not true next to where a call begins or ends: the clock of the allocator is another one.
+    """
+    rows = np.flatnonzero(noted.call >= 0)
+    if not len(rows):
+        return inner
+    parent, first = calls.stored("parent")[0], int(column(calls, "call")[0])
+    around = inner[rows]
+    while True:
+        further = (around >= 0) & ~np.append(noted.possible, True)[around]
+        if not further.any():
+            break
+        over = parent[around[further]].astype(np.int64)
+        around[further] = np.where(over >= 0, over - first, -1)
+    differs = rows[around != noted.call[rows]]
+    inner[differs] = noted.call[differs]
+    return inner
 
 
 def placed(calls: CallTable, at_ns: Ints, thread: Ints) -> Ints:

@@ -35,7 +35,8 @@ _MANY: Final = 100_000
 _OF_STORED_CALLS: Final = ("device_times", "device_starts", "device_memory")
 """Tables that are looked at beside the calls as they are stored, which stay in memory for that."""
 _NARROW: Final[Any] = np.int8
-_MADE: Final = ("step", "forward", "eval", "loss")
+NAMES_PUT_IN: Final = ("step", "forward", "eval", "loss")
+"""Names of the rows that are put in: nothing recorded is a phase of such a name."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def _timeline(stored: Stored) -> Timeline:
     labels = list(
         zip(label_table.column("name").to_pylist(), label_table.column("type").to_pylist(), strict=True)
     )
-    label_of = {name: len(labels) + index for index, name in enumerate(_MADE)}
-    labels += [(name, "") for name in _MADE]
-    places = [*_places(label_table), *[None] * len(_MADE)]
+    label_of = {name: len(labels) + index for index, name in enumerate(NAMES_PUT_IN)}
+    labels += [(name, "") for name in NAMES_PUT_IN]
+    places = [*_places(label_table), *[None] * len(NAMES_PUT_IN)]
     process = column(table, "process")
     edges = np.searchsorted(process, np.arange(len(stored.processes) + 1))
     step = np.full(len(table), phases.NONE, np.int32)

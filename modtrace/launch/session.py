@@ -94,7 +94,7 @@ class Session:
             if self._tracer is not None:
                 self._tracer.stop()
                 facts = self._tracer.end_facts
-                self.troubles += self._tracer.gaps
+                self.troubles += self._tracer.troubles
             elif self.troubles:
                 stopped = {
                     "stopped_ns": 0,

@@ -31,6 +31,8 @@ _REFERENCES: Final = {
 }  # fmt: skip
 _OF_MODULES: Final = {"values": ("module",), "nonfinite": ("module", "became_nan")}
 """Tables of rows of calls that point at modules too, and the columns that do."""
+_WITH_PROCESS: Final = ("device_memory", "allocations")
+"""Tables of rows of calls of which some are of none, so that their process is said."""
 _LEFT_OUT: Final = "{} left out, for the trace contradicts itself: {}"
 _NOT_THERE: Final = "they point at rows that are not there"
 _ROUNDS: Final = 8
@@ -77,9 +79,8 @@ def merge(
     tables["parameters"] = _parameters(raw["parameters"], keys["modules"], offsets["modules"])
     raw = {**raw, **_pointing_at_modules(raw, keys["modules"], offsets["modules"])}
     raw["allocations"] = _possible_allocations(raw["allocations"], out)
-    for name in ("allocations", "operators", "watched", "asked", "compilations"):
+    for name in ("operators", "watched", "asked", "compilations"):
         tables[name] = _with_process(raw[name], name)
-    side_tables.check_memory(tables["allocations"], tables["watched"])
     side_tables.check_operators(tables["operators"])
     side_tables.check_compilations(tables["compilations"])
     ids_of: list[Ints] = []
@@ -96,6 +97,7 @@ def merge(
         columns_of.append(columns)
         start += len(ids)
     tables |= _by_call(raw, ids_of)
+    side_tables.check_memory(tables["allocations"], tables["watched"])
     others = [name for name in raw if name not in tables and name not in ("calls", "open")]
     tables |= {name: _with_process(raw[name], name) for name in others}
     tables["gaps"] = _with_process([_with_gaps(*pair) for pair in zip(raw["gaps"], out, strict=True)])
@@ -115,7 +117,7 @@ def _by_call(raw: Mapping[str, list[pa.Table]], ids_of: Sequence[Ints]) -> dict[
         parts = [
             of_process(part, ids, start) for part, ids, start in zip(raw[name], ids_of, starts, strict=False)
         ]
-        if name == "device_memory":
+        if name in _WITH_PROCESS:
             tables[name] = _with_process(parts, name)
         else:
             tables[name] = pa.concat_tables(parts) if parts else arrow_schema(name).empty_table()

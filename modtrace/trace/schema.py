@@ -10,7 +10,7 @@ Version history
     1.0  calls of modules, functions, backwards, phases and spans; FLOPs, memory, kernels, device times, waits.
     1.1  what a recording's failures were raised by, compilations, parameters of optimizers, the steps asked for.
     1.2  ranges of values, where values that are not finite began, sums of modules over windows of steps, steps that
-         were left out.
+         were left out, calls of allocations.
 """
 
 from __future__ import annotations
@@ -314,6 +314,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("device", "string", "cpu, cuda:0"),
         Column("thread", "int32", "as the threads of calls; null for one that ran no module", True),
         Column("category", "int8", "index into CATEGORIES where the holder is known", True),
+        Column("call", "int64", "row key in `calls`: the innermost call, phase or span, where the allocator itself has noted it; null where it has not", True, since=2),
     ),
     # What autograd kept when a backward began (--saved): a row each call that made nodes of its graph, and each around one.
     # What no module call made is the backward's own. A storage is counted once, for the node that kept it first.

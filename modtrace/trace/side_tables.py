@@ -117,10 +117,16 @@ def _device_memory(part: pa.Table, ids: Ints, start: int) -> pa.Table:
         ((moment < 0) | (moment >= len(MOMENTS))).any()
     ):
         raise TraceError("the trace contradicts itself: when memory of a device was read is impossible")
+    part = _allocations(part, ids, start)
+    return part.take(array(np.argsort(at_ns, kind="stable"), pa.int64()))
+
+
+def _allocations(part: pa.Table, ids: Ints, start: int) -> pa.Table:
+    """All rows, their calls by position among all; null for a call that is not there."""
     call, of_none = values_and_nulls(part.column("call"))
     place, known = position(np.where(of_none, -1, call), ids)
-    part = part.set_column(1, "call", array(place + start, pa.int64(), ~known))
-    return part.take(array(np.argsort(at_ns, kind="stable"), pa.int64()))
+    of_call = array(place + start, pa.int64(), ~known)
+    return part.set_column(part.schema.get_field_index("call"), "call", of_call)
 
 
 def _saved(part: pa.Table, ids: Ints, start: int) -> pa.Table:
@@ -165,6 +171,7 @@ OF_CALLS: Final[dict[str, Callable[[pa.Table, Ints, int], pa.Table]]] = {
     "device_times": _device_times,
     "device_starts": _of_calls,
     "device_memory": _device_memory,
+    "allocations": _allocations,
     "saved": _saved,
     "syncs": _syncs,
 }

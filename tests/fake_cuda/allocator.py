@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import torch
@@ -57,7 +56,6 @@ class Allocator:
         self.segments = []
         self.held = {}
         self.entries = None
-        self.metadata = ""
         self._address = 0x7F80_0000_0000 + (device << 40)
 
     def allocate(self, size):
@@ -174,7 +172,7 @@ class Allocator:
                 "addr": address,
                 "size": size,
                 "stream": 0,
-                "time_us": time.time_ns() // 1_000,
+                "time_us": self.gpu.history_clock_us(),
             }
-            entry |= {"user_metadata": self.metadata, "pool_id": (0, 0), "frames": []}
+            entry |= {"user_metadata": self.gpu.metadata, "pool_id": (0, 0), "frames": []}
             self.entries.append(entry)

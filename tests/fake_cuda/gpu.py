@@ -64,6 +64,10 @@ class Gpu:
         """Called by each `record` after it has let go of the interpreter's lock."""
         self.broken = {}
         """Errors that functions raise from now on, by their names."""
+        self.keeps_metadata = True
+        """Whether histories carry texts: those of other allocators than torch's own do not."""
+        self.history_clock_us = lambda: time.time_ns() // 1_000
+        """The clock of entries of histories."""
         self.captures = {}
         self._local = threading.local()
         self._made_streams = 0
@@ -114,6 +118,15 @@ class Gpu:
 
     def use(self, device, number):
         self._streams()[device] = number
+
+    @property
+    def metadata(self):
+        """The text of this thread that entries of the allocators' histories carry: one a thread, as in torch."""
+        return getattr(self._local, "metadata", "")
+
+    @metadata.setter
+    def metadata(self, text):
+        self._local.metadata = text
 
     @property
     def current_device(self):

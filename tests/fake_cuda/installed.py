@@ -185,6 +185,7 @@ def _played(gpu):
     yield cuda, "_cudart", object()
     yield cuda, "_cached_device_count", None
     yield cuda, "_queued_calls", []
+    yield cuda, "default_generators", tuple(torch.Generator() for _ in gpu.devices)
     yield cuda, "_lazy_seed_tracker", type(cuda._lazy_seed_tracker)()
     yield cuda, "_device_count_nvml", lambda: -1
     yield cuda, "_is_in_bad_fork", lambda: gpu.initialised and os.getpid() != gpu._pid
@@ -271,9 +272,8 @@ def _of_memory(gpu, named):
         ]
         return {"segments": segments, "device_traces": [list(one.entries or []) for one in gpu.allocators]}
 
-    def metadata(text):
-        for one in gpu.allocators:
-            one.metadata = text
+    def set_metadata(text):
+        gpu.metadata = text if gpu.keeps_metadata else ""
 
     yield core, "_cuda_memoryStats", named("memory_stats", lambda device: gpu.allocators[device].read())
     for kind in ("cuda", "accelerator"):
@@ -289,8 +289,9 @@ def _of_memory(gpu, named):
     yield core, "_cuda_record_memory_history", record
     yield core, "_cuda_record_memory_history_legacy", record
     yield core, "_cuda_memorySnapshot", snapshot
-    yield core, "_cuda_setMemoryMetadata", metadata
-    yield core, "_cuda_getMemoryMetadata", lambda: gpu.allocators[0].metadata
+    yield core, "_cuda_setMemoryMetadata", named("set_metadata", set_metadata)
+    yield core, "_cuda_getMemoryMetadata", named("get_metadata", lambda: gpu.metadata)
+    yield core, "_cuda_memoryMetadataSupported", lambda: gpu.keeps_metadata
     yield core, "_cuda_getAllocatorBackend", lambda: "native"
 
 

@@ -149,6 +149,20 @@ def ranks(path: Path) -> None:
     shutil.copytree(other / "rank-0", path / "rank-1")
 
 
+def thinned(path: Path) -> None:
+    """Of 24 steps every third is recorded in full, and one besides whose shapes are new."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with modtrace.trace(path=path, keep=3) as t:
+        for step in range(24):
+            model(torch.ones(7 if step == 17 else 3, 4)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if step % 8 == 5:
+                t._tracer.flush()
+
+
 def device(path: Path) -> None:
     """A training loop as a device would be seen in it, which no machine of the tests has."""
     whole = path.with_name(f"{path.name}-whole")
@@ -183,4 +197,5 @@ TRACES: dict[str, Callable[[Path], None]] = {
     "killed": killed,
     "ranks": ranks,
     "device": device,
+    "thinned": thinned,
 }

@@ -227,7 +227,7 @@ def test_whole_runs(tmp_path, limit, kill):
         if mount is None or subprocess.run(words, check=False, capture_output=True).returncode:
             pytest.skip("nothing can be mounted here")
     try:
-        before = ["--max-size", "60KB"] if limit == "--max-size" else []
+        before = ["--max-size", "60KB", "--keep", "all"] if limit == "--max-size" else []
         run = [*RUN, "small/t.mtrace", *before, "train.py", "small/t.mtrace", *(["kill"] if kill else [])]
         shell = "ulimit -f 48; " if limit == "ulimit -f" else ""
         done = subprocess.run(

@@ -71,6 +71,7 @@ class TraceContext:
         "step_is_known",
         "thinning",
         "threads",
+        "told_by_program",
         "unwatched",
         "variables",
         "warn",
@@ -122,6 +123,8 @@ class TraceContext:
         self.deep = False
         self.off = False
         self.variables = Variables()
+        self.told_by_program: list[str] = []
+        """Gaps whose cause is an error that the program itself reports."""
         self.unwatched = False
         """The thread that looks after the recording has ended before a fork; `watch_again` begins it anew."""
         self.watch_again: Callable[[], None] = _nothing

@@ -355,6 +355,11 @@ class Tracer:
                 self._fault(fault)
 
     @property
+    def troubles(self) -> list[str]:
+        """Gaps that a person is told of when the program has ended: those whose cause it has not reported itself."""
+        return [gap for gap in self.gaps if gap not in self._context.told_by_program]
+
+    @property
     def context(self) -> TraceContext:
         """The things that recorders share with it."""
         return self._context

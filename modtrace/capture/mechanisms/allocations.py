@@ -29,6 +29,8 @@ class Event(NamedTuple):
     """torch's own number of it."""
     total_bytes: int = 0
     """Bytes allocated on a device after it; of no use on the host."""
+    call: int = -1
+    """Id of the call in which it was made, as the allocator has noted it; -1 where it has noted none."""
 
 
 class AddressPurpose(NamedTuple):
@@ -75,6 +77,7 @@ class AllocationRows:
     device: list[str]
     thread: list[int]
     category: list[int | None]
+    call: list[int | None]
 
 
 def events_of(roots: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -161,14 +164,21 @@ class _Pairing:
     """
 
     def __init__(self, began_ns: int) -> None:
-        self.rows = AllocationRows([], [], [], [], [], [])
+        self.rows = AllocationRows([], [], [], [], [], [], [])
         self._began_ns = began_ns
         self._open: dict[tuple[str, int], int] = {}
         self._at: dict[int, list[int]] = {}
         self.before: dict[str, int] = {}
 
     def add(
-        self, row: int, size_bytes: int, device: str, thread: int, address: int, category: int | None
+        self,
+        row: int,
+        size_bytes: int,
+        device: str,
+        thread: int,
+        address: int,
+        category: int | None,
+        call: int = -1,
     ) -> int:
         rows, number = self.rows, len(self.rows.at_ns)
         rows.at_ns.append(row)
@@ -177,6 +187,7 @@ class _Pairing:
         rows.device.append(device)
         rows.thread.append(thread)
         rows.category.append(category)
+        rows.call.append(call if call >= 0 else None)
         if thread == NO_THREAD:
             self.before[device] = self.before.get(device, 0) + size_bytes
         self._open[device, address] = number
@@ -191,7 +202,7 @@ class _Pairing:
             if replaced is not None and self.rows.thread[replaced] == NO_THREAD:
                 freed = self.rows.freed_ns[replaced]
                 self.rows.freed_ns[replaced] = max(row if freed is None else min(freed, row), self._began_ns)
-            self.add(row, event.size_bytes, event.device, event.thread, event.address, None)
+            self.add(row, event.size_bytes, event.device, event.thread, event.address, None, event.call)
             return
         rows = self._open.pop(key, None)
         if rows is None and event.device != HOST:

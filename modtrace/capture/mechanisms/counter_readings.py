@@ -271,5 +271,7 @@ class CounterReadings:
         if not self._off:
             self.gaps.append(STOPPED.format(type(fault).__name__))
             self.remove()
-            if not is_of_device(fault):  # the program tells of a device of its own that has failed
+            if is_of_device(fault):  # the program tells of a device of its own that has failed
+                self._context.told_by_program.append(self.gaps[-1])
+            else:
                 self._context.warn(f"{self.gaps[-1]}; the rest is recorded")

@@ -574,7 +574,9 @@ class DeviceEvents:
             self._off = True
             self._unwatch()
             self.gaps.append(STOPPED.format(type(fault).__name__))
-            if not is_of_device(fault):
+            if is_of_device(fault):
+                self._context.told_by_program.append(self.gaps[-1])
+            else:
                 self._context.warn(f"{self.gaps[-1]}; the rest is recorded")
 
 

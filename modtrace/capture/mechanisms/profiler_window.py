@@ -37,6 +37,7 @@ from modtrace.capture.mechanisms.allocator_history import (
     history_of,
     moment,
 )
+from modtrace.capture.mechanisms.call_notes import CallNotes, NotesBeside
 from modtrace.capture.mechanisms.device_events import devices_met
 from modtrace.capture.mechanisms.graph_captures import Captures
 from modtrace.capture.mechanisms.kineto import new_profiler, tells_of_devices, would_start_cuda
@@ -115,6 +116,7 @@ class ProfilerWindow:
         self._waiting = threading.Lock()
         """No capture of a graph begins while it is taken."""
         self._history: AllocatorHistory | None = None
+        self._notes: CallNotes | NotesBeside | None = None
         self._held_before: list[int] = []
         self._began_at = (0, 0)
         self._moments: list[tuple[int, int]] = []
@@ -266,9 +268,11 @@ class ProfilerWindow:
 
     def _end_stranded(self) -> None:
         """End ours whose session a profiler on another thread has taken over, when that has ended."""
-        if self._stranded and threading.get_ident() == self._thread and not self._others.theirs:
-            self._stranded = False
-            self._guarded(self._discard)
+        if self._stranded and threading.get_ident() == self._thread:
+            self._end_notes()
+            if not self._others.theirs:
+                self._stranded = False
+                self._guarded(self._discard)
 
     def _discard(self) -> None:
         with self._others.ours():
@@ -290,6 +294,7 @@ class ProfilerWindow:
             if self._profiler is not None:
                 with contextlib.suppress(Exception), self._others.ours():
                     _disable()
+            self._end_notes()
             if self._history is not None:
                 with contextlib.suppress(Exception):
                     self._history.end()
@@ -331,6 +336,8 @@ class ProfilerWindow:
                 os.environ[_QUIET] = log_level
         self._profiler = profiler
         self._buffer, self._thread = self._context.buffers.current.number, threading.get_ident()
+        if self._memory and _uses_device():
+            self._notes = NotesBeside(self._context, self.gaps)
         self._moments = []
         self._mark()
         self._began_ns = self._ended_at  # all that has happened since is our own doing
@@ -370,7 +377,14 @@ class ProfilerWindow:
         self._buffer, self._thread = self._context.buffers.current.number, threading.get_ident()
         self._began_ns = self._ended_at
         self.gaps += [FROM_HISTORY, *history.lacks]
+        if history.marked:
+            self._notes = CallNotes(self._context, history, self.gaps)
         return True
+
+    def _end_notes(self) -> None:
+        notes, self._notes = self._notes, None
+        if notes is not None:
+            notes.end()
 
     def _look_before(self) -> None:
         """Write down what modules and optimizers hold, once each."""
@@ -381,6 +395,7 @@ class ProfilerWindow:
         """Where threads are not told, what was allocated is taken to be of the one that watches."""
         ended_at, ended = moment(self._context.clock), self._context.clock()
         self._history = None
+        self._end_notes()
         traces = history.end()
         if traces is None or any(len(entries) >= MOST_ENTRIES for entries in traces):
             self.gaps.append(TAKEN if traces is None else OVERRUN)
@@ -418,6 +433,9 @@ class ProfilerWindow:
                 events.append(memory_event(event))
             else:
                 ranges.append(event)
+        if isinstance(self._notes, NotesBeside):
+            events = self._notes.joined(events)
+        self._notes = None
         beside = clocks(ranges, self._moments)
         if beside is None:
             self.gaps.append(LOST)
@@ -441,11 +459,9 @@ class ProfilerWindow:
 
     def _keep(self, rows: AllocationRows, ours: int) -> None:
         """Keep rows; `ours` is torch's number of the thread that watches, the only one whose calls are known."""
-        columns = (rows.at_ns, rows.freed_ns, rows.size_bytes, rows.device, rows.thread, rows.category)
-        for allocated_ns, freed, size, device, thread, category in zip(*columns, strict=True):
-            self._rows.append(
-                (allocated_ns, freed, size, device, self._buffer if thread == ours else None, category)
-            )
+        threads = [self._buffer if thread == ours else None for thread in rows.thread]
+        columns = (rows.at_ns, rows.freed_ns, rows.size_bytes, rows.device, threads, rows.category, rows.call)
+        self._rows += zip(*columns, strict=True)
 
     def _mark(self) -> None:
         for _ in range(MOMENTS):
@@ -498,6 +514,7 @@ class ProfilerWindow:
             "device": [row[3] for row in rows],
             "thread": [row[4] for row in rows],
             "category": [row[5] for row in rows],
+            "call": [row[6] for row in rows],
         }
 
     def watched_rows(self) -> dict[str, list[Any]]:

@@ -371,7 +371,8 @@ record_cuda_history: Final[Any] = take(
 )
 cuda_snapshot: Final[Any] = take("torch.cuda.memory._snapshot", lost=_NO_HISTORY, part=CUDA_HISTORY)
 _NO_THREADS: Final = (
-    "beside torch's profiler, what other threads allocate on devices is taken to be the loop's"
+    "allocations on devices are tied to modules by time alone, "
+    "and beside a profiler of the program's other threads' are taken to be the loop's"
 )
 mark_allocations: Final[Any] = take("torch._C._cuda_setMemoryMetadata", lost=_NO_THREADS, part=CUDA_MARKS)
 mark_of_allocations: Final[Any] = take("torch._C._cuda_getMemoryMetadata", lost=_NO_THREADS, part=CUDA_MARKS)

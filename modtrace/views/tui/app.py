@@ -72,7 +72,7 @@ class Viewer(App[str]):
         Binding("right_square_bracket", "step(1)", "Next step", id="app.next_step", show=False),
         Binding("left_curly_bracket", "rank(-1)", "Previous rank", id="app.previous_rank", show=False),
         Binding("right_curly_bracket", "rank(1)", "Next rank", id="app.next_rank", show=False),
-        Binding("R", "ranks", "Ranks beside each other", id="app.ranks", show=False),
+        Binding("b", "ranks", "Ranks beside each other", id="app.ranks", show=False),
         Binding("a", "whole_run", "Steps or whole run", id="app.whole_run", show=False),
         Binding("ctrl+r", "reload", "Read the trace again", id="app.reload", show=False),
         Binding("ctrl+z", "suspend_process", "Suspend", id="app.suspend", show=False),

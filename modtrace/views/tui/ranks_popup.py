@@ -33,7 +33,7 @@ class RanksPopup(ModalScreen[str]):
     RanksPopup LineList { width: 96%; height: 90%; border: round $primary; padding: 0 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,R", "dismiss", "Close", id="ranks.close"),
+        Binding("escape,q,b", "dismiss", "Close", id="ranks.close"),
     ]
 
     def __init__(self, stored: Stored, folder: str) -> None:

@@ -47,7 +47,7 @@ def test_a_line_a_rank_and_enter_shows_it(job, size):
 
     async def act(pilot, app):
         assert app.process == 0
-        await press(pilot, "R")
+        await press(pilot, "b")
         assert isinstance(app.screen, RanksPopup)
         lines = text(app).splitlines()
         head = next(line for line in lines if "forward" in line)
@@ -60,7 +60,7 @@ def test_a_line_a_rank_and_enter_shows_it(job, size):
         assert not isinstance(app.screen, RanksPopup)
         assert app.process == 1
         assert "rank 1/2" in text(app)
-        await press(pilot, "R", "escape")
+        await press(pilot, "b", "escape")
         assert app.process == 1
 
     drive(job, act, size=size)
@@ -71,7 +71,7 @@ def test_one_process_has_no_ranks(job, tmp_path):
     shutil.rmtree(tmp_path / "one.mtrace" / "rank-1")
 
     async def act(pilot, app):
-        await press(pilot, "R")
+        await press(pilot, "b")
         assert not isinstance(app.screen, RanksPopup)
 
     drive(tmp_path / "one.mtrace", act)
