@@ -52,6 +52,8 @@ SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         (r"a \) |a condition|an expression|is no shape|is for --break|is no text, nor a list|asks for what is known", "[Breakpoints](debugging.md#breakpoints) have the conditions, and when each is known."),
         (r"is several things|are modules of several|is a module (and|of)|no module (or phase|with the number)|has not seen that module", "Take one of the names that the message lists; `t.modules` has all."),
         (r"there is no table", "Take one of the names that the message lists."),
+        (r"is no choice of steps", "`--keep auto`, `--keep all`, or a number: [which steps are recorded](long-runs.md)."),
+        (r"rank \.\.\. is not in the trace", "Take one of the ranks that the message lists; `modtrace ranks` has them all."),
         (r"is no size", "Write a number and a unit: `500KB`, `20MB`, `4GB`."),
         (r"limit|--fail-on|findings are counted|a baseline file holds|check looks|check takes|: nan has|runs are compared by their medians|no module is called|has no unit: write|is about a change", "[A gate for CI](comparing.md#a-gate-for-ci) has the form of limits, and the names."),
         (r"baseline needs", "`modtrace baseline -o F TRACE` makes one."),
@@ -120,7 +122,7 @@ SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         (r"too many events|had not come to their end|may not be asked|too many in one call|more at once than torch keeps", "Nothing to do: these rows are null, all others are there."),
         (r"several devices", "[The device of a call](device-time.md#what-is-measured) is that of its input."),
         (r"has no counters|allocator has", "An allocator of the program's own has no counters. Use torch's for this run."),
-        (r"calls of several threads|rank 0 of", "Nothing to do: it is said so that nobody reads more into the numbers."),
+        (r"calls of several threads|rank 0 of|rank \.\.\. of \.\.\. is shown", "Nothing to do: it is said so that nobody reads more into the numbers."),
         (r"switched off by|from here on|any more|any further|are printed|is not|are not|do not", FAULT),
      )),
 )  # fmt: skip
