@@ -350,6 +350,26 @@ def test_the_first_call_with_named_tensors_is_where_its_parameters_are():
         assert gpu.illegal == []
 
 
+def test_a_thread_that_has_used_no_device_begins_on_none():
+    """Its module has no parameters and named tensors alone: nothing says where it is, and device 0 is another's."""
+
+    class Named(nn.Module):
+        def forward(self, *, x):
+            return x
+
+    with fake_cuda(devices=2, home=1) as gpu:
+        named = Named()
+        with modtrace.trace(flops=False) as trace:
+            with torch.cuda.device(1):
+                Work(gpu, 0)(gpu.tensor(3, 2))
+            thread = threading.Thread(target=lambda: named(x=torch.ones(2)))
+            thread.start()
+            thread.join()
+        assert times(trace)[1] is None
+        assert gpu.contexts == [1]
+        assert gpu.illegal == []
+
+
 def _on(gpu, device, nanoseconds):
     with torch.cuda.device(device):
         gpu.work(nanoseconds)
