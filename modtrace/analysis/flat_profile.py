@@ -188,14 +188,14 @@ def _window(stored: Stored, process: int, table: CallTable, steps: Steps, busy: 
     """The steps that count; without a training loop the calls of roots that do, of a root without any all of its calls;
     without either all that was recorded.
     """
-    if not len(steps):
+    if not len(steps) or not len(table):
         return Window(np.ones(len(table), np.bool_), busy, 0, "the recorded time", "")
     chosen = chosen_steps(stored, process)
     counts, step = chosen.steps, nullable_codes(table, "step")
     by_root = steps.by == "root"
     text, numbers = chosen.text, ""
     if by_root:
-        counts = _each_root(nullable_codes(table, "module")[steps.first], counts)
+        counts = _each_root(nullable_codes(table, "module")[np.minimum(steps.first, len(table) - 1)], counts)
         text = _of_calls(counts, chosen.text, bool((counts == chosen.steps).all()))
     else:
         numbers = text.partition(";")[0].partition(" steps")[0].removeprefix("steps ").removeprefix("step ")

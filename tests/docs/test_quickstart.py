@@ -63,7 +63,7 @@ def test_views_show_what_is_said_of_them(outputs):
 
 def test_two_runs_of_one_script_differ_in_nothing_that_counts(outputs):
     text = outputs["modtrace diff first.mtrace second.mtrace"][1]
-    assert "one run a side: cannot tell" in text
+    assert "one run a side" in text
     assert "FLOPs" not in text
     assert "STRUCTURE" not in text or "same" in text
 

@@ -197,7 +197,7 @@ def _bins(sums: _Sums, usable: Bools, width: int) -> _Bins:
 
 def _own(sums: _Sums, place_of: Ints, places: int) -> Floats:
     """Own time of each place by window: shape (windows, places)."""
-    rows = np.flatnonzero(sums.module >= 0)
+    rows = np.flatnonzero((sums.module >= 0) & (sums.module < len(place_of)))
     rows = rows[place_of[sums.module[rows]] >= 0]
     cell = sums.window[rows] * places + place_of[sums.module[rows]]
     spent = np.zeros(len(sums.first) * places, np.float64)
@@ -219,7 +219,8 @@ def _phase(sums: _Sums, name: str) -> Floats:
 def _wait(sums: _Sums, place_of: Ints) -> Floats:
     """Own time of the phase `backward` and of modules that wrap others for several ranks."""
     waited = sums.total(sums.phase_rows(PHASES.index("backward")), "forward_self_ns")
-    of_wrappers = np.flatnonzero((sums.module >= 0) & (place_of[sums.module] < 0))
+    of_module = np.flatnonzero((sums.module >= 0) & (sums.module < len(place_of)))
+    of_wrappers = of_module[place_of[sums.module[of_module]] < 0]
     for side in ("forward", "backward"):
         values, known = values_and_known(sums.table, f"{side}_self_ns")
         rows = of_wrappers[known[of_wrappers]]
