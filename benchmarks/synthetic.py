@@ -327,10 +327,11 @@ def _write_memory(writer: Writer, steps: int, begins: Ints, slow: Ints, took: in
     writer.append(
         "allocations",
         {
-            "call": np.zeros(len(order), np.int64), "at_ns": np.array(at)[order], "freed_ns": np.maximum(ends, 0), "size_bytes": np.array(size)[order],
+            "call": np.zeros(count, np.int64),
+            "at_ns": np.array(at)[order], "freed_ns": np.maximum(ends, 0), "size_bytes": np.array(size)[order],
             "device": ["cuda:0"] * count, "thread": np.zeros(count, np.int64), "category": np.zeros(count, np.int64),
         },
-        nulls={"call": np.ones(len(order), np.bool_), "freed_ns": ends < 0, "category": ~first, "thread": first},
+        nulls={"call": np.ones(count, np.bool_), "freed_ns": ends < 0, "category": ~first, "thread": first},
         at_ns=1,
     )  # fmt: skip
     end = int(begins[steps - 1]) + int(slow[steps - 1]) * took // 100
