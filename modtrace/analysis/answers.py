@@ -73,6 +73,7 @@ def _profile_rows(profile: FlatProfile, rank: int) -> list[_Row]:
         ("modtrace itself", profile.tracer_ns),
         ("around calls whose times are not known", profile.unknown_ns),
         ("before the first call", profile.before_ns),
+        ("steps that were left out", profile.left_out_ns),
         ("outside of calls", profile.outside_ns),
         ("counted twice, in parallel", -profile.parallel_ns),
     ):

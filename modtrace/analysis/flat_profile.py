@@ -15,6 +15,7 @@ from modtrace.analysis.calls import commonest
 from modtrace.analysis.columns import column, distinct_pairs, nullable_codes, values_and_known
 from modtrace.analysis.device_times import device_times
 from modtrace.analysis.intervals import covered
+from modtrace.analysis.left_out import left_out
 from modtrace.analysis.module_repeats import Folded, folded
 from modtrace.analysis.modules import instances, sums
 from modtrace.analysis.phases import RECOMPUTE, Steps
@@ -96,14 +97,15 @@ class ProfileRow:
 
 @dataclass(frozen=True)
 class FlatProfile:
-    """Where the time of a window went. The `self_ns` of all rows, `tracer_ns`, `unknown_ns`, `before_ns` and
-    `outside_ns` minus `parallel_ns` add up to `window.base_ns`.
+    """Where the time of a window went. The `self_ns` of all rows, `tracer_ns`, `unknown_ns`, `before_ns`, `left_out_ns`
+    and `outside_ns` minus `parallel_ns` add up to `window.base_ns`.
 
     rows: most time first.
     tracer_ns: modtrace itself.
     unknown_ns: in or around calls whose times are not known.
     parallel_ns: counted twice, because several threads ran at once.
     before_ns, outside_ns: before the first recorded call, and later while nothing recorded ran; 0 but for a whole run.
+    left_out_ns: steps of which no calls were recorded (`--keep`); 0 but for a whole run.
     before_first_ns: from the start of recording to the first recorded call, in any window.
     """
 
@@ -113,6 +115,7 @@ class FlatProfile:
     unknown_ns: int
     parallel_ns: int
     before_ns: int
+    left_out_ns: int
     outside_ns: int
     before_first_ns: int
 
@@ -164,6 +167,8 @@ def flat_profile(
     )
     around_ns = max(wall_ns - busy, 0) if whole_run else 0
     before_ns_in = min(before_ns, around_ns)
+    stretches = left_out(stored, process)
+    left_out_ns = min(int((stretches[:, 3] - stretches[:, 2]).sum()), around_ns - before_ns_in)
     lacking_ns = window.base_ns - around_ns - tracer_ns - int(self_ns[counted].sum())
     return FlatProfile(
         window=window,
@@ -172,7 +177,8 @@ def flat_profile(
         unknown_ns=max(lacking_ns, 0),
         parallel_ns=max(-lacking_ns, 0),
         before_ns=before_ns_in,
-        outside_ns=around_ns - before_ns_in,
+        left_out_ns=left_out_ns,
+        outside_ns=around_ns - before_ns_in - left_out_ns,
         before_first_ns=before_ns,
     )
 

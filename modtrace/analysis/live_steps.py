@@ -157,6 +157,11 @@ class LiveSteps:
         return self.count + len(self._provisional)
 
     @property
+    def lacks_steps(self) -> bool:
+        """True where steps were left out."""
+        return bool(self._every)
+
+    @property
     def number(self) -> int:
         """Number of the step in progress: so many have ended, those among them that were left out."""
         known = self.last(1)

@@ -27,10 +27,15 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Chosen:
-    """The steps that count in statistics, as an array element a step, and in words: `steps 1-4; the first left out`."""
+    """The steps that count in statistics, as an array element a step, and in words: `steps 1-4; the first left out`.
+
+    remarkable: further steps whose times are those of the program, which are recorded because they are not usual
+        (`--keep`): the slowest of all is among them. None for none.
+    """
 
     steps: Bools
     text: str
+    remarkable: Bools | None = None
 
 
 def choose(
@@ -64,7 +69,8 @@ def choose(
     for chosen in (usual & ~counted & ~watched, usual & ~counted, later & ~counted, later, ended):
         if chosen.any():
             facts = (ended, later, counted, watched, compiled, recorded, besides)
-            return Chosen(chosen, _text(chosen, facts, first))
+            remarkable = later & besides & ~counted & ~watched & ~compiled if besides.any() else None
+            return Chosen(chosen, _text(chosen, facts, first), remarkable)
     return Chosen(np.ones(len(ended), np.bool_), "none of the steps came to its end" if len(ended) else "")
 
 

@@ -14,6 +14,7 @@ from modtrace.analysis.device_times import device_of_steps
 from modtrace.analysis.failure import Failure
 from modtrace.analysis.flat_profile import busy_ns
 from modtrace.analysis.flops import StepWork, work_of_steps
+from modtrace.analysis.left_out import left_out
 from modtrace.analysis.nesting import root_calls
 from modtrace.analysis.phases import Steps
 from modtrace.analysis.recording_end import lacks_calls
@@ -21,6 +22,7 @@ from modtrace.analysis.roots import qualified, roots
 from modtrace.analysis.statistics import Chosen, chosen_steps
 from modtrace.analysis.timeline import timeline
 from modtrace.analysis.tracing_cost import StepCost, step_cost, tracing_cost
+from modtrace.analysis.window_sums import window_sums
 from modtrace.trace.derived import once
 from modtrace.trace.reader import Process, Stored
 from modtrace.trace.schema import ABORTED, BACKWARD, MODULE, RAISED, STEP, UNFINISHED
@@ -91,14 +93,14 @@ def summarise(stored: Stored, process: int = 0) -> Summary | None:
     wall = max(about.wall_ns, 0)
     steps = line.steps[process]
     device_busy_ns, device_idle_ns = device_of_steps(stored, first, first + len(table), len(steps))
-    chosen = chosen_steps(stored, process)
+    chosen, every_call = chosen_steps(stored, process), _all_calls(stored, process, int(is_call.sum()))
     modules, of_roots = nullable_codes(table, "module"), nullable_codes(table, "root")
     return Summary(
         process=about,
         wall_ns=wall,
         outside_ns=wall - busy_ns(table),
         cost_ns=tracing_cost(about),
-        step_cost=_step_cost(about, steps, is_call, nullable_codes(table, "step")),
+        step_cost=_step_cost(about, steps, is_call, nullable_codes(table, "step"), every_call),
         models=_models(stored, modules[tops_called], of_roots[call_kind == BACKWARD]),
         steps=steps,
         work=_known_work(work_of_steps(stored, first, first + len(table), len(steps)), steps),
@@ -140,12 +142,23 @@ def failure_ended_run(summary: Summary, failure: Failure) -> bool:
     )
 
 
-def _step_cost(about: Process, steps: Steps, is_call: npt.NDArray[np.bool_], step: Ints) -> StepCost | None:
-    """The cost of tracing in the whole steps."""
+def _all_calls(stored: Stored, process: int, recorded: int) -> int:
+    """Module calls of a process, those of steps that were left out too."""
+    if not len(left_out(stored, process)):
+        return recorded
+    sums = window_sums(stored)
+    of_modules = (column(sums, "process") == process) & (nullable_codes(sums, "module") >= 0)
+    return max(int(column(sums, "calls")[of_modules].sum()), recorded)
+
+
+def _step_cost(
+    about: Process, steps: Steps, is_call: npt.NDArray[np.bool_], step: Ints, calls: int
+) -> StepCost | None:
+    """The cost of tracing in the whole steps, of all that it cost for so many calls."""
     ended = np.append(steps.whole, False)
     inside = is_call & ended[np.minimum(step, len(steps))] & (step >= 0)
     took = int((steps.end - steps.start)[steps.whole].sum())
-    return step_cost(about, int(steps.whole.sum()), took, int(inside.sum()), int(is_call.sum()))
+    return step_cost(about, int(steps.whole.sum()), took, int(inside.sum()), calls)
 
 
 def _models(stored: Stored, called: Ints, trained: Ints) -> list[tuple[str, int | None]]:

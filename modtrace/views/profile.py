@@ -131,6 +131,7 @@ def outside_texts(profile: FlatProfile, per: int) -> list[str]:
     for text, ns in (
         ("modtrace itself", profile.tracer_ns),
         ("around calls whose times are not known", profile.unknown_ns),
+        ("steps that were left out", profile.left_out_ns),
         ("outside of calls", profile.outside_ns),
         ("counted twice, in parallel", -profile.parallel_ns),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Final
 
 import numpy as np
@@ -39,26 +40,35 @@ def steps_summary(
     if not len(steps):
         return []
     in_statistics = chosen.steps
-    took, number = (steps.end - steps.start)[in_statistics], np.flatnonzero(in_statistics)
+    took = (steps.end - steps.start)[in_statistics]
+    ran = in_statistics if chosen.remarkable is None else in_statistics | chosen.remarkable
     computed = _computed(steps.end - steps.start, work, in_statistics, timed=timed)
     if not computed and len(np.unique(steps.modules)) > 1:  # calls of several modules have no median together
         return []
     if not steps.whole[in_statistics].any():
-        return [f"  counted  {chosen.text}"]  # how long any took is not known
+        return _counted(chosen, width)  # how long any took is not known
     p50, p95 = (quantile(took, share) for share in (50, 95))
-    slowest = int(took.argmax())
+    slowest = int(np.where(ran, steps.end - steps.start, -1).argmax())
+    slowest_ns = int((steps.end - steps.start)[slowest])
     head = "CALL" if steps.by == "root" else "STEP"
     figures = f"  {head}  median {duration(p50)}"
     if len(took) > 1:
-        tail, most = (_same_unit(duration(ns), duration(p50)) for ns in (p95, int(took[slowest])))
-        figures += f"  p95 {tail}  slowest {most} at {number[slowest]}"
+        tail, most = (_same_unit(duration(ns), duration(p50)) for ns in (p95, slowest_ns))
+        figures += f"  p95 {tail}  slowest {most} at {slowest}"
     lines = [figures]
     if computed:
         together = f"{figures}     {computed}"
         lines = [together] if len(together) <= width else [figures, f"        {computed}"]
     if steps.by != "root":
         lines += _phase_bars(steps, in_statistics, int(took.sum()), width)
-    return [*lines, f"  counted  {chosen.text}"]
+    return [*lines, *_counted(chosen, width)]
+
+
+def _counted(chosen: Chosen, width: int) -> list[str]:
+    """The steps that figures are of, in lines of this width."""
+    return textwrap.wrap(
+        f"counted  {chosen.text}", max(width, 40), initial_indent="  ", subsequent_indent=" " * 11
+    )
 
 
 def _same_unit(text: str, before: str) -> str:

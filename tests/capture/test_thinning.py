@@ -19,9 +19,11 @@ import torch
 from torch import nn
 
 import modtrace
+from modtrace.analysis.flat_profile import flat_profile
 from modtrace.analysis.live import LiveTrace
 from modtrace.analysis.rollups import UNKNOWN, rollup
 from modtrace.analysis.statistics import chosen_steps
+from modtrace.analysis.summary import summarise
 from modtrace.analysis.thinned_steps import every_of, thinned_text
 from modtrace.analysis.timeline import timeline
 from modtrace.capture.engine.thinning import FIRST_STEPS, SLOWEST, Thinning
@@ -381,3 +383,32 @@ def test_a_live_view_numbers_steps_as_every_other(runs):
 
 def test_every_of_is_one_where_nothing_was_left_out(runs):
     assert set(every_of(runs[0]._read(), 0).tolist()) == {1}
+
+
+def test_what_is_said_of_all_steps_is_not_of_those_in_full_alone(runs):
+    """The cost of tracing is that of all steps, the slowest is among the remarkable, and a whole run has them all."""
+    thin = runs[1]
+    stored, steps = thin._read(), steps_of(thin)
+    about = stored.processes[0]
+    summary = summarise(stored)
+    rows = thin.rollups[thin.rollups["kind"] == "module"]
+    inside = thin.calls[(thin.calls["kind"] == "module") & thin.calls["step"].notna()]
+    whole = steps.whole[inside["step"].astype(int)].sum()
+    spent_ns = sum(about.end.cost_ns.values())
+    assert summary.step_cost.cost_ns == spent_ns * int(whole) // int(rows["calls"].sum())
+    usual = thin.steps[~thin.steps["counted"]].drop(index=0, errors="ignore")
+    if "slowest" in thin.summary():  # not of calls of several roots
+        line = thin.summary().split("slowest")[1].split("\n")[0]
+        assert f" at {usual['duration_ns'].astype(int).idxmax()}" in line
+    profile = flat_profile(stored, whole_run=True)
+    left_ns = sum(row["to_ns"] - row["from_ns"] for row in stored.table("thinned").to_pylist())
+    assert profile.left_out_ns == left_ns > 0
+    parts = (
+        profile.tracer_ns,
+        profile.unknown_ns,
+        profile.before_ns,
+        profile.left_out_ns,
+        profile.outside_ns,
+    )
+    own_ns = sum(row.spent_ns for row in profile.rows)
+    assert own_ns + sum(parts) - profile.parallel_ns == profile.window.base_ns

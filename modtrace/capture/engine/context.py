@@ -140,7 +140,9 @@ class TraceContext:
 
     def take_out_left(self) -> None:
         """Take off what stands on this thread of the modes that were left there."""
-        self.left_modes = [take_out for take_out in self.left_modes if not take_out()]
+        for take_out in tuple(self.left_modes):
+            if take_out():
+                self.left_modes.remove(take_out)
 
     def part(self, make: Callable[[TraceContext], Part]) -> Part:
         """The object that several recorders use together, made by the first of them that asks."""

@@ -45,7 +45,7 @@ LEVEL_STEPS: Final = 4
 MANY_STEPS: Final = 1_000_000
 """Room is left for the sums of so many."""
 USUAL_SHARE: Final = 3 / 4
-"""So much of the room is for every so manieth step; the rest is left for remarkable ones."""
+"""So much of the room is for steps that are written by their number; the rest is left for remarkable ones."""
 VALUE_STEPS: Final = 2
 """So many steps later it is known of the values in a step whether they were finite."""
 _MANY_BORDERS: Final = 20_000

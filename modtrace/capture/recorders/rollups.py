@@ -64,7 +64,7 @@ class WindowSums(Recorder):
             default=AUTO,
             help="steps to record in full: auto (all, fewer as --max-size comes near), all, or every Nth",
             doc='steps that are recorded in full: "auto" is all of them until half of `max_bytes` is used, then fewer '
-            'and fewer; a number is every so manieth; "all". Sums are kept of all steps where some are left out.',
+            'and fewer; 50 is every 50th; "all". Sums are kept of all steps where some are left out.',
             check=every_of_keep,
         ),
     )

@@ -172,6 +172,7 @@ def _outside_rows(profiles: list[FlatProfile]) -> list[TimeOutsideCalls]:
         ("modtrace itself", sum(profile.tracer_ns for profile in profiles)),
         ("around calls whose times are not known", sum(profile.unknown_ns for profile in profiles)),
         ("before the first call (imports, data, models)", sum(profile.before_ns for profile in profiles)),
+        ("steps that were left out", sum(profile.left_out_ns for profile in profiles)),
         ("outside of calls", sum(profile.outside_ns for profile in profiles)),
         ("in parallel, counted twice", -sum(profile.parallel_ns for profile in profiles)),
     ]

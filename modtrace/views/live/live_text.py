@@ -68,7 +68,11 @@ def state_text(trace: LiveTrace, state: str, returncode: int | None = None) -> s
 
 
 def cost(tree: LiveTree) -> str:
-    """The cost of tracing, as the summary has it; empty while the run goes on: it is known at its end."""
+    """The cost of tracing, as the summary has it; empty while the run goes on, it is known at its end, and where steps
+    were left out, whose calls cost too.
+    """
+    if any(process.steps.lacks_steps for process in tree.processes):
+        return ""
     costs = [
         step_cost(
             process.process,

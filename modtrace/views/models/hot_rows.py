@@ -22,7 +22,7 @@ from modtrace.text import plain
 from modtrace.trace.schema import BACKWARD
 from modtrace.units import count, duration, percent, rounded
 from modtrace.views.models.nodes import Bools, Ints, TreeNodes
-from modtrace.views.models.trees import BEFORE, OUTSIDE, ProcessRows
+from modtrace.views.models.trees import BEFORE, LEFT_OUT, OUTSIDE, ProcessRows
 
 UNKNOWN: Final = "around calls whose times are not known"
 TRACER: Final = "modtrace itself"
@@ -202,6 +202,7 @@ def hot_rows(part: ProcessRows, profile: FlatProfile) -> HotRows:
         (TRACER, profile.tracer_ns),
         (UNKNOWN, profile.unknown_ns),
         (BEFORE, profile.before_ns),
+        (LEFT_OUT, profile.left_out_ns),
         (OUTSIDE, profile.outside_ns),
         (PARALLEL, -profile.parallel_ns),
     ]

@@ -24,6 +24,7 @@ from modtrace.views.models.nodes import Bools, Ints, TreeNodes
 MODES = ("merged", "instances", "calls")
 BEFORE = "before the first call"
 OUTSIDE = "outside of calls"
+LEFT_OUT = "steps that were left out"
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def _merged(part: ProcessRows, groups: MergedTree, profile: FlatProfile, *, whol
     count = len(tree.depth)
     # Time without any call has rows of its own, so that the top level adds up to the whole run.
     waits = [(BEFORE, profile.before_ns), (OUTSIDE, profile.outside_ns)] if whole_run else []
+    waits += [(LEFT_OUT, profile.left_out_ns)] if profile.left_out_ns else []
     extra = len(waits)
     wait_ns = np.array([ns for _, ns in waits], np.int64)
     depth = np.append(tree.depth, np.zeros(extra, np.int64))

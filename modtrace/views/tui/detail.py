@@ -17,7 +17,7 @@ from modtrace.text import fit, plain
 from modtrace.trace.schema import BACKWARD, STATUSES
 from modtrace.units import count, duration, percent, plural, scaled, size
 from modtrace.views.models.nodes import Ints
-from modtrace.views.models.trees import BEFORE, OUTSIDE, PlacedTree
+from modtrace.views.models.trees import BEFORE, LEFT_OUT, OUTSIDE, PlacedTree
 from modtrace.views.models.viewer_model import Rank
 from modtrace.views.tui.line_list import wrapped
 from modtrace.views.tui.source import SourcePlace, around
@@ -37,7 +37,7 @@ class Detail:
         self.rank, self.placed, self.node = rank, placed, node
         self.nodes = placed.nodes
         part = rank.part
-        self.outside = node < 0 or self.nodes.label(node) in (BEFORE, OUTSIDE)
+        self.outside = node < 0 or self.nodes.label(node) in (BEFORE, LEFT_OUT, OUTSIDE)
         self.rows: Ints = np.zeros(0, np.int64) if self.outside else placed.rows_of(node)
         took, known = part.values_at("duration_ns", self.rows)
         self.took: Ints = took[known]
