@@ -71,6 +71,15 @@ def _counted(chosen: Chosen, width: int) -> list[str]:
     )
 
 
+def took_text(steps: Steps) -> str:
+    """The time of steps behind their number: ` in 2.64 s`; where steps were left out `; 1,771 in full took 2.75 s`."""
+    spent_ns = int((steps.end - steps.start).sum())
+    recorded = int(steps.recorded.sum())
+    if recorded < len(steps):
+        return f"; {count(recorded)} in full took {duration(spent_ns)}"
+    return f" in {duration(spent_ns)}" if spent_ns else ""
+
+
 def _same_unit(text: str, before: str) -> str:
     """A time behind another one: its unit is said again only where it is another."""
     number, _, unit = text.partition(" ")

@@ -34,7 +34,7 @@ from modtrace.views.models.nonfinite_texts import nonfinite_lines
 from modtrace.views.models.nonfinite_texts import notes as nonfinite_notes
 from modtrace.views.out_of_memory import autopsy_lines
 from modtrace.views.profile import profile_lines
-from modtrace.views.steps import steps_summary
+from modtrace.views.steps import steps_summary, took_text
 from modtrace.views.styled_lines import HEADING, WARNING, Line, plain_lines
 from modtrace.views.tensor_memory import kept_summary
 
@@ -163,10 +163,7 @@ def title(stored: Stored, summary: Summary | None, width: int) -> str:
     if summary is not None:
         times = duration(summary.wall_ns)
         if summary.steps.by != "root" and len(summary.steps):
-            spent_ns = int((summary.steps.end - summary.steps.start).sum())
-            recorded = int(summary.steps.recorded.sum())
-            some = f"; {count(recorded)} in full took" if recorded < len(summary.steps) else " in"
-            times += f", {plural(len(summary.steps), 'step')}{some} {duration(spent_ns)}"
+            times += f", {plural(len(summary.steps), 'step')}{took_text(summary.steps)}"
         elif summary.roots:
             spent_ns = summary.wall_ns - summary.outside_ns
             times += f", {plural(summary.roots, 'call')}" + (f" in {duration(spent_ns)}" if spent_ns else "")

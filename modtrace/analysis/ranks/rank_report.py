@@ -184,7 +184,7 @@ def _modules(group: Sequence[RankNumbers], role: int) -> list[ModuleOverRanks]:
     for place, pairs in times.items():
         ordered = sorted(pairs)
         high_ns, high_rank = ordered[-1]
-        middle = ordered[len(ordered) // 2][0]
+        middle = ordered[(len(ordered) - 1) // 2][0]
         merged.append(
             ModuleOverRanks(
                 role,

@@ -22,6 +22,7 @@ from modtrace.units import count, duration, plural
 from modtrace.views.cost import cost_text
 from modtrace.views.html.aggregate import shown_path
 from modtrace.views.models.nonfinite_texts import nonfinite_summary
+from modtrace.views.steps import took_text
 from modtrace.views.summary import caught_lines
 
 ARGUMENTS_LIMIT = 2_000
@@ -161,9 +162,8 @@ def _of_steps(summary: Summary) -> list[tuple[str, str]]:
     steps = summary.steps
     if not len(steps):
         return []
-    spent_ns = int((steps.end - steps.start).sum())
     noun = "calls of the root" if steps.by == "root" else "steps"
-    return [(noun, count(len(steps)) + (f" in {duration(spent_ns)}" if spent_ns else ""))]
+    return [(noun, count(len(steps)) + took_text(steps))]
 
 
 def _outside_rows(profiles: list[FlatProfile]) -> list[TimeOutsideCalls]:

@@ -86,7 +86,7 @@ def rank_lines(heat: HeatMap, texts: Sequence[str], width: int) -> FixedLines:
     columns = [*heat.phases, *heat.modules][: max((width - _NAME) // _CELL, 1)]
     head: list[Piece] = [(pad("rank", _NAME), "head")]
     head += [
-        (f"{fit(plain(column.title), _CELL - 2, keep_end=True):>{_CELL - 1}} ", "head") for column in columns
+        (f"{fit(_short(column.title), _CELL - 2, keep_end=True):>{_CELL - 1}} ", "head") for column in columns
     ]
     lines: list[list[Piece]] = []
     for row, rank in enumerate(heat.ranks):
@@ -95,6 +95,11 @@ def rank_lines(heat: HeatMap, texts: Sequence[str], width: int) -> FixedLines:
     shown.append("  - + * #: from 5, 10, 25 and 50% more than usual on; modules: own time")
     lines += [[], *([(fit(text, width), "" if "!" in text else "dim")] for text in shown)]
     return FixedLines(lines, head)
+
+
+def _short(title: str) -> str:
+    """`module.2 forward` as `module.2 fwd`: the end of a heading is what fits."""
+    return plain(title).replace(" forward", " fwd").replace(" backward", " bwd")
 
 
 def _cell(column: HeatColumn, row: int) -> Piece:
