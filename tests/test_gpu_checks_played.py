@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -130,6 +131,7 @@ def test_types_on_their_way_to_the_device(gpu):
 
 
 IN_A_PROCESS = """
+import signal
 import sys
 sys.path[:0] = {paths!r}
 from tests.fake_cuda import fake_cuda
@@ -192,7 +194,7 @@ def test_a_forked_child_can_start_cuda(monkeypatch):
     assert illegal == []
 
 
-@pytest.mark.parametrize("name", ["11b", "11e", "12"])
+@pytest.mark.parametrize("name", ["11b", "12"])
 def test_programs(monkeypatch, name):
     """Their tensors are on the played device. The losses are those of an untraced run, and no gap is there."""
     illegal = _over_a_played_device(monkeypatch, starting if name == "12" else faults)
@@ -200,6 +202,15 @@ def test_programs(monkeypatch, name):
     measured = check.measure(ON_CPU)
     word = check.judge(measured)
     assert word.word == PASS, word
+    assert illegal == []
+
+
+def test_a_killed_program(monkeypatch):
+    """How much of it is there depends on how fast the disk is; that it opens does not."""
+    illegal = _over_a_played_device(monkeypatch, faults)
+    measured = CHECKS["11e"].measure(ON_CPU)
+    assert (measured["status"], measured["fault"]) == (-signal.SIGKILL, "")
+    assert 0 <= measured["rows"] <= measured["steps"]
     assert illegal == []
 
 

@@ -168,7 +168,10 @@ def _never_below(frame: pd.DataFrame, names: object) -> None:
 def _summary(stored: Stored, index: int) -> None:
     for whole_run in (False, True):
         profile = flat_profile(stored, index, whole_run=whole_run)
-        sides = [profile.tracer_ns, profile.unknown_ns, profile.before_ns, profile.outside_ns]
+        sides = [
+            *(profile.tracer_ns, profile.unknown_ns),
+            *(profile.before_ns, profile.left_out_ns, profile.outside_ns),
+        ]
         numbers = [
             *sides,
             profile.parallel_ns,
