@@ -250,7 +250,8 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("operation", "string", "all_reduce, all_gather, barrier ..."),
         Column("at_ns", "int64", "nanoseconds since the start of recording: when it was launched"),
         Column("thread", "int32", "thread that launched it, as the threads of calls; null for one that ran no module", True),
-        Column("ended", "bool", "it was over, well or by an error, when it was last looked at; null where torch does not say", True),
+        Column("ended", "bool", "it was over, well or by an error, at `seen_ns`; null where torch does not say", True),
+        Column("seen_ns", "int64", "nanoseconds since the start of recording: when it was last looked at"),
         Column("input_bytes", "int64", "of the tensors that this rank gave; null where not known", True),
         Column("output_bytes", "int64", "of those that it got, likewise", True),
     ),
@@ -468,7 +469,7 @@ _CODES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("values", "kind"): VALUE_KINDS, ("nonfinite", "kind"): VALUE_KINDS, ("nonfinite", "verdict"): VERDICTS,
 }  # fmt: skip
 """Columns that are an index into these."""
-_MOMENTS: Final = ("start_ns", "at_ns", "freed_ns", "from_ns", "to_ns")
+_MOMENTS: Final = ("start_ns", "at_ns", "freed_ns", "from_ns", "to_ns", "seen_ns")
 _YEARS_NS: Final = 1 << 56
 """Two years."""
 

@@ -3,7 +3,7 @@
 torch keeps the newest collectives in a ring (2,000 by default). To read it costs as much as it holds, however little is
 new: 8 us an entry. How many have been launched and have ended is told in 50 us. So that is asked often, and the ring is
 read when something is new and this costs no more than 1 part in 200 of the time, or it is about to overrun, or nothing
-happens any more: whoever waits in a collective then stays there.
+happens any more: whoever waits in a collective then stays there. What is under way is said to be so anew each second.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -32,6 +33,10 @@ SHARE: Final = 200
 """Reading takes 1 part of so many of the time, but where the ring is about to overrun."""
 OFTEN_NS: Final = 400_000_000
 """The ring is read no more often."""
+SELDOM_NS: Final = 4_000_000_000
+"""It is read so often at least, where something is new."""
+CONFIRM_NS: Final = 1_000_000_000
+"""As often it is said of what is under way that it still is."""
 CLOCK_STEP_NS: Final = 1_000_000
 """Clocks that have come apart by more than this were set, or the recording's stood still."""
 READ_BACKENDS: Final = frozenset({"gloo"})
@@ -57,6 +62,7 @@ class _Row(NamedTuple):
     at_ns: int
     thread: int | None
     ended: bool | None
+    seen_ns: int
     input_bytes: int | None
     output_bytes: int | None
 
@@ -80,12 +86,14 @@ class FlightRecorder:
         self._counts: dict[Any, tuple[int, int]] = {}
         self._read_counts: dict[Any, tuple[int, int]] = {}
         self._read_at_ns = -OFTEN_NS
-        self._read_cost_ns = 0
+        self._read_cost_ns = self._confirmed_ns = 0
         self._newest = -1
         self._lost = 0
         self._settled: list[_Row] = []
         self._pending: dict[int, _Row] = {}
         self._last_settled: dict[int, _Row] = {}
+        self._members: dict[str, tuple[int, list[int]]] = {}
+        """By the name of a process group its identity, and its ranks."""
         self._groups: dict[int, dict[str, Any]] = {}
         self._new_groups: list[int] = []
 
@@ -125,7 +133,18 @@ class FlightRecorder:
             self._has_groups = world is not None and len(world.pg_names) > 0
             if self._has_groups:
                 self._begin()
+        self._note_members()
         return self._has_groups and self._is_on
+
+    def _note_members(self) -> None:
+        """Note the ranks of the process groups that are there: the program may let go of a group before it is read of
+        one that anything was launched in.
+        """
+        world = process_groups() if self._is_on and "torch.distributed.distributed_c10d" in sys.modules else None
+        for group, name in list(world.pg_names.items()) if world is not None else ():
+            if name not in self._members or self._members[name][0] != id(group):
+                ranks = sorted(int(rank) for rank in world.pg_group_ranks.get(group, {}))
+                self._members[str(name)] = id(group), ranks
 
     def _begin(self) -> None:
         if not self._ring:
@@ -141,13 +160,22 @@ class FlightRecorder:
     def _look(self) -> None:
         before, counts = self._counts, self._counted()
         self._counts = counts
+        now = self._context.clock()
         if counts == self._read_counts:
+            self._confirm(now)
             return
         new = _launched(counts) - _launched(self._read_counts)
-        waited_ns = self._context.clock() - self._read_at_ns
         is_quiet = counts == before
-        if is_quiet or new >= FULL * self._ring or waited_ns >= max(OFTEN_NS, SHARE * self._read_cost_ns):
+        due_ns = min(max(OFTEN_NS, SHARE * self._read_cost_ns), SELDOM_NS)
+        if is_quiet or new >= FULL * self._ring or now - self._read_at_ns >= due_ns:
             self._read()
+
+    def _confirm(self, now: int) -> None:
+        """Nothing has been launched and nothing has ended since the ring was read."""
+        if self._pending and now - self._confirmed_ns >= CONFIRM_NS:
+            self._confirmed_ns, self.has_news = now, True
+            seen_ns = now - self._context.origin_ns
+            self._pending = {key: row._replace(seen_ns=seen_ns) for key, row in self._pending.items()}
 
     def _counted(self) -> dict[Any, tuple[int, int]]:
         """By process group the numbers of what was launched last, and of what ended last."""
@@ -160,26 +188,25 @@ class FlightRecorder:
     # the ring -----------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        began = self._context.clock()
+        began = self._confirmed_ns = self._context.clock()
         counts = self._counted()
         # Bytes that torch has made in this very process.
         entries = pickle.loads(dump_collectives()(True, False, False)).get("entries", ())  # noqa: S301
         shift_ns = self._shift_ns()
-        self._add(sorted(entries, key=lambda entry: int(entry["record_id"])), shift_ns)
+        entries = sorted(entries, key=lambda entry: int(entry["record_id"]))
+        self._add(entries, shift_ns, began - self._context.origin_ns)
         self._read_counts, self._read_at_ns = counts, self._context.clock()
         self._read_cost_ns = self._read_at_ns - began
         self.spent_ns += self._read_cost_ns
 
     def _shift_ns(self) -> int:
         """Nanoseconds that the recording's clock has stood still, or the wall clock was set forward; 0 for none."""
-        import time
-
         context = self._context
         apart = time.time_ns() - context.started_unix_ns - (context.clock() - context.origin_ns)
         return apart if abs(apart) > CLOCK_STEP_NS else 0
 
-    def _add(self, entries: Sequence[Mapping[str, Any]], shift_ns: int) -> None:
-        """Take what is new in the ring, and what of those that were under way has ended."""
+    def _add(self, entries: Sequence[Mapping[str, Any]], shift_ns: int, seen_ns: int) -> None:
+        """Take what is new in the ring, and what of those that were under way has ended. `seen_ns` is now."""
         threads = {buffer.identity: buffer.number for buffer in list(self._context.threads.all)}
         if entries and int(entries[-1]["record_id"]) < self._newest:
             self._newest = -1  # torch has begun to count anew
@@ -192,10 +219,10 @@ class FlightRecorder:
                 if at_ns >= 0:
                     self._lost += number - self._newest - 1 if self._has_begun else 0
                     self._has_begun = True
-                    self._settle(self._row(entry, number, at_ns, threads))
+                    self._settle(self._row(entry, number, at_ns, seen_ns, threads))
                 self._newest = number
             elif number in self._pending:
-                self._settle(self._pending.pop(number)._replace(ended=_has_ended(entry)))
+                self._settle(self._pending.pop(number)._replace(ended=_has_ended(entry), seen_ns=seen_ns))
         for number in [number for number in self._pending if number not in seen]:
             self._settle(self._pending.pop(number)._replace(ended=None))  # it has left the ring
 
@@ -207,11 +234,14 @@ class FlightRecorder:
             self._settled.append(row)
             self._last_settled[row.process_group] = row
 
-    def _row(self, entry: Mapping[str, Any], number: int, at_ns: int, threads: Mapping[int, int]) -> _Row:
+    def _row(
+        self, entry: Mapping[str, Any], number: int, at_ns: int, seen_ns: int, threads: Mapping[int, int]
+    ) -> _Row:
         backend, _, operation = str(entry["profiling_name"]).rpartition(":")
         group = int(entry["pg_id"])
         if group not in self._groups:
-            self._groups[group] = _group_row(group, entry["process_group"], backend)
+            _, ranks = self._members.get(str(entry["process_group"][0]), (0, []))
+            self._groups[group] = _group_row(group, entry["process_group"], backend, ranks)
             self._new_groups.append(group)
         is_between_two = bool(entry.get("is_p2p"))
         sizes = (
@@ -226,6 +256,7 @@ class FlightRecorder:
             at_ns,
             threads.get(int(identity)) if identity.isdecimal() and identity != "0" else None,
             _has_ended(entry),
+            max(seen_ns, at_ns),
             *sizes,
         )
 
@@ -233,8 +264,7 @@ class FlightRecorder:
 
     def take(self) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
         """Columns of new rows of `process_groups`, and of `collectives` that have ended; none where there are none."""
-        if not self._has_groups:
-            self.look()
+        self._note_members()
         with self._lock:
             groups, self._new_groups = self._new_groups, []
             settled, self._settled = self._settled, []
@@ -299,20 +329,15 @@ def _bytes_of(sizes: Any, dtypes: Any) -> int | None:
     return total
 
 
-def _group_row(group: int, name: Sequence[Any], backend: str) -> dict[str, Any]:
-    """A row of `process_groups`; its ranks are null where the program has let go of the group."""
+def _group_row(group: int, name: Sequence[Any], backend: str, ranks: list[int]) -> dict[str, Any]:
+    """A row of `process_groups`."""
     own, description = (str(part) for part in name)
-    ranks = None
-    world = process_groups()
-    for known, its_name in list(world.pg_names.items()) if world is not None else ():
-        if its_name == own:
-            ranks = sorted(int(rank) for rank in world.pg_group_ranks.get(known, {})) or None
     return {
         "process_group": group,
         "name": plain(own, TEXT_LIMIT),
         "description": plain(description, TEXT_LIMIT),
         "backend": plain(backend, TEXT_LIMIT) or None,
-        "ranks": ranks,
+        "ranks": ranks or None,
     }
 
 
