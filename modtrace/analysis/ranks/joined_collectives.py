@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from modtrace.analysis.columns import column, nullable, nullable_codes
 from modtrace.analysis.memory import placed
-from modtrace.analysis.ranks.rank_numbers import attempt_of
+from modtrace.analysis.ranks.process_groups import GroupFacts, attempt_of, group_facts
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.arrow_arrays import array
-from modtrace.trace.reader import Process, Stored
+from modtrace.trace.reader import Stored
 from modtrace.trace.schema import STEP, UNFINISHED
 
 if TYPE_CHECKING:
@@ -25,23 +25,6 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _FAR_NS: Final = 1 << 57
-EVERY_RANK: Final = "default_pg"
-"""torch's description of the group of all ranks."""
-MANY_RANKS: Final = 1 << 16
-
-
-@dataclass(frozen=True)
-class GroupFacts:
-    """A process group as one process has it.
-
-    key: the same in all its ranks.
-    ranks: numbers of its ranks in the job; None where not known.
-    """
-
-    key: Hashable
-    name: str
-    description: str
-    ranks: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -55,31 +38,6 @@ class Arrivals:
     late_ns: Ints
     wait_ns: Ints
     ranks: Ints
-
-
-def group_facts(table: pa.Table, about: Process) -> dict[int, GroupFacts]:
-    """The process groups of one process by their keys.
-
-    A group that was made again has the name of the one before: they are told apart by their order. Groups of different
-    starts of a rank are not the same.
-
-    Args:
-        table: `process_groups` of the process.
-        about: the process.
-    """
-    seen: dict[Hashable, int] = {}
-    facts = {}
-    for row in sorted(table.to_pylist(), key=lambda row: int(row["process_group"])):
-        if row["process_group"] in facts:
-            continue
-        name, description, listed = row["name"], row["description"], row["ranks"]
-        if listed is None and description == EVERY_RANK and about.world_size:
-            listed = range(min(about.world_size, MANY_RANKS))
-        ranks = tuple(listed) if listed is not None else None
-        key = (attempt_of(about.folder), name, ranks)
-        seen[key] = seen.get(key, 0) + 1
-        facts[row["process_group"]] = GroupFacts((*key, seen[key]), name, description, ranks)
-    return facts
 
 
 def arrivals(key: Ints, process: Ints, unix_ns: Ints, expected: Ints, comparable: Bools) -> Arrivals:

@@ -15,7 +15,9 @@ from modtrace.analysis.device_times import accelerators
 from modtrace.analysis.module_names import dotted
 from modtrace.analysis.modules import module_names
 from modtrace.analysis.phases import BACK, RECOMPUTE
+from modtrace.analysis.ranks.process_groups import attempt_of
 from modtrace.analysis.ranks.rank_end import RankEnd, rank_end
+from modtrace.analysis.ranks.rank_waits import RankCollectives, last_collectives
 from modtrace.analysis.step_columns import StepColumns, step_columns
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
@@ -91,6 +93,7 @@ class RankNumbers:
     devices: accelerators that it used, `cuda`; none for a rank that computes on its processor alone.
     fault: reason for which it cannot be read.
     from_sums: its numbers are those that it added up itself (`--rollups`), its calls were not opened.
+    collectives: those that it launched last; None where it launched none.
     """
 
     folder: str
@@ -107,15 +110,10 @@ class RankNumbers:
     devices: tuple[str, ...]
     fault: str | None = field(default=None)
     from_sums: bool = False
+    collectives: RankCollectives | None = None
 
 
 PHASE_KEYS: Final = ("step_ns", *_SHOWN, "modules_ns")
-
-
-def attempt_of(folder: str) -> int:
-    """`rank-3.1` is the second start of rank 3: 1."""
-    number = folder.rpartition(".")[2]
-    return int(number) if "." in folder and number.isascii() and number.isdigit() and len(number) < 10 else 0
 
 
 def reduced(stored: Stored, cells: int) -> RankNumbers:
@@ -156,6 +154,7 @@ def reduced(stored: Stored, cells: int) -> RankNumbers:
         role=role,
         times=times,
         devices=tuple(accelerators(stored)),
+        collectives=last_collectives(stored),
     )
 
 
