@@ -164,7 +164,11 @@ def waits_text(wait: CollectiveWait) -> str:
     verb = "waits" if len(waiting) == 1 else "wait"
     who = f"{named(rank.rank for rank in waiting)} {verb}"
     if wait.others:
-        others = [f"rank {rank.rank} in {_collective(one)}" for rank, one in wait.others]
+        texts = dict.fromkeys(_collective(one) for _, one in wait.others)
+        others = [
+            f"{named(rank.rank for rank, one in wait.others if _collective(one) == text)} in {text}"
+            for text in texts
+        ]
         return (
             f"ranks have called different collectives (group {group}): {who} in {_collective(first)}, "
             f"{and_more(others, _MANY_PLACES)}, {long}"
@@ -180,7 +184,9 @@ def waits_text(wait: CollectiveWait) -> str:
 
 def _collective(one: LaunchedCollective) -> str:
     """`all_reduce 41 of 4.0 MiB`."""
-    return f"{one.operation} {count(one.sequence)}" + (f" of {size(one.input_bytes)}" if one.input_bytes else "")
+    return f"{one.operation} {count(one.sequence)}" + (
+        f" of {size(one.input_bytes)}" if one.input_bytes else ""
+    )
 
 
 def _place(rank: StandingRank) -> str:
@@ -193,7 +199,11 @@ def _missing(rank: StandingRank, group: Hashable) -> str:
     if end is None:
         return f"rank {rank.rank} has written nothing"
     last = rank.collectives.last.get(group) if rank.collectives is not None else None
-    came = f"rank {rank.rank}'s last is {count(last.sequence)}" if last is not None else f"rank {rank.rank} has called none"
+    came = (
+        f"rank {rank.rank}'s last is {count(last.sequence)}"
+        if last is not None
+        else f"rank {rank.rank} has called none"
+    )
     if not end.is_open:
         return f"{came}, it has {'failed' if end.failed else 'ended'}"
     step = f", at step {count(end.step)}" if end.step is not None else ""

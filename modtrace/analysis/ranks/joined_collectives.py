@@ -110,19 +110,22 @@ def _facts(stored: Stored) -> dict[tuple[int, int], GroupFacts]:
 def joined(stored: Stored) -> Arrivals:
     """The collectives of a trace beside those of the other ranks, in the order of the table `collectives`."""
     table, facts = stored.table("collectives"), _facts(stored)
-    process, own_group = column(table, "process").astype(np.int64), column(table, "process_group").astype(np.int64)
+    process, own_group = (
+        column(table, "process").astype(np.int64),
+        column(table, "process_group").astype(np.int64),
+    )
     numbers: dict[Hashable, int] = {}
     group, expected = (np.full(len(table), -1, np.int64) for _ in range(2))
-    for (number, key), fact in facts.items():
-        rows = (process == number) & (own_group == key)
+    for (number, torch_number), fact in facts.items():
+        rows = (process == number) & (own_group == torch_number)
         group[rows] = numbers.setdefault(fact.key, len(numbers))
         expected[rows] = len(fact.ranks) if fact.ranks is not None else -1
     started = np.array([about.started_unix_ns or 0 for about in stored.processes] or [0], np.int64)
     unix_ns = column(table, "at_ns") + started[process]
     sequence = nullable_codes(table, "sequence").astype(np.int64)
     of_operation = np.unique(table.column("operation").to_pylist(), return_inverse=True)[1]
-    _, key = np.unique(np.stack([group, sequence, of_operation]), axis=1, return_inverse=True)
-    key = np.where((group >= 0) & (sequence >= 0), key.reshape(-1), -1)
+    same = np.unique(np.stack([group, sequence, of_operation]), axis=1, return_inverse=True)[1].reshape(-1)
+    key = np.where((group >= 0) & (sequence >= 0), same, -1)
     clocks = {about.clock for about in stored.processes}
     one_clock = len(clocks) == 1 and None not in clocks
     return arrivals(key, process, unix_ns, expected, np.full(len(table), one_clock, np.bool_))
@@ -132,7 +135,7 @@ def collectives(stored: Stored) -> pd.DataFrame:
     """One row a collective and rank, by rank and in order of launch; columns as in dataframes.COLLECTIVES."""
     import pandas as pd
 
-    table, groups = stored.table("collectives"), stored.table("process_groups")
+    table = stored.table("collectives")
     process, at_ns = column(table, "process").astype(np.int64), column(table, "at_ns").astype(np.int64)
     call, step = (np.full(len(table), -1, np.int64) for _ in range(2))
     for number in np.unique(process).tolist():
@@ -140,11 +143,16 @@ def collectives(stored: Stored) -> pd.DataFrame:
         thread = nullable_codes(table, "thread")[rows].astype(np.int64)
         call[rows], step[rows] = launched_in(stored, number, at_ns[rows], thread)
     facts = _facts(stored)
-    own = [facts.get(pair) for pair in zip(process.tolist(), column(table, "process_group").tolist(), strict=True)]
+    own = [
+        facts.get(pair)
+        for pair in zip(process.tolist(), column(table, "process_group").tolist(), strict=True)
+    ]
     beside = joined(stored)
     ranks = np.array([about.rank for about in stored.processes] or [0], np.int64)
     attempts = np.array([attempt_of(about.folder) for about in stored.processes] or [0], np.int64)
-    members = np.array([len(group.ranks) if group and group.ranks is not None else -1 for group in own], np.int64)
+    members = np.array(
+        [len(group.ranks) if group and group.ranks is not None else -1 for group in own], np.int64
+    )
     columns: dict[str, Any] = {
         "rank": ranks[process],
         "attempt": attempts[process],

@@ -88,9 +88,7 @@ def last_collectives(stored: Stored) -> RankCollectives | None:
         known = last.get(group.key)
         if known is None or known.sequence <= sequence:
             last[group.key] = one
-        if waited_ns is not None and (
-            group.key not in under_way or sequence < under_way[group.key].sequence
-        ):
+        if waited_ns is not None and (group.key not in under_way or sequence < under_way[group.key].sequence):
             under_way[group.key] = one
     return RankCollectives(last, under_way)
 
@@ -103,7 +101,9 @@ def collective_waits(ranks: Sequence[StandingRank]) -> list[CollectiveWait]:
             waiting.setdefault((key, one.sequence), []).append(rank)
     waits = [_wait(key, sequence, at, ranks) for (key, sequence), at in waiting.items()]
     chosen = {id(wait): wait for wait in waits if not _follows(wait, waits)}
-    return sorted(chosen.values(), key=lambda wait: (not wait.missing, not wait.others, -(wait.first.waited_ns or 0)))
+    return sorted(
+        chosen.values(), key=lambda wait: (not wait.missing, not wait.others, -(wait.first.waited_ns or 0))
+    )
 
 
 def _stood_in(rank: StandingRank) -> Mapping[Hashable, LaunchedCollective]:
@@ -114,7 +114,9 @@ def _stood_in(rank: StandingRank) -> Mapping[Hashable, LaunchedCollective]:
     return {key: one for key, one in rank.collectives.under_way.items() if (one.waited_ns or 0) >= least_ns}
 
 
-def _wait(key: Hashable, sequence: int, at: Sequence[StandingRank], ranks: Sequence[StandingRank]) -> CollectiveWait:
+def _wait(
+    key: Hashable, sequence: int, at: Sequence[StandingRank], ranks: Sequence[StandingRank]
+) -> CollectiveWait:
     def own(rank: StandingRank) -> LaunchedCollective:
         assert rank.collectives is not None
         return rank.collectives.under_way[key]
@@ -136,7 +138,9 @@ def _wait(key: Hashable, sequence: int, at: Sequence[StandingRank], ranks: Seque
 def _is_same(one: LaunchedCollective, other: LaunchedCollective) -> bool:
     """True where two ranks may have launched the same collective under one number."""
     sizes = {one.input_bytes, other.input_bytes}
-    return one.operation == other.operation and (one.operation not in SAME_SIZE or None in sizes or len(sizes) == 1)
+    return one.operation == other.operation and (
+        one.operation not in SAME_SIZE or None in sizes or len(sizes) == 1
+    )
 
 
 def _follows(wait: CollectiveWait, waits: Sequence[CollectiveWait]) -> bool:

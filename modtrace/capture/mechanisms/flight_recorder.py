@@ -129,8 +129,8 @@ class FlightRecorder:
         it is first asked, and the program may set that until then.
         """
         if not self._has_groups:
-            world = process_groups() if "torch.distributed.distributed_c10d" in sys.modules else None
-            self._has_groups = world is not None and len(world.pg_names) > 0
+            distributed: Any = sys.modules.get("torch.distributed")
+            self._has_groups = bool(getattr(distributed, "is_initialized", bool)())
             if self._has_groups:
                 self._begin()
         self._note_members()
@@ -140,8 +140,10 @@ class FlightRecorder:
         """Note the ranks of the process groups that are there: the program may let go of a group before it is read of
         one that anything was launched in.
         """
-        world = process_groups() if self._is_on and "torch.distributed.distributed_c10d" in sys.modules else None
-        for group, name in list(world.pg_names.items()) if world is not None else ():
+        world = process_groups() if self._is_on else None
+        if world is None:
+            return
+        for group, name in list(world.pg_names.items()):
             if name not in self._members or self._members[name][0] != id(group):
                 ranks = sorted(int(rank) for rank in world.pg_group_ranks.get(group, {}))
                 self._members[str(name)] = id(group), ranks
@@ -151,10 +153,10 @@ class FlightRecorder:
             name = next(name for name in RING_NAMES if name in os.environ)
             self.gaps.append(TURNED_OFF.format(name))
             self._is_on = False
-        elif dump_collectives() is None:
-            self.gaps += missing(COLLECTIVES)
-            self._is_on = False
         else:
+            self.gaps += missing(COLLECTIVES)
+            self._is_on = dump_collectives() is not None
+        if self._is_on:
             self.gaps += [OTHER_BACKEND.format(name) for name in _other_backends()]
 
     def _look(self) -> None:
@@ -285,12 +287,13 @@ def _other_backends() -> list[str]:
     """
     import torch
 
+    cuda: Any = torch.cuda
     names = set()
     for config in list(getattr(process_groups(), "pg_backend_config", {}).values()):
         pairs = [pair.rpartition(":") for pair in str(config).split(",")]
         has_several = len({name for _, _, name in pairs}) > 1
         for device, _, name in pairs:
-            if device != "cuda" or not has_several or torch.cuda.is_initialized():
+            if device != "cuda" or not has_several or cuda.is_initialized():
                 names.add(plain(name, 40))
     return sorted(names - READ_BACKENDS - {"", "undefined", "fake"})
 
