@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from modtrace.analysis.ranks.process_groups import GroupFacts, group_facts
 from modtrace.analysis.ranks.rank_end import STANDS_NS, WRITTEN_NS, RankEnd
@@ -95,23 +95,33 @@ def last_collectives(stored: Stored) -> RankCollectives | None:
 
 def collective_waits(ranks: Sequence[StandingRank]) -> list[CollectiveWait]:
     """The collectives in which ranks wait, those with missing ranks first; none where nobody waits for long."""
-    waiting: dict[tuple[Any, int], list[StandingRank]] = {}
-    for rank in ranks:
-        for key, one in _stood_in(rank).items():
-            waiting.setdefault((key, one.sequence), []).append(rank)
-    waits = [_wait(key, sequence, at, ranks) for (key, sequence), at in waiting.items()]
+    stood_in = {
+        (key, one.sequence) for rank in ranks for key, one in _under_way(rank).items() if _is_long(rank, one)
+    }
+    waits = []
+    for key, sequence in stood_in:
+        # Whoever is in one in which another has stood for long waits too.
+        at = [
+            rank for rank in ranks if key in _under_way(rank) and _under_way(rank)[key].sequence == sequence
+        ]
+        waits.append(_wait(key, sequence, at, ranks))
     chosen = {id(wait): wait for wait in waits if not _follows(wait, waits)}
     return sorted(
         chosen.values(), key=lambda wait: (not wait.missing, not wait.others, -(wait.first.waited_ns or 0))
     )
 
 
-def _stood_in(rank: StandingRank) -> Mapping[Hashable, LaunchedCollective]:
-    """The collectives, by their groups, in which a rank has stood so long that it waits."""
+def _under_way(rank: StandingRank) -> Mapping[Hashable, LaunchedCollective]:
+    """The first collective that is under way in each group of a rank that has not come to its end."""
     if rank.collectives is None or rank.end is None or not rank.end.is_open:
         return {}
-    least_ns = STANDS_NS if rank.end.running else WRITTEN_NS
-    return {key: one for key, one in rank.collectives.under_way.items() if (one.waited_ns or 0) >= least_ns}
+    return rank.collectives.under_way
+
+
+def _is_long(rank: StandingRank, one: LaunchedCollective) -> bool:
+    """True where a rank has stood in a collective so long that it waits."""
+    assert rank.end is not None
+    return (one.waited_ns or 0) >= (STANDS_NS if rank.end.running else WRITTEN_NS)
 
 
 def _wait(
