@@ -95,9 +95,9 @@ def last_collectives(stored: Stored) -> RankCollectives | None:
 
 def collective_waits(ranks: Sequence[StandingRank]) -> list[CollectiveWait]:
     """The collectives in which ranks wait, those with missing ranks first; none where nobody waits for long."""
-    stood_in = {
+    stood_in = dict.fromkeys(
         (key, one.sequence) for rank in ranks for key, one in _under_way(rank).items() if _is_long(rank, one)
-    }
+    )
     waits = []
     for key, sequence in stood_in:
         # Whoever is in one in which another has stood for long waits too.
@@ -105,10 +105,11 @@ def collective_waits(ranks: Sequence[StandingRank]) -> list[CollectiveWait]:
             rank for rank in ranks if key in _under_way(rank) and _under_way(rank)[key].sequence == sequence
         ]
         waits.append(_wait(key, sequence, at, ranks))
-    chosen = {id(wait): wait for wait in waits if not _follows(wait, waits)}
-    return sorted(
-        chosen.values(), key=lambda wait: (not wait.missing, not wait.others, -(wait.first.waited_ns or 0))
+    chosen = [wait for wait in waits if not _follows(wait, waits)]
+    chosen.sort(
+        key=lambda wait: (not wait.missing, not wait.others, len(wait.missing), -(wait.first.waited_ns or 0))
     )
+    return chosen
 
 
 def _under_way(rank: StandingRank) -> Mapping[Hashable, LaunchedCollective]:
