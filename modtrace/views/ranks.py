@@ -155,7 +155,7 @@ def _failures(faults: RankFaults, report: RankReport) -> list[str]:
 
 
 def waits_text(wait: CollectiveWait) -> str:
-    """Who is missing from a collective, who waits in it and for how long, and where those are that are missing."""
+    """Ranks that wait in a collective and for how long, those that are missing from it, and where these are."""
     first, waiting = wait.first, wait.waiting
     group = first.group.description if first.group.description not in ("", "undefined") else first.group.name
     title = f"{_collective(first)} (group {group})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import pickle
+import json
 import types
 
 import pytest
@@ -39,15 +39,14 @@ class Ring:
             threads=BufferTable(), clock=lambda: self.now, origin_ns=0, started_unix_ns=STARTED
         )
 
-    def dump(self, collectives, stacks, active):
-        assert not stacks
+    def dump(self, collectives, active):
         assert not active
         status = {"0": {"last_enqueued_collective": self.launched, "last_completed_collective": self.ended}}
         if not collectives:
-            return pickle.dumps({"pg_status": status})
+            return json.dumps({"pg_status": status})
         self.reads += 1
         self.now += self.reading_ns
-        return pickle.dumps({"pg_status": status, "entries": self.entries[-self.size :]})
+        return json.dumps({"pg_status": status, "entries": self.entries[-self.size :]})
 
     def launch(self, *, ended=True, at_ns=None, **facts):
         entry = {

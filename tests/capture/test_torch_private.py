@@ -104,7 +104,9 @@ def test_names_of_a_device_are_told_of_where_it_is_used(monkeypatch):
     look_up = lookup.look_up
 
     def without(path):
-        if any(part in path for part in ("cuda", "accelerator", "_KinetoEvent", "MemoryMetadata", "distributed")):
+        if any(
+            part in path for part in ("cuda", "accelerator", "_KinetoEvent", "MemoryMetadata", "distributed")
+        ):
             raise AttributeError(path)
         return look_up(path)
 

@@ -31,7 +31,7 @@ class LaunchedCollective:
 
 @dataclass(frozen=True)
 class RankCollectives:
-    """What a rank launched last in each group, by the group's key, and of each the first that is under way."""
+    """The last collective that a rank launched in each group, by the group's key, and the first that is under way."""
 
     last: Mapping[Hashable, LaunchedCollective]
     under_way: Mapping[Hashable, LaunchedCollective]
@@ -66,7 +66,7 @@ class CollectiveWait:
 
 
 def last_collectives(stored: Stored) -> RankCollectives | None:
-    """What the process of a trace of one launched last; None where it launched nothing.
+    """The collectives that the process of a trace of one launched last; None where it launched none.
 
     Raises:
         TraceError: it cannot be read.

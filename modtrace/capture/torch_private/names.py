@@ -392,12 +392,12 @@ xpu_raw_stream: Final[Any] = take("torch._C._xpu_getCurrentRawStream", lost=_COS
 _GROUPS: Final = "torch.distributed.distributed_c10d"
 _FLIGHT_RECORDER: Final = "torch._C._distributed_c10d"
 dump_collectives: Final[Callable[[], Any]] = later(
-    f"{_FLIGHT_RECORDER}._dump_fr_trace",
+    f"{_FLIGHT_RECORDER}._dump_fr_trace_json",
     _FLIGHT_RECORDER,
     lost="collectives are not recorded",
     part=COLLECTIVES,
 )
-"""The function that gives out, as a pickle, what torch's Flight Recorder has kept of collectives on Gloo."""
+"""The function that gives out, as JSON, what torch's Flight Recorder has kept of collectives on Gloo."""
 process_groups: Final[Callable[[], Any]] = later(
     f"{_GROUPS}._world", _GROUPS, lost="which ranks a process group has is not known", part=COLLECTIVES
 )
