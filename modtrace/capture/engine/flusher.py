@@ -28,6 +28,8 @@ LATER_NS: Final = 50_000_000
 FIRST_NS: Final = 20_000_000
 MANY_GROWN: Final = 100_000 * GROWN
 """A backward is told apart by module for about so many calls before it."""
+LONGER: Final = 4
+"""Times as long as the last interval the next may be: a program that has only begun calls few modules at first."""
 BLOCK_CALLS: Final = 20_000
 """A block is sought to hold about this many calls (3 MB): at high call rates it is due earlier."""
 
@@ -157,5 +159,6 @@ class Flusher:
         """Choose when the next block is due: a second at most, earlier when many events come."""
         elapsed = max(now - self._paced_at, 1)
         self._paced_at = now
-        self._interval_ns = INSIDE_NS if not count else int(min(INSIDE_NS, elapsed * BLOCK_CALLS / count))
+        wanted_ns = INSIDE_NS if not count else min(INSIDE_NS, elapsed * BLOCK_CALLS / count)
+        self._interval_ns = int(min(wanted_ns, self._interval_ns * LONGER))
         self._due(now)
