@@ -402,6 +402,7 @@ RANKS: Final = (
     PublicColumn("optimizer_ns", "Int64", "median of its optimizer's step", _NO_STEPS_COUNT),
     PublicColumn("other_ns", "Int64", "median of all further time of it", _NO_STEPS_COUNT),
     PublicColumn("modules_ns", "Int64", "median of the time that its modules took themselves, forward and backward, without wrappers such as DistributedDataParallel", _NO_STEPS_COUNT),
+    PublicColumn("wait_ns", "Int64", "median over the same steps of the time in which a collective that it had launched waited for other ranks", "no collectives are recorded, or not of all ranks by one clock, or these are sums"),
     PublicColumn("late", "boolean", "the others wait for it", "it could not be held against peers"),
 )  # fmt: skip
 

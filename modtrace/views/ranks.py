@@ -32,6 +32,9 @@ _COLUMNS: Final = (
     ("optim", "optimizer_ns", 7), ("other", "other_ns", 7), ("modules", "modules_ns", 8),
 )  # fmt: skip
 """Title, key and width of each column."""
+_WAIT: Final = ("wait", "wait_ns", 7)
+"""Beside them where it is known, in place of `other` in a narrow terminal."""
+_WIDE: Final = 92
 
 
 def ranks_lines(report: RankReport, width: int, limit: int = MANY_RANKS) -> list[Line]:
@@ -271,23 +274,30 @@ def percent(part: float) -> str:
 
 
 def _rank_table(report: RankReport, width: int, limit: int) -> list[str]:
-    ranks = _shown(report, limit)
-    state_width = max(width - 16 - sum(columns for _, _, columns in _COLUMNS), 9)
-    head = f"  {pad('RANK', 5)} {'steps':>6}" + "".join(
-        f"{title:>{columns}}" for title, _, columns in _COLUMNS
-    )
+    ranks, shown = _shown(report, limit), _columns_of(report, width)
+    state_width = max(width - 16 - sum(columns for _, _, columns in shown), 9)
+    head = f"  {pad('RANK', 5)} {'steps':>6}" + "".join(f"{title:>{columns}}" for title, _, columns in shown)
     lines = [f"{head}  end"]
     for rank in ranks:
         name = f"{rank.rank}.{rank.attempt}" if rank.attempt else str(rank.rank)
-        cells = "".join(f"{_cell(rank.phases_ns[key]):>{columns}}" for _, key, columns in _COLUMNS)
+        times = {**rank.phases_ns, _WAIT[1]: rank.wait_ns}
+        cells = "".join(f"{_cell(times[key]):>{columns}}" for _, key, columns in shown)
         state = fit(plain(rank.end.state or "ended").removeprefix("still "), state_width)
         lines.append(f"  {pad(name, 5)} {count(rank.steps):>6}{cells}  {state}")
     if len(ranks) < len(report.ranks):
         lines.append(f"  {plural(len(report.ranks) - len(ranks), 'more rank')}: modtrace ranks --all")
     lines.append("  medians of steps; modules: their own time, without waiting for other ranks")
+    if _WAIT in shown:
+        lines.append("  wait: a collective that it had launched was not yet launched by all ranks")
     if report.from_sums:
         lines.append("  from sums that each rank wrote (--rollups): forward holds loss functions too")
     return lines
+
+
+def _columns_of(report: RankReport, width: int) -> tuple[tuple[str, str, int], ...]:
+    if len(report.ranks) < 2 or all(rank.wait_ns is None for rank in report.ranks):
+        return _COLUMNS
+    return (*(shown for shown in _COLUMNS if width >= _WIDE or shown[0] != "other"), _WAIT)
 
 
 def _cell(ns: int | None) -> str:

@@ -136,3 +136,17 @@ def test_lateness_is_that_of_the_same_collective_in_all_ranks(tmp_path):
     ]
     assert (first["start_ns"] + starts[0] - second["start_ns"] - starts[1] == apart).all()
     assert first.loc[first["step"].notna(), "step"].is_monotonic_increasing
+    steps, ranks = trace.steps, trace.ranks
+    for rank, own in ((0, first), (1, second)):
+        counted = steps.xs(rank, level="rank")
+        counted = counted[counted["in_statistics"]]
+        waits = []
+        for number, step in counted.iterrows():
+            of_step = own[own["step"] == number]
+            waited, end_ns = 0, step["start_ns"] + step["duration_ns"]
+            until = 0
+            for start, wait in zip(of_step["start_ns"], of_step["wait_ns"], strict=True):
+                stop = min(start + wait, end_ns)
+                waited, until = waited + max(stop - max(start, until), 0), max(until, stop)
+            waits.append(waited)
+        assert ranks["wait_ns"][rank] == sorted(waits)[(len(waits) - 1) // 2]

@@ -16,6 +16,7 @@ from modtrace.analysis.module_names import dotted
 from modtrace.analysis.modules import module_names
 from modtrace.analysis.phases import BACK, RECOMPUTE
 from modtrace.analysis.ranks.process_groups import attempt_of
+from modtrace.analysis.ranks.rank_arrivals import RankLaunches, rank_launches
 from modtrace.analysis.ranks.rank_end import RankEnd, rank_end
 from modtrace.analysis.ranks.rank_waits import RankCollectives, last_collectives
 from modtrace.analysis.step_columns import StepColumns, step_columns
@@ -94,6 +95,9 @@ class RankNumbers:
     fault: reason for which it cannot be read.
     from_sums: its numbers are those that it added up itself (`--rollups`), its calls were not opened.
     collectives: those that it launched last; None where it launched none.
+    launches: all of them, until ranks have been held against each other.
+    wait_ns: the median over the steps that count of the time in which a collective of it waited for other ranks; None
+        where not known.
     """
 
     folder: str
@@ -111,6 +115,8 @@ class RankNumbers:
     fault: str | None = field(default=None)
     from_sums: bool = False
     collectives: RankCollectives | None = None
+    launches: RankLaunches | None = None
+    wait_ns: int | None = None
 
 
 PHASE_KEYS: Final = ("step_ns", *_SHOWN, "modules_ns")
@@ -155,6 +161,7 @@ def reduced(stored: Stored, cells: int) -> RankNumbers:
         times=times,
         devices=tuple(accelerators(stored)),
         collectives=last_collectives(stored),
+        launches=rank_launches(stored, numbers["in_statistics"].astype(np.bool_)),
     )
 
 

@@ -34,8 +34,6 @@ SHARE: Final = 200
 """Reading takes 1 part of so many of the time, but where the ring is about to overrun."""
 OFTEN_NS: Final = 400_000_000
 """The ring is read no more often."""
-SELDOM_NS: Final = 4_000_000_000
-"""It is read so often at least, where something is new."""
 CONFIRM_NS: Final = 1_000_000_000
 """As often it is said of what is under way that it still is."""
 CLOCK_STEP_NS: Final = 1_000_000
@@ -169,7 +167,7 @@ class FlightRecorder:
             return
         new = _launched(counts) - _launched(self._read_counts)
         is_quiet = counts == before
-        due_ns = min(max(OFTEN_NS, SHARE * self._read_cost_ns), SELDOM_NS)
+        due_ns = max(OFTEN_NS, SHARE * self._read_cost_ns)
         if is_quiet or new >= FULL * self._ring or now - self._read_at_ns >= due_ns:
             self._read()
 
