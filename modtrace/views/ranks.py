@@ -27,7 +27,7 @@ _MANY_NAMED: Final = 6
 _MANY_PLACES: Final = 3
 _MANY_CUT: Final = 3
 _MANY_CHARACTERS: Final = 140
-_COLUMNS: Final = (
+_COLUMNS: Final[tuple[tuple[str, str, int], ...]] = (
     ("step", "step_ns", 7), ("data", "data_ns", 7), ("forward", "forward_ns", 8), ("backward", "backward_ns", 9),
     ("optim", "optimizer_ns", 7), ("other", "other_ns", 7), ("modules", "modules_ns", 8),
 )  # fmt: skip

@@ -261,6 +261,19 @@ def test_backends_that_are_not_read_are_told(ring):
     assert recorder.gaps == [flight_recorder.OTHER_BACKEND.format(name) for name in ("mpi", "nccl")]
 
 
+def test_nobody_waits_while_the_ring_is_read(ring):
+    recorder = FlightRecorder(ring.context)
+    ring.launch()
+    ring.launch(ended=False)
+    recorder.look()
+    with recorder._lock:
+        assert recorder.take() == ({}, {})
+        assert recorder.latest() is None
+        recorder.look()
+    assert recorder.take()[1]["collective"] == [0]
+    assert recorder.latest()["collective"] == [0, 1]
+
+
 def test_without_a_process_group_torch_is_not_asked(ring, monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
     monkeypatch.setattr(flight_recorder, "dump_collectives", lambda: pytest.fail("it was asked"))

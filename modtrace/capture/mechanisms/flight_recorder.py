@@ -139,7 +139,7 @@ class FlightRecorder:
         """Note the ranks of the process groups that are there: the program may let go of a group before it is read of
         one that anything was launched in.
         """
-        world = process_groups() if self._is_on else None
+        world = process_groups() if self._has_groups and self._is_on else None
         if world is None:
             return
         for group, name in list(world.pg_names.items()):
@@ -156,7 +156,8 @@ class FlightRecorder:
             self.gaps += missing(COLLECTIVES)
             self._is_on = dump_collectives() is not None
         if self._is_on:
-            self.gaps += [OTHER_BACKEND.format(name) for name in _other_backends()]
+            for name in _other_backends():
+                self.gaps.append(OTHER_BACKEND.format(name))
 
     def _look(self) -> None:
         before, counts = self._counts, self._counted()
@@ -263,20 +264,32 @@ class FlightRecorder:
     # rows ---------------------------------------------------------------------------------------------------------
 
     def take(self) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-        """Columns of new rows of `process_groups`, and of `collectives` that have ended; none where there are none."""
-        self._note_members()
-        with self._lock:
+        """Columns of new rows of `process_groups`, and of `collectives` that have ended; none where there are none, or
+        where the ring is being read: the program does not wait for that.
+        """
+        if not self._lock.acquire(blocking=not self._is_on):
+            return {}, {}
+        try:
+            self._has_group()
             groups, self._new_groups = self._new_groups, []
             settled, self._settled = self._settled, []
+        finally:
+            self._lock.release()
         rows = [self._groups[group] for group in groups]
         columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
         return columns, _columns(settled)
 
-    def latest(self) -> dict[str, list[Any]]:
-        """Columns of the collectives that are under way, and of the last one of each group that has ended."""
-        self.has_news = False
-        with self._lock:
+    def latest(self) -> dict[str, list[Any]] | None:
+        """Columns of the collectives that are under way, and of the last one of each group that has ended; None where
+        the ring is being read.
+        """
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            self.has_news = False
             return _columns([*self._last_settled.values(), *self._pending.values()])
+        finally:
+            self._lock.release()
 
 
 def _other_backends() -> list[str]:

@@ -56,8 +56,11 @@ class Collectives(Recorder):
             return [("collectives", {})] if self._has_latest else []
         if not self._ring.has_news or now - self._written_ns < _OFTEN_NS:
             return []
+        latest = self._ring.latest()
+        if latest is None:
+            return []
         self._written_ns, self._has_latest = now, True
-        return [("collectives", self._ring.latest())]
+        return [("collectives", latest)]
 
     @property
     def cost_ns(self) -> int:
