@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modtrace.analysis.filters import FilterRows, mask, parse
-from modtrace.views.models.boxes import callers, icicle
+from modtrace.views.models.boxes import Boxes, callers, icicle
 from modtrace.views.models.nodes import TreeNodes, ends_of, parents_of
 from modtrace.views.models.tree_model import TreeModel
 
@@ -256,3 +256,11 @@ def test_a_cursor_whose_node_is_gone_goes_to_the_nearest_above():
     assert model.selected == 1
     model.grow(nodes_of([], [], []), np.zeros(0, np.int64), np.zeros(0, bool))
     assert (len(model), model.selected) == (0, -1)
+
+
+@pytest.mark.parametrize(("width", "end"), [(0, 10), (-1, 10), (5, 0)])
+def test_no_room_no_cells(width, end):
+    nothing = np.zeros(1, np.int64)
+    boxes = Boxes(nothing, nothing, nothing + 10, nothing, str)
+    assert boxes.cells(0, 0, end, width) == []
+    assert len(boxes.cells(0, 0, 10, 5)) == 1
