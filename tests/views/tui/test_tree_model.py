@@ -276,3 +276,4 @@ def test_headings_are_found_by_no_search(text):
     found = np.flatnonzero(matching(text, rows)).tolist()
     assert found == ([1, 2] if text in ("/./", "1") else [1])
     assert not matching(" ", rows).any()
+    assert not matching("/", rows).any()  # a word, no expression
