@@ -48,6 +48,8 @@ IN_BLOCKS: Final = 0.85
 """And there in this part of the blocks."""
 LATE: Final = 0.25
 """By at least this part of a difference the rank must be later than all others, in its whole time without waiting."""
+DOUBT: Final = 2.0
+"""Times the uncertainty of a difference of whole steps over the blocks: within that it says nothing."""
 MANY_EACH: Final = 3
 """So many modules of one rank are named."""
 WORTH: Final = 0.2
@@ -124,6 +126,12 @@ def upper_median_of_others(values: Array) -> Array:
     return median
 
 
+def _doubt(values: Array) -> float:
+    """Standard error of the median of values, by their median absolute deviation."""
+    apart = np.abs(values - np.median(values))
+    return _SPREAD * float(np.median(apart)) / float(np.sqrt(len(values)))
+
+
 class _Candidate(NamedTuple):
     """A rank that takes longer than its peers in something; whether it is late is not known yet."""
 
@@ -183,14 +191,19 @@ class _Window:
 
     def _lateness(self, rank: int, alike: set[int]) -> float:
         """By how much a rank without its waiting is later than the last of the others, in ns: the less of what its
-        modules and data say, and of what its steps say. Ranks that are late by the same are left out; minus infinity
-        where there are no others.
+        modules and data say, and of what its steps say. Whole steps hold all that disturbs a rank beside its modules:
+        they only gainsay what is beyond their own uncertainty. Ranks that are late by the same are left out; minus
+        infinity where there are no others.
         """
         others = [other for other in range(self._ranks) if other not in alike]
         if not others:
             return -np.inf
-        usual = [np.median(total, axis=1) for total in self._totals]
-        return min(float(total[rank] - total[others].max()) for total in usual)
+        over = []
+        for total in self._totals:
+            last = others[int(np.median(total[others], axis=1).argmax())]
+            over.append((float(np.median(total[rank]) - np.median(total[last])), _doubt(total[rank] - total[last])))
+        (modules, _), (steps, doubt) = over
+        return min(modules, steps + DOUBT * doubt)
 
     def _late(self, candidates: Sequence[_Candidate]) -> list[Straggler]:
         """Those of the candidates that the others really wait for."""
