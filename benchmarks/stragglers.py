@@ -174,9 +174,7 @@ def runs_of(options: argparse.Namespace, folder: Path) -> Iterator[Run]:
 def judged(run: Run) -> tuple[str, str]:
     """How the verdict of `modtrace ranks` fits, and that verdict with all its numbers."""
     report = rank_report(open_trace(run.path))
-    named = []
-    for late in report.late:
-        named.append((late.rank, late.place.text if late.place else late.verdict.cause))
+    named = [(late.rank, late.place.text if late.place else late.verdict.cause) for late in report.late]
     text = "; ".join(
         f"rank {rank} {place} +{late.verdict.excess_ns / 1e6:.2f} ms ({late.verdict.relative:.0%})"
         for (rank, place), late in zip(named, report.late, strict=True)
@@ -190,13 +188,22 @@ def judged(run: Run) -> tuple[str, str]:
     return (WRONG if named else NOT_NAMED), text
 
 
-def started(options: argparse.Namespace, folder: Path, runs: list[Run], path: str = "") -> subprocess.Popen[bytes]:
+def started(
+    options: argparse.Namespace, folder: Path, runs: list[Run], path: str = ""
+) -> subprocess.Popen[bytes]:
     """The ranks of some runs; with a path each is started by `modtrace run`."""
     (folder / "job.py").write_text(JOB)
     todo = folder / "runs.json"
     todo.write_text(json.dumps([asdict(run) for run in runs]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(options.ranks)]
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(options.ranks),
+    ]
     if path:
         environment["MODTRACE_APART"] = "1"
         words += ["-m", "modtrace", "run", "-q", "-o", path]
@@ -235,7 +242,9 @@ def recorded(options: argparse.Namespace, folder: Path) -> Iterator[Run]:
 def shown(counts: dict[str, Counter[str]]) -> list[str]:
     """The table: a line a kind of run."""
     titles = {"layer": "slow layer", "clean": "clean", "input": "slow input"}
-    lines = [f"{'':12}{'runs':>6}" + "".join(f"{title:>19}" for title in (RIGHT, ALSO_OTHERS, WRONG, NOT_NAMED))]
+    lines = [
+        f"{'':12}{'runs':>6}" + "".join(f"{title:>19}" for title in (RIGHT, ALSO_OTHERS, WRONG, NOT_NAMED))
+    ]
     for what, title in titles.items():
         of = counts[what]
         cells = "".join(f"{of[verdict]:>19}" for verdict in (RIGHT, ALSO_OTHERS, WRONG, NOT_NAMED))
