@@ -36,6 +36,10 @@ MIN_RELATIVE_RANK: Final = 0.12
 """A rank that is slower by less than this in all that it does is not named."""
 MIN_STEP_SHARE: Final = 0.003
 """Nor is what takes less than this of a step."""
+MIN_NEW_SHARE: Final = 0.01
+"""Nor, where it takes its peers less than that, what takes less than this of a step: the own time of a module that only
+calls others is what is left of their calls' cost, and that differs from rank to rank.
+"""
 MIN_DATA_SHARE: Final = 0.02
 MIN_NS: Final = 20_000.0
 CLEAR: Final = 5.0
@@ -48,6 +52,12 @@ IN_BLOCKS: Final = 0.85
 """And there in this part of the blocks."""
 LATE: Final = 0.25
 """By at least this part of a difference the rank must be later than all others, in its whole time without waiting."""
+QUIET: Final = 0.25
+"""The quantile of the blocks that says what a rank takes in each place: other work disturbs some places in some blocks,
+and of the sum of all places in most. A difference must be there in more blocks than that leaves out.
+"""
+DOUBT: Final = 2.0
+"""Times the uncertainty of a difference of whole steps over the blocks: within that it says nothing."""
 MANY_EACH: Final = 3
 """So many modules of one rank are named."""
 WORTH: Final = 0.2
@@ -124,6 +134,12 @@ def upper_median_of_others(values: Array) -> Array:
     return median
 
 
+def _doubt(values: Array) -> float:
+    """Standard error of the median of values, by their median absolute deviation."""
+    apart = np.abs(values - np.median(values))
+    return _SPREAD * float(np.median(apart)) / float(np.sqrt(len(values)))
+
+
 class _Candidate(NamedTuple):
     """A rank that takes longer than its peers in something; whether it is late is not known yet."""
 
@@ -151,8 +167,7 @@ class _Window:
         modules = np.stack([own.sum(axis=1, dtype=np.float64) for own in peers.own])
         self._modules = self._blocked(modules)
         self._data = self._blocked(peers.data)
-        late = [self._own.sum(axis=2) + self._data, self._blocked(peers.duration - peers.wait)]
-        self._totals = [total for total in late if not np.isnan(total).any()]
+        self._whole = self._blocked(peers.duration - peers.wait)
         self._reference = upper_median_of_others(self._own) if places else np.zeros((self._ranks, count, 0))
 
     def _blocked_places(self, own: npt.NDArray[np.float32]) -> Array:
@@ -164,7 +179,8 @@ class _Window:
         return np.stack([np.median(values[:, low:high], axis=1) for low, high in blocks], axis=1)
 
     def verdicts(self) -> list[Straggler]:
-        if not self._step_ns > 0 or len(self._totals) < 2:
+        known = all(not np.isnan(times).any() for times in (self._own, self._data, self._whole))
+        if not self._step_ns > 0 or not known:
             return []
         ranks = self._slow_ranks()
         modules = self._slow_modules({one.rank for one in ranks})
@@ -183,14 +199,19 @@ class _Window:
 
     def _lateness(self, rank: int, alike: set[int]) -> float:
         """By how much a rank without its waiting is later than the last of the others, in ns: the less of what its
-        modules and data say, and of what its steps say. Ranks that are late by the same are left out; minus infinity
-        where there are no others.
+        modules and data say, place by place, and of what its steps say. Whole steps hold all that disturbs a rank
+        beside its modules: they only gainsay what is beyond their own uncertainty. Ranks that are late by the same are
+        left out; minus infinity where there are no others.
         """
         others = [other for other in range(self._ranks) if other not in alike]
         if not others:
             return -np.inf
-        usual = [np.median(total, axis=1) for total in self._totals]
-        return min(float(total[rank] - total[others].max()) for total in usual)
+        quiet = np.quantile(self._own, QUIET, axis=1).sum(axis=-1) + np.quantile(self._data, QUIET, axis=1)
+        modules = float(quiet[rank] - quiet[others].max())
+        total = self._whole
+        last = others[int(np.median(total[others], axis=1).argmax())]
+        steps = float(np.median(total[rank]) - np.median(total[last]))
+        return min(modules, steps + DOUBT * _doubt(total[rank] - total[last]))
 
     def _late(self, candidates: Sequence[_Candidate]) -> list[Straggler]:
         """Those of the candidates that the others really wait for."""
@@ -220,6 +241,7 @@ class _Window:
         spread = _SPREAD * float(np.median(apart)) if apart.size else 0.0
         over = np.where(base > 0, relative - np.maximum(usual, 0)[:, None], np.inf)
         named = steady & (over >= max(MIN_RELATIVE, self._strict * CLEAR * spread))
+        named &= (base >= MIN_STEP_SHARE * self._step_ns) | (excess >= MIN_NEW_SHARE * self._step_ns)
         found = []
         for rank in np.flatnonzero(named.any(axis=1)).tolist():
             order = np.argsort(-np.where(named[rank], excess[rank], -1), kind="stable")
