@@ -13,7 +13,14 @@ import torch.distributed
 import modtrace
 from modtrace.capture.engine.thread_buffer import BufferTable
 from modtrace.capture.mechanisms import flight_recorder
-from modtrace.capture.mechanisms.flight_recorder import CONFIRM_NS, OFTEN_NS, FlightRecorder
+from modtrace.capture.mechanisms.flight_recorder import (
+    CONFIRM_NS,
+    FULL_SHARE,
+    OFTEN_NS,
+    QUIET_NS,
+    SHARE,
+    FlightRecorder,
+)
 
 STARTED = 1_700_000_000_000_000_000
 MILLISECOND = 1_000_000
@@ -110,7 +117,7 @@ def test_a_group_is_written_once_with_its_ranks(ring):
 
 
 def test_the_ring_is_read_only_when_that_is_due(ring):
-    """Not where nothing is new; not more often than OFTEN_NS; at once where it is filling up, or nothing moves."""
+    """Not where nothing is new; not more often than OFTEN_NS, but where nothing moves for a second."""
     recorder = FlightRecorder(ring.context)
     recorder.look()  # what was there before the recording
     ring.now = OFTEN_NS
@@ -127,10 +134,33 @@ def test_the_ring_is_read_only_when_that_is_due(ring):
     ring.launch()
     ring.now += 1
     assert looked(recorder) == []  # not due yet
-    assert looked(recorder) == [2]  # nothing has happened since it was looked at
-    for _ in range(6):
+    ring.now += OFTEN_NS
+    ring.reading_ns = OFTEN_NS
+    assert looked(recorder) == [2]
+    ring.launch()
+    assert looked(recorder) == []
+    ring.now += QUIET_NS
+    assert looked(recorder) == [3]  # however much reading costs: nothing has happened for a second
+
+
+def test_a_ring_that_fills_up_is_read_more_often(monkeypatch):
+    def until_read_ns(new):
+        """Of a ring of ten, with so many new ones, while something ends all the time."""
+        ring = Ring(monkeypatch, size=10, reading_ns=10 * MILLISECOND)
+        recorder = FlightRecorder(ring.context)
         ring.launch()
-    assert looked(recorder) == [3, 4, 5, 6, 7, 8]  # more than half of the ring is new
+        recorder.look()
+        began, reads = ring.now, ring.reads
+        for _ in range(new):
+            ring.launch()
+        while ring.reads == reads:
+            ring.now += 50 * MILLISECOND
+            ring.ended += 1
+            recorder.look()
+        return ring.now - began
+
+    share_ns = 10 * MILLISECOND
+    assert FULL_SHARE * share_ns <= until_read_ns(6) < SHARE * share_ns <= until_read_ns(5)
 
 
 def test_what_reading_costs_makes_it_rarer(monkeypatch):
@@ -184,6 +214,7 @@ def test_one_under_way_that_has_left_the_ring_has_an_unknown_end(ring):
     recorder.look()
     for _ in range(10):
         ring.launch()
+    ring.now += OFTEN_NS
     recorder.look()
     rows = recorder.take()[1]
     assert dict(zip(rows["collective"], rows["ended"], strict=True))[0] is None

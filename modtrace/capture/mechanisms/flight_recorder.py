@@ -2,9 +2,9 @@
 
 torch keeps the newest collectives in a ring (2,000 by default). To read it costs as much as it holds, however little is
 new: 20 us an entry. How many have been launched and have ended is told in 50 us. So that is asked often, and the ring
-is read when something is new and this costs no more than 1 part in 200 of the time, or it is about to overrun, or
-nothing happens any more: whoever waits in a collective then stays there. What is under way is said to be so anew each
-second.
+is read when something is new and this costs no more than 1 part in 200 of the time, 1 in 50 where it is about to
+overrun, or where nothing has happened for a second: whoever waits in a collective then stays there. What is under way
+is said to be so anew each second.
 """
 
 from __future__ import annotations
@@ -29,9 +29,13 @@ RING: Final = 2_000
 RING_NAMES: Final = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 """Variables of the environment that say how many torch keeps, and how many it does without them."""
 FULL: Final = 0.6
-"""The ring is read when this part of it is new."""
+"""The ring is about to overrun when this part of it is new."""
 SHARE: Final = 200
-"""Reading takes 1 part of so many of the time, but where the ring is about to overrun."""
+"""Reading takes 1 part of so many of the time."""
+FULL_SHARE: Final = 50
+"""The same where the ring is about to overrun: then rather some are lost than the program is held up."""
+QUIET_NS: Final = 1_000_000_000
+"""Where nothing has been launched and nothing has ended for so long, the ring is read: somebody may wait for ever."""
 OFTEN_NS: Final = 400_000_000
 """The ring is read no more often."""
 CONFIRM_NS: Final = 1_000_000_000
@@ -85,7 +89,7 @@ class FlightRecorder:
         self._counts: dict[Any, tuple[int, int]] = {}
         self._read_counts: dict[Any, tuple[int, int]] = {}
         self._read_at_ns = -OFTEN_NS
-        self._read_cost_ns = self._confirmed_ns = 0
+        self._read_cost_ns = self._confirmed_ns = self._changed_ns = 0
         self._newest = -1
         self._lost = 0
         self._settled: list[_Row] = []
@@ -161,15 +165,16 @@ class FlightRecorder:
 
     def _look(self) -> None:
         before, counts = self._counts, self._counted()
-        self._counts = counts
         now = self._context.clock()
+        if counts != before:
+            self._counts, self._changed_ns = counts, now
         if counts == self._read_counts:
             self._confirm(now)
             return
         new = _launched(counts) - _launched(self._read_counts)
-        is_quiet = counts == before
-        due_ns = max(OFTEN_NS, SHARE * self._read_cost_ns)
-        if is_quiet or new >= FULL * self._ring or now - self._read_at_ns >= due_ns:
+        share = FULL_SHARE if new >= FULL * self._ring else SHARE
+        is_due = now - self._read_at_ns >= max(OFTEN_NS, share * self._read_cost_ns)
+        if is_due or now - self._changed_ns >= QUIET_NS:
             self._read()
 
     def _confirm(self, now: int) -> None:
