@@ -79,7 +79,8 @@ class Writer:
         """The size that all tables may have that are not of BEYOND_LIMIT; None for any size.
 
         Args:
-            growth: times as large those of BEYOND_LIMIT will be in the end. Room is left for that, three quarters at most.
+            growth: times as large those of BEYOND_LIMIT will be in the end. Room is left for that, three quarters at
+                most.
         """
         if self._max_bytes is None:
             return None
