@@ -1,7 +1,7 @@
 """Small changes of the code, one at a time: the share that tests notice is the strength of the tests.
 
 python benchmarks/mutants.py map FILE [PATHS]   adds to a file which tests run which line, and how long each takes
-python benchmarks/mutants.py run FILE [--count N] [--seed N] [--tests N] [--only PATH:LINE ...]
+python benchmarks/mutants.py run FILE [--count N] [--seed N] [--tests N] [--part K/N] [--again OUTPUT]
 
 Mutants live in a copy of the working tree in a temporary folder. Each runs in a fork that has the libraries loaded.
 """
@@ -17,6 +17,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -32,9 +33,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("capture", "analysis", "trace", "views/models", "views")
-TESTS = ("analysis", "capture", "trace", "views", "torture", "golden", "live", "export", "e2e")
+TESTS = (
+    "analysis", "capture", "trace", "views", "torture", "golden", "live", "export", "e2e", "comparing", "cuda",
+    "debugging", "nonfinite", "cli", "systems", "integrations",
+)  # fmt: skip
 LIBRARIES = ("pandas", "pyarrow.parquet", "textual.app", "torch")
-TIMEOUT_S, KNOWN_S = 60, 25.0
+CPU_S, WAITING, KNOWN_S = 60, 5, 25.0
+"""A mutant has so much processor time, and so many times as long in all: a busy machine is no timeout."""
 COMPARISONS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -146,9 +151,9 @@ def words(path: str) -> set[str]:
     }
 
 
-def chosen_tests(known: dict[str, Any], mutant: dict[str, Any], limit: int) -> list[str]:
-    """At most so many tests that run a mutant's line: those first whose file shares most words with its path, then the
-    quickest.
+def chosen_tests(known: dict[str, Any], mutant: dict[str, Any], limit: int, limit_s: float) -> list[str]:
+    """At most so many tests that run a mutant's line, of so many seconds: files in turn, those first that share most
+    words with its path, of each the quickest.
     """
     of_line = known["lines"].get(mutant["path"], {})
     numbers = of_line.get(str(mutant["line"])) or of_line.get(str(mutant["statement"])) or []
@@ -161,14 +166,27 @@ def chosen_tests(known: dict[str, Any], mutant: dict[str, Any], limit: int) -> l
         file = test.partition("::")[0]
         return f"/test_{name}." not in test, -len(near & words(file)), seconds[test]
 
-    ranked = sorted(tests, key=distance)
+    turns: dict[str, int] = defaultdict(int)
+    ranked = []
+    for test in sorted(
+        tests, key=distance
+    ):  # of each file one, of each a second one ...: those of one are alike
+        file = test.partition("::")[0]
+        ranked.append((turns[file], len(ranked), test))
+        turns[file] += 1
     chosen, spent = [], 0.0
-    for test in ranked[:limit]:
+    for _, _, test in sorted(ranked)[:limit]:
         spent += seconds[test]
-        if chosen and spent > KNOWN_S:
+        if chosen and spent > limit_s:
             break
         chosen.append(test)
     return chosen
+
+
+def label_of(mutant: dict[str, Any]) -> str:
+    """A mutant as it is printed."""
+    change = " ".join(f"{mutant['before']}  ->  {mutant['after']}".split())
+    return f"{mutant['path']}:{mutant['line']}: {change}"
 
 
 class Killer:
@@ -183,12 +201,13 @@ class Killer:
                 file.write(f"{report.nodeid}\n")
 
 
-def failing(tree: Path, tests: list[str], *options: str, timeout_s: float = TIMEOUT_S) -> list[str]:
+def failing(tree: Path, tests: list[str], *options: str, cpu_s: int = CPU_S) -> list[str]:
     """The tests that fail in a tree, run in a fork; "timeout" or "import" where it does not come so far."""
     log = tree / "killers.txt"
     log.unlink(missing_ok=True)
     if not (child := os.fork()):
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s + _spent_s(), cpu_s + _spent_s()))
         os.chdir(tree)
         os.environ["PYTHONPATH"], sys.dont_write_bytecode = str(tree), True
         output = os.open(tree / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -203,7 +222,7 @@ def failing(tree: Path, tests: list[str], *options: str, timeout_s: float = TIME
         finally:
             sys.stderr.flush()
             os._exit(status)  # nothing of the parent's is cleared away
-    deadline, status = time.monotonic() + timeout_s, None
+    deadline, status = time.monotonic() + WAITING * cpu_s, None
     while status is None and time.monotonic() < deadline:
         ended, raw = os.waitpid(child, os.WNOHANG)
         status = os.waitstatus_to_exitcode(raw) if ended else None
@@ -211,9 +230,16 @@ def failing(tree: Path, tests: list[str], *options: str, timeout_s: float = TIME
     if status is None:
         os.killpg(child, signal.SIGKILL)
         os.waitpid(child, 0)
+    if status in (None, -signal.SIGXCPU, -signal.SIGKILL):
         return ["timeout"]
     names = log.read_text().splitlines() if log.exists() else []
     return names or ([] if status == 0 else ["import"])
+
+
+def _spent_s() -> int:
+    """Processor seconds of this process so far, rounded up."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return int(used.ru_utime + used.ru_stime) + 1
 
 
 def run(known: dict[str, Any], options: argparse.Namespace) -> None:
@@ -228,27 +254,29 @@ def run(known: dict[str, Any], options: argparse.Namespace) -> None:
         )
         every = mutants(tree)
         picked = random.Random(options.seed).sample(every, min(options.count, len(every)))
-        if options.only:
-            picked = [mutant for mutant in every if f"{mutant['path']}:{mutant['line']}" in options.only]
+        part, parts = map(int, options.part.split("/"))
+        picked = picked[part - 1 :: parts]
+        if options.again:
+            survivors = set(re.findall(r"^ *\d+ (.*)\n +SURVIVED", options.again.read_text(), re.MULTILINE))
+            picked = [mutant for mutant in picked if label_of(mutant) in survivors]
         killers: dict[str, list[str]] = defaultdict(list)
         survived = 0
         for number, mutant in enumerate(picked):
-            tests, path = chosen_tests(known, mutant, options.tests), tree / mutant["path"]
+            tests, path = chosen_tests(known, mutant, options.tests, options.seconds), tree / mutant["path"]
             original = path.read_bytes()
             path.write_bytes(mutant["source"])
             try:
                 killer = failing(tree, tests, "-x") if tests else []
             finally:
                 path.write_bytes(original)
-            change = " ".join(f"{mutant['before']}  ->  {mutant['after']}".split())
-            label = f"{mutant['path']}:{mutant['line']}: {change}"
+            label = label_of(mutant)
             survived += not killer
             for test in killer:
                 killers[test].append(label)
             state = f"killed by {killer[0]}" if killer else f"SURVIVED {len(tests)} tests"
             print(f"{number + 1:4} {label}\n     {state}", flush=True)
         sound = [test for test in killers if "::" in test]
-        for test in failing(tree, sound, timeout_s=1_000) if sound else []:
+        for test in failing(tree, sound, cpu_s=1_000) if sound else []:
             print(f"NOT SOUND, fails without a mutant: {test} for {killers.get(test)}")
         print(f"{len(picked) - survived} of {len(picked)} killed, {(1 - survived / len(picked)):.1%}")
 
@@ -266,7 +294,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tests", type=int, default=80)
-    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--part", default="1/1", help="the first, second ... of so many parts")
+    parser.add_argument("--seconds", type=float, default=KNOWN_S, help="of tests for a mutant")
+    parser.add_argument("--again", type=Path, help="those alone that survived in this output")
     options = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     os.chdir(ROOT)

@@ -1,9 +1,10 @@
 """What tracing costs, beside nothing, an empty pair of hooks and torch's own profiler: `python benchmarks/overhead.py`.
 
-All variants take turns in one run, on one thread, with the garbage collector as users have it; a number is the least
-of the rounds, for what else the machine does can only add to it. A window begins when the variant has warmed up and is
-long enough for modtrace to write several times in it. What happens once a trace or once a module is measured apart. The
-profiler's work after a window, which is long, is left out.
+All variants take turns in one run, on one thread, with the garbage collector as users have it. Each window of a variant
+stands between two without one, and is held against their mean: a machine whose speed wanders slows all three. A number
+is the median of the rounds. A window begins when the variant has warmed up and is long enough for modtrace to write in
+it. What happens once a trace or once a module is measured apart. The profiler's work after a window, which is long, is
+left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +30,7 @@ import modtrace
 
 IDENTITIES = 1_000
 WARM_UP_S = 0.4
+UNTRACED_SHARE = 0.4
 CALLS = "modtrace, engine calls"
 BARS = {
     "identity: added by modtrace / added by empty pair": 2.2,
@@ -58,7 +60,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The least of the rounds of one variant on one model."""
+    """The median of the rounds of one variant on one model; the times are `ratio` times that without a variant."""
 
     model: str
     variant: str
@@ -143,22 +145,27 @@ def measure(
     name: str, forward: Callable[[], object], calls: int, *, forwards: int, rounds: int
 ) -> list[Measurement]:
     """All variants on one model, taking turns."""
-    seconds: dict[str, list[float]] = {variant.name: [] for variant in VARIANTS}
+    untraced, *others = VARIANTS
+    beside = replace(untraced, share=UNTRACED_SHARE)
+    ratios: dict[str, list[float]] = {variant.name: [] for variant in others}
+    seconds = [window(beside, forward, forwards)]
     for _ in range(rounds):
-        for variant in VARIANTS:
-            seconds[variant.name].append(window(variant, forward, forwards))
-    least = {variant: min(taken) for variant, taken in seconds.items()}
-    untraced = least["untraced"]
+        for variant in others:
+            taken = window(variant, forward, forwards)
+            seconds.append(window(beside, forward, forwards))
+            ratios[variant.name].append(taken / statistics.mean(seconds[-2:]))
+    usual_s = statistics.median(seconds)
+    medians = {untraced.name: 1.0} | {variant: statistics.median(each) for variant, each in ratios.items()}
     return [
         Measurement(
             model=name,
             variant=variant,
-            forward_us=taken * 1e6,
-            call_ns=taken / calls * 1e9,
-            ratio=taken / untraced,
-            added_ns=(taken - untraced) / calls * 1e9,
+            forward_us=ratio * usual_s * 1e6,
+            call_ns=ratio * usual_s / calls * 1e9,
+            ratio=ratio,
+            added_ns=(ratio - 1) * usual_s / calls * 1e9,
         )
-        for variant, taken in least.items()
+        for variant, ratio in medians.items()
     ]
 
 

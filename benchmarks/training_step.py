@@ -102,6 +102,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8, choices=range(1, WARM_UP))
+    parser.add_argument("--only", default="", help="models whose name has this in it")
     parser.add_argument("--check", action="store_true", help="exit with 1 if the bar is missed")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -115,6 +116,8 @@ def main() -> int:
     }
     steps |= {name: training_step(make()) for name, make in models().items()}
     for name, step in steps.items():
+        if options.only not in name:
+            continue
         seconds = measure(step, rounds=options.rounds, steps=options.steps)
         print(name)
         for variant, taken in seconds.items():

@@ -39,6 +39,7 @@ ROWS = {
     "compilations": "One row a graph that `torch.compile` made. Empty where nothing was compiled.",
     "values": "One row a tensor whose range was read, in the order in which they came to be. Empty unless asked for: `trace(values=\"0:3\")`; with `trace(nan=True)` there are the steps around what is not finite.",
     "ranks": "One row a start of a rank: where it stands beside the others ([ranks.md](ranks.md)). `modtrace ranks` shows it.",
+    "collectives": "One row a collective of `torch.distributed` and rank, in order of launch within each rank ([ranks.md](ranks.md#collectives)). Empty where there is no process group.",
     "nonfinite": "One row a step in which values were not finite, those that should be first. Empty unless asked for: `trace(nan=True)`.",
     "series(name)": "One row a step in which the module of that name ran, and rank. A folded name (`h.*.mlp`) is all its repeats added up; phases, spans and functions have names too (`optimizer`, `phase:optimizer`).",
     "series()": "One row a change of what is held on a device. Empty unless memory was watched: `trace(memory=\"0:3\")`.",

@@ -107,6 +107,9 @@ SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
      )),
     ("Gaps: what is missing in a trace",
      "Every view shows them (`!` in the viewer), and `t.gaps` has them. The rest is recorded.", (
+        (r"Flight Recorder is turned off", "Leave `TORCH_FR_BUFFER_SIZE` unset, or above 0. [Collectives](ranks.md#collectives)."),
+        (r"Flight Recorder keeps", "Give torch a larger `TORCH_FR_BUFFER_SIZE`. [Collectives](ranks.md#collectives)."),
+        (r"collectives of \.\.\. are not recorded", "Nothing to do: those of Gloo alone are. [Collectives](ranks.md#collectives)."),
         (r": torch \.\.\. has no", OTHER_TORCH),
         (r"did not come to its end|ended before anything|still running", "The process was killed, or runs on. What was written up to a second before is there."),
         (r"its first \.\.\. rows|calls that were written are missing|left out: what they belong|^batch |became shorter|cannot be opened|does not begin|has columns that|^holds |^is cut|is not a regular file$|removed or changed", "What is whole is shown. " + DAMAGED),

@@ -173,6 +173,14 @@ class Trace(Exports):
         return self._frame("ranks")
 
     @property
+    def collectives(self) -> pd.DataFrame:
+        """One row a collective (all_reduce, barrier ...) and rank: when it was launched, in which call, how late.
+
+        On Gloo. Of a run that was thinned (`keep`) those of the steps that are recorded in full.
+        """
+        return self._frame("collectives")
+
+    @property
     def compilations(self) -> pd.DataFrame:
         """One row a graph that `torch.compile` made, with its time and, where it was made again, the reason."""
         return self._frame("compilations")

@@ -12,6 +12,7 @@ from modtrace.analysis.calls import calls
 from modtrace.analysis.compilations import compilations
 from modtrace.analysis.kernels import kernels
 from modtrace.analysis.modules import modules
+from modtrace.analysis.ranks.joined_collectives import collectives
 from modtrace.analysis.ranks.rank_rows import ranks
 from modtrace.analysis.rollup_windows import rollup_frame
 from modtrace.analysis.roofline import device_keys
@@ -43,6 +44,7 @@ _MAKERS: Final[dict[str, Callable[[Stored], pd.DataFrame]]] = {
     "values": values,
     "nonfinite": answers.nonfinite,
     "ranks": ranks,
+    "collectives": collectives,
     "rollups": rollup_frame,
     "memory": memory_series,
 }

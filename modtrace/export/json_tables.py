@@ -31,6 +31,7 @@ _WHERE_RECORDED: Final = (
     "compilations",
     "values",
     "nonfinite",
+    "collectives",
     "rollups",
     "holders",
     "memory",

@@ -69,7 +69,7 @@ def to_wandb(trace: Trace, run: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="modtrace-") as folder:
         report = Path(folder) / "modtrace.html"
         trace.to_html(report)
-        run.log_artifact(str(report), name=f"modtrace-{run.id}", type="modtrace").wait()
+        run.log_artifact(str(report), name=f"modtrace-{run.id}", type="modtrace")  # a copy is made of it now
 
 
 def to_mlflow(trace: Trace, mlflow: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import signal
@@ -82,3 +83,15 @@ def lacks_interpreter_lock() -> bool:
     """True in a free-threaded Python that runs without its global lock."""
     is_enabled: Any = getattr(sys, "_is_gil_enabled", None)
     return is_enabled is not None and not is_enabled()
+
+
+def clock_name() -> str:
+    """The same for processes that share one wall clock, those of one machine since it was started. It names no machine:
+    it is a hash, 16 hexadecimal digits.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            machine = file.read()
+    except (OSError, UnicodeError):
+        machine = platform.node()
+    return hashlib.sha256(machine.encode()).hexdigest()[:16]

@@ -402,6 +402,7 @@ RANKS: Final = (
     PublicColumn("optimizer_ns", "Int64", "median of its optimizer's step", _NO_STEPS_COUNT),
     PublicColumn("other_ns", "Int64", "median of all further time of it", _NO_STEPS_COUNT),
     PublicColumn("modules_ns", "Int64", "median of the time that its modules took themselves, forward and backward, without wrappers such as DistributedDataParallel", _NO_STEPS_COUNT),
+    PublicColumn("wait_ns", "Int64", "median over the same steps of the time in which a collective that it had launched waited for other ranks", "no collectives are recorded, or not of all ranks by one clock, or these are sums"),
     PublicColumn("late", "boolean", "the others wait for it", "it could not be held against peers"),
 )  # fmt: skip
 
@@ -437,6 +438,27 @@ ROLLUPS: Final = (
     ),
 )  # fmt: skip
 
+_NOT_ALL: Final = "not all ranks of its group have a row, or their clocks are not one"
+COLLECTIVES: Final = (
+    PublicColumn("rank", "int64", "as in `calls`"),
+    PublicColumn("attempt", "int64", "0 for the first start of its rank, 1 for the second"),
+    PublicColumn("step", "Int64", "the step in which it was launched", "outside of steps"),
+    PublicColumn("call", "Int64", "the innermost call that was open on its thread when it was launched", "none was"),
+    PublicColumn("group", "str", "torch's own name of its process group"),
+    PublicColumn("description", "str", "default_pg, mesh_dp: what its group is for", "the program does not say"),
+    PublicColumn("sequence", "Int64", "its number in its group, the same in all ranks", "it is between two ranks"),
+    PublicColumn("operation", "str", "all_reduce, all_gather, barrier ..."),
+    PublicColumn("start_ns", "int64", "when this rank launched it, since the start of recording in its process"),
+    PublicColumn("late_ns", "Int64", "how long after the first rank of its group", _NOT_ALL),
+    PublicColumn("wait_ns", "Int64", "from then until the last rank of its group launched it; the program may have gone on meanwhile", _NOT_ALL),
+    PublicColumn("ended", "boolean", "it was over, well or by an error, when it was last looked at", "torch does not say"),
+    PublicColumn("seen_ns", "int64", "when that was, since the start of recording in its process"),
+    PublicColumn("ranks", "int64", "so many ranks have a row of it"),
+    PublicColumn("group_ranks", "Int64", "so many ranks its group has", "not known"),
+    PublicColumn("input_bytes", "Int64", "of the tensors that this rank gave", "not known"),
+    PublicColumn("output_bytes", "Int64", "of those that it got", "not known"),
+)  # fmt: skip
+
 FRAMES: Final = {
     "calls": CALLS,
     "modules": MODULES,
@@ -452,6 +474,7 @@ FRAMES: Final = {
     "values": VALUES,
     "nonfinite": NONFINITE,
     "ranks": RANKS,
+    "collectives": COLLECTIVES,
     "rollups": ROLLUPS,
     "series(name)": MODULE_SERIES,
     "series()": MEMORY_SERIES,

@@ -37,6 +37,7 @@ from modtrace.trace.schema import (
     VERSION,
 )
 from modtrace.trace.stream_reader import Budget, Damage, ForeignSchema, read_batches
+from modtrace.trace.table_keys import last_of_each
 from modtrace.trace.validate import check
 
 MAX_PROCESSES: Final = 65_536
@@ -101,6 +102,8 @@ class Process:
     world_size: int | None
     pid: int | None
     started_unix_ns: int | None
+    clock: str | None
+    """The same for processes that share one wall clock; None where that is not known."""
     torch: str | None
     devices: tuple[str, ...]
     recursion_limit: int | None
@@ -308,9 +311,11 @@ class Stored:
 
     def _read_one(self, index: int, folder: Path, table: str) -> pa.Table:
         rows = self._read_file(index, folder, table, STREAM_SUFFIX)
-        if table not in ("rollups", "thinned"):
+        if table not in ("rollups", "thinned", "collectives"):
             return rows
         latest = self._read_file(index, folder, table, LATEST_SUFFIX)
+        if table == "collectives":
+            return last_of_each(pa.concat_tables([latest, rows]), "collective")
         return side_tables.with_latest(rows, latest)
 
     def _read_file(self, index: int, folder: Path, table: str, suffix: str) -> pa.Table:
@@ -472,6 +477,7 @@ def process_of(folder: Path, last_ns: int, last_call_ns: int = 0) -> Process:
         world_size=_count(data, "world_size"),
         pid=_count(data, "pid"),
         started_unix_ns=_count(data, "started_unix_ns", _UNIX_LIMIT),
+        clock=_text(data, "clock"),
         torch=_text(data, "torch"),
         devices=tuple(plain(d, 200) for d in devices[:64] if isinstance(d, str))
         if isinstance(devices, list)

@@ -10,7 +10,7 @@ Version history
     1.0  calls of modules, functions, backwards, phases and spans; FLOPs, memory, kernels, device times, waits.
     1.1  what a recording's failures were raised by, compilations, parameters of optimizers, the steps asked for.
     1.2  ranges of values, where values that are not finite began, sums of modules over windows of steps, steps that
-         were left out, calls of allocations.
+         were left out, calls of allocations, collectives.
 """
 
 from __future__ import annotations
@@ -233,6 +233,28 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("reason", "string", "why it did not fit; null with --no-messages", True),
         Column("error", "string", "why nothing could be compiled", True),
     ),
+    # The process groups of torch.distributed in which collectives were launched: one row each.
+    "process_groups": (
+        Column("process_group", "int32", "key in its process, torch's own number"),
+        Column("name", "string", "torch's own name, the same in all its ranks; one that was made again has it again"),
+        Column("description", "string", "default_pg, mesh_dp: what it is for; undefined where the program says nothing"),
+        Column("backend", "string", "gloo", True),
+        Column("ranks", "list<int64>", "its ranks, as numbered in the whole job; null where not known", True),
+    ),
+    # Collectives, as torch's Flight Recorder keeps them: one row each. Those under way, and the last one of each group that has
+    # ended, are in a file of their own too, which is replaced; where both have a row this one counts.
+    "collectives": (
+        Column("collective", "int64", "key in its process, in the order in which they were launched; numbers that are left out are not recorded"),
+        Column("process_group", "int32", "row key in `process_groups` of the same process"),
+        Column("sequence", "int64", "its number in its group, the same in all its ranks; null for what is sent from one rank to another", True),
+        Column("operation", "string", "all_reduce, all_gather, barrier ..."),
+        Column("at_ns", "int64", "nanoseconds since the start of recording: when it was launched"),
+        Column("thread", "int32", "thread that launched it, as the threads of calls; null for one that ran no module", True),
+        Column("ended", "bool", "it was over, well or by an error, at `seen_ns`; null where torch does not say", True),
+        Column("seen_ns", "int64", "nanoseconds since the start of recording: when it was last looked at"),
+        Column("input_bytes", "int64", "of the tensors that this rank gave; null where not known", True),
+        Column("output_bytes", "int64", "of those that it got, likewise", True),
+    ),
     # Each distinct structure of inputs or outputs once.
     "signatures": (
         Column("signature", "int32", "key"),
@@ -437,7 +459,7 @@ BEYOND_LIMIT: Final = frozenset({"rollups", "thinned", "modules", "names", "gaps
 
 TABLES_SINCE: Final = {
     "parameters": 1, "compilations": 1, "asked": 1, "device_starts": 1, "values": 2, "nonfinite": 2,
-    "rollups": 2, "thinned": 2,
+    "rollups": 2, "thinned": 2, "process_groups": 2, "collectives": 2,
 }  # fmt: skip
 """The minor versions that added tables; the others were there from the first."""
 
@@ -447,7 +469,7 @@ _CODES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("values", "kind"): VALUE_KINDS, ("nonfinite", "kind"): VALUE_KINDS, ("nonfinite", "verdict"): VERDICTS,
 }  # fmt: skip
 """Columns that are an index into these."""
-_MOMENTS: Final = ("start_ns", "at_ns", "freed_ns", "from_ns", "to_ns")
+_MOMENTS: Final = ("start_ns", "at_ns", "freed_ns", "from_ns", "to_ns", "seen_ns")
 _YEARS_NS: Final = 1 << 56
 """Two years."""
 

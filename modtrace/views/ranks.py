@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Final
 
 from modtrace.analysis.ranks.heat_map import column_of, floor_ns
 from modtrace.analysis.ranks.rank_faults import RankFaults, rank_faults
 from modtrace.analysis.ranks.rank_numbers import RankNumbers
 from modtrace.analysis.ranks.rank_report import LateRank, ModuleOverRanks, RankReport
+from modtrace.analysis.ranks.rank_waits import CollectiveWait, LaunchedCollective, StandingRank
 from modtrace.analysis.ranks.stragglers import INPUT_SLOW, MODULE_SLOW
 from modtrace.text import and_more, fit, pad, plain
-from modtrace.units import count, duration, plural, rounded
+from modtrace.units import count, duration, plural, rounded, size
 from modtrace.views.styled_lines import HEADING, Line, plain_lines
 
 MANY_RANKS: Final = 16
@@ -23,13 +24,17 @@ SIGNS: Final = ".-+*#"
 """Of the levels of a heat map: as usual, and from 5, 10, 25 and 50 % more on."""
 _MANY_IN_SUMMARY: Final = 2
 _MANY_NAMED: Final = 6
+_MANY_PLACES: Final = 3
 _MANY_CUT: Final = 3
 _MANY_CHARACTERS: Final = 140
-_COLUMNS: Final = (
+_COLUMNS: Final[tuple[tuple[str, str, int], ...]] = (
     ("step", "step_ns", 7), ("data", "data_ns", 7), ("forward", "forward_ns", 8), ("backward", "backward_ns", 9),
     ("optim", "optimizer_ns", 7), ("other", "other_ns", 7), ("modules", "modules_ns", 8),
 )  # fmt: skip
 """Title, key and width of each column."""
+_WAIT: Final = ("wait", "wait_ns", 7)
+"""Beside them where it is known, in place of `other` in a narrow terminal."""
+_WIDE: Final = 92
 
 
 def ranks_lines(report: RankReport, width: int, limit: int = MANY_RANKS) -> list[Line]:
@@ -72,7 +77,8 @@ def remarks(report: RankReport) -> list[str]:
 
 def _wrong(report: RankReport) -> list[str]:
     faults = rank_faults(report)
-    return [*_failures(faults, report), *_behind(faults), *map(_late, report.late)]
+    stands = [*map(waits_text, faults.waits)] or _behind(faults)
+    return [*_failures(faults, report), *stands, *map(_late, report.late)]
 
 
 def _cut_short(report: RankReport) -> list[str]:
@@ -139,9 +145,9 @@ def _failures(faults: RankFaults, report: RankReport) -> list[str]:
             f"{_error(faults.noticed[0])}"
         )
     if faults.missing:
-        size = max(rank.world_size or 0 for rank in report.ranks)
+        world = max(rank.world_size or 0 for rank in report.ranks)
         verb = "has" if len(faults.missing) == 1 else "have"
-        lines.append(f"{named(faults.missing)} of {count(size)} {verb} written nothing to this trace")
+        lines.append(f"{named(faults.missing)} of {count(world)} {verb} written nothing to this trace")
     unread = [rank for rank in report.ranks if rank.fault is not None]
     lines += [f"{rank.folder} cannot be read: {rank.fault}" for rank in unread]
     if faults.unequal is not None:
@@ -149,6 +155,63 @@ def _failures(faults: RankFaults, report: RankReport) -> list[str]:
         short = [rank.rank for rank in report.last_starts if rank.steps == fewest]
         lines.append(f"{named(short)} ended after {plural(fewest, 'step')}, others after {count(most)}")
     return lines
+
+
+def waits_text(wait: CollectiveWait) -> str:
+    """Ranks that wait in a collective and for how long, those that are missing from it, and where these are."""
+    first, waiting = wait.first, wait.waiting
+    group = first.group.description if first.group.description not in ("", "undefined") else first.group.name
+    title = f"{_collective(first)} (group {group})"
+    places = and_more([*dict.fromkeys(_place(rank) for rank in waiting)], _MANY_PLACES)
+    long = f"for at least {duration(first.waited_ns or 0)}"
+    verb = "waits" if len(waiting) == 1 else "wait"
+    who = f"{named(rank.rank for rank in waiting)} {verb}"
+    if wait.others:
+        texts = dict.fromkeys(_collective(one) for _, one in wait.others)
+        others = [
+            f"{named(rank.rank for rank, one in wait.others if _collective(one) == text)} in {text}"
+            for text in texts
+        ]
+        return (
+            f"ranks have called different collectives (group {group}): {who} in {_collective(first)}, "
+            f"{and_more(others, _MANY_PLACES)}, {long}"
+        )
+    if not wait.missing:
+        return f"all ranks have called {title}, and it has not ended: {who} in {places} {long}"
+    missing = named(rank.rank for rank in wait.missing)
+    are = "is" if len(wait.missing) == 1 else "are"
+    parts = [f"{missing} {are} missing from {title}: {who} in {places} {long}"]
+    parts += [_missing(rank, first.group.key) for rank in wait.missing[:_MANY_PLACES]]
+    return "; ".join(parts)
+
+
+def _collective(one: LaunchedCollective) -> str:
+    """`all_reduce 41 of 4.0 MiB`."""
+    return f"{one.operation} {count(one.sequence)}" + (
+        f" of {size(one.input_bytes)}" if one.input_bytes else ""
+    )
+
+
+def _place(rank: StandingRank) -> str:
+    return (rank.end.place if rank.end is not None else "") or "no module"
+
+
+def _missing(rank: StandingRank, group: Hashable) -> str:
+    """Where a rank is that others wait for, and how far it has come in their group."""
+    end = rank.end
+    if end is None:
+        return f"rank {rank.rank} has written nothing"
+    last = rank.collectives.last.get(group) if rank.collectives is not None else None
+    came = (
+        f"rank {rank.rank}'s last is {count(last.sequence)}"
+        if last is not None
+        else f"rank {rank.rank} has called none"
+    )
+    if not end.is_open:
+        return f"{came}, it has {'failed' if end.failed else 'ended'}"
+    step = f", at step {count(end.step)}" if end.step is not None else ""
+    long = f", for at least {duration(end.open_ns)}" if end.open_ns else ""
+    return f"{came}, it {'is' if end.running else 'was'} in {_place(rank)}{step}{long}"
 
 
 def _where(rank: RankNumbers) -> str:
@@ -211,23 +274,30 @@ def percent(part: float) -> str:
 
 
 def _rank_table(report: RankReport, width: int, limit: int) -> list[str]:
-    ranks = _shown(report, limit)
-    state_width = max(width - 16 - sum(columns for _, _, columns in _COLUMNS), 9)
-    head = f"  {pad('RANK', 5)} {'steps':>6}" + "".join(
-        f"{title:>{columns}}" for title, _, columns in _COLUMNS
-    )
+    ranks, shown = _shown(report, limit), _columns_of(report, width)
+    state_width = max(width - 16 - sum(columns for _, _, columns in shown), 9)
+    head = f"  {pad('RANK', 5)} {'steps':>6}" + "".join(f"{title:>{columns}}" for title, _, columns in shown)
     lines = [f"{head}  end"]
     for rank in ranks:
         name = f"{rank.rank}.{rank.attempt}" if rank.attempt else str(rank.rank)
-        cells = "".join(f"{_cell(rank.phases_ns[key]):>{columns}}" for _, key, columns in _COLUMNS)
+        times = {**rank.phases_ns, _WAIT[1]: rank.wait_ns}
+        cells = "".join(f"{_cell(times[key]):>{columns}}" for _, key, columns in shown)
         state = fit(plain(rank.end.state or "ended").removeprefix("still "), state_width)
         lines.append(f"  {pad(name, 5)} {count(rank.steps):>6}{cells}  {state}")
     if len(ranks) < len(report.ranks):
         lines.append(f"  {plural(len(report.ranks) - len(ranks), 'more rank')}: modtrace ranks --all")
     lines.append("  medians of steps; modules: their own time, without waiting for other ranks")
+    if _WAIT in shown:
+        lines.append("  wait: a collective that it had launched was not yet launched by all ranks")
     if report.from_sums:
         lines.append("  from sums that each rank wrote (--rollups): forward holds loss functions too")
     return lines
+
+
+def _columns_of(report: RankReport, width: int) -> tuple[tuple[str, str, int], ...]:
+    if len(report.ranks) < 2 or all(rank.wait_ns is None for rank in report.ranks):
+        return _COLUMNS
+    return (*(shown for shown in _COLUMNS if width >= _WIDE or shown[0] != "other"), _WAIT)
 
 
 def _cell(ns: int | None) -> str:

@@ -438,3 +438,19 @@ def test_the_counters_are_on_disk_when_the_error_leaves_the_model(monkeypatch, t
     assert [rows["device_memory"] for rows in seen] == [
         t._tracer.rows["device_memory"] - 1
     ]  # one more at the end
+
+
+@pytest.mark.parametrize(
+    ("allocated", "unused", "elsewhere"), [(50, 15, 25), (75, 15, 0), (80, 15, None), (None, 15, None)]
+)
+def test_what_others_hold_on_the_device(allocated, unused, elsewhere):
+    message = AllocatorMessage(asked=20, capacity=100, free=10, allocated=allocated, unused=unused)
+    assert message.elsewhere == elsewhere
+
+
+@pytest.mark.parametrize(
+    ("allocated", "unused", "expected"), [(50, 15, (50, 15)), (50, None, (60, 10)), (None, 15, (60, 10))]
+)
+def test_counters_complete_a_message_that_lacks_a_number(allocated, unused, expected):
+    message = AllocatorMessage(None, None, None, allocated, unused).completed(allocated=60, reserved=70)
+    assert (message.allocated, message.unused) == expected

@@ -21,6 +21,7 @@ from modtrace.device_peaks.cache import DevicePeaks, cached, entry_of
 from modtrace.errors import UsageError
 from modtrace.trace.reader import open_trace
 from modtrace.views import console
+from modtrace.views.models.roofline_notes import MANY
 from modtrace.views.roofline import roofline_lines
 
 REACHED = {"cpu": DevicePeaks("a device", {"float32": 10**12}, 10**11)}
@@ -217,6 +218,17 @@ def test_no_flops_no_roof():
     with modtrace.trace(flops=False) as t:
         nn.Linear(2, 2)(torch.ones(1, 2))
     assert "no FLOPs are known" in console.roofline_text(t._read())
+    assert roofline(t._read(), REACHED) == []
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_as_many_as_there_is_room_for(more):
+    with modtrace.trace() as t:
+        nn.Linear(32, 64)(torch.ones(8, 32))
+    points = roofline(t._read(), {}) * (MANY + more)
+    text = "\n".join(roofline_lines(points, {}, None, width=80))
+    assert text.count("Linear") >= MANY
+    assert (" more" in text) == (more > 0)
 
 
 def test_measured_and_kept_until_it_is_measured_again(tmp_path, monkeypatch):

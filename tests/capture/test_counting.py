@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import modtrace
+from modtrace.analysis.flops import _flags as flags
 
 aten = torch.ops.aten
 
@@ -893,3 +895,9 @@ def test_what_is_made_of_other_operations_is_known_in_inference_mode():
     with torch.inference_mode(), modtrace.trace() as t:
         assert torch.equal(model(given), expected)
     assert t.steps["flops"].tolist() == [2 * 3 * 4 * 6 + 2 * 3 * 4 * 3 + 2 * 3 * 4 * 4]
+
+
+def test_a_flag_of_an_older_trace_is_set():
+    """A column that a trace does not have is null; what may have been counted is taken to have been."""
+    table = pa.table({"counted": pa.array([True, False, None])})
+    assert flags(table, "counted").tolist() == [True, False, True]

@@ -366,7 +366,7 @@ def test_a_call_that_raises_and_one_that_is_interrupted(memory):
             raise self.error
 
     fails, stops, after = Fails(ValueError()), Fails(KeyboardInterrupt()), Holds(memory, 2, 5)
-    with modtrace.trace(flops=False) as trace:
+    with modtrace.trace(engine="hooks", flops=False) as trace:
         with pytest.raises(ValueError):
             fails(given())
         with pytest.raises(KeyboardInterrupt):

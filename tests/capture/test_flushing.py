@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import modtrace
+from modtrace.capture.engine import flusher
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -52,3 +53,21 @@ def test_finalizers_of_the_program_do_not_run_where_blocks_are_written(enabled, 
     gc.collect()
     assert by_then[0] == 0
     assert len(ran_on) >= 1
+
+
+def test_of_a_long_forward_the_last_calls_keep_their_backward(monkeypatch):
+    """What is known of nodes is bounded: a half is forgotten, the older one."""
+    layers = 40
+    model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(layers)])
+    monkeypatch.setattr(flusher, "MANY_GROWN", 10 * flusher.GROWN)
+    with modtrace.trace() as trace:
+        due = trace._tracer._context
+        x = torch.ones(1, 2)
+        for layer in model:
+            due.due = 0  # each call finds a block due
+            x = layer(x)
+        x.sum().backward()
+    calls = trace.calls
+    rows = calls[calls["kind"] == "backward"]
+    names = [int(name) for name in rows["name"] if str(name).isdigit()] or rows["root"].tolist()
+    assert 3 <= len(rows) < layers, names

@@ -100,7 +100,7 @@ def test_random_calls(seed, graded):
     modules[1].inner.extend([modules[2], modules[1]])  # one calls itself
     modules[2].inner.extend([modules[1], modules[2]])
     plans = [Plan(rng, 0) for _ in range(10)]
-    with torch.set_grad_enabled(graded), modtrace.trace(flops=False) as trace:
+    with torch.set_grad_enabled(graded), modtrace.trace(engine="hooks", flops=False) as trace:
         for plan in plans * 2:  # known shapes, and those that were seen before
             with contextlib.suppress(Stop, ValueError):
                 modules[0](plan)

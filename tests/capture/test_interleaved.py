@@ -93,7 +93,7 @@ def test_one_warning_near_the_recursion_limit(depth, warned):
     used = len(list(frames()))
     sys.setrecursionlimit(1_000 + used)
     try:
-        with warnings.catch_warnings(record=True) as caught, modtrace.trace() as trace:
+        with warnings.catch_warnings(record=True) as caught, modtrace.trace(engine="hooks") as trace:
             warnings.simplefilter("always")
             model(torch.ones(1))
             model(torch.ones(1))

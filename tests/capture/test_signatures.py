@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from modtrace.capture.engine import signatures
-from modtrace.capture.engine.signatures import Signatures, arguments_key, keywords_key, value_key
+from modtrace.capture.engine.signatures import (
+    Signatures,
+    arguments_key,
+    is_opaque_class,
+    keywords_key,
+    value_key,
+)
 from modtrace.trace.schema import TEXT_LIMIT
 
 Pair = namedtuple("Pair", "first second")  # noqa: PYI024 - the class itself is what is tested
@@ -256,3 +262,17 @@ def test_the_table_begins_again_where_it_is_full(monkeypatch):
     assert interned.of_tensor(tensors[4]) == 5
     assert interned.of_tensor(tensors[0]) == 6
     assert len(interned.rows()["text"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("cls", "is_opaque"),
+    [
+        (int, True),
+        (dict, True),
+        (torch.nn.Module, True),
+        (Data, False),
+        (type("Own", (), {}), False),
+    ],
+)
+def test_what_is_held_outside_of_the_dict_of_an_instance_is_not_seen(cls, is_opaque):
+    assert is_opaque_class(cls.__mro__) is is_opaque

@@ -20,9 +20,9 @@ PRIVATE = CAPTURE / "torch_private"
 
 NOT_IN_USE = {
     lookup.CUDA_MEMORY, lookup.CUDA_HISTORY, lookup.CUDA_TIMES, lookup.XPU_TIMES, lookup.DEVICE_ROWS,
-    lookup.CUDA_MARKS,
+    lookup.CUDA_MARKS, lookup.COLLECTIVES,
 }  # fmt: skip
-"""Parts that a program on the processor has nothing of."""
+"""Parts that a program of one rank on the processor has nothing of."""
 WATCHED = {"memory", "kernels"}
 """What torch's profiler tells, which may lose events on a busy machine."""
 
@@ -104,7 +104,9 @@ def test_names_of_a_device_are_told_of_where_it_is_used(monkeypatch):
     look_up = lookup.look_up
 
     def without(path):
-        if any(part in path for part in ("cuda", "accelerator", "_KinetoEvent", "MemoryMetadata")):
+        if any(
+            part in path for part in ("cuda", "accelerator", "_KinetoEvent", "MemoryMetadata", "distributed")
+        ):
             raise AttributeError(path)
         return look_up(path)
 

@@ -13,7 +13,7 @@ from modtrace.capture.mechanisms.break_conditions import (
     shape_fits,
 )
 from modtrace.errors import UsageError
-from modtrace.filter_language import holds
+from modtrace.filter_language import Term, holds
 
 ATTENTION = ModuleNames(("encoder.layers.3.self_attn", "shared.attn"), "model", "MultiheadAttention")
 TOP = ModuleNames(("",), "model", "Transformer")
@@ -167,3 +167,14 @@ def test_which_rank_stops():
     assert for_rank("nan", 1, 0) is None
     assert for_rank("nan", 1, 1) == "nan"
     assert for_rank(None, 0, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "matches"),
+    [
+        ("word", "Linear", True), ("word", "fc*", True), ("word", "Lin*", True), ("word", "Conv2d", False),
+        ("name", "Linear", False), ("name", "fc1", True), ("class", "Linear", True), ("class", "fc1", False),
+    ],
+)  # fmt: skip
+def test_a_word_is_a_name_or_a_class(key, text, matches):
+    assert ModuleNames(names=("fc1",), root="net", cls="Linear").match(Term(key, text)) is matches

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from modtrace.capture.debugger.module_frames import code_of
+from modtrace.capture.debugger.prompt_streams import is_notebook
 from tests.debugging.prompts import ROOT, drive, run
 
 EXAMPLES = ROOT / "examples" / "debugging"
@@ -196,3 +201,35 @@ def test_a_name_that_no_module_has_is_said_at_the_end(tmp_path, script):
     session = run(["--break", "blok and step=1", "--break", "fc and step=9"], script, cwd=tmp_path)
     assert "--break 'blok and step=1': no module called blok ran: did you mean block?" in session.text
     assert "'fc and step=9'" not in session.text
+
+
+def test_the_code_of_a_forward_is_found_behind_decorators():
+    def decorated(function):
+        @functools.wraps(function)
+        def around(*args):
+            return function(*args)
+
+        return around
+
+    class Plain(torch.nn.Module):
+        def forward(self, x):
+            return x
+
+    class Decorated(torch.nn.Module):
+        @decorated
+        @decorated
+        def forward(self, x):
+            return x
+
+    partial, python = Plain(), Plain()
+    partial.forward = functools.partial(Plain.forward, partial)
+    python.forward = len
+    assert code_of(Plain()) is code_of(partial) is Plain.forward.__code__
+    assert code_of(Decorated()) is Decorated.forward.__wrapped__.__wrapped__.__code__
+    assert code_of(python) is None
+
+
+@pytest.mark.parametrize(("shell", "is_one"), [(SimpleNamespace(kernel=1), True), (SimpleNamespace(), False)])
+def test_a_notebook_is_told_from_a_shell(monkeypatch, shell, is_one):
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert is_notebook() is is_one

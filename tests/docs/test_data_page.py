@@ -102,7 +102,7 @@ def test_types_are_those_described(made, request):
     frames = {"calls": t.calls, "modules": t.modules, "steps": t.steps, "kernels": t.kernels, "syncs": t.syncs,
               "compilations": t.compilations, "folded": t.folded, "findings": t.findings, "gaps": t.gaps,
               "operations": t.operations, "holders": t.holders, "values": t.values, "nonfinite": t.nonfinite,
-              "ranks": t.ranks, "rollups": t.rollups,
+              "ranks": t.ranks, "collectives": t.collectives, "rollups": t.rollups,
               "series(name)": t.series("Net"), "series()": t.series()}  # fmt: skip
     for name, frame in frames.items():
         for shown in FRAMES[name]:

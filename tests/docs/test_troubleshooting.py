@@ -23,6 +23,7 @@ PASSED_ON = {
     "capture/mechanisms/counter_readings.py": "a gap that was just noted",
     "capture/mechanisms/counting_recorder.py": "names of torch that are not there",
     "capture/mechanisms/device_events.py": "names of torch that are not there, and a gap that was just noted",
+    "capture/mechanisms/flight_recorder.py": "names of torch that are not there",
     "capture/mechanisms/profiler_window.py": "names of torch that are not there",
     "capture/recorders/flops.py": "what the counting says",
     "capture/recorders/functions.py": "names of torch that are not there, and what a mode says",

@@ -159,7 +159,7 @@ def test_columns_are_those_described(trace):
                         "folded": trace.folded, "findings": trace.findings, "gaps": trace.gaps,
                         "operations": trace.operations, "holders": trace.holders, "compilations": trace.compilations,
                         "values": trace.values, "nonfinite": trace.nonfinite, "ranks": trace.ranks,
-                        "rollups": trace.rollups,
+                        "collectives": trace.collectives, "rollups": trace.rollups,
                         "series(name)": trace.series("0"), "series()": trace.series()}.items():  # fmt: skip
         assert [shown.name for shown in FRAMES[name]] == list(frame.columns), name
 

@@ -149,7 +149,7 @@ def _frames(stored: Stored) -> None:
         _never_below(
             frame, ["won_ns", "flops", "share", "calls", "lost_calls"] if "name" in frame else ["won_ns"]
         )
-    for frame in (trace.kernels, trace.syncs, trace.ranks, trace.rollups, trace.series()):
+    for frame in (trace.kernels, trace.syncs, trace.ranks, trace.collectives, trace.rollups, trace.series()):
         _never_below(frame, [name for name in frame.columns if name.endswith(("_bytes", "count", "self_ns"))])
     for name in list(dict.fromkeys([*modules["name"].dropna(), *modules["type"].dropna()]))[:4]:
         try:

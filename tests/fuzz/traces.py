@@ -163,6 +163,36 @@ def thinned(path: Path) -> None:
                 t._tracer.flush()
 
 
+def collective(path: Path) -> None:
+    """Two ranks of a group, the second as the first and a little later, with one collective that has not ended."""
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+
+    class Reduces(torch.nn.Linear):
+        def forward(self, x):
+            distributed.all_reduce(x.clone())
+            return super().forward(x)
+
+    try:
+        model = Reduces(4, 4)
+        with modtrace.trace(path=path) as t:
+            for _ in range(4):
+                model(torch.randn(2, 4))
+                t._tracer.flush()
+            distributed.barrier()
+    finally:
+        distributed.destroy_process_group()
+    image = Image(path)
+    for name, later in (("rank-0", 0), ("rank-1", 1_000)):
+        tables = image.folders[name] = dict(image.folders["rank-0"])
+        rows = [{**row, "at_ns": row["at_ns"] + later} for row in tables["collectives.arrows"].to_pylist()]
+        rows[-1]["ended"] = False
+        groups = [{**row, "ranks": [0, 1]} for row in tables["process_groups.arrows"].to_pylist()]
+        for table, content in (("collectives", rows), ("process_groups", groups)):
+            tables[f"{table}.arrows"] = pa.Table.from_pylist(content, schema=arrow_schema(table))
+    image.write(path)
+
+
 def device(path: Path) -> None:
     """A training loop as a device would be seen in it, which no machine of the tests has."""
     whole = path.with_name(f"{path.name}-whole")
@@ -198,4 +228,5 @@ TRACES: dict[str, Callable[[Path], None]] = {
     "ranks": ranks,
     "device": device,
     "thinned": thinned,
+    "collective": collective,
 }

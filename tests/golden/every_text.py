@@ -29,7 +29,7 @@ from tests.views.every_view import CONSOLE
 HERE = Path(__file__).parent
 FRAMES = (
     "modules", "steps", "folded", "findings", "gaps", "operations", "holders", "kernels", "syncs", "compilations",
-    "values", "nonfinite", "ranks", "rollups",
+    "values", "nonfinite", "ranks", "collectives", "rollups",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import modtrace
+from modtrace.capture.mechanisms.value_tensors import tensors_of
 from modtrace.errors import UsageError
 
 
@@ -465,3 +466,13 @@ def test_a_backward_inside_of_a_transform_is_left_out():
         nn.Identity()(torch.ones(1))
     assert not trace.gaps["reason"].str.contains("from here on").any()
     assert rows_of(trace, kind="output")["maximum"].tolist() == [1.0]
+
+
+def test_a_structure_that_holds_itself_comes_to_an_end():
+    ones = torch.ones(2)
+    inner = [ones]
+    inner.append(inner)
+    places = [place for place, _ in tensors_of({"a": inner, "b": (ones, [ones])})]
+    assert places[0] == "a.0"
+    assert {"b.0", "b.1.0"} <= set(places)
+    assert 3 <= len(places) < 100

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from modtrace.errors import TraceError
+from modtrace.trace import side_tables
 from modtrace.trace.arrow import arrow_schema
 from modtrace.trace.histogram import BUCKET_LIMIT
 from modtrace.trace.side_tables import rollups, with_latest
@@ -48,3 +49,38 @@ def test_the_window_in_progress_is_read_where_it_is_newer():
 def test_what_cannot_be_is_refused(changed):
     with pytest.raises(TraceError, match="contradicts itself"):
         rollups(table({}, changed), np.arange(3), 0)
+
+
+SYNC = {"call": 5, "count": 1, "size_bytes": 8}
+DEVICE_TIME = {"call": 5, "device_ns": 1, "start_ns": 0}
+READING = {
+    "call": 5, "at_ns": 1, "moment": 0, "allocated_bytes": 1, "reserved_bytes": 1, "peak_bytes": 1, "total_bytes": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("amount", [-1, (1 << 63) - 1])
+@pytest.mark.parametrize(
+    ("name", "read", "row", "column"),
+    [
+        ("syncs", side_tables._syncs, SYNC, "count"),
+        ("syncs", side_tables._syncs, SYNC, "size_bytes"),
+        ("device_times", side_tables._device_times, DEVICE_TIME, "device_ns"),
+        *(
+            ("device_memory", side_tables._device_memory, READING, column)
+            for column in ("moment", "allocated_bytes", "reserved_bytes", "peak_bytes", "total_bytes")
+        ),
+    ],
+)
+def test_amounts_of_devices_that_cannot_be(name, read, row, column, amount):
+    """Neither below zero nor beyond any machine; none at all is an amount."""
+
+    def part(value):
+        known = {field.name for field in arrow_schema(name)}
+        given = {key: item for key, item in (row | {column: value}).items() if key in known}
+        return pa.Table.from_pylist([given], arrow_schema(name))
+
+    assert len(read(part(0), np.array([5]), 0)) == 1
+    if column == "moment" and amount > 0:
+        amount = 100
+    with pytest.raises(TraceError, match="contradicts itself"):
+        read(part(amount), np.array([5]), 0)

@@ -25,11 +25,21 @@ from tests.fuzz.traces import TRACES
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    for name in ("watched", "failed", "killed", "forward", "device", "nonfinite", "thinned"):
+    for name in ("watched", "failed", "killed", "forward", "device", "nonfinite", "thinned", "collective"):
         TRACES[name](folder / f"{name}.mtrace")
     with modtrace.trace(path=folder / "compiled.mtrace"):
         torch.compile(torch.nn.ReLU(), backend="eager")(torch.ones(2))
-    names = ("watched", "failed", "killed", "forward", "compiled", "device", "nonfinite", "thinned")
+    names = (
+        "watched",
+        "failed",
+        "killed",
+        "forward",
+        "compiled",
+        "device",
+        "nonfinite",
+        "thinned",
+        "collective",
+    )
     return [Image(folder / f"{name}.mtrace") for name in names]
 
 

@@ -190,3 +190,13 @@ def test_a_folder_that_is_gone_ends_the_writing_of_rows_that_are_not_final(tmp_p
         with pytest.raises(WriteError) as ended:
             writer.replace("gaps", gaps("x"), at_ns=0)
         assert ended.value.cause == "the trace was removed"
+
+
+@pytest.mark.parametrize("length", range(1, 18))
+def test_a_control_total_covers_each_null(length):
+    """Whichever value is null, and however many there are: another total."""
+    totals = {
+        control_total(pa.record_batch({"x": pa.array(np.arange(length), mask=np.arange(length) == at)}))
+        for at in range(length)
+    }
+    assert len(totals) == length

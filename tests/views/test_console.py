@@ -18,6 +18,7 @@ from modtrace.analysis.summary import summarise
 from modtrace.text import cell, fit, plain, width
 from modtrace.trace.reader import open_trace
 from modtrace.views import console
+from modtrace.views.styled_lines import Line
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PAYLOADS = [
@@ -223,3 +224,11 @@ def test_the_direction_of_the_roofline_has_a_column():
     place = {row.index(f" {word} ") for row in (head, *rows) for word in ("fwd", "bwd") if f" {word} " in row}
     assert len(place) == 1
     assert all(("fwd" in row) != ("bwd" in row) for row in (head, *rows))
+
+
+@pytest.mark.parametrize("room", [27, 28, 29, 30, 31])
+def test_a_warning_is_broken_as_late_as_it_can_be(room):
+    """Words of three letters: each line but the last is full, with two columns to spare."""
+    lines = [line.text for line in console._fitted(Line("  ! " + " ".join(["abc"] * 40)), room)]
+    assert " ".join(" ".join(lines).split()) == "! " + " ".join(["abc"] * 40)
+    assert all(room - 2 - 4 < len(line) <= room - 2 for line in lines[:-1])

@@ -7,6 +7,7 @@ from typing import Final
 
 from modtrace.analysis.ranks.rank_numbers import RankNumbers
 from modtrace.analysis.ranks.rank_report import RankReport
+from modtrace.analysis.ranks.rank_waits import CollectiveWait, StandingRank, collective_waits
 
 SLACK_NS: Final = 2_000_000_000
 """Clocks of machines may differ by so much."""
@@ -23,6 +24,7 @@ class RankFaults:
     behind: those that stand and have come less far than all others, where every rank that is in the middle of
         something stands; else empty.
     ahead: those that have come as far as any, and have not come to their end.
+    waits: collectives in which ranks wait.
     unequal: (fewest, most) steps of ranks that all ended well, where these differ.
     """
 
@@ -32,6 +34,7 @@ class RankFaults:
     missing: list[int]
     behind: list[RankNumbers]
     ahead: list[RankNumbers]
+    waits: list[CollectiveWait]
     unequal: tuple[int, int] | None
 
 
@@ -51,8 +54,14 @@ def rank_faults(report: RankReport) -> RankFaults:
         missing=report.missing,
         behind=behind,
         ahead=ahead,
+        waits=_waits(ranks, report.missing),
         unequal=(min(well), max(well)) if differ else None,
     )
+
+
+def _waits(ranks: list[RankNumbers], missing: list[int]) -> list[CollectiveWait]:
+    standing = [StandingRank(rank.rank, rank.end, rank.collectives) for rank in ranks]
+    return collective_waits([*standing, *(StandingRank(rank, None, None) for rank in missing)])
 
 
 def _first(failed: list[RankNumbers], killed: list[RankNumbers]) -> RankNumbers | None:

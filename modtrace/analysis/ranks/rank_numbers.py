@@ -15,7 +15,10 @@ from modtrace.analysis.device_times import accelerators
 from modtrace.analysis.module_names import dotted
 from modtrace.analysis.modules import module_names
 from modtrace.analysis.phases import BACK, RECOMPUTE
+from modtrace.analysis.ranks.process_groups import attempt_of
+from modtrace.analysis.ranks.rank_arrivals import RankLaunches, rank_launches
 from modtrace.analysis.ranks.rank_end import RankEnd, rank_end
+from modtrace.analysis.ranks.rank_waits import RankCollectives, last_collectives
 from modtrace.analysis.step_columns import StepColumns, step_columns
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.reader import Stored
@@ -91,6 +94,10 @@ class RankNumbers:
     devices: accelerators that it used, `cuda`; none for a rank that computes on its processor alone.
     fault: reason for which it cannot be read.
     from_sums: its numbers are those that it added up itself (`--rollups`), its calls were not opened.
+    collectives: those that it launched last; None where it launched none.
+    launches: all of them, until ranks have been held against each other.
+    wait_ns: the median over the steps that count of the time in which a collective of it waited for other ranks; None
+        where not known.
     """
 
     folder: str
@@ -107,15 +114,12 @@ class RankNumbers:
     devices: tuple[str, ...]
     fault: str | None = field(default=None)
     from_sums: bool = False
+    collectives: RankCollectives | None = None
+    launches: RankLaunches | None = None
+    wait_ns: int | None = None
 
 
 PHASE_KEYS: Final = ("step_ns", *_SHOWN, "modules_ns")
-
-
-def attempt_of(folder: str) -> int:
-    """`rank-3.1` is the second start of rank 3: 1."""
-    number = folder.rpartition(".")[2]
-    return int(number) if "." in folder and number.isascii() and number.isdigit() and len(number) < 10 else 0
 
 
 def reduced(stored: Stored, cells: int) -> RankNumbers:
@@ -156,6 +160,8 @@ def reduced(stored: Stored, cells: int) -> RankNumbers:
         role=role,
         times=times,
         devices=tuple(accelerators(stored)),
+        collectives=last_collectives(stored),
+        launches=rank_launches(stored, numbers["in_statistics"].astype(np.bool_)),
     )
 
 

@@ -39,6 +39,7 @@ def rank_rows(report: RankReport) -> list[dict[str, Any]]:
             "steps": rank.steps,
             "whole_steps": rank.whole_steps,
             **rank.phases_ns,
+            "wait_ns": rank.wait_ns,
             "late": rank.rank in late if rank.rank in report.compared else None,
         }
         for rank, role in zip(report.ranks, report.roles, strict=True)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from modtrace.analysis.columns import column, nullable_codes, values_and_known
 from modtrace.analysis.outcome import state_of
+from modtrace.analysis.ranks.process_groups import attempt_of
 from modtrace.analysis.ranks.rank_end import RankEnd, rank_end
 from modtrace.analysis.ranks.rank_numbers import (
     Bools,
@@ -21,10 +22,10 @@ from modtrace.analysis.ranks.rank_numbers import (
     Ints,
     RankNumbers,
     RankStepTimes,
-    attempt_of,
     median_of,
     places_of,
 )
+from modtrace.analysis.ranks.rank_waits import last_collectives
 from modtrace.analysis.recording_end import recorded_until
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.batch_columns import lists_of
@@ -149,6 +150,7 @@ def reduced_from_sums(stored: Stored, width: int) -> RankNumbers | None:
         times=times,
         devices=_devices(stored),
         from_sums=True,
+        collectives=last_collectives(stored),
     )
 
 

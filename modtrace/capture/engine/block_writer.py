@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from modtrace.capture.engine.thinning import TakenRows, Thinning
 from modtrace.capture.engine.thread_buffer import KIND_SHIFT, ThreadBuffer
 from modtrace.device_peaks.measure import device_key
 from modtrace.errors import SizeLimitError
+from modtrace.systems.this_process import clock_name
 from modtrace.trace.folder import write_json
 from modtrace.trace.schema import BEYOND_LIMIT, FUNCTION, MODULE, PROCESS_FILE, THREAD_SHIFT
 from modtrace.trace.writer import Writer
@@ -222,18 +222,19 @@ def write_process(
     *,
     engine: str,
     options: Mapping[str, str],
-    recorded_ns: int,
+    started_unix_ns: int,
     start_ns: int,
 ) -> None:
-    """Write `process.json`. `recorded_ns` is the time since the start of recording, `start_ns` what starting took,
-    `options` what recorders were asked for.
+    """Write `process.json`. `started_unix_ns` is the start of recording by the wall clock, `start_ns` what starting
+    took, `options` what recorders were asked for.
     """
     world = os.environ.get("WORLD_SIZE", "")
     data: dict[str, Any] = {
         "pid": os.getpid(),
         "rank": rank,
         "world_size": int(world) if world.isdigit() else None,
-        "started_unix_ns": time.time_ns() - recorded_ns,
+        "started_unix_ns": started_unix_ns,
+        "clock": clock_name(),
         "torch": str(torch.__version__),
         "devices": [device_key()],
         "recursion_limit": sys.getrecursionlimit(),

@@ -39,6 +39,7 @@ class TraceContext:
     thinning: chooses the steps that are written; None where all are.
     pauses: when the program waited for a person.
     rank: of the process in its job.
+    started_unix_ns: the start of recording by the wall clock, nanoseconds since 1970.
     """
 
     __slots__ = (
@@ -67,6 +68,7 @@ class TraceContext:
         "registry",
         "signatures",
         "stands_in",
+        "started_unix_ns",
         "step",
         "step_is_known",
         "thinning",
@@ -94,6 +96,7 @@ class TraceContext:
         admits: Callable[[torch.nn.Module], bool] | None = None,
         pauses: Pauses | None = None,
         rank: int = 0,
+        started_unix_ns: int = 0,
     ) -> None:
         self.threads = threads
         self.buffers = ThreadBuffers(threads)
@@ -104,6 +107,7 @@ class TraceContext:
         self.clock = clock
         self.pauses = Pauses(clock) if pauses is None else pauses
         self.rank = rank
+        self.started_unix_ns = started_unix_ns
         self.origin_ns = origin_ns
         self.flush: Callable[[ThreadBuffer], None] = _no_flush
         self.flush_now: Callable[[ThreadBuffer], None] = _no_flush

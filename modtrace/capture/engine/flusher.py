@@ -7,10 +7,11 @@ is one only for what is left behind when no hook runs any more.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from modtrace.capture.engine.block_writer import Blocks, TakenBlock
@@ -27,13 +28,31 @@ LATER_NS: Final = 50_000_000
 FIRST_NS: Final = 20_000_000
 MANY_GROWN: Final = 100_000 * GROWN
 """A backward is told apart by module for about so many calls before it."""
+LONGER: Final = 4
+"""Times as long as the last interval the next may be: a program that has only begun calls few modules at first."""
 BLOCK_CALLS: Final = 20_000
 """A block is sought to hold about this many calls (3 MB): at high call rates it is due earlier."""
 
 
+@contextlib.contextmanager
+def without_collecting() -> Iterator[None]:
+    """Collect no garbage on this thread, which is not the program's.
+
+    Python collects in whichever thread allocates, and would run the program's finalizers here: that of a DataLoader's
+    iterator waits for its workers, which only ends in the thread that made them.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 class Flusher:
     """Writes the blocks of one trace; `running` says whether it is still recorded, `read` reads what devices have
-    come to, on a thread of the program's.
+    come to, on a thread of the program's, `has_news` whether recorders have rows although no call has ended.
     """
 
     def __init__(
@@ -43,6 +62,7 @@ class Flusher:
         *,
         running: Callable[[], bool],
         read: Callable[[], None],
+        has_news: Callable[[], bool],
     ) -> None:
         self.spent_ns = 0
         """Cost of writing so far, nanoseconds."""
@@ -53,7 +73,7 @@ class Flusher:
         self._blocks = blocks
         self._origin_ns = context.origin_ns
         self._running = running
-        self._read = read
+        self._read, self._has_news = read, has_news
         self._busy = threading.Lock()
         self._busy_thread = 0
         self._pid = os.getpid()
@@ -97,22 +117,14 @@ class Flusher:
             self.flush_apart()
 
     def flush_apart(self) -> None:
-        """Write from a thread that is not the program's.
-
-        Python collects garbage in whichever thread allocates, and would run the program's finalizers here: that of a
-        DataLoader's iterator waits for its workers, which only ends in the thread that made them.
-        """
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            waiting = any(buffer.records or buffer.calls for buffer in list(self._table.all))
-            if waiting and self._running():
-                self.flush(idle=True)
-        except Exception as fault:
-            self._context.fault(fault)
-        finally:
-            if collects:
-                gc.enable()
+        """Write from a thread that is not the program's."""
+        with without_collecting():
+            try:
+                waiting = any(buffer.records or buffer.calls for buffer in list(self._table.all))
+                if (waiting or self._has_news()) and self._running():
+                    self.flush(idle=True)
+            except Exception as fault:
+                self._context.fault(fault)
 
     def flush(self, *, idle: bool = False, wait: bool = False) -> None:
         """Write a block of every thread buffer. When one is being written this returns, or waits for it, if it is not
@@ -147,5 +159,6 @@ class Flusher:
         """Choose when the next block is due: a second at most, earlier when many events come."""
         elapsed = max(now - self._paced_at, 1)
         self._paced_at = now
-        self._interval_ns = INSIDE_NS if not count else int(min(INSIDE_NS, elapsed * BLOCK_CALLS / count))
+        wanted_ns = INSIDE_NS if not count else min(INSIDE_NS, elapsed * BLOCK_CALLS / count)
+        self._interval_ns = int(min(wanted_ns, self._interval_ns * LONGER))
         self._due(now)

@@ -115,6 +115,9 @@ class Recorder:
     def read(self) -> None:
         """A block is about to be written, on a thread of the program: read what devices have come to."""
 
+    def look(self) -> None:
+        """Called every quarter of a second, on a thread that is not the program's."""
+
     def rows(self) -> list[tuple[str, Rows]]:
         """(table, columns) of rows that are new since the last call."""
         return []
@@ -126,6 +129,11 @@ class Recorder:
     @property
     def has_rows(self) -> bool:
         """True if `rows` would hand out any."""
+        return False
+
+    @property
+    def has_news(self) -> bool:
+        """True if its rows are to be written although no call has begun or ended."""
         return False
 
     @property

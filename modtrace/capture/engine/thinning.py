@@ -50,6 +50,8 @@ USUAL_SHARE: Final = 3 / 4
 """So much of the room is for steps that are written by their number; the rest is left for remarkable ones."""
 VALUE_STEPS: Final = 2
 """So many steps later it is known of the values in a step whether they were finite."""
+_BY_TIME: Final = frozenset({"collectives"})
+"""Tables whose rows are of no call, and belong to the step of their `at_ns`."""
 _MANY_BORDERS: Final = 20_000
 _MANY_STRETCHES: Final = 4096
 _MANY_ROWS: Final = 500
@@ -310,10 +312,16 @@ class Thinning:
 
     def _of_table(self, table: str, rows: Rows) -> tuple[str, Rows]:
         """Those rows of a table beside `calls` that are to be written; those of calls not decided go on waiting."""
+        if rows and table in _BY_TIME:
+            return self._chosen_side_rows(table, rows, self._steps_at(np.array(rows["at_ns"], np.int64)))
         calls = rows.get("call") if rows else None
         if calls is None or not len(calls):
             return table, rows
         steps = np.array([-1 if call is None else self._step_of(int(call)) for call in calls], np.int64)
+        return self._chosen_side_rows(table, rows, steps)
+
+    def _chosen_side_rows(self, table: str, rows: Rows, steps: Ints) -> tuple[str, Rows]:
+        """The same, by the step of each row; -1 for one from before steps are thinned."""
         waits = steps >= self._decided
         is_kept = ~waits & ((steps < 0) | self._any_kept(steps, steps))
         if waits.any():

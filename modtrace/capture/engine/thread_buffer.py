@@ -98,6 +98,7 @@ class ThreadBuffer:
     watch: the backward that runs.
     finished: the thread has ended.
     paused: a person is asked on this thread: what is called meanwhile is not the program's.
+    identity: that of the thread, as `threading.get_ident` has it; 0 before the thread has recorded anything.
     """
 
     __slots__ = (
@@ -108,6 +109,7 @@ class ThreadBuffer:
         "finished",
         "grew",
         "grown",
+        "identity",
         "left",
         "lent",
         "next_call",
@@ -122,6 +124,7 @@ class ThreadBuffer:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.identity = 0
         self.records: list[int] = []
         self.extend = self.records.extend
         self.grown: list[int] = []
@@ -255,6 +258,7 @@ class ThreadBuffers(threading.local):
 
     def __init__(self, table: BufferTable) -> None:
         self.of_thread, self._token = table.add()
+        self.of_thread.identity = threading.get_ident()
         self.current = self.of_thread
 
 

@@ -22,7 +22,7 @@ from modtrace.capture.engine.children import Children
 from modtrace.capture.engine.compiling import Aside
 from modtrace.capture.engine.context import TraceContext
 from modtrace.capture.engine.exceptions import Errors
-from modtrace.capture.engine.flusher import Flusher
+from modtrace.capture.engine.flusher import Flusher, without_collecting
 from modtrace.capture.engine.labels import Labels
 from modtrace.capture.engine.module_calls import RUNNERS
 from modtrace.capture.engine.modules import Registry
@@ -35,6 +35,7 @@ from modtrace.capture.engine.selection import Selection
 from modtrace.capture.engine.signatures import Signatures
 from modtrace.capture.engine.thinning import VALUE_STEPS
 from modtrace.capture.engine.thread_buffer import BufferTable
+from modtrace.capture.engine.wall_clock import unix_origin_ns
 from modtrace.capture.engine.watch_thread import WatchThread
 from modtrace.capture.recorders import option_texts, recorders
 from modtrace.capture.torch_private.lookup import CALLS, COMPILING, PHASES, missing
@@ -144,6 +145,7 @@ class Tracer:
             admits=self._selection,
             pauses=pauses,
             rank=rank,
+            started_unix_ns=unix_origin_ns(self._clock, self._started_ns if origin_ns is None else origin_ns),
         )
         self._context.messages = messages
         self._ranges = self._context.part(Ranges)
@@ -154,7 +156,9 @@ class Tracer:
         self._blocks = self._blocks_in(folder, max_bytes)
         self._carrier = carrier_of(engine, self._context)
         self._aside, self._children = Aside(self._hide, self._show), Children()
-        self._flusher = Flusher(self._context, self._blocks, running=self._is_running, read=self._read)
+        self._flusher = Flusher(
+            self._context, self._blocks, running=self._is_running, read=self._read, has_news=self._has_news
+        )
         self._watch = WatchThread(self._look_around, self._is_running)
         self._connect()
 
@@ -207,7 +211,7 @@ class Tracer:
                 context.costs,
                 engine=self._engine,
                 options=self._option_texts,
-                recorded_ns=now - context.origin_ns,
+                started_unix_ns=context.started_unix_ns,
                 start_ns=now - self._started_ns,
             )
             self._flusher.start()
@@ -474,7 +478,13 @@ class Tracer:
 
     def _look_around(self) -> None:
         self._children.look()
+        if self._is_running() and os.getpid() == self._pid:
+            with without_collecting():
+                self._each("look")
         self._flusher.look()
+
+    def _has_news(self) -> bool:
+        return any(recorder.has_news for recorder in list(self._recorders))
 
     def _watch_again(self) -> None:
         self._context.unwatched = False

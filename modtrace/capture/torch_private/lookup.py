@@ -25,6 +25,7 @@ CUDA_HISTORY: Final = "history of CUDA's allocator"
 CUDA_MARKS: Final = "marks of threads in the history of CUDA's allocator"
 CUDA_TIMES: Final = "device time"
 XPU_TIMES: Final = "device time of XPU"
+COLLECTIVES: Final = "collectives"
 """Features that names are for. Where any of FUNCTIONS, FLOPS, PROFILER, SAVED or one of CUDA's is absent, that is not
 recorded; for each of the others something stands in.
 """

@@ -13,6 +13,7 @@ import torch.utils.flop_counter
 
 from modtrace.capture.torch_private import spelled
 from modtrace.capture.torch_private.lookup import (
+    COLLECTIVES,
     COMPILING,
     CUDA_HISTORY,
     CUDA_MARKS,
@@ -385,3 +386,19 @@ cuda_record: Final[Any] = take("torch._C._CudaEventBase.record", lost=_COSTS_MOR
 cuda_query: Final[Any] = take("torch._C._CudaEventBase.query", lost=_COSTS_MORE, part=CUDA_TIMES)
 cuda_elapsed: Final[Any] = take("torch._C._CudaEventBase.elapsed_time", lost=_COSTS_MORE, part=CUDA_TIMES)
 xpu_raw_stream: Final[Any] = take("torch._C._xpu_getCurrentRawStream", lost=_COSTS_MORE, part=XPU_TIMES)
+
+# collectives of ranks -----------------------------------------------------------------------------------------------
+
+_GROUPS: Final = "torch.distributed.distributed_c10d"
+_FLIGHT_RECORDER: Final = "torch._C._distributed_c10d"
+dump_collectives: Final[Callable[[], Any]] = later(
+    f"{_FLIGHT_RECORDER}._dump_fr_trace_json",
+    _FLIGHT_RECORDER,
+    lost="collectives are not recorded",
+    part=COLLECTIVES,
+)
+"""The function that gives out, as JSON, what torch's Flight Recorder has kept of collectives on Gloo."""
+process_groups: Final[Callable[[], Any]] = later(
+    f"{_GROUPS}._world", _GROUPS, lost="which ranks a process group has is not known", part=COLLECTIVES
+)
+"""The object with the process groups of this process: their names in `pg_names`, their ranks in `pg_group_ranks`."""

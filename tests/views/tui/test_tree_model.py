@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modtrace.analysis.filters import FilterRows, mask, parse
-from modtrace.views.models.boxes import callers, icicle
+from modtrace.analysis.filters import FilterRows, mask, matching, parse
+from modtrace.views.models.boxes import Boxes, callers, icicle
 from modtrace.views.models.nodes import TreeNodes, ends_of, parents_of
 from modtrace.views.models.tree_model import TreeModel
 
@@ -256,3 +256,24 @@ def test_a_cursor_whose_node_is_gone_goes_to_the_nearest_above():
     assert model.selected == 1
     model.grow(nodes_of([], [], []), np.zeros(0, np.int64), np.zeros(0, bool))
     assert (len(model), model.selected) == (0, -1)
+
+
+@pytest.mark.parametrize(("width", "end"), [(0, 10), (-1, 10), (5, 0)])
+def test_no_room_no_cells(width, end):
+    nothing = np.zeros(1, np.int64)
+    boxes = Boxes(nothing, nothing, nothing + 10, nothing, str)
+    assert boxes.cells(0, 0, end, width) == []
+    assert len(boxes.cells(0, 0, 10, 5)) == 1
+
+
+@pytest.mark.parametrize("text", ["/fc/", "/./", "fc", "1"])
+def test_headings_are_found_by_no_search(text):
+    """Nor by a number that is not known, and a search for nothing finds nothing."""
+    rows = FilterRows(
+        np.arange(3), ["rank 1 fc", "fc1", "b1"], np.zeros(3, np.int64), [""], lambda _: None,
+        headings=np.array([True, False, False]),
+    )  # fmt: skip
+    found = np.flatnonzero(matching(text, rows)).tolist()
+    assert found == ([1, 2] if text in ("/./", "1") else [1])
+    assert not matching(" ", rows).any()
+    assert not matching("/", rows).any()  # a word, no expression
