@@ -206,3 +206,29 @@ def test_change_points():
     assert change_point(steps + 3) == 0
     steps[20:] = 5
     assert change_point(steps) == 20
+
+
+def test_a_machine_that_disturbs_whole_ranks_hides_few_slow_modules():
+    """Other work takes each rank many times the difference, in some of its modules at a time, for some steps."""
+    verdicts = []
+    for seed in range(20):
+        job, planted = fifth_slower(seed, 4, noise=0.01)
+        ranks, steps, _ = job.own.shape
+        for first in range(0, steps, 6):
+            disturbed = job.draw.random((ranks, 1, PLACES)) < 0.15
+            job.own[:, first : first + 6] += np.where(
+                disturbed, job.draw.uniform(0, 4 * MS, disturbed.shape), 0
+            )
+        job.other += job.draw.exponential(6 * MS, job.other.shape)
+        verdicts.append((named(job), planted))
+    assert all(found in ([], [planted]) for found, planted in verdicts)
+    assert sum(bool(found) for found, _ in verdicts) >= 15
+
+
+@pytest.mark.parametrize(("excess_ns", "is_named"), [(0.4 * MS, False), (3 * MS, True)])
+def test_what_is_left_of_a_container_is_no_straggler(excess_ns, is_named):
+    """Its own time is next to nothing, and differs by what the calls in it cost on each rank."""
+    job = Job(3, noise=0.01)
+    job.own[:, :, 5] = 0
+    job.own[2, :, 5] = excess_ns * (1 + 0.05 * job.draw.standard_normal(job.own.shape[1]))
+    assert named(job) == ([(MODULE_SLOW, 2, 5)] if is_named else [])
