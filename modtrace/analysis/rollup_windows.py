@@ -82,7 +82,8 @@ def rollup_frame(stored: Stored) -> pd.DataFrame:
 
     sums = rank_sums(stored)
     table = sums.table
-    module, phase, count = nullable_codes(table, "module"), nullable_codes(table, "phase"), len(table)
+    module, count = nullable_codes(table, "module"), len(table)
+    phase = nullable_codes(table, "phase").astype(np.int64)
     data: dict[str, Any] = {
         "rank": sums.rank[column(table, "process")],
         **{

@@ -34,7 +34,7 @@ def made(folder, **options):
     path = folder / "job.mtrace"
     for rank in range(RANKS):
         single = folder / f"{rank}.mtrace"
-        net = Net(2 + rank)
+        net = Net(50 + rank)  # more modules than fit into a byte
         optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
         with modtrace.trace(path=single, **options):
             for _ in range(40):
