@@ -147,7 +147,7 @@ def test_losses_are_those_of_plain_python_and_every_rank_is_there(tmp_path, loop
     assert [rank.whole_steps for rank in report.ranks] == [5] * ranks
     assert set(report.roles) == {0}
     trace = modtrace.load(tmp_path / "job.mtrace")
-    assert trace.gaps.empty
+    assert trace.gaps["rank"].isna().all()  # no rank lost anything; a note of the reader is of none
     calls = trace.calls[(trace.calls["kind"] == "module") & trace.calls["type"].isin(["Net", "FSDPNet"])]
     assert calls.groupby("rank").size().to_dict() == dict.fromkeys(range(ranks), 5)
     names = {place.name.rpartition(".")[2] for place in (module.place for module in report.modules)}
