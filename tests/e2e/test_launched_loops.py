@@ -1,4 +1,4 @@
-"""Loops as people have them, launched by torchrun on 2 to 4 Gloo ranks: losses are those of plain python, every rank is
+"""Loops as people have them, launched by torchrun on 2 or 3 Gloo ranks: losses are those of plain python, every rank is
 in the trace with all of its steps.
 """
 
@@ -43,31 +43,18 @@ END = """
 with open(os.environ["RESULT"] + "-" + os.environ["RANK"], "w") as file:
     print(losses, file=file)
 """
-BY_HAND = """
+DDP = """
 import torch.distributed as dist
 dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()
-net = Net()
-{shard}
+model = nn.parallel.DistributedDataParallel(Net())
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 for step in range(STEPS):
     optimizer.zero_grad()
-    model(torch.stack([rows[(4 * step + n) * world % 60 + rank * {by_rank}]["x"] for n in range(4)]))["loss"].backward()
+    model(torch.stack([rows[(4 * step + n) * world % 60 + rank]["x"] for n in range(4)]))["loss"].backward()
     optimizer.step()
 dist.destroy_process_group()
 """
-DDP = BY_HAND.format(shard="model = nn.parallel.DistributedDataParallel(net)", by_rank=1)
-MESH = BY_HAND.format(
-    shard="""
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
-parallelize_module(net, mesh["tensor"], {"up": ColwiseParallel(), "down": RowwiseParallel()})
-model = fully_shard(net, mesh=mesh["data"])
-""",
-    by_rank=0,
-)
 ACCELERATE = """
 from accelerate import Accelerator
 accelerator = Accelerator(cpu=True)
@@ -103,21 +90,10 @@ trainer = lightning.Trainer(
 )
 trainer.fit(Lit(), torch.utils.data.DataLoader(rows, batch_size=4))
 """
-TRANSFORMERS = """
-import transformers
-arguments = transformers.TrainingArguments(
-    "out", use_cpu=True, ddp_backend="gloo", max_steps=STEPS, per_device_train_batch_size=4, report_to=[],
-    save_strategy="no", logging_strategy="no", disable_tqdm=True, remove_unused_columns=False,
-)
-transformers.Trainer(Net(), arguments, train_dataset=rows).train()
-torch.distributed.destroy_process_group()
-"""
 JOBS = {
     "ddp": (3, DDP),
-    "mesh": (4, MESH),
     "accelerate": (2, ACCELERATE),
     "lightning": (2, LIGHTNING),
-    "transformers": (2, TRANSFORMERS),
 }
 
 
@@ -140,15 +116,15 @@ def test_losses_are_those_of_plain_python_and_every_rank_is_there(tmp_path, loop
     plain = launched(tmp_path, ranks)
     assert launched(tmp_path, ranks, "-m", "modtrace", "run", "-q", "-o", "job.mtrace") == plain
     assert all(text.count(",") == 4 for text in plain)  # five losses each
-    assert loop == "mesh" or plain[0] != plain[1]
+    assert plain[0] != plain[1]
     report = rank_report(open_trace(tmp_path / "job.mtrace"))
     assert [rank.rank for rank in report.ranks] == [*range(ranks)]
     assert [rank.end.state for rank in report.ranks] == ["exit 0"] * ranks
     assert [rank.whole_steps for rank in report.ranks] == [5] * ranks
     assert set(report.roles) == {0}
     trace = modtrace.load(tmp_path / "job.mtrace")
-    assert trace.gaps.empty
-    calls = trace.calls[(trace.calls["kind"] == "module") & trace.calls["type"].isin(["Net", "FSDPNet"])]
+    assert trace.gaps["rank"].isna().all()  # no rank lost anything; a note of the reader is of none
+    calls = trace.calls[(trace.calls["kind"] == "module") & (trace.calls["type"] == "Net")]
     assert calls.groupby("rank").size().to_dict() == dict.fromkeys(range(ranks), 5)
     names = {place.name.rpartition(".")[2] for place in (module.place for module in report.modules)}
     assert {"up", "down"} <= names
