@@ -23,8 +23,10 @@ from modtrace.units import plural
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_MANY_SUMS, _MANY_OPENED, _MANY_CALLS = 64, 8, 200_000
-"""So many ranks are opened without being asked for: by their sums; by their calls, if these are no more."""
+FEW_RANKS, FEW_CALLS = 8, 200_000
+"""So many ranks are opened without being asked for, if they have no more calls together."""
+_MANY_SUMS: Final = 64
+"""So many are where each wrote sums."""
 _FEW: Final = 0.5
 """A rank with less than this part of the steps of its peers is not held against them."""
 
@@ -104,11 +106,19 @@ class RankReport:
 
 def soon_opened(stored: Stored) -> bool:
     """True for several ranks whose report takes little longer than the trace of one."""
+    number = len(stored.folders())
+    return 1 < number <= _MANY_SUMS and (few_to_open(stored) or has_sums(stored))
+
+
+def few_to_open(stored: Stored) -> bool:
+    """True for ranks so few, with so few calls, that all are opened without being asked for; one alone always is."""
     folders = stored.folders()
-    if not 1 < len(folders) <= _MANY_SUMS:
-        return False
-    few = len(folders) <= _MANY_OPENED and noted_calls(stored.path) <= _MANY_CALLS
-    return few or len(stored.alone(folders[0]).unmerged("rollups")) > 0
+    return len(folders) == 1 or (len(folders) <= FEW_RANKS and noted_calls(folders) <= FEW_CALLS)
+
+
+def has_sums(stored: Stored) -> bool:
+    """True where the first rank wrote sums (`--rollups`): the others are taken to have done so too."""
+    return len(stored.alone(stored.folders()[0]).unmerged("rollups")) > 0
 
 
 @once
