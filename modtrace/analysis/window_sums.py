@@ -17,7 +17,7 @@ import pyarrow as pa
 from modtrace.analysis.columns import column, values_and_known
 from modtrace.analysis.modules import module_names
 from modtrace.analysis.phases import Steps
-from modtrace.analysis.ranks.rank_sums import names_without_calls
+from modtrace.analysis.ranks.rank_names import names_without_calls
 from modtrace.analysis.rollups import UNKNOWN, rollup
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.arrow_arrays import IntegerLists, array

@@ -15,7 +15,7 @@ from modtrace.analysis.ranks.rank_numbers import MANY_CELLS, NO_TIMES, Place, Ra
 from modtrace.analysis.ranks.rank_sums import reduced_from_sums
 from modtrace.analysis.ranks.stragglers import MIN_STEPS, Peers, Straggler, stragglers
 from modtrace.errors import TraceError
-from modtrace.trace.derived import once
+from modtrace.trace.derived import is_made, once
 from modtrace.trace.newest import noted_calls
 from modtrace.trace.reader import Stored, process_of
 from modtrace.units import plural
@@ -119,6 +119,17 @@ def few_to_open(stored: Stored) -> bool:
 def has_sums(stored: Stored) -> bool:
     """True where the first rank wrote sums (`--rollups`): the others are taken to have done so too."""
     return len(stored.alone(stored.folders()[0]).unmerged("rollups")) > 0
+
+
+def known_report(stored: Stored) -> RankReport | None:
+    """The report of the job that a trace is of, or is one rank of, where no calls of ranks are opened for it that ended
+    well: it was made already, or up to _MANY_SUMS ranks wrote sums. None otherwise, and for one rank.
+    """
+    job = stored.whole()
+    number = len(job.folders())
+    if number > 1 and (is_made(rank_report, job) or (number <= _MANY_SUMS and has_sums(job))):
+        return rank_report(job)
+    return None
 
 
 @once

@@ -16,7 +16,7 @@ from modtrace.analysis.flat_profile import flat_profile
 from modtrace.analysis.kernels import ran
 from modtrace.analysis.metrics import METRICS, OPERATOR_COLUMNS, SUMS, comparable, of_groups, table_columns
 from modtrace.analysis.phases import NAMES
-from modtrace.analysis.ranks.rank_report import few_to_open
+from modtrace.analysis.ranks.rank_report import few_to_open, has_sums, rank_report
 from modtrace.analysis.statistics import chosen_steps
 from modtrace.analysis.timeline import timeline
 from modtrace.errors import UsageError
@@ -104,6 +104,9 @@ def report(stored: Stored, *, full: bool = False, max_bytes: int | None = None) 
             raise UsageError(
                 f"{count(rows)} calls are too many for one page; say how large it may get, such as --max-size 20MB"
             )
+    job = stored.whole()
+    if job.process_count > 1 and (few_to_open(job) or has_sums(job)):
+        rank_report(job)  # the heat map has it; numbers over ranks are known by it
     limit = max_bytes if max_bytes is not None else None if full else DEFAULT_BYTES
     words = facts(stored)
     if limit is None:

@@ -16,6 +16,7 @@ from textual.worker import Worker, WorkerState
 
 from modtrace.analysis.findings import Finding, findings
 from modtrace.analysis.live import LiveTrace
+from modtrace.analysis.ranks.times_over_ranks import place_times
 from modtrace.text import plain
 from modtrace.trace.arrow import give_back
 from modtrace.views.models.viewer_model import Rank, ViewerModel
@@ -147,6 +148,7 @@ class Viewer(App[str]):
         rank, self.findings, self.findings_fault = self.rank, None, ""
 
         def make() -> list[Finding]:
+            place_times(rank.stored)
             for mode in ("merged", "calls"):
                 rank.tree(mode)
             ranked = findings(rank.stored)
