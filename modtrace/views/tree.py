@@ -84,16 +84,7 @@ def tree_lines(
         if depth is not None and level > depth:
             hidden += 1
             continue
-        folded = f" x{tree.instances[node]}" if tree.instances[node] > 1 else ""
-        indent = "  " * level if level <= MAX_INDENT else "  " * MAX_INDENT + f"[{level}] "
-        class_name = plain(tree.type[node])
-        again = " recompute" if tree.recompute[node] else ""
-        label = plain(tree.label[node])
-        name = (
-            f"{indent}{label}{folded}"
-            + (f"  {class_name}" if class_name and label not in (class_name, f"({class_name})") else "")
-            + again
-        )
+        name = _named(tree, node, level)
         calls = int(tree.calls[node])
         unknown = tree.unknown[node] == calls
         total = total_of.text(None if unknown else int(tree.total_ns[node])) if calls else NOT_RUN
@@ -110,6 +101,16 @@ def tree_lines(
     if depth is not None and hidden:
         lines.append(f"  {plural(hidden, 'deeper line')}: --depth {depth + 1}")
     return lines
+
+
+def _named(tree: Tree, node: int, level: int) -> str:
+    """Label of a node, its class and number of modules, indented."""
+    folded = f" x{tree.instances[node]}" if tree.instances[node] > 1 else ""
+    indent = "  " * level if level <= MAX_INDENT else "  " * MAX_INDENT + f"[{level}] "
+    class_name, label = plain(tree.type[node]), plain(tree.label[node])
+    again = " recompute" if tree.recompute[node] else ""
+    shown_class = f"  {class_name}" if class_name and label not in (class_name, f"({class_name})") else ""
+    return f"{indent}{label}{folded}{shown_class}{again}"
 
 
 def _line(cells: tuple[str, str, str, str, str, str], name_width: int, width: int, outputs: bool) -> str:
