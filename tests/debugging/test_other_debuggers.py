@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 
 import pytest
@@ -120,6 +121,23 @@ def test_time_at_a_breakpoint_in_the_code_is_in_no_statistic(monkeypatch, other)
     steps = trace.steps
     assert not steps.loc[3, "in_statistics"]
     assert steps[steps["in_statistics"]]["duration_ns"].max() < 60 * 10**9
+
+
+def test_two_threads_that_stop_at_once_both_go_on(other):
+    """A breakpoint is met by one thread while a person looks at another."""
+    both = threading.Barrier(2)
+    other.ACTIONS.append(lambda frame: both.wait(60))
+    models, results = [Chain(), Chain()], []
+    with modtrace.trace(break_on="twice"):
+        threads = [
+            threading.Thread(target=lambda model=model: results.append(model(torch.ones(2, 3))))
+            for model in models
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(other.STOPS) == len(results) == 2
 
 
 def test_calls_at_a_prompt_are_not_recorded(other):
