@@ -79,17 +79,33 @@ def _none_late(report: RankReport) -> str:
     what is in neither of them.
     """
     steps = plural(report.compared_steps, "step")
-    waits = {rank.rank: rank.wait_ns for rank in report.last_starts if rank.wait_ns is not None}
-    if len(waits) > 1:
-        longest, least = max(waits, key=waits.__getitem__), min(waits, key=waits.__getitem__)
-        more_ns = waits[longest] - waits[least]
+    waiting = [rank for rank in report.last_starts if rank.wait_ns is not None]
+    if len(waiting) > 1:
+        longest, least = (pick(waiting, key=_waited_ns) for pick in (max, min))
+        more_ns = _waited_ns(longest) - _waited_ns(least)
         usual_ns = max((rank.phases_ns["step_ns"] or 0 for rank in report.last_starts), default=0)
         if more_ns >= WAITING_SHARE * usual_ns > 0:
             return (
-                f"rank {longest} waits {duration(waits[longest])} a step for others in collectives, rank {least} "
-                f"{duration(waits[least])}; no module and no wait for data says why, in {steps}"
+                f"rank {longest.rank} waits {duration(_waited_ns(longest))} a step for others in collectives, rank "
+                f"{least.rank} {duration(_waited_ns(least))}; {_held_up(least, longest, more_ns)}, in {steps}"
             )
     return f"no rank is held up by another in {steps}"
+
+
+def _waited_ns(rank: RankNumbers) -> int:
+    return rank.wait_ns or 0
+
+
+def _held_up(rank: RankNumbers, waiting: RankNumbers, wait_ns: int) -> str:
+    """Where a rank spends the time in which another waits for it, as far as that is known."""
+    own_ns, peer_ns = (one.phases_ns["other_ns"] for one in (rank, waiting))
+    more_ns = (own_ns or 0) - (peer_ns or 0)
+    if own_ns is not None and peer_ns is not None and 2 * more_ns >= wait_ns:
+        return (
+            f"rank {rank.rank} takes {duration(more_ns)} a step longer outside of data, forward, backward and "
+            "optimizer"
+        )
+    return "no module and no wait for data says why"
 
 
 def remarks(report: RankReport) -> list[str]:

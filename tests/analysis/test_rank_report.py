@@ -301,3 +301,16 @@ def test_where_ranks_wait_nobody_is_said_to_be_held_up_by_nobody(three, waits_ms
     text = " ".join(" ".join(line.text for line in ranks_lines(shown, 200)).split())
     assert says in text
     assert ("no module and no wait for data says why, in 20 steps" in text) == ("waits" in says)
+
+
+def test_code_between_the_phases_may_be_where_a_rank_is_held_up(three):
+    phases = {"step_ns": 20_000_000}
+    first, second = (
+        replace(rank, phases_ns=rank.phases_ns | phases | {"other_ns": other_ns}, wait_ns=wait_ns)
+        for rank, other_ns, wait_ns in zip(
+            report(three).ranks, (1_000_000, 9_000_000), (8_000_000, 0), strict=False
+        )
+    )
+    shown = replace(report(three), ranks=(first, second), roles=(0, 0), late=(), compared_steps=20)
+    text = " ".join(" ".join(line.text for line in ranks_lines(shown, 300)).split())
+    assert "; rank 1 takes 8.00 ms a step longer outside of data, forward, backward and optimizer, in" in text
