@@ -39,6 +39,15 @@ def nothing_compiled():
         sys.modules["torch._dynamo.utils"].counters.clear()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_process_group():
+    """A process has one default group: what a file of tests has left is not in the way of the next."""
+    yield
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 @pytest.fixture(autouse=True)
 def torch_is_left_as_it_was():
     """Modes and switches of torch's that outlive a test change what the tests after it see."""

@@ -47,14 +47,12 @@ class Window:
     base_ns: how long it is; 100 %.
     steps: how many training steps it is; 0 where it is divided into none, and numbers are of all of it.
     text: what it is: `steps 1-4; the first left out`, `39 of 40 calls; the first left out`, `the whole run`.
-    numbers: the same in short: `1-4`, `37 of 40`; "" where `steps` is 0.
     """
 
     rows: Bools
     base_ns: int
     steps: int
     text: str
-    numbers: str
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def flat_profile(
     before_ns = min(max(int(start.min()), 0), wall_ns) if len(table) else wall_ns
     steps = line.steps[process]
     if whole_run:
-        window = Window(np.ones(len(table), np.bool_), wall_ns, 0, WHOLE_RUN, "")
+        window = Window(np.ones(len(table), np.bool_), wall_ns, 0, WHOLE_RUN)
     else:
         window = _window(stored, process, table, steps, busy)
     counted = _timed(table) & window.rows
@@ -195,19 +193,17 @@ def _window(stored: Stored, process: int, table: CallTable, steps: Steps, busy: 
     without either all that was recorded.
     """
     if not len(steps) or not len(table):
-        return Window(np.ones(len(table), np.bool_), busy, 0, "the recorded time", "")
+        return Window(np.ones(len(table), np.bool_), busy, 0, "the recorded time")
     chosen = chosen_steps(stored, process)
     counts, step = chosen.steps, nullable_codes(table, "step")
     by_root = steps.by == "root"
-    text, numbers = chosen.text, ""
+    text = chosen.text
     if by_root:
         counts = _each_root(nullable_codes(table, "module")[np.minimum(steps.first, len(table) - 1)], counts)
         text = _of_calls(counts, chosen.text, bool((counts == chosen.steps).all()))
-    else:
-        numbers = text.partition(";")[0].partition(" steps")[0].removeprefix("steps ").removeprefix("step ")
     inside = np.append(counts, False)[np.minimum(step, len(counts))] & (step >= 0)
     base_ns = int((steps.end - steps.start)[counts].sum())
-    return Window(inside, base_ns, 0 if by_root else int(counts.sum()), text, numbers)
+    return Window(inside, base_ns, 0 if by_root else int(counts.sum()), text)
 
 
 def _each_root(module: Ints, counts: Bools) -> Bools:

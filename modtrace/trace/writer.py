@@ -79,13 +79,12 @@ class Writer:
         """The size that all tables may have that are not of BEYOND_LIMIT; None for any size.
 
         Args:
-            growth: times as large those of BEYOND_LIMIT will be in the end. Room is left for that, three quarters at
-                most.
+            growth: times as large those of BEYOND_LIMIT will be in the end. Room is left for that, two thirds at most.
         """
         if self._max_bytes is None:
             return None
         sums_bytes = int(growth * (self.bytes_written - self.single_bytes))
-        return self._max_bytes - max(self._sums_bytes, min(sums_bytes, self._max_bytes * 3 // 4))
+        return self._max_bytes - max(self._sums_bytes, min(sums_bytes, self._max_bytes * 2 // 3))
 
     def append(
         self,

@@ -35,6 +35,8 @@ _COLUMNS: Final[tuple[tuple[str, str, int], ...]] = (
 _WAIT: Final = ("wait", "wait_ns", 7)
 """Beside them where it is known, in place of `other` in a narrow terminal."""
 _WIDE: Final = 92
+WAITING_SHARE: Final = 0.05
+"""Ranks whose waiting differs by this part of a step are not said to be held up by nobody."""
 
 
 def ranks_lines(report: RankReport, width: int, limit: int = MANY_RANKS) -> list[Line]:
@@ -45,7 +47,9 @@ def ranks_lines(report: RankReport, width: int, limit: int = MANY_RANKS) -> list
             textwrap.wrap(f"! {plain(remark)}", max(width, 30), initial_indent="  ", subsequent_indent="    ")
         )
     if report.compared_steps and not report.late:
-        lines += plain_lines([f"  no rank is held up by another in {plural(report.compared_steps, 'step')}"])
+        lines += plain_lines(
+            textwrap.wrap(_none_late(report), max(width, 30), initial_indent="  ", subsequent_indent="    ")
+        )
     elif report.why_not and len(report.ranks) > 1:
         lines += plain_lines([f"  ranks are not compared: {plain(report.why_not)}"])
     lines += plain_lines(["", *_rank_table(report, width, limit)])
@@ -59,7 +63,7 @@ def ranks_section(report: RankReport, width: int) -> list[str]:
         return []
     shown = [f"! {plain(remark)}" for remark in _wrong(report)]
     if not shown and report.compared_steps:
-        shown = [f"no rank is held up by another in {plural(report.compared_steps, 'step')}"]
+        shown = [_none_late(report)]
     room = max(width, 30)
     lines = [
         line
@@ -68,6 +72,40 @@ def ranks_section(report: RankReport, width: int) -> list[str]:
     ]
     further = len(shown) - _MANY_IN_SUMMARY
     return lines + ([f"  {count(further)} more: modtrace ranks"] if further > 0 else [])
+
+
+def _none_late(report: RankReport) -> str:
+    """The sentence where no module and no input of a rank is late: nobody waits, or somebody does all the same, for
+    what is in neither of them.
+    """
+    steps = plural(report.compared_steps, "step")
+    waiting = [rank for rank in report.last_starts if rank.wait_ns is not None]
+    if len(waiting) > 1:
+        longest, least = (pick(waiting, key=_waited_ns) for pick in (max, min))
+        more_ns = _waited_ns(longest) - _waited_ns(least)
+        usual_ns = max((rank.phases_ns["step_ns"] or 0 for rank in report.last_starts), default=0)
+        if more_ns >= WAITING_SHARE * usual_ns > 0:
+            return (
+                f"rank {longest.rank} waits {duration(_waited_ns(longest))} a step for others in collectives, rank "
+                f"{least.rank} {duration(_waited_ns(least))}; {_held_up(least, longest, more_ns)}, in {steps}"
+            )
+    return f"no rank is held up by another in {steps}"
+
+
+def _waited_ns(rank: RankNumbers) -> int:
+    return rank.wait_ns or 0
+
+
+def _held_up(rank: RankNumbers, waiting: RankNumbers, wait_ns: int) -> str:
+    """Where a rank spends the time in which another waits for it, as far as that is known."""
+    own_ns, peer_ns = (one.phases_ns["other_ns"] for one in (rank, waiting))
+    more_ns = (own_ns or 0) - (peer_ns or 0)
+    if own_ns is not None and peer_ns is not None and 2 * more_ns >= wait_ns:
+        return (
+            f"rank {rank.rank} takes {duration(more_ns)} a step longer outside of data, forward, backward and "
+            "optimizer"
+        )
+    return "no module and no wait for data says why"
 
 
 def remarks(report: RankReport) -> list[str]:

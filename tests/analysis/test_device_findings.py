@@ -293,5 +293,21 @@ def test_full_precision():
     assert not list(rules.full_precision(facts_of(run(both, x)))), "a norm is meant to be so"
 
 
+def test_layers_that_are_half_anyway_are_not_weighed():
+    """Autocast has nothing to do for them."""
+
+    class AndHalves(Mixed):
+        def __init__(self):
+            super().__init__()
+            self.narrow = nn.Linear(16, 16).bfloat16()
+
+        def forward(self, x):
+            x = super().forward(x)
+            return self.narrow(x.bfloat16())
+
+    one = only(rules.full_precision, facts_of(run(AndHalves(), torch.ones(4, 16))))
+    assert one.text == "50.0% of the FLOPs of layers inside autocast are in float32: second (Linear)"
+
+
 def test_they_are_among_the_findings():
     assert "copies" in [one.rule for one in findings(run(around(Moves()), BIG)._read())]

@@ -170,7 +170,15 @@ def test_one_module_of_few_says_nothing():
 def test_long_backward(healthy):
     assert not found(time_rules.long_backward, with_phases(healthy, **USUAL))
     text = only(time_rules.long_backward, with_phases(healthy, **{**USUAL, "backward": 41}))
-    assert text.startswith("backward takes 4.1x the forward, most of it in ")
+    assert text.startswith("backward takes 4.1x the forward, longest in ")
+
+
+@pytest.mark.parametrize("world_size", [None, 1, 2])
+def test_a_backward_that_may_wait_for_other_ranks_is_not_said_to_be_long(healthy, monkeypatch, world_size):
+    long = with_phases(healthy, **{**USUAL, "backward": 41})
+    processes = tuple(dataclasses.replace(one, world_size=world_size) for one in long.stored.processes)
+    monkeypatch.setitem(long.stored.__dict__, "processes", processes)
+    assert bool(found(time_rules.long_backward, long)) == (world_size != 2)
 
 
 def test_long_optimizer(healthy):

@@ -150,7 +150,7 @@ def row(name: str, self_ns: int, class_name: str = "Conv2d", instances: int = 1)
 
 def profile_of(rows: list[ProfileRow]) -> FlatProfile:
     total = sum(each.self_ns for each in rows)
-    return FlatProfile(Window(None, total, 1, "step 1", "1"), rows, 0, 0, 0, 0, 0, 0, 0)
+    return FlatProfile(Window(None, total, 1, "step 1"), rows, 0, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("limit", [3, 6, 12, 14])

@@ -80,6 +80,12 @@ def test_what_is_told_without_having_watched():
     assert "outputs" in console.modules_table(t._read(), sort="output")
 
 
+def test_one_output_in_one_step_is_enough():
+    with modtrace.trace() as t:
+        nn.Linear(8, 3)(torch.ones(4, 8))
+    assert sizes_by_shapes(t._read()).step_bytes == 4 * 3 * FLOAT
+
+
 def test_what_is_kept_is_shown_and_found():
     t = train(rows=20_000, saved="1:2")
     kept = "1.83 MiB"  # inputs of three modules

@@ -165,6 +165,19 @@ def test_a_real_failure_on_the_host():
     assert summary.count("\n") <= 30
 
 
+@pytest.mark.parametrize(("count", "shown"), [(1, 1), (3, 3), (4, 3)])
+def test_the_largest_outputs_are_listed(count, shown):
+    t = failed()
+    found = autopsy(t._read(), last_failure(t._read()))
+    made = [replace(found.made[0], name=f"layer{number}") for number in range(count)]
+    (line,) = [
+        line for line in autopsy_lines(replace(found, made=made), width=400) if "largest outputs:" in line
+    ]
+    assert [f"layer{number} " in line for number in range(count)] == [
+        number < shown for number in range(count)
+    ]
+
+
 def test_what_was_held_beside_outputs():
     for kind, state in ((torch.optim.SGD, None), (torch.optim.AdamW, 2), (torch.optim.Adagrad, 1)):
         t = failed(kind=kind)

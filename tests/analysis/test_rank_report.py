@@ -274,3 +274,43 @@ def test_a_failure_is_followed_below_distributed_data_parallel(tmp_path):
     assert [place.type for place in t.failure.path] == ["DistributedDataParallel", "Sequential", "Linear"]
     assert t.failure.path[-1].name == "module.1"
     assert t.ranks["failed"].tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("waits_ms", "says"),
+    [
+        ((None, None), "no rank is held up"), ((None, 9), "no rank is held up"), ((0.2, 0.3), "no rank is held up"),
+        ((0, 5), "rank 1 waits 5.00 ms a step for others in collectives, rank 0 0 ns;"),
+        ((7, 1), "rank 0 waits 7.00 ms a step for others in collectives, rank 1 1.00 ms;"),
+    ],
+)  # fmt: skip
+def test_where_ranks_wait_nobody_is_said_to_be_held_up_by_nobody(three, waits_ms, says):
+    """What holds the other one up is in no module and in no wait for data: code between them."""
+    ranks = [
+        replace(rank, phases_ns=rank.phases_ns | {"step_ns": 10_000_000}, wait_ns=wait and int(wait * 1e6))
+        for rank, wait in zip(report(three).ranks, waits_ms, strict=False)
+    ]
+    shown = replace(
+        report(three),
+        ranks=tuple(ranks),
+        roles=(0, 0),
+        late=(),
+        compared_steps=20,
+        compared=frozenset({0, 1}),
+    )
+    text = " ".join(" ".join(line.text for line in ranks_lines(shown, 200)).split())
+    assert says in text
+    assert ("no module and no wait for data says why, in 20 steps" in text) == ("waits" in says)
+
+
+def test_code_between_the_phases_may_be_where_a_rank_is_held_up(three):
+    phases = {"step_ns": 20_000_000}
+    first, second = (
+        replace(rank, phases_ns=rank.phases_ns | phases | {"other_ns": other_ns}, wait_ns=wait_ns)
+        for rank, other_ns, wait_ns in zip(
+            report(three).ranks, (1_000_000, 9_000_000), (8_000_000, 0), strict=False
+        )
+    )
+    shown = replace(report(three), ranks=(first, second), roles=(0, 0), late=(), compared_steps=20)
+    text = " ".join(" ".join(line.text for line in ranks_lines(shown, 300)).split())
+    assert "; rank 1 takes 8.00 ms a step longer outside of data, forward, backward and optimizer, in" in text

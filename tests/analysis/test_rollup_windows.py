@@ -38,7 +38,7 @@ def trace():
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory):
-    return trained(path=tmp_path_factory.mktemp("limit") / "t.mtrace", keep="all", max_bytes=190_000)
+    return trained(path=tmp_path_factory.mktemp("limit") / "t.mtrace", keep="all", max_bytes=170_000)
 
 
 def percentiles(values):
@@ -95,7 +95,7 @@ def test_the_text_says_which_steps_it_is_of(trace, limited):
     of_calls = rollup(limited._read())
     assert 0 < of_calls.step.max() + 1 < 199
     assert f"  single calls are recorded of the first {of_calls.step.max() + 1} steps alone\n" in text
-    assert "limit of 190 KB; sums go on" in text
+    assert "limit of 170 KB; sums go on" in text
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -75,6 +75,35 @@ def test_a_linear_by_hand(trace):
     assert forward.spent_ns == spent["self_ns"].sum()
 
 
+class Product(nn.Module):
+    """A product that takes, gives or owns nothing where that is asked for."""
+
+    def __init__(self, lacks):
+        super().__init__()
+        weight = torch.ones(32, 64)
+        self.weight = weight if lacks == "parameters" else nn.Parameter(weight)
+        self.lacks = lacks
+
+    def forward(self, *values):
+        product = (values[0] if values else torch.ones(8, 32)) @ self.weight
+        return None if self.lacks == "output" else product
+
+
+@pytest.mark.parametrize(
+    ("lacks", "elements"),
+    [("parameters", 8 * 32 + 8 * 64), ("inputs", 32 * 64 + 8 * 64), ("output", 32 * 64 + 8 * 32)],
+)
+def test_nothing_to_move_is_known(lacks, elements):
+    """A module without parameters moves no bytes of them, which is not an unknown number of bytes."""
+    model, values = Product(lacks), () if lacks == "inputs" else (torch.ones(8, 32),)
+    with modtrace.trace() as t:
+        for _ in range(3):
+            model(*values)
+    (point,) = roofline(t._read(), {})
+    assert point.flops == FLOPS * point.calls
+    assert point.bytes == elements * 4 * point.calls
+
+
 def test_what_was_not_measured_is_unknown(trace):
     other = DevicePeaks("other", {"bfloat16": 1}, 1)
     for reached in ({}, {"cpu": other}, {"cuda:0": REACHED["cpu"]}):

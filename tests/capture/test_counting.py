@@ -846,6 +846,37 @@ def test_modules_made_in_forward_are_told_by_class_and_place():
     assert own.tolist() == [0, product] * 7
 
 
+def test_modules_made_in_one_line_of_a_forward_are_told_by_their_order():
+    """They have one number, since each dies before the next is made."""
+
+    class Act(nn.Module):
+        def __init__(self, weight):
+            super().__init__()
+            self.weights = () if weight is None else (weight,)
+
+        def forward(self, x):
+            return x @ self.weights[0] if self.weights else x
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.weight = nn.Linear(8, 8), torch.randn(8, 8)
+
+        def forward(self, x):
+            x = self.a(x)
+            for weight in (None, self.weight, None):
+                x = Act(weight)(x)
+            return x
+
+    net = Net()
+    with modtrace.trace() as t:
+        for _ in range(7):
+            net(torch.randn(2, 8))
+    own = t.calls[t.calls["type"].eq("Act")]
+    assert own["module_id"].nunique() == 1
+    assert own["flops"].tolist() == [0, 2 * 2 * 8 * 8, 0] * 7
+
+
 def test_an_operation_without_a_formula_leaves_a_lower_bound_everywhere(tmp_path):
     from torch import library
 

@@ -217,6 +217,14 @@ def test_a_peak_from_before_is_not_the_runs(memory):
     assert "meta:0 peak at least 7 B " in trace.summary()
 
 
+def test_a_device_of_which_nothing_was_taken_has_a_peak_of_nothing(memory):
+    with modtrace.trace(flops=False) as trace:
+        Holds(memory, 0, 0)(given())
+    (whole,) = wholes(trace._read())
+    assert (whole.peak_bytes, whole.least_bytes) == (0, 0)
+    assert "at least" not in trace.summary()
+
+
 def test_the_program_resets_the_peak(memory):
     model = Holds(memory, 1, 300)
     small = Holds(memory, 1, 20)

@@ -355,7 +355,7 @@ def test_each_collective_is_joined_to_the_call_it_was_launched_in(group, engine)
         assert inner["start_ns"] + inner["duration_ns"] <= at_ns
         assert at_ns < calls["start_ns"][call] + calls["duration_ns"][call]
     assert rows["input_bytes"].tolist() == [32] * 5 + [0]
-    assert rows["ended"].all()
+    assert rows["ended"][:5].all()  # the barrier may just have been seen before its end
     assert (rows["late_ns"] == 0).all()
     assert (rows["wait_ns"] == 0).all()
     assert (rows["group_ranks"] == 1).all()

@@ -216,6 +216,16 @@ def test_nothing_is_left_behind():
     assert Square.apply(x).sum().backward() is None
 
 
+def test_a_way_to_apply_that_was_kept_from_a_trace_still_computes():
+    with modtrace.trace(functions=True):
+        square = Square.apply
+    x = torch.full((2,), 3.0, requires_grad=True)
+    result = square(x)
+    assert result.tolist() == [9, 9]
+    result.sum().backward()
+    assert x.grad.tolist() == [6, 6]
+
+
 def test_modes_that_are_entered_inside_stay_in_order():
     class Counts(TorchFunctionMode):
         def __init__(self):

@@ -144,6 +144,20 @@ def test_two_devices(two):
     assert sorted(set(devices)) == ["cuda:0", "cuda:1"]
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_root_call_gets_says_where_it_runs(gpu, training):
+    """From its first call on, in every mode, without parameters; and none is told of a module that runs elsewhere."""
+    model, other = Work(gpu, 20).train(training), nn.Linear(2, 2)
+    with modtrace.trace(flops=False) as trace, torch.set_grad_enabled(training):
+        for _ in range(2):
+            model(gpu.tensor(2))
+            other(torch.ones(1, 2))
+    assert times(trace) == [20, None] * 2
+    device_ns = trace.modules.groupby("type")["device_total_ns"].sum(min_count=1)
+    assert device_ns["Work"] == 40
+    assert device_ns.isna()["Linear"]
+
+
 def test_capture_and_replay(gpu):
     model = layers(gpu)
     with modtrace.trace(flops=False) as trace, torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 
 import pytest
@@ -120,6 +121,37 @@ def test_time_at_a_breakpoint_in_the_code_is_in_no_statistic(monkeypatch, other)
     steps = trace.steps
     assert not steps.loc[3, "in_statistics"]
     assert steps[steps["in_statistics"]]["duration_ns"].max() < 60 * 10**9
+
+
+def test_two_threads_that_stop_at_once(other):
+    """One goes on while a person still looks at the other: until that goes on too, no step counts."""
+    both, goes_on, results = threading.Barrier(2), threading.Event(), []
+
+    def look(frame):
+        both.wait(60)
+        if threading.current_thread().name == "second":
+            assert goes_on.wait(60)
+
+    def call(model):
+        results.append(model(torch.ones(2, 3)))
+
+    other.ACTIONS.append(look)
+    first, second = (
+        threading.Thread(target=call, args=(Chain(),), name=name) for name in ("first", "second")
+    )
+    model = torch.nn.Linear(3, 3)
+    with modtrace.trace(break_on="twice", flops=False) as trace:
+        train(model, steps=3)
+        for thread in (first, second):
+            thread.start()
+        first.join()
+        train(model, steps=3)
+        goes_on.set()
+        second.join()
+        train(model, steps=3)
+    assert len(other.STOPS) == len(results) == 2
+    counts = trace.steps["in_statistics"].tolist()
+    assert counts == [False, True, True, False, False, False, False, True, True]
 
 
 def test_calls_at_a_prompt_are_not_recorded(other):

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from modtrace.capture.engine import children
+from modtrace.systems import this_process
 
 SCRIPT = '''
 import multiprocessing, subprocess, sys, time
@@ -83,3 +87,28 @@ def test_children(tmp_path, kind, processes):
         assert children["cpu_ns"] >= 500_000_000
     if kind == "fork":
         assert children["cpu_ns"] >= 400_000_000
+
+
+def test_time_of_children_that_were_not_looked_at_is_what_was_added(monkeypatch):
+    """Of processes that ended between two looks: user and system time of all since the recording began."""
+    spent = SimpleNamespace(ru_utime=3.0, ru_stime=0.5)
+    monkeypatch.setattr(
+        this_process, "resource", SimpleNamespace(RUSAGE_CHILDREN=-1, getrusage=lambda _: spent)
+    )
+    noted = children.Children()
+    noted._note(SimpleNamespace(_identity=(1,), daemon=False, name="Process-1"))
+    spent.ru_utime, spent.ru_stime = 5.0, 1.5
+    assert noted.facts() == {"processes": 1, "cpu_ns": 3_000_000_000}
+
+
+def test_a_program_without_torch_is_no_work_however_often_it_is_looked_at():
+    programs = children._Programs()
+    code = "print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:
+        running.stdout.readline()  # it has been started in place of its fork
+        for _ in range(3):
+            programs.look(set())
+        running.communicate(b"\n")
+    assert running.pid not in {pid for pid, _ in programs.spent_ns}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -163,25 +165,28 @@ def thinned(path: Path) -> None:
                 t._tracer.flush()
 
 
+REDUCES = """
+import sys, torch, modtrace
+from torch import distributed
+distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+class Reduces(torch.nn.Linear):
+    def forward(self, x):
+        distributed.all_reduce(x.clone())
+        return super().forward(x)
+model = Reduces(4, 4)
+with modtrace.trace(path=sys.argv[1]) as t:
+    for _ in range(4):
+        model(torch.randn(2, 4))
+        t._tracer.flush()
+    distributed.barrier()
+"""
+"""In a process of its own: a process has one default group."""
+
+
 def collective(path: Path) -> None:
     """Two ranks of a group, the second as the first and a little later, with one collective that has not ended."""
-    distributed = torch.distributed
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-
-    class Reduces(torch.nn.Linear):
-        def forward(self, x):
-            distributed.all_reduce(x.clone())
-            return super().forward(x)
-
-    try:
-        model = Reduces(4, 4)
-        with modtrace.trace(path=path) as t:
-            for _ in range(4):
-                model(torch.randn(2, 4))
-                t._tracer.flush()
-            distributed.barrier()
-    finally:
-        distributed.destroy_process_group()
+    command = [sys.executable, "-c", REDUCES, str(path)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], timeout=200)
     image = Image(path)
     for name, later in (("rank-0", 0), ("rank-1", 1_000)):
         tables = image.folders[name] = dict(image.folders["rank-0"])

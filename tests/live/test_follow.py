@@ -16,11 +16,13 @@ import torch
 import modtrace
 from modtrace.analysis import live
 from modtrace.analysis.live import LiveTrace
+from modtrace.analysis.live_nodes import LiveNodes
 from modtrace.analysis.live_steps import window
 from modtrace.analysis.live_tree import LiveTree
 from modtrace.analysis.statistics import chosen_steps
 from modtrace.errors import TraceError
 from modtrace.trace.reader import open_trace
+from modtrace.trace.schema import THREAD_SHIFT
 from modtrace.views.models.live_model import LiveModel
 from tests.fuzz.mutate import Image
 from tests.live.replay import INFERENCE, MARKED, STAGED, TRAINING, Replay, record
@@ -147,6 +149,38 @@ def test_files_cut_anywhere(made, tmp_path, seed):
         trace.look()
     assert compare(trace, replay.target) == 180
     assert not trace.processes[0].notes
+
+
+def test_a_process_that_runs_elsewhere_is_silent_once_it_writes_nothing(made, tmp_path):
+    replay = Replay(made["inference"], tmp_path / "t.mtrace")
+    trace = LiveTrace(replay.target)
+    replay.show(replay.moments[0])
+    trace.look()
+    states = []
+    for _ in range(100):
+        trace.look()
+        states.append(trace.processes[0].state)
+    assert states == sorted(states), "running, then silent"
+    assert (states[0], states[-1]) == (live.RUNNING, live.SILENT)
+    replay.show(replay.moments[-1])
+    trace.look()
+    assert trace.processes[0].state == live.RUNNING
+
+
+@pytest.mark.parametrize("parent", [0, 1, 1 << THREAD_SHIFT])
+def test_calls_wait_for_the_call_around_them(parent):
+    """Also for the first of a thread, and for the first of all."""
+
+    def rows(*calls):
+        names = ("call", "parent", "module", "root", "label")
+        return {name: np.array([row[name] for row in calls]) for name in names}
+
+    outer = {"call": parent, "parent": -1, "module": -1, "root": -1, "label": -1}
+    inner = {**outer, "call": parent + 1, "parent": parent}
+    nodes = LiveNodes()
+    assert nodes.knows(rows(outer))
+    assert nodes.knows(rows(outer, inner))
+    assert not nodes.knows(rows(inner))
 
 
 def test_processes_and_files_that_come_late(made, tmp_path):

@@ -253,6 +253,25 @@ def test_functions_that_torch_transforms_are_left_out():
     assert not trace.gaps["reason"].str.contains("fault|from here on").any()
 
 
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_transform_that_was_left_by_an_error_is_over(error):
+    class Fails(nn.Linear):
+        fails = True
+
+        def forward(self, x):
+            if self.fails:
+                raise error
+            return super().forward(x)
+
+    model = Fails(4, 2)
+    with modtrace.trace(values=(0, 99)) as trace:
+        with pytest.raises(error):
+            torch.func.vmap(model)(torch.ones(3, 4))
+        model.fails = False
+        expected = model(torch.ones(3, 4)).abs().max().item()
+    assert rows_of(trace, kind="output")["absolute_maximum"].tolist() == [expected]
+
+
 def test_a_compiled_model_is_not_broken():
     model = small()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
@@ -366,6 +385,29 @@ def test_masks_of_minus_infinity_are_meant():
         model = Attention()
         for _ in range(4):
             model(torch.randn(4, 4)).mean().backward()
+    assert not len(trace.nonfinite)
+
+
+def test_an_infinity_that_only_chooses_is_meant_in_the_first_call_too():
+    """Its indices have no range: whether the call around it is finite decides."""
+
+    class Chooses(nn.Module):
+        def forward(self, scores):
+            return scores.argmin(-1)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.choose = nn.Linear(4, 4), Chooses()
+
+        def forward(self, x):
+            scores = self.linear(x)
+            place = self.choose(scores.masked_fill(scores < scores.mean(), torch.inf))
+            return scores.gather(-1, place[:, None])
+
+    with modtrace.trace(nan=True) as trace:
+        Net()(torch.randn(3, 4))
+    assert trace.calls["type"].tolist() == ["Net", "Linear", "Chooses"]
     assert not len(trace.nonfinite)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -131,6 +132,26 @@ def test_planted_files(trace, tmp_path):
     calls.unlink()
     calls.symlink_to("/etc/passwd")
     assert open_trace(target).table("calls")["status"].to_pylist() == [UNFINISHED]
+
+
+@pytest.mark.parametrize(("noted", "rank"), [(7, 7), (0, 0), (None, 3), (-1, 3), (1 << 31, 3), ("7", 3)])
+def test_the_rank_is_what_the_process_noted_else_that_of_its_folder(trace, tmp_path, noted, rank):
+    target = copied(trace, tmp_path)
+    folder = (target / "rank-0").rename(target / "rank-3")
+    about = json.loads((folder / "process.json").read_text())
+    (folder / "process.json").write_text(json.dumps({**about, "rank": noted}))
+    (process,) = open_trace(target).processes
+    assert process.rank == rank
+
+
+@pytest.mark.parametrize(("noted", "known"), [(0, 0), (2, 2), (-1, None), (True, None), ("2", None)])
+def test_none_at_all_is_a_number_that_is_known(trace, tmp_path, noted, known):
+    target = copied(trace, tmp_path)
+    file = target / "rank-0" / "end.json"
+    children = {"processes": noted, "cpu_ns": noted}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "children": children}))
+    end = open_trace(target).processes[0].end
+    assert (end.children, end.children_cpu_ns) == (known, known)
 
 
 TREE = (("Sequential", 0), ("Linear", 1), ("ReLU", 1), ("Sequential", 1), ("Tanh", 2), ("Sigmoid", 0))

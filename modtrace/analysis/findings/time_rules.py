@@ -124,8 +124,11 @@ def _median_a_step(
 
 
 def long_backward(facts: Facts) -> Iterator[Finding]:
-    """Backward takes BACKWARD_TIMES as long as forward, what is recomputed left out."""
-    if not facts.enough or facts.earlier is not None or facts.on_device:
+    """Backward takes BACKWARD_TIMES as long as forward, what is recomputed left out. Not of one of several ranks, which
+    may wait for the others there.
+    """
+    several = any((process.world_size or 1) > 1 for process in facts.stored.processes)
+    if not facts.enough or facts.earlier is not None or facts.on_device or several:
         return
     forward, backward = (facts.usual_ns(name) for name in ("forward", "backward"))
     backward -= _recomputed(facts)
@@ -135,7 +138,7 @@ def long_backward(facts: Facts) -> Iterator[Finding]:
     where = ""
     if modules:
         name, class_name, spent = max(modules, key=lambda module: module[2])
-        where = f", most of it in {name or class_name} ({duration(spent)})"
+        where = f", longest in {name or class_name} ({duration(spent // len(facts.steady))} a step)"
     text = f"backward takes {backward / forward:.1f}x the forward{where}; about 2x is usual"
     yield Finding("long_backward", text, "look at its backward: modtrace info --tree", backward - 2 * forward)
 

@@ -59,7 +59,8 @@ class Debugger:
         self.stops, self._hook = hook_of_environment()
         self._prompt: ModulePrompt | None = None
         self._lock = threading.RLock()
-        self._since: list[int] = []
+        self._since: dict[int, int] = {}
+        """By thread, when it stopped first since it went on last."""
 
     # where ----------------------------------------------------------------------------------------------------------
 
@@ -127,7 +128,7 @@ class Debugger:
             error: an exception that is leaving the frame.
         """
         sys.settrace(previous)
-        self._since.append(self._moments())
+        self._since.setdefault(threading.get_ident(), self._moments())
         SIGNS.begin()
         if self._hook is not None:
             return self._open_other(frame, stop)
@@ -169,11 +170,10 @@ class Debugger:
         return len(self._contexts) and self._contexts[0].clock()
 
     def _released(self) -> None:
-        """The program goes on: the steps since the stop have been disturbed."""
+        """The thread goes on: the steps since it stopped have been disturbed."""
         SIGNS.end()
-        if self._since and self._contexts:
-            since = self._since[0]
-            self._since.clear()
+        since = self._since.pop(threading.get_ident(), None)
+        if since is not None:
             for context in self._contexts:
                 context.pauses.disturbed(since - context.origin_ns, context.clock() - context.origin_ns)
 

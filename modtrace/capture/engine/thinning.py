@@ -44,8 +44,6 @@ LEVEL_STEPS: Final = 4
 """So many steps at least are written before they are thinned further."""
 MANY_STEPS: Final = 1_000_000
 """Room is left for the sums of so many."""
-LATER_WINDOWS: Final = 1.35
-"""Later windows are of more steps, so that their histograms have more buckets: they take so many times as much."""
 USUAL_SHARE: Final = 3 / 4
 """So much of the room is for steps that are written by their number; the rest is left for remarkable ones."""
 VALUE_STEPS: Final = 2
@@ -144,8 +142,7 @@ class Thinning:
     def sums_growth(self) -> float:
         """Times as large as now the sums over windows of steps will be after a million steps."""
         now = max(_windows_before(self._numbers[-1]) - _windows_before(self.begin[0]), 1.0)
-        growth = max((_windows_before(MANY_STEPS) - _windows_before(self.begin[0])) / now, 1.0)
-        return 1 + LATER_WINDOWS * (growth - 1)
+        return max((_windows_before(MANY_STEPS) - _windows_before(self.begin[0])) / now, 1.0)
 
     # blocks ---------------------------------------------------------------------------------------------------------
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
+
 import numpy as np
 import pytest
+import torch
 
+import modtrace
 from modtrace.analysis.failure import Failure
 from modtrace.analysis.findings import Finding
 from modtrace.analysis.flat_profile import flat_profile
@@ -215,6 +219,20 @@ def test_low_terminals_have_one_line_on_the_failure(failed):
         assert ">>!" in text(app)
 
     drive(failed, act, (60, 12), view="")
+
+
+@pytest.mark.parametrize("steps", [2, 3, 8, 9])
+def test_of_few_steps_it_opens_at_the_median(tmp_path, steps):
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with modtrace.trace(path=tmp_path / "t.mtrace", flops=False):
+        for _ in range(steps):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+    rank = ViewerModel(tmp_path / "t.mtrace").rank(0)
+    frame = modtrace.load(tmp_path / "t.mtrace").steps
+    took = frame[frame["in_statistics"]]["duration_ns"]
+    assert frame.loc[rank.first_step, "duration_ns"] == statistics.median_low(took.tolist())
 
 
 def test_it_opens_at_the_median_of_the_steps_that_count(gpt):
