@@ -68,7 +68,7 @@ def execute(parsed: ParsedOptions) -> None:
 
 
 def _asked(path: Path, steps: str) -> str:
-    """What the processes of a run say to the question for steps in full.
+    """The words of the processes of a run to the question for steps in full.
 
     Raises:
         UsageError: the run has ended, or none of them says anything.

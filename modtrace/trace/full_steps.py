@@ -29,7 +29,7 @@ class FullRequest:
 
 @dataclass(frozen=True)
 class FullAnswer:
-    """What a process says to a request.
+    """The answer of a process to a request.
 
     state: STEPS, ALL or OVER.
     first_step, end_step: of STEPS, the first step and the one after the last, as steps are counted while it runs; else
@@ -57,7 +57,7 @@ def ask(folder: Path, steps: int) -> FullRequest:
 
 
 def answer_to(folder: Path, request: FullRequest) -> FullAnswer | None:
-    """What the process of a folder has said to a request; None while it has not."""
+    """The answer that the process of a folder has given to a request; None while it has not."""
     data = read_json(folder / FULL_ANSWER_FILE)
     if data is None or data.get("request") != request.number or data.get("state") not in (STEPS, ALL, OVER):
         return None

@@ -63,7 +63,7 @@ class FullQuestion:
 
     @property
     def text(self) -> str:
-        """What was answered: `steps 41 to 43 will be in full`, with ranks where they differ; and who has not."""
+        """The answers: `steps 41 to 43 will be in full`, with ranks where they differ; and who has not."""
         ranks: dict[str, list[int]] = {}
         for folder in self._asked:
             answer = self._answers.get(folder)
