@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.ranks.rank_arrivals import waits_of_ranks
 from modtrace.analysis.ranks.rank_numbers import MANY_CELLS, NO_TIMES, Place, RankNumbers, reduced, unreadable
 from modtrace.analysis.ranks.rank_sums import reduced_from_sums
+from modtrace.analysis.ranks.standing_waits import without_waits
 from modtrace.analysis.ranks.stragglers import MIN_STEPS, Peers, Straggler, stragglers
 from modtrace.errors import TraceError
 from modtrace.trace.derived import is_made, once
@@ -137,7 +137,7 @@ def rank_report(stored: Stored) -> RankReport:
     """The ranks of a trace, from the sums that each wrote. Where there are none the calls of one rank at a time are
     opened, and let go when they are added up.
     """
-    ranks = sorted(_each_rank(stored), key=lambda rank: (rank.rank, rank.attempt))
+    ranks = without_waits(sorted(_each_rank(stored), key=lambda rank: (rank.rank, rank.attempt)))
     numbers: dict[Hashable, int] = {}
     roles = [numbers.setdefault(rank.role, len(numbers)) for rank in ranks]
     late: list[LateRank] = []
@@ -156,7 +156,7 @@ def rank_report(stored: Stored) -> RankReport:
     modules.sort(key=lambda module: -module.high_ns)
     late.sort(key=lambda rank: -rank.verdict.excess_ns)
     return RankReport(
-        ranks=tuple(_without_times(ranks)),
+        ranks=tuple(replace(rank, times=NO_TIMES, launches=None) for rank in ranks),
         roles=tuple(roles),
         modules=tuple(modules),
         late=tuple(late),
@@ -165,18 +165,6 @@ def rank_report(stored: Stored) -> RankReport:
         why_not="" if steps else (reasons or [""])[0],
         from_sums=any(rank.from_sums for rank in ranks),
     )
-
-
-def _without_times(ranks: Sequence[RankNumbers]) -> list[RankNumbers]:
-    """The ranks with their waiting for each other, and without what that is worked out from."""
-    launches = [rank.launches for rank in ranks if rank.launches is not None]
-    waits = iter(waits_of_ranks(launches))
-    return [
-        replace(
-            rank, times=NO_TIMES, launches=None, wait_ns=next(waits) if rank.launches is not None else None
-        )
-        for rank in ranks
-    ]
 
 
 def _each_rank(stored: Stored) -> Iterator[RankNumbers]:
