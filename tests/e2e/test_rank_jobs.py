@@ -90,7 +90,6 @@ def test_nobody_is_late_in_the_same_job_without_the_pause(tmp_path, capsys):
     assert [rank["state"] for rank in report["ranks"]] == ["exit 0", "exit 0"]
 
 
-
 KILLED = """
 import os, signal, time
 import torch, torch.distributed as dist
@@ -120,7 +119,7 @@ def steps_in_sums(path, rank):
 
 
 def test_a_killed_rank_of_a_thinned_run_is_named_and_leaves_its_steps(tmp_path, capsys):
-    """Rank 1 is killed once its 40 steps can be read from outside; the first has no time, for its begin is not known."""
+    """Rank 1 is killed once its 40 steps can be read from outside. The first has no time: its begin is not known."""
     (tmp_path / "train.py").write_text(KILLED)
     path = tmp_path / "job.mtrace"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
