@@ -1,5 +1,5 @@
-"""Loops as people have them, launched by torchrun or `accelerate launch` on 2 to 4 Gloo ranks: losses are those of plain
-python, every rank is in the trace with all of its steps.
+"""Loops as people have them, launched by torchrun or `accelerate launch` on 2 to 4 Gloo ranks: losses are those of
+plain python, every rank is in the trace with all of its steps.
 """
 
 from __future__ import annotations
