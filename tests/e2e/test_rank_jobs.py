@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import modtrace
 from modtrace.cli import main
@@ -87,3 +88,62 @@ def test_nobody_is_late_in_the_same_job_without_the_pause(tmp_path, capsys):
     assert report["compared_steps"] >= 18
     assert not [late for late in report["late"] if late["excess_ns"] > PAUSE_NS / 2]
     assert [rank["state"] for rank in report["ranks"]] == ["exit 0", "exit 0"]
+
+
+KILLED = """
+import os, signal, time
+import torch, torch.distributed as dist
+from torch import nn
+
+dist.init_process_group("gloo")
+model = nn.parallel.DistributedDataParallel(nn.Linear(4, 4))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for step in range(60):
+    if step == 40 and dist.get_rank() == 1:
+        while not os.path.exists("written"):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
+    optimizer.zero_grad()
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+"""
+
+
+def steps_in_sums(path, rank):
+    """How many steps of the rank can be read in the sums that have been written by now."""
+    try:
+        sums = modtrace.load(path).rollups
+    except modtrace.TraceError:  # not there yet
+        return 0
+    return sums[(sums["rank"] == rank) & (sums["kind"] == "step")]["calls"].sum()
+
+
+def test_a_killed_rank_of_a_thinned_run_is_named_and_leaves_its_steps(tmp_path, capsys):
+    """Rank 1 is killed once its 40 steps can be read from outside. The first has no time: its begin is not known."""
+    (tmp_path / "train.py").write_text(KILLED)
+    path = tmp_path / "job.mtrace"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    with (tmp_path / "errors.txt").open("w") as errors:
+        job = subprocess.Popen(
+            [*launcher, "-m", "modtrace", "run", "-q", "--keep", "5", "-o", "job.mtrace", "train.py"],
+            cwd=tmp_path, stderr=errors,
+        )  # fmt: skip
+        try:
+            while job.poll() is None and steps_in_sums(path, 1) < 39:
+                time.sleep(0.3)
+            (tmp_path / "written").touch()
+            status = job.wait(timeout=120)
+        finally:
+            job.terminate()
+            job.wait()
+    assert status == 1
+    assert "Signal 9" in (tmp_path / "errors.txt").read_text()
+    report = shown(path, capsys)
+    assert report["remarks"][0].startswith(
+        "rank 1 failed first: killed, or left by os._exit, last written at step 39"
+    )
+    calls = modtrace.load(path).calls
+    steps = set(calls[(calls["rank"] == 1) & (calls["type"] == "Linear")]["step"].dropna())
+    assert {*range(10), *range(10, 40, 5)} <= steps <= {*range(40)}
+    assert len(steps) < 40
+    assert steps_in_sums(path, 1) == 39
