@@ -8,28 +8,33 @@ import os
 import re
 import runpy
 import subprocess
-from pathlib import Path
 
 import pytest
 
 import modtrace
 from modtrace.trace.schema import TABLES
+from tests.places import PACKAGE, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 SKIPPED = {".git", ".venv", "venv", "build", "dist", "__pycache__"}
 
 
 def project_files():
-    """All text files a clone has."""
+    """All text files a clone has; of an installed package those that are installed too."""
+    files = files_of_the_checkout()
+    if PACKAGE.parent != ROOT:
+        files += [file for file in PACKAGE.rglob("*") if "__pycache__" not in file.parts]
+    return [file for file in files if file.is_file()]
+
+
+def files_of_the_checkout():
     try:
         listed = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
             cwd=ROOT, capture_output=True, check=True, text=True,
         ).stdout.split("\0")  # fmt: skip
-        files = [ROOT / name for name in listed if name]
+        return [ROOT / name for name in listed if name]
     except (OSError, subprocess.CalledProcessError):
-        files = [file for file in ROOT.rglob("*") if not SKIPPED & set(file.relative_to(ROOT).parts)]
-    return [file for file in files if file.is_file()]
+        return [file for file in ROOT.rglob("*") if not SKIPPED & set(file.relative_to(ROOT).parts)]
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +186,7 @@ def test_functions_are_short():
     """Files are split by what a thing is, functions by what can be read at once."""
     long = [
         node.name
-        for file in (ROOT / "modtrace").rglob("*.py")
+        for file in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         and (node.end_lineno or 0) - node.lineno >= 60
@@ -192,13 +197,13 @@ def test_functions_are_short():
 def test_docstrings_say_what_a_thing_is():
     """A noun or a verb first: "Whether", "What", "Which" or "How" open a riddle."""
     riddles, count = [], 0
-    for file in (ROOT / "modtrace").rglob("*.py"):
+    for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
                 text = node.value.value
                 count += isinstance(text, str)
                 if isinstance(text, str) and re.match(r"(Whether|What|Which|How|Why|Who)\b", text):
-                    riddles.append(f"{file.relative_to(ROOT)}:{node.lineno} {text.splitlines()[0]}")
+                    riddles.append(f"{file.relative_to(PACKAGE.parent)}:{node.lineno} {text.splitlines()[0]}")
     assert count > 2_000
     assert not riddles
 
@@ -210,7 +215,7 @@ def test_no_file_speaks_of_the_machine_it_was_written_on():
         r"[s]ubagent", r"pypi\.[o]rg", r"[f]iles\.pythonhosted", r"index-[u]rl", r"download\.[p]ytorch",
     ]  # fmt: skip
     pattern = re.compile("|".join(patterns))
-    found = [str(file.relative_to(ROOT)) for file in project_files() if says(file, pattern)]
+    found = [str(file) for file in project_files() if says(file, pattern)]
     assert not found
 
 
