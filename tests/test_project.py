@@ -132,6 +132,8 @@ def test_source_distribution_has_what_tests_read():
         "constraints.txt",
         "mkdocs.yml",
         ".ci/run",
+        ".ci/wheel",
+        ".gitignore",
     ):
         assert re.search(rf"^include .*{re.escape(name)}", text, re.MULTILINE)
 
@@ -180,6 +182,30 @@ def test_ci_runs_what_the_readme_says():
     assert "MODTRACE_REQUIRE_TORCHVISION=1" in newest
     assert "\npytest tests/torture tests/models tests/capture tests/e2e\n" in newest
     assert "constraints-newest.txt" in (ROOT / "README.md").read_text()
+
+
+def test_wheel_has_every_file_of_the_package():
+    """Folders without `__init__.py`, and files that no pattern of `package-data` names, would be left out."""
+    tomllib = pytest.importorskip("tomllib")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]["*"]
+    files = [file for file in PACKAGE.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    others = [file for file in files if file.suffix != ".py"]
+    assert PACKAGE / "py.typed" in others
+    assert [pattern for pattern in patterns if not any(file.match(pattern) for file in others)] == []
+    assert [file for file in others if not any(file.match(pattern) for pattern in patterns)] == []
+    assert [file for file in files if not (file.parent / "__init__.py").is_file()] == []
+
+
+def test_wheel_script_runs_tests_that_are_there():
+    script = ROOT / ".ci" / "wheel"
+    text = script.read_text()
+    assert os.access(script, os.X_OK)
+    assert 'rm -r "$scratch/source/modtrace"' in text
+    chosen = re.findall(r"tests/\S+", text[text.index("|| set --") :])
+    assert len(chosen) > 10
+    assert [path for path in chosen if not (ROOT / path).exists()] == []
+    assert "`.ci/wheel`" in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_functions_are_short():
