@@ -27,8 +27,8 @@ Parquet files carry unit, description and null of each column in the metadata of
 ROWS = {
     "calls": "One row a call, in order of start. What is inside call `c` are the rows up to its `last_call`.",
     "modules": "One row a module instance; those that never ran have 0 calls.",
-    "steps": "One row a training step, or a root call where nothing ends a step. Of several ranks the index is (`rank`, `step`) and the column `rank` is in it, of a rank that was restarted (`rank`, `process`, `step`): `t.steps.xs(0, level=\"rank\")` is one rank, `t.steps.reset_index()` has all as columns, as files have.",
-    "folded": "Where the time went, as the summary shows it: one row a module, its repeats as one, forward and backward in one row; phases, spans and functions by name; and what is no call. Most time first. Sums over the steps that count in statistics, the first step left out, or without steps over the recorded calls; `attrs[\"windows\"]` says which, for each rank, with `base_ns`, their length. The `self_ns` of a rank add up to that. `t.profile(whole_run=True)` is of all the time.",
+    "steps": "One row a training step, or a root call where nothing ends a step. Of several ranks the index is (`rank`, `step`) and the column `rank` is in it. Of a rank that was restarted it is (`rank`, `process`, `step`). `t.steps.xs(0, level=\"rank\")` is one rank, `t.steps.reset_index()` has all as columns, as files have.",
+    "folded": "Where the time went, as the summary shows it: one row a module, its repeats as one, forward and backward in one row. Phases, spans and functions are there by name, and what is no call. Most time first. Sums over the steps that count in statistics, the first step left out, or without steps over the recorded calls; `attrs[\"windows\"]` says which, for each rank, with `base_ns`, their length. The `self_ns` of a rank add up to that. `t.profile(whole_run=True)` is of all the time.",
     "findings": "One row a remark about what is worth a look ([findings.md](findings.md)), the gravest first.",
     "gaps": "One row a thing that was not recorded, or is lost. Empty where nothing is missing.",
     "operations": "One row a module, its repeats as one, in order of first calls. Nothing is counted with `trace(flops=False)`.",
@@ -50,8 +50,8 @@ Objects that cannot be changed. `t.failure` is None where nothing failed: no exc
 optimizer's step, or ended the recording ([failures.md](failures.md))."""
 
 NUMBERS = """\
-What the tree of `modtrace info --tree`, `modtrace view` and a report shows of a row, sorts it by (`--sort KEY`) and compares in
-filters ([viewer.md](viewer.md#filters)): each is made of a column of `t.calls`."""
+What the tree of `modtrace info --tree`, `modtrace view` and a report shows of a row. Rows are sorted by it (`--sort KEY`) and
+compared in filters ([viewer.md](viewer.md#filters)). Each is made of a column of `t.calls`."""
 
 QUESTIONS = (
     ("Which layers are the slowest by self time?",

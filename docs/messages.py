@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / "modtrace"
+import modtrace
+
+PACKAGE = Path(modtrace.__file__).resolve().parent
 ERRORS = (
     "UsageError", "TraceError", "WriteError", "SizeLimitError", "RegressionError", "CannotTellError", "RunFailedError",
     "ModtraceError", "CellError",

@@ -58,7 +58,7 @@ What to know when reading them so:
 ## Versions
 
 A minor version adds tables and columns that may be null, nothing else. A reader fills a column that it expects and does not find
-with null, leaves out columns and tables that it does not know and says so once, and refuses only another major version. Columns
+with null, leaves out columns and tables that it does not know and says so once. It refuses only another major version. Columns
 that came later are marked with the minor version that added them; the others were there from {schema.VERSION}.0.
 
 ## Tables

@@ -111,8 +111,8 @@ class Trace(Exports):
         """The same as `folded`, or of the whole run.
 
         Args:
-            whole_run: of all the time from the start of recording on: the first step and what was left out for watching
-                or compiling is in it, and the time before the first call and outside of calls are rows.
+            whole_run: of all the time from the start of recording on. The first step and what was left out for watching
+                or compiling is in it. The time before the first call and outside of calls are rows.
         """
         if not whole_run:
             return self._frame("folded")
@@ -222,16 +222,16 @@ class Trace(Exports):
     ) -> pd.DataFrame:
         """A curve: of a module or a phase over the steps, or without a name of memory over time.
 
-        With a name, one row a step in which it ran, indexed by `step`: its forward, backward and recompute time, self
-        time, time on the device, FLOPs and peak memory, repeats added up (`t.columns("series(name)")`). Without, one
-        row a change of what is held on a device, by what it is held for (`t.columns("series()")`); empty where memory
-        was not watched (`memory=(0, 3)`).
+        With a name, one row a step in which it ran, indexed by `step`. It has forward, backward and recompute time,
+        self time, time on the device, FLOPs and peak memory, repeats added up (`t.columns("series(name)")`). Without,
+        one row a change of what is held on a device, by what it is held for (`t.columns("series()")`); empty where
+        memory was not watched (`memory=(0, 3)`).
 
         Args:
             name: the FQN of a module (`encoder.layers.0`), alone or behind the name of its root (`G.encoder.layers.0`);
-                folded for all its repeats (`h.*.mlp`); the name or class of a root; the name of a phase, span or
-                function, alone or as `phase:optimizer`; a `module_id`; or the module itself, where this process has
-                recorded it.
+                folded for all its repeats (`h.*.mlp`). Or the name or class of a root; the name of a phase, span
+                or function, alone or as `phase:optimizer`. Or a `module_id`, or the module itself, where this process
+                has recorded it.
             type: only what is of this class, where a name means several: `series("optimizer", type="SGD")`.
 
         Raises:
@@ -388,7 +388,7 @@ class Recording(Trace):
 
     As a decorator every call of the function starts the recording anew, and calls that overlap (recursion, threads,
     coroutines) are one recording. Coroutine functions are recorded from the first turn of the coroutine to its end,
-    generators and asynchronous generators from the first `next` until they have ended or are closed; what else runs
+    generators and asynchronous generators from the first `next` until they have ended or are closed. What else runs
     between their turns is in the recording too.
 
     `copy` and `pickle` give a `Trace` of what was recorded; while it is being recorded they raise UsageError.

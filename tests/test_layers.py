@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "modtrace"
+from tests.places import PACKAGE
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEAVES = {"_version", "errors", "filter_language", "systems", "text", "units"}
 

@@ -8,28 +8,33 @@ import os
 import re
 import runpy
 import subprocess
-from pathlib import Path
 
 import pytest
 
 import modtrace
 from modtrace.trace.schema import TABLES
+from tests.places import PACKAGE, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 SKIPPED = {".git", ".venv", "venv", "build", "dist", "__pycache__"}
 
 
 def project_files():
-    """All text files a clone has."""
+    """All text files a clone has; of an installed package those that are installed too."""
+    files = files_of_the_checkout()
+    if PACKAGE.parent != ROOT:
+        files += [file for file in PACKAGE.rglob("*") if "__pycache__" not in file.parts]
+    return [file for file in files if file.is_file()]
+
+
+def files_of_the_checkout():
     try:
         listed = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
             cwd=ROOT, capture_output=True, check=True, text=True,
         ).stdout.split("\0")  # fmt: skip
-        files = [ROOT / name for name in listed if name]
+        return [ROOT / name for name in listed if name]
     except (OSError, subprocess.CalledProcessError):
-        files = [file for file in ROOT.rglob("*") if not SKIPPED & set(file.relative_to(ROOT).parts)]
-    return [file for file in files if file.is_file()]
+        return [file for file in ROOT.rglob("*") if not SKIPPED & set(file.relative_to(ROOT).parts)]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +132,8 @@ def test_source_distribution_has_what_tests_read():
         "constraints.txt",
         "mkdocs.yml",
         ".ci/run",
+        ".ci/wheel",
+        ".gitignore",
     ):
         assert re.search(rf"^include .*{re.escape(name)}", text, re.MULTILINE)
 
@@ -177,11 +184,35 @@ def test_ci_runs_what_the_readme_says():
     assert "constraints-newest.txt" in (ROOT / "README.md").read_text()
 
 
+def test_wheel_has_every_file_of_the_package():
+    """Folders without `__init__.py`, and files that no pattern of `package-data` names, would be left out."""
+    tomllib = pytest.importorskip("tomllib")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]["*"]
+    files = [file for file in PACKAGE.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    others = [file for file in files if file.suffix != ".py"]
+    assert PACKAGE / "py.typed" in others
+    assert [pattern for pattern in patterns if not any(file.match(pattern) for file in others)] == []
+    assert [file for file in others if not any(file.match(pattern) for pattern in patterns)] == []
+    assert [file for file in files if not (file.parent / "__init__.py").is_file()] == []
+
+
+def test_wheel_script_runs_tests_that_are_there():
+    script = ROOT / ".ci" / "wheel"
+    text = script.read_text()
+    assert os.access(script, os.X_OK)
+    assert 'rm -r "$scratch/source/modtrace"' in text
+    chosen = re.findall(r"tests/\S+", text[text.index("|| set --") :])
+    assert len(chosen) > 10
+    assert [path for path in chosen if not (ROOT / path).exists()] == []
+    assert "`.ci/wheel`" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
 def test_functions_are_short():
     """Files are split by what a thing is, functions by what can be read at once."""
     long = [
         node.name
-        for file in (ROOT / "modtrace").rglob("*.py")
+        for file in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         and (node.end_lineno or 0) - node.lineno >= 60
@@ -192,13 +223,13 @@ def test_functions_are_short():
 def test_docstrings_say_what_a_thing_is():
     """A noun or a verb first: "Whether", "What", "Which" or "How" open a riddle."""
     riddles, count = [], 0
-    for file in (ROOT / "modtrace").rglob("*.py"):
+    for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
                 text = node.value.value
                 count += isinstance(text, str)
                 if isinstance(text, str) and re.match(r"(Whether|What|Which|How|Why|Who)\b", text):
-                    riddles.append(f"{file.relative_to(ROOT)}:{node.lineno} {text.splitlines()[0]}")
+                    riddles.append(f"{file.relative_to(PACKAGE.parent)}:{node.lineno} {text.splitlines()[0]}")
     assert count > 2_000
     assert not riddles
 
@@ -210,7 +241,7 @@ def test_no_file_speaks_of_the_machine_it_was_written_on():
         r"[s]ubagent", r"pypi\.[o]rg", r"[f]iles\.pythonhosted", r"index-[u]rl", r"download\.[p]ytorch",
     ]  # fmt: skip
     pattern = re.compile("|".join(patterns))
-    found = [str(file.relative_to(ROOT)) for file in project_files() if says(file, pattern)]
+    found = [str(file) for file in project_files() if says(file, pattern)]
     assert not found
 
 

@@ -372,7 +372,7 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
     # Ranges of values (--values, --nan), in the order in which the tensors came to be: one row a tensor. With --nan alone
     # there are rows of steps in which something was not finite, and of a few steps before.
     "values": (
-        Column("call", "int64", "row key in `calls`: the module call; of a gradient the forward call, or the backward where no module made it; of a loss the backward; of a parameter the optimizer's step or the call that is about to use it; of a batch the wait for it"),
+        Column("call", "int64", "row key in `calls`: the module call; of a gradient the forward call, or the backward where no module made it. Of a loss it is the backward; of a parameter the optimizer's step or the call that is about to use it; of a batch the wait for it"),
         Column("at_ns", "int64", "nanoseconds since the start of recording: when it was read"),
         Column("kind", "int8", "index into VALUE_KINDS"),
         Column("module", "int32", "row key in `modules`: whose output, input, gradient or parameter it is", True),

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from modtrace.capture.torch_private import contexts, lookup, names, tracing
+from tests.places import PACKAGE
 
 HERE = Path(__file__).parent
-CAPTURE = HERE.parents[1] / "modtrace" / "capture"
+CAPTURE = PACKAGE / "capture"
 PRIVATE = CAPTURE / "torch_private"
 
 NOT_IN_USE = {

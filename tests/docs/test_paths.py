@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.places import ROOT, place_of
+
 PAGES = ("CONTRIBUTING.md", "docs/architecture.md")
 DOCUMENTS = [
     *(ROOT / f"{stem}.md" for stem in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
@@ -34,7 +34,7 @@ def test_paths_are_there(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     paths = paths_in(text) + commands_in(text)
     assert len(paths) > 20
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert [path for path in paths if not place_of(path).exists()] == []
 
 
 def test_index_links_every_page():

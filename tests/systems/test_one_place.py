@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[2] / "modtrace"
+from tests.places import PACKAGE
+
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if "systems" not in file.relative_to(PACKAGE).parts)
 
 OF_PSEUDO_TERMINALS = {"views/live/pty_keeper.py", "views/live/pty_process.py", "views/live/prompt_relay.py"}

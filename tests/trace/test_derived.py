@@ -15,8 +15,7 @@ from modtrace.analysis.module_repeats import folded
 from modtrace.analysis.summary import summarise
 from modtrace.trace.derived import once
 from modtrace.trace.reader import open_trace
-
-PACKAGE = Path(modtrace.__file__).parent
+from tests.places import PACKAGE
 
 
 def saved(folder: Path) -> Path:

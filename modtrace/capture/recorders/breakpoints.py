@@ -23,7 +23,7 @@ class Breakpoints(Recorder):
         flag="--break",
         value="EXPR",
         default=None,
-        help="open the debugger at module calls for which this holds, such as 'encoder.layers.3 and step=10', nan, "
+        help="open the debugger at module calls for which this holds: 'encoder.layers.3 and step=10', nan, "
         "'shape changed', 'duration>50ms'; can be repeated",
         doc="expressions, one or several; the debugger opens at module calls for which one holds, such as "
         '`"encoder.layers.3 and step=10"` (docs/debugging.md).',
