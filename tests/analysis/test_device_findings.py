@@ -78,6 +78,16 @@ def test_device_idle_almost(plain):
     assert not list(rules.device_idle(with_device(plain, 6, [4, 4, 4, None, None, None, None])))
 
 
+def test_idle_time_is_that_of_the_steps_for_which_it_is_known(plain):
+    """Of two numbers of the middle the mean; what is not known counts neither as a step nor as a time."""
+    unknown = [None, None, None]
+    one = only(rules.device_idle, with_device(plain, 6, [4, 4, 6, 6, *unknown]))
+    assert one.text.startswith("the device idles at least 45.0% of a step (5.00 ms)")
+    assert one.won_ns == 20 * MS
+    busy_unknown = only(rules.device_idle, with_device(plain, [6, 6, 6, 6, *unknown], [4, 4, 6, 6, 1, 1, 1]))
+    assert (busy_unknown.text, busy_unknown.won_ns) == (one.text, one.won_ns)
+
+
 class Moves(nn.Module):
     """Takes its input to the device inside forward."""
 

@@ -10,13 +10,16 @@ from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
 import modtrace
 from modtrace.analysis.flat_profile import FlatProfile, ProfileRow, Window, flat_profile, hottest
+from modtrace.trace.arrow import arrow_schema
 from modtrace.trace.reader import Stored, open_trace
 from modtrace.views import console
+from tests.fuzz.mutate import Image
 
 nn = torch.nn
 
@@ -224,3 +227,26 @@ def test_root_calls_of_a_later_rank_are_its_own(tmp_path, calls):
     assert [(row.name, row.calls, row.self_ns) for row in later.rows] == [
         (row.name, row.calls, row.self_ns) for row in alone.rows
     ]
+
+
+@pytest.mark.parametrize(
+    ("relu_ns", "expected"),
+    [(7, {"Sequential": 10, "Linear": 13, "ReLU": 7}), (0, {"Sequential": 17, "Linear": 13, "ReLU": 0})],
+)
+def test_no_time_on_a_device_is_a_time(tmp_path, relu_ns, expected):
+    """A call that gives a device nothing to do takes it 0 ns, which is known; one without a row is not known."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Sigmoid())
+    stored, _ = recorded(tmp_path, lambda: model(torch.ones(2, 4)))
+    image = Image(stored.path)
+    tables = image.folders["rank-0"]
+    types = {row["module"]: row["type"] for row in tables["modules.arrows"].to_pylist()}
+    spent = {"Sequential": 30, "Linear": 13, "ReLU": relu_ns, "Sigmoid": 0}
+    times = [
+        {"call": row["call"], "device": "cuda:0", "start_ns": 0, "device_ns": spent[types[row["module"]]]}
+        for row in tables["calls.arrows"].to_pylist()
+    ]
+    tables["device_times.arrows"] = pa.Table.from_pylist(times, schema=arrow_schema("device_times"))
+    image.write(tmp_path / "device.mtrace")
+    rows = flat_profile(open_trace(tmp_path / "device.mtrace")).rows
+    own = {row.type: row.device_ns for row in rows if row.of_module}
+    assert own == expected | {"Sigmoid": 0}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import modtrace
+from modtrace.analysis.step_columns import step_columns
 
 
 def trains(model, optimizer, batch=4):
@@ -162,3 +164,26 @@ def test_generator_and_critic(critic_steps):
     assert len(trace.steps) == 4 * critic_steps
     optimizers = trace.calls[trace.calls["name"] == "optimizer"].groupby("step").size().tolist()
     assert optimizers == [*[1] * (critic_steps - 1), 2] * 4
+
+
+def test_calls_that_are_made_again_are_counted_apart():
+    """A checkpoint with reentry runs its block once more in backward: the block and the two modules in it."""
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 4)
+            self.block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+        def forward(self, x):
+            return checkpoint(self.block, self.head(x), use_reentrant=True)
+
+    model = Checkpointed()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with modtrace.trace(flops=False) as trace:
+        for _ in range(3):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+    forward, again = 1 + 1 + 3, 3
+    assert trace.steps["calls"].tolist() == [forward + again] * 3
+    assert step_columns(trace._read(), 0)["recomputed"].tolist() == [again] * 3

@@ -364,6 +364,41 @@ def test_two_streams(clock):
     assert trace.steps["device_ns"].tolist()[0] == 21  # not 41: the streams worked at one time
 
 
+def test_a_call_whose_tensors_are_named_is_timed_where_its_parameters_are(clock):
+    """Torch shows named arguments when a call has ended only: until then its parameters tell, not those of a CPU."""
+
+    class OnTheHost(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(2))
+
+        def forward(self, x):
+            clock.now += 3
+            return self.scale * len(x)
+
+    with modtrace.trace(flops=False) as trace:
+        Busy(clock, 2)(given())
+        Trained(clock, 5, 0)(x=given())
+        OnTheHost()(x=torch.ones(2))
+    assert on_device(trace) == [2, 5, None]
+
+
+def test_times_wait_for_the_stream_on_which_they_are_placed(clock, monkeypatch):
+    """The first event of a device says where its clock stands. It may be on a stream that is behind others."""
+    behind = [1]
+    monkeypatch.setattr(clock, "is_complete", lambda event: event.stream not in behind)
+    slow, fast = Busy(clock, 1_000), Busy(clock, 5)
+    with modtrace.trace(flops=False) as trace:
+        clock.in_use = 1
+        slow(given())
+        clock.in_use = 0
+        fast(given())
+        trace._tracer.flush()
+        behind.clear()
+    assert on_device(trace) == [1_000, 5]
+    assert gaps(trace) == []
+
+
 def test_a_stream_that_is_behind_holds_up_no_other(clock, monkeypatch):
     monkeypatch.setattr(device_times, "WAIT_SECONDS", 0.01)
     slow, fast = Busy(clock, 1_000), Busy(clock, 5)

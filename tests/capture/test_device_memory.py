@@ -323,6 +323,17 @@ def test_steps_and_phases(memory):
     assert phases[phases["name"] == "backward"]["memory_peak_bytes"].tolist() == ends
 
 
+def test_what_was_allocated_before_the_first_step_is_no_peak_of_it(memory):
+    """The first call of all has a reading at its start: the step begins there, not where recording began."""
+    model = Holds(memory, 7, 0)
+    with modtrace.trace(flops=False) as trace:
+        memory.change(1_000)
+        memory.change(-1_000)
+        for _ in range(2):
+            model(given())
+    assert trace.steps["memory_peak_bytes"].tolist() == [7, 14]
+
+
 def test_a_step_that_is_marked(memory):
     model = Holds(memory, 4, 50)
     with modtrace.trace(flops=False) as trace:

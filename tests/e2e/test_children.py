@@ -112,3 +112,19 @@ def test_a_program_without_torch_is_no_work_however_often_it_is_looked_at():
             programs.look(set())
         running.communicate(b"\n")
     assert running.pid not in {pid for pid, _ in programs.spent_ns}
+
+
+def test_time_of_children_is_that_of_those_with_work_of_their_own(monkeypatch):
+    """Of a daemon and a process of the program's, each looked at while it ran."""
+    spent = {11: 5_000_000_000, 12: 1_000_000_000}
+    running = [
+        SimpleNamespace(
+            _identity=(pid,), _popen=SimpleNamespace(pid=pid), daemon=pid == 11, name=f"Process-{pid}"
+        )
+        for pid in spent
+    ]
+    monkeypatch.setattr("multiprocessing.process._children", running)
+    monkeypatch.setattr(children, "process_stat", lambda pid: SimpleNamespace(cpu_ns=spent[pid]))
+    noted = children.Children()
+    noted.look()
+    assert noted.facts() == {"processes": 1, "cpu_ns": 1_000_000_000}

@@ -71,7 +71,9 @@ def compare(trace, path):
     whole = modtrace.load(path)
     calls, steps = whole.calls, whole.steps
     process = trace.processes[0]
-    assert by_module(process, process.steps.all()) == told(calls)
+    every = process.steps.all()
+    assert by_module(process, every) == told(calls)
+    assert {len(values) for values in vars(every).values()} == {len(process.nodes)}
     done = steps[steps["whole"] & (steps["duration_ns"].fillna(0) > 0)]
     mine = process.steps.last(1000)
     assert process.steps.ended == len(done)

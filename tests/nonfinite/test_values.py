@@ -518,3 +518,11 @@ def test_a_structure_that_holds_itself_comes_to_an_end():
     assert places[0] == "a.0"
     assert {"b.0", "b.1.0"} <= set(places)
     assert 3 <= len(places) < 100
+
+
+@pytest.mark.parametrize(("steps_asked", "expected"), [("every 3", (0, 3)), ((2, 4), (2, 1))])
+def test_the_trace_says_which_steps_were_asked_for(steps_asked, expected):
+    with modtrace.trace(values=steps_asked) as trace:
+        steps(small(), 2)
+    (row,) = trace._read().table("asked").to_pylist()
+    assert (row["what"], row["first_step"], row["every"] or 1) == ("values", *expected)

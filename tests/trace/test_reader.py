@@ -356,3 +356,13 @@ def test_hostile_sizes_take_no_memory(trace, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 [")
+
+
+@pytest.mark.parametrize(("length", "read"), [(400, "g" * 400), (401, "g" * 397 + "...")])
+def test_a_gap_of_a_run_is_at_most_400_characters(trace, length, read):
+    image = Image(trace)
+    path = trace.parent / f"{length}.mtrace"
+    image.write(path)
+    end = path / "rank-0" / "end.json"
+    end.write_text(json.dumps(json.loads(end.read_text()) | {"gaps": ["g" * length]}))
+    assert open_trace(path).processes[0].end.gaps == (read,)
