@@ -16,6 +16,7 @@ from modtrace.analysis.flops import work
 from modtrace.analysis.memory import of_calls
 from modtrace.analysis.metrics import METRICS, SUMS
 from modtrace.analysis.modules import over_steps, sums
+from modtrace.analysis.ranks.times_over_ranks import LEAST, MEDIAN, MOST, times_over_ranks
 from modtrace.analysis.saved_bytes import of_calls as saved_of_calls
 from modtrace.analysis.statistics import rows_that_count
 from modtrace.analysis.timeline import timeline
@@ -28,6 +29,7 @@ Numbers = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 Values = tuple[Numbers, Bools]
 """Values and where they are known: doubles of what is in tensors, else integers."""
 
+OVER_RANKS: Final[Mapping[str, str]] = {"ranks_min": LEAST, "ranks_median": MEDIAN, "ranks_max": MOST}
 _PERCENTILES: Final[Mapping[str, int]] = {"p50": 1, "p95": 2, "max": 3}
 """Rows of `over_steps`."""
 
@@ -100,6 +102,8 @@ class GroupNumbers:
         inside = group >= 0
         if metric.adds == "calls":
             return np.bincount(group[inside], minlength=count).astype(np.int64), np.ones(count, np.bool_)
+        if metric.adds == "ranks":
+            return times_over_ranks(self._stored, OVER_RANKS[key], group, count, self._rows)
         if metric.adds == "single" or (metric.of_values and not has_values(self._stored)):
             return np.zeros(count, np.int64), np.zeros(count, np.bool_)
         if metric.adds in _PERCENTILES:
@@ -173,6 +177,8 @@ def of_single_calls(stored: Stored, key: str, low: int, high: int) -> Values:
         return np.ones(high - low, np.int64), np.ones(high - low, np.bool_)
     if metric.of_values:
         return call_values(stored).of(metric.column, slice(low, high))
+    if metric.adds == "ranks":
+        return np.zeros(high - low, np.int64), np.zeros(high - low, np.bool_)
     values = of_each_call(stored, metric.column)[low:high]
     if metric.adds == "single":  # of any sign
         return values, np.ones(high - low, np.bool_)

@@ -13,7 +13,7 @@ from modtrace.trace.dataframes import FRAMES
 from modtrace.trace.schema import PHASES
 from modtrace.units import VALUE, in_unit
 
-Adds = Literal["calls", "sum", "full sum", "most", "least", "p50", "p95", "max", "single"]
+Adds = Literal["calls", "sum", "full sum", "most", "least", "p50", "p95", "max", "single", "ranks"]
 """Ways in which the number of a row of a tree follows from those of its calls."""
 
 ADDS: Final[dict[Adds, str]] = {
@@ -26,6 +26,7 @@ ADDS: Final[dict[Adds, str]] = {
     "p95": "95th percentile (nearest rank) of the same calls",
     "max": "the longest of the same calls",
     "single": "known of single calls alone",
+    "ranks": "added up over its modules on each rank, whatever calls of them are in the row",
 }
 
 
@@ -41,7 +42,7 @@ class Metric:
     title: head of its column.
     unit: `ns`, `bytes`, `FLOP`; VALUE for a number of any sign with a fraction, which may be NaN; "" for a count.
     adds: a key of ADDS.
-    column: column of `t.calls` that it is made of; "" for the number of calls.
+    column: column of `t.calls` that it is made of; "" for the number of calls, and over ranks.
     name: name of its column in CSV files and in the data of a report.
     doc: what it is, in a sentence.
     module_column: column of `t.modules` with this number of a module; "" where it follows from the module's calls.
@@ -68,7 +69,9 @@ class Metric:
         return self.unit == VALUE
 
     def text(self, number: float | None, least: float | None = None) -> str:
-        """The number as text, `?` where it is not known; `least` is the lower bound."""
+        """The number as text; where it is not known `?`, and nothing over ranks. `least` is the lower bound."""
+        if number is None and self.adds == "ranks":
+            return ""
         return in_unit(number, self.unit, least)
 
 
@@ -107,6 +110,13 @@ METRICS: Final = _table(
     Metric("grad_abs", "grad abs", VALUE, "most", "gradient_absolute_maximum", "gradient_absolute_maximum",
            "greatest absolute value in the gradients that arrived at its backward; nan where any is", width=10,
            label="gradient absolute maximum"),
+    Metric("ranks_min", "ranks min", "ns", "ranks", "", "ranks_min_ns",
+           "own time of its module in a step, in the direction of the row, median of each rank: the least of the ranks "
+           "with the same modules", width=10, label="least of the ranks"),
+    Metric("ranks_median", "ranks med", "ns", "ranks", "", "ranks_median_ns",
+           "the same: the median of these ranks, of two the lesser", width=10, label="median of the ranks"),
+    Metric("ranks_max", "ranks max", "ns", "ranks", "", "ranks_max_ns",
+           "the same: the most of these ranks", width=10, label="most of the ranks"),
 )  # fmt: skip
 """By key, in the order in which views show them."""
 

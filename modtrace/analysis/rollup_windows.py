@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from modtrace.analysis.columns import (
     categorical,
@@ -17,7 +18,7 @@ from modtrace.analysis.columns import (
     values_and_known,
 )
 from modtrace.analysis.modules import module_names
-from modtrace.analysis.window_sums import window_sums
+from modtrace.analysis.window_sums import rank_sums, window_sums
 from modtrace.trace.batch_columns import lists_of
 from modtrace.trace.dataframes import ROLLUPS
 from modtrace.trace.histogram import added_up, middles_of
@@ -79,13 +80,12 @@ def rollup_frame(stored: Stored) -> pd.DataFrame:
     """One row a module or phase and window of steps, one a window of the steps themselves; columns as in ROLLUPS."""
     import pandas as pd
 
-    table = window_sums(stored)
-    module, phase, count = nullable_codes(table, "module"), nullable_codes(table, "phase"), len(table)
-    names, _, roots = module_names(stored)
-    types = stored.table("modules").column("type").to_pylist()
-    ranks = np.array([process.rank for process in stored.processes], np.int64)
+    sums = rank_sums(stored)
+    table = sums.table
+    module, count = nullable_codes(table, "module"), len(table)
+    phase = nullable_codes(table, "phase").astype(np.int64)
     data: dict[str, Any] = {
-        "rank": ranks[column(table, "process")],
+        "rank": sums.rank[column(table, "process")],
         **{
             name: column(table, name).astype(np.int64)
             for name in ("first_step", "end_step", "from_ns", "to_ns")
@@ -93,14 +93,14 @@ def rollup_frame(stored: Stored) -> pd.DataFrame:
         "kind": categorical(
             np.where(module >= 0, 0, np.where(phase >= 0, 1, 2)), ["module", "phase", "step"]
         ),
-        "name": distinct_texts(np.where(phase >= 0, phase + len(names), module), [*names, *PHASES]),
-        "type": distinct_texts(module, types),
-        "root": distinct_texts(module, roots),
+        "name": distinct_texts(np.where(phase >= 0, phase + len(sums.name), module), [*sums.name, *PHASES]),
+        "type": distinct_texts(module, sums.type),
+        "root": distinct_texts(module, sums.root),
         "module_id": pd.arrays.IntegerArray(np.maximum(module, 0), module < 0),
         "calls": column(table, "calls").astype(np.int64),
     }
     for side in SIDES:
-        ends, buckets, steps = _histograms(stored, side)
+        ends, buckets, steps = _histograms(table, side)
         figures, known = _quantiles(ends, buckets, steps, count)
         data[f"{side}_ns"] = nullable(table, f"{side}_ns")
         for percent, values in zip(PERCENTS, figures, strict=True):
@@ -110,20 +110,20 @@ def rollup_frame(stored: Stored) -> pd.DataFrame:
     return pd.DataFrame({shown.name: data[shown.name] for shown in ROLLUPS})
 
 
-def rollup_facts(stored: Stored, process: int = 0) -> RollupFacts | None:
-    """Rollups of one process over all its windows; None where none were written."""
+def rollup_facts(stored: Stored) -> RollupFacts | None:
+    """Rollups of the first process over all its windows; None where none were written."""
+    stored = stored.alone(stored.folders()[0])
     table = window_sums(stored)
-    of_process = column(table, "process") == process
-    if not of_process.any():
+    if not len(table):
         return None
-    first, end = column(table, "first_step")[of_process], column(table, "end_step")[of_process]
-    rows = [row for side in SIDES for row in _over_windows(stored, of_process, side)]
+    first, end = column(table, "first_step"), column(table, "end_step")
+    rows = [row for side in SIDES for row in _over_windows(stored, side)]
     rows.sort(key=lambda row: (row.type != "", -(row.total_ns or row.p50_ns * row.steps)))
     return RollupFacts(int(first.min()), int(end.max()) - 1, len(np.unique(first)), rows)
 
 
-def _over_windows(stored: Stored, of_process: Bools, side: str) -> list[ModuleOverSteps]:
-    """The times of one side of each module that has some, over all windows of a process."""
+def _over_windows(stored: Stored, side: str) -> list[ModuleOverSteps]:
+    """The times of one side of each module that has some, over all windows of a trace of one process."""
     table = window_sums(stored)
     titles, _, _ = module_names(stored)
     types = ["", *stored.table("modules").column("type").to_pylist(), *("" for _ in PHASES)]
@@ -134,13 +134,13 @@ def _over_windows(stored: Stored, of_process: Bools, side: str) -> list[ModuleOv
     calls = column(table, "calls").astype(np.int64)
     total, timed = values_and_known(table, f"{side}_ns")
     highest, _ = values_and_known(table, f"{side}_max_ns")
-    ends, buckets, steps = _histograms(stored, side)
+    ends, buckets, steps = _histograms(table, side)
     ran = np.diff(ends, prepend=0) > 0
-    chosen = np.flatnonzero(of_process & (ran | timed))
+    chosen = np.flatnonzero(ran | timed)
     keys, all_calls, all_ns, unknown = added_up(
         module[chosen], calls[chosen], total[chosen].astype(np.int64), (~timed[chosen]).astype(np.int64)
     )
-    of_element = np.repeat(np.where(of_process, module, -1), np.diff(ends, prepend=0))
+    of_element = np.repeat(module, np.diff(ends, prepend=0))
     codes, counts = added_up(of_element << _BUCKET_BITS | buckets, steps)
     low, high = (np.searchsorted(codes, keys + more << _BUCKET_BITS) for more in (0, 1))
     edges = np.stack([low, high], 1)
@@ -168,9 +168,8 @@ def _over_windows(stored: Stored, of_process: Bools, side: str) -> list[ModuleOv
     return rows
 
 
-def _histograms(stored: Stored, side: str) -> tuple[Ints, Ints, Ints]:
+def _histograms(table: pa.Table, side: str) -> tuple[Ints, Ints, Ints]:
     """Where the buckets of each row end, the buckets of all rows, and how many steps are in each."""
-    table = window_sums(stored)
     ends, buckets = lists_of(table.column(f"{side}_buckets"))
     return ends, buckets, lists_of(table.column(f"{side}_steps"))[1]
 

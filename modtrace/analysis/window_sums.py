@@ -1,25 +1,31 @@
 """Sums over windows of steps for all steps: as they were written, and before that from single calls.
 
 With `--keep auto` sums are written from the first step on that may be left out. All steps before it are recorded, so
-their sums follow from their calls: the same rows come of both.
+their sums follow from their calls: the same rows come of both. Of a trace of several ranks no call is opened but of
+those that have such steps, one rank at a time.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from modtrace.analysis.columns import column
+from modtrace.analysis.columns import column, values_and_known
+from modtrace.analysis.modules import module_names
 from modtrace.analysis.phases import Steps
+from modtrace.analysis.ranks.rank_names import names_without_calls
 from modtrace.analysis.rollups import UNKNOWN, rollup
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.arrow_arrays import IntegerLists, array
 from modtrace.trace.derived import once
 from modtrace.trace.histogram import added_up, buckets_of, windows_of
-from modtrace.trace.reader import Stored
+from modtrace.trace.reader import Stored, process_of
+from modtrace.trace.side_tables import rollups as checked_rollups
+from modtrace.trace.table_keys import ints, last_of_each
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -40,6 +46,69 @@ class _Times(NamedTuple):
     calls: Ints
     spent: tuple[Ints, Ints]
     ran: tuple[Bools, Bools]
+
+
+@dataclass(frozen=True)
+class RankSums:
+    """Sums over windows of steps of all ranks.
+
+    table: as `window_sums` has it.
+    name, type, root: of each module of all ranks, an element a row of the table `modules`.
+    rank: that of each process.
+    """
+
+    table: pa.Table
+    name: list[str]
+    type: list[str]
+    root: list[str]
+    rank: Ints
+
+
+@once
+def rank_sums(stored: Stored) -> RankSums:
+    """The sums of all ranks of a trace; made once. No call is opened where each wrote sums of all its steps.
+
+    Names are those of `modules` where the trace is of one process. Of several they are of the trees alone: a module
+    that is in none and was only called has none.
+    """
+    folders = stored.folders()
+    if len(folders) == 1:
+        name, _, root = module_names(stored)
+        ranks = [process.rank for process in stored.processes]
+        of_modules = stored.table("modules").column("type").to_pylist()
+        return RankSums(window_sums(stored), name, of_modules, root, np.array(ranks, np.int64))
+    tables: list[pa.Table] = []
+    names: list[str] = []
+    types: list[str] = []
+    roots: list[str] = []
+    for number, folder in enumerate(folders):
+        one = stored.alone(folder)
+        modules = last_of_each(one.unmerged("modules"), "module")
+        own, top = names_without_calls(modules, one.unmerged("names"))
+        tables.append(_among_all(_of_one(one, ints(modules, "module")), len(names), number))
+        names, roots = names + own, roots + top
+        types += modules.column("type").to_pylist()
+    ranks = [process_of(folder, 0).rank for folder in folders]
+    return RankSums(pa.concat_tables(tables), names, types, roots, np.array(ranks, np.int64))
+
+
+def _of_one(one: Stored, modules: Ints) -> pa.Table:
+    """The sums of a trace of one process, for which calls are opened only where there are none of its first steps."""
+    written = checked_rollups(one.unmerged("rollups"), modules, 0)
+    written = written.append_column("process", array(np.zeros(len(written), np.int64), pa.int32()))
+    thinned = one.unmerged("thinned")
+    firsts = np.concatenate([column(table, "first_step") for table in (written, thinned)])
+    return window_sums(one) if len(thinned) and int(firsts.min()) > 0 else written
+
+
+def _among_all(table: pa.Table, start: int, process: int) -> pa.Table:
+    """Sums of one process with the positions of modules among those of all, and with its number."""
+    for name, shift in (("module", start), ("process", process)):
+        values, known = values_and_known(table, name)
+        field = table.schema.field(name)
+        shifted = array(values.astype(np.int64) + shift, field.type, ~known)
+        table = table.set_column(table.schema.get_field_index(name), field, shifted)
+    return table
 
 
 @once

@@ -39,47 +39,36 @@ def memory_limit_of(parsed: ParsedOptions) -> int | None:
 RANK: Final = Option(("--rank",), "N", "of several ranks this one, else the first")
 
 
-def opened(parsed: ParsedOptions, *, most_processes: int | None = None) -> Stored:
+def opened(
+    parsed: ParsedOptions, *, most_processes: int | None = None, most_calls: int | None = None
+) -> Stored:
     """The trace that a command line names, or the newest here, open; with --rank that rank of it alone.
 
     Args:
         parsed: the command line.
-        most_processes: of a trace with more the first is opened alone.
+        most_processes, most_calls: of a trace with more, of several processes, the first is opened alone.
 
     Raises:
         UsageError: more than one is named, or the rank is not there.
         TraceError: there is none, or it cannot be read.
     """
     from modtrace.trace.newest import noted_calls
-    from modtrace.trace.reader import open_trace
+    from modtrace.trace.reader import folder_of_rank, open_trace
 
     stored = open_trace(chosen(parsed.words), max_memory_bytes=memory_limit_of(parsed))
     folders, rank = stored.folders(), parsed.number(RANK.key)
     if rank is not None:
-        stored = stored.alone(_folder_of(folders, rank))
-    elif most_processes is not None and len(folders) > most_processes:
+        stored = stored.alone(folder_of_rank(folders, rank))
+    elif len(folders) > 1 and (
+        (most_processes is not None and len(folders) > most_processes)
+        or (most_calls is not None and noted_calls(folders) > most_calls)
+    ):
         stored = stored.alone(folders[0])
-    number = noted_calls(stored.path)
+    number = noted_calls(stored.folders())
     if number >= MANY_CALLS and sys.stderr.isatty():
         say(f"modtrace: reading {number:,} calls")
     stored.table("modules")  # what is wrong with it is said before anything is printed or written
     return stored
-
-
-def _folder_of(folders: Sequence[Path], rank: int) -> Path:
-    """The folder of the last start of a rank.
-
-    Raises:
-        UsageError: there is none.
-    """
-    from modtrace.trace.reader import process_of
-
-    ranks = {process_of(folder, 0).rank: folder for folder in folders}
-    if rank not in ranks:
-        raise UsageError(
-            f"rank {rank} is not in the trace: it has {len(ranks)}, from {min(ranks)} to {max(ranks)}"
-        )
-    return ranks[rank]
 
 
 def chosen(words: Sequence[str]) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from modtrace.cli.chosen_trace import chosen, memory_limit_of
+from modtrace.cli.chosen_trace import RANK, chosen, memory_limit_of
 from modtrace.cli.options import Option, ParsedOptions, Verb, parse, takes_next
 from modtrace.cli.output import say, show
 from modtrace.errors import CannotTellError, RegressionError, UsageError
@@ -203,6 +203,9 @@ def shown_traces(words: Sequence[str], verb: Verb) -> ShownTraces:
         UsageError: an option cannot be read, or no trace stands behind --against.
     """
     parsed, candidate = parsed_sides(words, verb)
+    if candidate and RANK.key in parsed.values:
+        raise UsageError("--against compares the first ranks: --rank is for one trace")
+    parsed.number(RANK.key)
     return ShownTraces(parsed, tuple(candidate or ()))
 
 

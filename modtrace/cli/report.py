@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from modtrace.cli.chosen_trace import MAX_MEMORY, opened
+from modtrace.cli.chosen_trace import MAX_MEMORY, RANK, opened
 from modtrace.cli.compared_runs import AGAINST, ShownTraces, pair_of, shown_traces, side_name
 from modtrace.cli.options import Option, Verb
 from modtrace.cli.output import say
@@ -25,6 +25,7 @@ OPTIONS: Final = (
     Option(("--max-size",), "SIZE", "how large the file may get (default 1MB)"),
     Option(("--open",), None, "show it in a browser"),
     AGAINST,
+    RANK,
     MAX_MEMORY,
 )
 
@@ -36,6 +37,7 @@ VERB: Final = Verb(
     examples=(
         ("modtrace report --open", "of the newest trace here, shown in a browser"),
         ("modtrace report run.mtrace -o run.html --full", "with every call"),
+        ("modtrace report --rank 3", "of a job of many ranks another than the first"),
         ("modtrace report old*.mtrace --against new*.mtrace", "coloured by what changed"),
     ),
     docs="docs/report.md",
@@ -66,8 +68,10 @@ def execute(shown: ShownTraces) -> None:
     if shown.candidate:
         _write_pair(shown)
         return
+    from modtrace.analysis.ranks.rank_report import FEW_CALLS, FEW_RANKS
+
     parsed = shown.parsed
-    stored = opened(parsed)
+    stored = opened(parsed, most_processes=FEW_RANKS, most_calls=FEW_CALLS)
     target = Path(parsed.values.get("output") or f"{stored.path.resolve().stem}.html")
     limit = size_bytes(parsed.values["max-size"]) if "max-size" in parsed.values else None
     text = written(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from modtrace.cli.chosen_trace import MAX_MEMORY, chosen, memory_limit_of, opened
+from modtrace.cli.chosen_trace import MAX_MEMORY, RANK, chosen, memory_limit_of, opened
 from modtrace.cli.compared_runs import (
     AGAINST,
     ShownTraces,
@@ -21,6 +21,7 @@ from modtrace.systems.terminals import has_terminal
 OPTIONS: Final = (
     Option(("--plain",), None, "the tree as text: ASCII, no color, 80 columns"),
     AGAINST,
+    RANK,
     MAX_MEMORY,
 )
 _TEXT: Final = (
@@ -63,14 +64,14 @@ def execute(shown: ShownTraces) -> None:
         return
     from modtrace.views.tui.app import run
 
-    run(chosen(parsed.words), max_memory_bytes=memory_limit_of(parsed))
+    run(chosen(parsed.words), rank=parsed.number(RANK.key), max_memory_bytes=memory_limit_of(parsed))
 
 
 def _print(parsed: ParsedOptions) -> None:
     from modtrace.views import console
 
     style = console.plain_style(sys.stdout) if parsed.on("plain") else console.style_of(sys.stdout)
-    text = console.tree(opened(parsed), **style)
+    text = console.tree(opened(parsed, most_processes=1), **style)
     show(text)
 
 

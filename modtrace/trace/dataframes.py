@@ -416,7 +416,7 @@ ROLLUPS: Final = (
     PublicColumn("from_ns", "int64", "when the first of them began, since the start of recording in its process"),
     PublicColumn("to_ns", "int64", "when the last of them ended"),
     PublicColumn("kind", "category", "module; phase; step: the steps themselves, from one end of a step to the next"),
-    PublicColumn("name", "category", "as in `modules`; of a phase its name. `forward` and `eval` are root calls with and without gradients, criteria among them", "it is of the steps"),
+    PublicColumn("name", "category", "as in `modules`; of a phase its name. `forward` and `eval` are root calls with and without gradients, criteria among them. Of several ranks a module that no other holds, called inside others alone, is \"\"", "it is of the steps"),
     PublicColumn("type", "category", "class of the module", "it is of no module"),
     PublicColumn("root", "category", "as in `modules`", "it is of no module"),
     PublicColumn("module_id", "Int64", "row of `modules`", "it is of no module"),

@@ -35,3 +35,8 @@ def once(
         return result
 
     return once_a_trace
+
+
+def is_made(function: Callable[[Stored], Any], stored: Stored) -> bool:
+    """True where a function under `once` has its result on a trace."""
+    return (getattr(function, "__wrapped__", function),) in stored.derived

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from modtrace.errors import TraceError
@@ -36,9 +37,9 @@ def has_calls(path: Path) -> bool:
     return any(_wrote_calls(folder) for folder in path.glob("rank-*"))
 
 
-def noted_calls(path: Path) -> int:
-    """Calls of the processes of a trace that ended and noted how many they wrote."""
-    return sum(_noted(folder) or 0 for folder in path.glob("rank-*"))
+def noted_calls(folders: Iterable[Path]) -> int:
+    """Calls of those processes of some folders that ended and noted how many they wrote."""
+    return sum(_noted(folder) or 0 for folder in folders)
 
 
 def _noted(folder: Path) -> int | None:

@@ -7,7 +7,7 @@ followed (`merge`); what was cut or damaged is left out and said in `notes`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from modtrace._version import __version__
-from modtrace.errors import TraceError
+from modtrace.errors import TraceError, UsageError
 from modtrace.systems.other_processes import is_alive
 from modtrace.text import and_more, plain
 from modtrace.trace import merge, side_tables
@@ -136,8 +136,8 @@ class Stored:
     """A trace on disk. Tables are loaded and checked when they are asked for, and kept.
 
     `owner` is what must live as long as this: the directory of a trace that is not saved goes with it. With `folder` it
-    is the process of that folder alone. `derived` holds
-    what was worked out of it, see `once`; a trace that has grown is opened anew, and begins with none of it.
+    is the process of that folder alone, of the trace `job`. `derived` holds what was worked out of it, see `once`; a
+    trace that has grown is opened anew, and begins with none of it.
     """
 
     def __init__(
@@ -147,9 +147,11 @@ class Stored:
         max_memory_bytes: int | None = None,
         owner: object | None = None,
         folder: Path | None = None,
+        job: Stored | None = None,
     ) -> None:
         self.path = path
         self._owner = owner
+        self._job = job
         self.notes: list[str] = []
         self.derived: dict[tuple[Any, ...], Any] = {}
         self.run = run_of(path)
@@ -180,7 +182,13 @@ class Stored:
         """
         if self._folders == [folder]:
             return self
-        return Stored(self.path, max_memory_bytes=self.max_memory_bytes, owner=self._owner, folder=folder)
+        return Stored(
+            self.path,
+            max_memory_bytes=self.max_memory_bytes,
+            owner=self._owner,
+            folder=folder,
+            job=self._job or self,
+        )
 
     @cached_property
     def processes(self) -> tuple[Process, ...]:
@@ -202,14 +210,12 @@ class Stored:
 
     def whole(self) -> Stored:
         """The trace with all its processes, also where this is one of them alone."""
-        if self.process_count == len(self._folders):
-            return self
-        return Stored(self.path, max_memory_bytes=self.max_memory_bytes, owner=self._owner)
+        return self._job or self
 
     @cached_property
     def process_count(self) -> int:
         """The processes of the trace on disk, also where this is one of them alone."""
-        return max(len(folders_of(self.path)), len(self._folders))
+        return len(self.whole().folders())
 
     def unmerged(self, table: str) -> pa.Table:
         """A table of a trace of one process as it was written, its cells checked; no other table is read for it.
@@ -381,6 +387,20 @@ def _with_gaps(rows: pa.Table, process: Process) -> pa.Table:
     at_ns = stop.stopped_ns if stop is not None else process.wall_ns
     columns = {"at_ns": [at_ns] * len(new), "reason": new, "lost_calls": [None] * len(new)}
     return pa.concat_tables([rows, table_of(columns, rows.schema)])
+
+
+def folder_of_rank(folders: Sequence[Path], rank: int) -> Path:
+    """The folder of the last start of a rank.
+
+    Raises:
+        UsageError: there is none.
+    """
+    ranks = {process_of(folder, 0).rank: folder for folder in folders}
+    if rank not in ranks:
+        raise UsageError(
+            f"rank {rank} is not in the trace: it has {len(ranks)}, from {min(ranks)} to {max(ranks)}"
+        )
+    return ranks[rank]
 
 
 def open_trace(

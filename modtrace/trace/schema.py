@@ -32,6 +32,8 @@ STOP_FILE: Final = "stopped.json"
 STREAM_SUFFIX: Final = ".arrows"
 LATEST_SUFFIX: Final = ".latest"
 """A stream of one batch that is replaced as a whole: rows that are not final yet."""
+FULL_REQUEST_FILE, FULL_ANSWER_FILE = "full-request.json", "full-answer.json"
+"""The next steps in full, asked for while a process runs, and what it says to that."""
 OUTPUT_FILE: Final = "output.txt"
 """Output of the script, where it was run with --live."""
 
@@ -399,9 +401,10 @@ TABLES: Final[dict[str, tuple[Column, ...]]] = {
         Column("source_file", "string", "the program's file where it happened, or where the module is called", True),
         Column("source_line", "int32", "the line", True),
     ),
-    # The steps that were asked for with --memory, --kernels and --saved. More may have been watched: views show these alone.
+    # The steps that were asked for with --memory, --kernels and --saved. More may have been watched: views show these alone. And
+    # those that someone who looked at the run asked for in full, a row each time.
     "asked": (
-        Column("what", "string", "memory, kernels, saved or values"),
+        Column("what", "string", "memory, kernels, saved, values or full"),
         Column("first_step", "int64", "number of the first step"),
         Column("end_step", "int64", "number of the first step that is not asked for any more"),
         Column("every", "int64", "of these each so manieth alone, counted from step 0; null for all", True, since=2),

@@ -49,7 +49,7 @@ from modtrace.trace.schema import PHASES
 from modtrace.units import count, duration, size
 from modtrace.views.compilations import compilations_lines
 from modtrace.views.difference_text import difference_lines, limit_lines
-from modtrace.views.filtered import checked_key, no_hit, tree_and_column
+from modtrace.views.filtered import checked_key, no_hit, tree_and_columns
 from modtrace.views.findings import findings_lines
 from modtrace.views.kernels import kernels_lines
 from modtrace.views.memory import memory_lines
@@ -146,15 +146,20 @@ def tree(
 ) -> str:
     """The merged call tree of the first process, its numbers those of the steps that count or of the whole run; with
     `where` what a filter lets through, with all above it; with `sort` siblings by a number, which has a column then.
+    From 80 columns on it has the own times over ranks, where these are soon known.
     """
     profile = flat_profile(stored, whole_run=whole_run) if stored.processes else None
     rows = None if profile is None else profile.window.rows
-    shown, column = tree_and_column(stored, where=where, sort=sort, rows=rows)
+    if soon_opened(stored.whole()):
+        rank_report(stored.whole())  # from here on numbers over ranks are known
+    shown, column, over_ranks = tree_and_columns(stored, where=where, sort=sort, rows=rows)
     if where and not len(shown.depth):
         lines = [no_hit(where, len(merged(stored, 0).depth))]
         return _finished(_headed(stored, lines), width, color, ascii, cut)
     base_ns = 0 if profile is None else profile.window.base_ns
-    lines = tree_lines(shown, width=max(width, 20), base_ns=base_ns, depth=depth, column=column)
+    lines = tree_lines(
+        shown, width=max(width, 20), base_ns=base_ns, depth=depth, column=column, over_ranks=over_ranks
+    )
     if profile is not None:
         lines.insert(0, f"  {window_text(profile)}")
         lines += [] if where else [f"  {text}" for text in outside_texts(profile, 1)]

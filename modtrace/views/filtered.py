@@ -11,7 +11,7 @@ import numpy.typing as npt
 from modtrace.analysis.columns import order_keys
 from modtrace.analysis.filters import mask, parse
 from modtrace.analysis.metric_values import WindowNumbers
-from modtrace.analysis.metrics import METRICS, comparable
+from modtrace.analysis.metrics import METRICS, Metric, comparable
 from modtrace.analysis.tree import Tree, chosen, placed, preorder
 from modtrace.errors import UsageError
 from modtrace.filter_language import Filter
@@ -45,10 +45,10 @@ def checked_key(key: str, table: str) -> str:
     return key
 
 
-def tree_and_column(
+def tree_and_columns(
     stored: Stored, *, where: str = "", sort: str = "", rows: Bools | None = None
-) -> tuple[Tree, ColumnOf | None]:
-    """The merged tree of the first process, and the number that it is sorted by.
+) -> tuple[Tree, ColumnOf | None, list[ColumnOf]]:
+    """The merged tree of the first process, the number that it is sorted by, and those over ranks where any is known.
 
     Args:
         stored: the trace.
@@ -69,11 +69,10 @@ def tree_and_column(
     groups = WindowNumbers(stored, node, count, window, 0, len(node))
     order, shown = np.arange(count), None
     if metric is not None:
-        values, known = groups.values(metric.key)
-        least, bounded = groups.values(metric.bound) if metric.bound else (values, known)
+        shown = _column(groups, metric)
+        (values, known), (least, bounded) = shown.values, shown.least
         ranked = order_keys(np.where(known, values, least), known | bounded, descending=True)
         order = preorder(parents_of(tree.depth), ranked)
-        shown = ColumnOf(metric, (values, known), (least, bounded))
     elif key == "name":
         names = sorted(range(count), key=tree.label.__getitem__)
         rank = np.empty(count, np.int64)
@@ -83,7 +82,15 @@ def tree_and_column(
         order = order[_passing(ProcessRows.of(stored, 0), wanted, groups)[order]]
     if shown is not None:
         shown = shown.taken(order)
-    return chosen(tree, order), shown
+    over_ranks = [_column(groups, metric) for metric in METRICS.values() if metric.adds == "ranks"]
+    known_ones = [each.taken(order) for each in over_ranks if each.values[1].any()]
+    return chosen(tree, order), shown, known_ones
+
+
+def _column(groups: WindowNumbers, metric: Metric) -> ColumnOf:
+    """A metric of the rows of a tree, and its lower bound."""
+    values = groups.values(metric.key)
+    return ColumnOf(metric, values, groups.values(metric.bound) if metric.bound else values)
 
 
 def _passing(part: ProcessRows, wanted: Filter, groups: WindowNumbers) -> Bools:

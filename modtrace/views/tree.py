@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,10 @@ Ints = npt.NDArray[np.int64]
 
 MAX_INDENT = 12
 _HEAD = "CALL TREE"
+_WIDE: Final = 80
+"""Columns from which on there are outputs, and numbers over ranks."""
+_USUAL, _OUTPUT = 25, 12
+"""Columns of total, share and calls with what is between; the fewest that an output is shown in."""
 NOT_RUN = "-"
 """Number of a row that did not run in the window."""
 
@@ -49,6 +55,7 @@ def tree_lines(
     base_ns: int,
     depth: int | None = None,
     column: ColumnOf | None = None,
+    over_ranks: Sequence[ColumnOf] = (),
 ) -> list[str]:
     """A line a node: name, class, calls, inclusive time, share, output; `-` for what did not run in the window.
 
@@ -58,48 +65,61 @@ def tree_lines(
         base_ns: what shares are of.
         depth: the deepest level shown; None for all.
         column: a further number of each node.
+        over_ranks: numbers that have columns too, from 80 columns on; what calls returned is shown behind them if there
+            is room.
     """
-    further = column if column is not None and column.metric.key not in ("total", "calls") else None
+    columns = [column] if column is not None and column.metric.key not in ("total", "calls") else []
+    if width >= _WIDE:
+        shown = [each.metric.key for each in columns]
+        columns += [each for each in over_ranks if each.metric.key not in shown]
     total_of, calls_of = METRICS["total"], METRICS["calls"]
-    extra = "" if further is None else f" {further.metric.title:>{further.metric.width}}"
-    name_width = max(min(34, width - 40 if width >= 80 else width - 27 - len(extra)), 8)
-    lines = [_line((_HEAD, total_of.title, "%", calls_of.title, extra, "output"), name_width, width)]
+    extra = "".join(f" {each.metric.title:>{each.metric.width}}" for each in columns)
+    name_width = max(min(34, width - 40 if width >= _WIDE else width - 27 - len(extra)), 8)
+    if len(columns) > 1:
+        name_width = max(min(34, width - _USUAL - len(extra)), 8)
+    outputs = width >= _WIDE and (len(columns) < 2 or width - _USUAL - len(extra) - name_width >= _OUTPUT)
+    lines = [_line((_HEAD, total_of.title, "%", calls_of.title, extra, "output"), name_width, width, outputs)]
     hidden = 0
     for node, level in enumerate(tree.depth.tolist()):
         if depth is not None and level > depth:
             hidden += 1
             continue
-        folded = f" x{tree.instances[node]}" if tree.instances[node] > 1 else ""
-        indent = "  " * level if level <= MAX_INDENT else "  " * MAX_INDENT + f"[{level}] "
-        class_name = plain(tree.type[node])
-        again = " recompute" if tree.recompute[node] else ""
-        label = plain(tree.label[node])
-        name = (
-            f"{indent}{label}{folded}"
-            + (f"  {class_name}" if class_name and label not in (class_name, f"({class_name})") else "")
-            + again
-        )
+        name = _named(tree, node, level)
         calls = int(tree.calls[node])
         unknown = tree.unknown[node] == calls
         total = total_of.text(None if unknown else int(tree.total_ns[node])) if calls else NOT_RUN
         share = "?" if unknown else percent(int(tree.total_ns[node]), base_ns)
         share = share if calls else NOT_RUN
         output = plain(tree.outputs[node]) if not tree.raised[node] else f"raised {tree.raised[node]}x"
-        number = "" if further is None else further.text(node) if calls else NOT_RUN
-        extra = "" if further is None else f" {number:>{further.metric.width}}"
-        lines.append(_line((name, total, share, calls_of.text(calls), extra, output), name_width, width))
+        extra = "".join(
+            f" {each.text(node) if calls or each.metric.adds == 'ranks' else NOT_RUN:>{each.metric.width}}"
+            for each in columns
+        )
+        lines.append(
+            _line((name, total, share, calls_of.text(calls), extra, output), name_width, width, outputs)
+        )
     if depth is not None and hidden:
         lines.append(f"  {plural(hidden, 'deeper line')}: --depth {depth + 1}")
     return lines
 
 
-def _line(cells: tuple[str, str, str, str, str, str], name_width: int, width: int) -> str:
-    """Name, total, share, calls, a further number as wide as its column, and output; as much of it as fits."""
+def _named(tree: Tree, node: int, level: int) -> str:
+    """Label of a node, its class and number of modules, indented."""
+    folded = f" x{tree.instances[node]}" if tree.instances[node] > 1 else ""
+    indent = "  " * level if level <= MAX_INDENT else "  " * MAX_INDENT + f"[{level}] "
+    class_name, label = plain(tree.type[node]), plain(tree.label[node])
+    again = " recompute" if tree.recompute[node] else ""
+    shown_class = f"  {class_name}" if class_name and label not in (class_name, f"({class_name})") else ""
+    return f"{indent}{label}{folded}{shown_class}{again}"
+
+
+def _line(cells: tuple[str, str, str, str, str, str], name_width: int, width: int, outputs: bool) -> str:
+    """Name, total, share, calls, further numbers as wide as their columns, and output; as much of it as fits."""
     name, total, share, calls, extra, output = cells
     line = f"  {pad(name, name_width)} {total:>8} {share:>5}"
     if width >= 60:
         line += f" {calls:>7}"
     line += extra
-    if width >= 80:
+    if outputs:
         line += f"  {output}"
     return line

@@ -12,7 +12,7 @@ from modtrace.analysis.metrics import METRICS, comparable
 from modtrace.errors import UsageError
 from modtrace.units import percent
 from modtrace.views import console
-from modtrace.views.filtered import tree_and_column
+from modtrace.views.filtered import tree_and_columns
 from modtrace.views.module_table import filtered_rows, module_table
 
 
@@ -57,10 +57,10 @@ def test_modules_and_tree(trace, where, wanted):
 
 
 def test_what_is_above_stays_in_the_tree(trace):
-    tree, _ = tree_and_column(trace._read(), where="type:GELU")
+    tree, *_ = tree_and_columns(trace._read(), where="type:GELU")
     assert tree.label == ["model", "*", "act"]
     assert tree.calls.tolist() == [3, 6, 6]
-    assert tree_and_column(trace._read(), where="nothing-like-this")[0].label == []
+    assert tree_and_columns(trace._read(), where="nothing-like-this")[0].label == []
 
 
 def test_what_a_module_does_not_have(trace):
@@ -104,8 +104,8 @@ def siblings(tree):
 @pytest.mark.parametrize("key", [metric.key for metric in comparable()])
 def test_siblings_in_order_of_a_number(trace, key, where):
     stored = trace._read()
-    tree, column = tree_and_column(stored, where=where, sort=key)
-    usual, _ = tree_and_column(stored, where=where)
+    tree, column, _ = tree_and_columns(stored, where=where, sort=key)
+    usual, *_ = tree_and_columns(stored, where=where)
     assert sorted(tree.name) == sorted(usual.name)
     assert column.metric.key == key
     for nodes in siblings(tree).values():
@@ -121,14 +121,14 @@ def test_siblings_in_order_of_a_number(trace, key, where):
 
 def test_siblings_in_order_of_names(trace):
     stored = trace._read()
-    tree, column = tree_and_column(stored, sort="name")
+    tree, column, _ = tree_and_columns(stored, sort="name")
     assert column is None
     for nodes in siblings(tree).values():
         labels = [tree.label[node] for node in nodes]
         assert labels == sorted(labels)
-    assert tree_and_column(stored, sort="order")[0].label == tree_and_column(stored)[0].label
+    assert tree_and_columns(stored, sort="order")[0].label == tree_and_columns(stored)[0].label
     with pytest.raises(UsageError, match=r"--sort takes self, total, .* not 'output'"):
-        tree_and_column(stored, sort="output")
+        tree_and_columns(stored, sort="output")
 
 
 @pytest.mark.parametrize("key", [metric.key for metric in comparable()])

@@ -21,7 +21,7 @@ def batch_norm(facts: Facts) -> Iterator[Finding]:
     """BatchNorm in training mode was given batches of 1."""
     calls = facts.calls
     norm_classes = (
-        BATCH_NORMS if len(facts.stored.processes) == 1 else BATCH_NORMS[:3]
+        BATCH_NORMS if facts.stored.process_count == 1 else BATCH_NORMS[:3]
     )  # SyncBatchNorm adds batches up
     table = facts.stored.table("modules")
     types, training = table.column("type").to_pylist(), table.column("training").to_pylist()

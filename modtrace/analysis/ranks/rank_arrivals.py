@@ -9,10 +9,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.columns import column, nullable_codes
-from modtrace.analysis.ranks.joined_collectives import arrivals
+from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.ranks.joined_collectives import arrivals, launched_in
 from modtrace.analysis.ranks.process_groups import GroupFacts, group_facts
 from modtrace.analysis.timeline import timeline
+from modtrace.trace.call_table import CallTable
 from modtrace.trace.reader import Stored
 
 Ints = npt.NDArray[np.int64]
@@ -20,6 +21,7 @@ Bools = npt.NDArray[np.bool_]
 
 MANY_ROWS: Final = 20_000_000
 """Collectives of all ranks together that are joined: 1 GB."""
+_FAR_NS: Final = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class RankLaunches:
     step: number of the step in its process, -1 outside of steps.
     started_unix_ns: of its recording; `at_ns` and `step_end_ns` count from there.
     step_end_ns: end of that step.
+    place: of the module call in which it was launched, index into the places of the rank; -1 for none.
+    free_ns: when the thread that launched it went on: with another call, or with the end of that one; -1 where not
+        known.
     counts: of each step, whether statistics are of it.
     clock: name of its clock; None where not known.
     """
@@ -43,17 +48,20 @@ class RankLaunches:
     at_ns: Ints
     step: Ints
     step_end_ns: Ints
+    place: Ints
+    free_ns: Ints
     counts: Bools
     started_unix_ns: int
     clock: str | None
 
 
-def rank_launches(stored: Stored, counts: Bools) -> RankLaunches | None:
+def rank_launches(stored: Stored, counts: Bools, place_of_call: Ints) -> RankLaunches | None:
     """The collectives of the process of a trace of one; None where there are none.
 
     Args:
         stored: the trace, of one process.
         counts: of each step of it, whether statistics are of it.
+        place_of_call: of each call, index into the places of the rank; -1 for none.
     """
     table = stored.table("collectives")
     if not len(table):
@@ -73,6 +81,8 @@ def rank_launches(stored: Stored, counts: Bools) -> RankLaunches | None:
         index = np.searchsorted(steps.start, at_ns, side="right") - 1
         inside = (index >= 0) & (at_ns < steps.end[np.maximum(index, 0)])
         step[inside], end_ns[inside] = index[inside], steps.end[index[inside]]
+    thread = nullable_codes(table, "thread")[order].astype(np.int64)
+    call, _ = launched_in(stored, 0, at_ns, thread)
     return RankLaunches(
         groups=tuple(facts.values()),
         operations=tuple(str(name) for name in operations),
@@ -82,22 +92,38 @@ def rank_launches(stored: Stored, counts: Bools) -> RankLaunches | None:
         at_ns=at_ns,
         step=step,
         step_end_ns=end_ns,
+        place=np.append(place_of_call, -1)[call],
+        free_ns=_free_ns(timeline(stored).calls, call, at_ns, thread),
         counts=counts,
         started_unix_ns=about.started_unix_ns or 0,
         clock=about.clock,
     )
 
 
-def waits_of_ranks(ranks: Sequence[RankLaunches]) -> list[int | None]:
-    """Of each rank the median over the steps that count of its waiting, in nanoseconds.
+def _free_ns(calls: CallTable, call: Ints, at_ns: Ints, thread: Ints) -> Ints:
+    """When each thread that was in a call at a moment went on, -1 where that is not known."""
+    start, threads = column(calls, "start_ns"), column(calls, "thread")
+    spent, known = values_and_known(calls, "duration_ns")
+    free = np.full(len(at_ns), -1, np.int64)
+    for number in np.unique(thread[(thread >= 0) & (call >= 0)]).tolist():
+        rows = np.flatnonzero((thread == number) & (call >= 0))
+        low, high = np.searchsorted(threads, [number, number + 1]).tolist()
+        following = np.append(start[low:high], _FAR_NS)
+        behind = following[np.searchsorted(start[low:high], at_ns[rows], side="right")]
+        ends = np.where(known, start + spent, _FAR_NS)[call[rows]]
+        first = np.minimum(behind, ends)
+        free[rows] = np.where(first < _FAR_NS, first, -1)
+    return free
 
-    The waiting in a step is the time in which any of its collectives had been launched by this rank and not yet by the
-    last one of its group. None where it is not known: clocks are several, or no step has all its collectives joined.
+
+def waits_beside(ranks: Sequence[RankLaunches]) -> list[Ints] | None:
+    """Of each rank and collective the time from its launch until that of the last rank, in nanoseconds; -1 where not
+    known. None where clocks are several.
     """
     clocks = {rank.clock for rank in ranks}
     rows = sum(len(rank.at_ns) for rank in ranks)
     if not ranks or None in clocks or len(clocks) > 1 or rows > MANY_ROWS:
-        return [None] * len(ranks)
+        return None
     numbers: dict[Hashable, int] = {}
     names: dict[str, int] = {}
     parts, expected = [], []
@@ -115,15 +141,20 @@ def waits_of_ranks(ranks: Sequence[RankLaunches]) -> list[int | None]:
     process = np.repeat(np.arange(len(ranks)), [len(rank.at_ns) for rank in ranks])
     unix_ns = np.concatenate([rank.at_ns + rank.started_unix_ns for rank in ranks])
     joined = arrivals(key, process, unix_ns, np.concatenate(expected), np.ones(rows, np.bool_))
-    edges = np.cumsum([0, *(len(rank.at_ns) for rank in ranks)]).tolist()
-    return [
-        _median_wait(rank, joined.wait_ns[low:high])
-        for rank, low, high in zip(ranks, edges, edges[1:], strict=False)
-    ]
+    return np.split(joined.wait_ns, np.cumsum([len(rank.at_ns) for rank in ranks])[:-1])
 
 
-def _median_wait(rank: RankLaunches, wait_ns: Ints) -> int | None:
-    """The median over the steps that count and of which all is known; one without collectives has no waiting."""
+def median_wait(rank: RankLaunches, wait_ns: Ints) -> int | None:
+    """The median of the waiting of a rank in the steps that count and of which all is known, in nanoseconds; None where
+    there are none.
+
+    The waiting in a step is the time in which any of its collectives had been launched by this rank and not yet by the
+    last one of its group. A step without collectives has none.
+
+    Args:
+        rank: its collectives.
+        wait_ns: of each of these, as in `waits_beside`.
+    """
     inside = rank.step >= 0
     step, at_ns = rank.step[inside], rank.at_ns[inside]
     wait, end_ns = wait_ns[inside], rank.step_end_ns[inside]

@@ -59,7 +59,7 @@ class RankStepTimes:
     counts: which of them statistics are of.
     duration_ns, data_ns: of the step, and of its waiting for data.
     wait_ns: the part of it in which a wrapper (DistributedDataParallel) or the end of a backward may have waited for
-        other ranks.
+        other ranks, and once ranks are beside each other what modules stood in collectives.
     own_ns: shape (steps, places); wall time in a place without the calls inside, NaN where it is not known.
     width: an element is so many steps, their mean; 1 but where sums over windows of steps were read.
     """
@@ -136,7 +136,8 @@ def reduced(stored: Stored, cells: int) -> RankNumbers:
     numbers = step_columns(stored, 0)
     names, role, place_of = _places(stored)
     number = _kept(len(numbers), max(len(names), 1), cells)
-    own = _own_ns(stored, place_of, number, len(names))
+    place_of_call = _places_of_calls(stored, place_of)
+    own = _own_ns(stored, place_of_call, number, len(names))
     ran = np.flatnonzero(np.nansum(own, axis=0) > 0) if len(names) else np.zeros(0, np.int64)
     times = RankStepTimes(
         number=number,
@@ -147,6 +148,8 @@ def reduced(stored: Stored, cells: int) -> RankNumbers:
         own_ns=own[:, ran],
     )
     steps = timeline(stored).steps[0]
+    shown = np.full(len(names) + 1, -1, np.int64)
+    shown[ran] = np.arange(len(ran))
     return RankNumbers(
         folder=about.folder,
         rank=about.rank,
@@ -161,7 +164,7 @@ def reduced(stored: Stored, cells: int) -> RankNumbers:
         times=times,
         devices=tuple(accelerators(stored)),
         collectives=last_collectives(stored),
-        launches=rank_launches(stored, numbers["in_statistics"].astype(np.bool_)),
+        launches=rank_launches(stored, numbers["in_statistics"].astype(np.bool_), shown[place_of_call]),
     )
 
 
@@ -222,16 +225,21 @@ def _position(number: Ints, steps: int) -> Ints:
     return position
 
 
-def _own_ns(stored: Stored, place_of: Ints, number: Ints, places: int) -> Floats:
+def _places_of_calls(stored: Stored, place_of: Ints) -> Ints:
+    """Of each call the number of the place that its own time is in, -1 for none."""
     table = timeline(stored).calls
-    call_kind, module, step = (
-        column(table, "kind"), nullable_codes(table, "module"), nullable_codes(table, "step"),
-    )  # fmt: skip
-    position = _position(number, len(timeline(stored).steps[0]))[step]
-    rows = np.flatnonzero(((call_kind == MODULE) | (call_kind == BACKWARD)) & (module >= 0) & (position >= 0))
-    rows = rows[place_of[module[rows]] >= 0]
-    again = (call_kind[rows] == BACKWARD) | (nullable_codes(table, "phase")[rows] == RECOMPUTE)
-    cell = position[rows] * places + place_of[module[rows]] + again
+    call_kind, module = column(table, "kind"), nullable_codes(table, "module")
+    in_backward = (call_kind == BACKWARD) | (nullable_codes(table, "phase") == RECOMPUTE)
+    forward = np.append(place_of, -1)[module]
+    has_place = ((call_kind == MODULE) | (call_kind == BACKWARD)) & (forward >= 0)
+    return np.where(has_place, forward + in_backward, -1)
+
+
+def _own_ns(stored: Stored, place_of_call: Ints, number: Ints, places: int) -> Floats:
+    table = timeline(stored).calls
+    position = _position(number, len(timeline(stored).steps[0]))[nullable_codes(table, "step")]
+    rows = np.flatnonzero((place_of_call >= 0) & (position >= 0))
+    cell = position[rows] * places + place_of_call[rows]
     self_ns, known = values_and_known(table, "self_ns")
     shape = (len(number), places)
     spent = np.bincount(cell, weights=self_ns[rows], minlength=len(number) * places).astype(np.float32)

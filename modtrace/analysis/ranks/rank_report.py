@@ -10,12 +10,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.ranks.rank_arrivals import waits_of_ranks
 from modtrace.analysis.ranks.rank_numbers import MANY_CELLS, NO_TIMES, Place, RankNumbers, reduced, unreadable
 from modtrace.analysis.ranks.rank_sums import reduced_from_sums
+from modtrace.analysis.ranks.standing_waits import without_waits
 from modtrace.analysis.ranks.stragglers import MIN_STEPS, Peers, Straggler, stragglers
 from modtrace.errors import TraceError
-from modtrace.trace.derived import once
+from modtrace.trace.derived import is_made, once
 from modtrace.trace.newest import noted_calls
 from modtrace.trace.reader import Stored, process_of
 from modtrace.units import plural
@@ -23,8 +23,10 @@ from modtrace.units import plural
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_MANY_SUMS, _MANY_OPENED, _MANY_CALLS = 64, 8, 200_000
-"""So many ranks are opened without being asked for: by their sums; by their calls, if these are no more."""
+FEW_RANKS, FEW_CALLS = 8, 200_000
+"""So many ranks are opened without being asked for, if they have no more calls together."""
+_MANY_SUMS: Final = 64
+"""So many are where each wrote sums."""
 _FEW: Final = 0.5
 """A rank with less than this part of the steps of its peers is not held against them."""
 
@@ -104,11 +106,30 @@ class RankReport:
 
 def soon_opened(stored: Stored) -> bool:
     """True for several ranks whose report takes little longer than the trace of one."""
+    number = len(stored.folders())
+    return 1 < number <= _MANY_SUMS and (few_to_open(stored) or has_sums(stored))
+
+
+def few_to_open(stored: Stored) -> bool:
+    """True for ranks so few, with so few calls, that all are opened without being asked for; one alone always is."""
     folders = stored.folders()
-    if not 1 < len(folders) <= _MANY_SUMS:
-        return False
-    few = len(folders) <= _MANY_OPENED and noted_calls(stored.path) <= _MANY_CALLS
-    return few or len(stored.alone(folders[0]).unmerged("rollups")) > 0
+    return len(folders) == 1 or (len(folders) <= FEW_RANKS and noted_calls(folders) <= FEW_CALLS)
+
+
+def has_sums(stored: Stored) -> bool:
+    """True where the first rank wrote sums (`--rollups`): the others are taken to have done so too."""
+    return len(stored.alone(stored.folders()[0]).unmerged("rollups")) > 0
+
+
+def known_report(stored: Stored) -> RankReport | None:
+    """The report of the job that a trace is of, or is one rank of, where no calls of ranks are opened for it that ended
+    well: it was made already, or up to _MANY_SUMS ranks wrote sums. None otherwise, and for one rank.
+    """
+    job = stored.whole()
+    number = len(job.folders())
+    if number > 1 and (is_made(rank_report, job) or (number <= _MANY_SUMS and has_sums(job))):
+        return rank_report(job)
+    return None
 
 
 @once
@@ -116,7 +137,7 @@ def rank_report(stored: Stored) -> RankReport:
     """The ranks of a trace, from the sums that each wrote. Where there are none the calls of one rank at a time are
     opened, and let go when they are added up.
     """
-    ranks = sorted(_each_rank(stored), key=lambda rank: (rank.rank, rank.attempt))
+    ranks = without_waits(sorted(_each_rank(stored), key=lambda rank: (rank.rank, rank.attempt)))
     numbers: dict[Hashable, int] = {}
     roles = [numbers.setdefault(rank.role, len(numbers)) for rank in ranks]
     late: list[LateRank] = []
@@ -135,7 +156,7 @@ def rank_report(stored: Stored) -> RankReport:
     modules.sort(key=lambda module: -module.high_ns)
     late.sort(key=lambda rank: -rank.verdict.excess_ns)
     return RankReport(
-        ranks=tuple(_without_times(ranks)),
+        ranks=tuple(replace(rank, times=NO_TIMES, launches=None) for rank in ranks),
         roles=tuple(roles),
         modules=tuple(modules),
         late=tuple(late),
@@ -144,18 +165,6 @@ def rank_report(stored: Stored) -> RankReport:
         why_not="" if steps else (reasons or [""])[0],
         from_sums=any(rank.from_sums for rank in ranks),
     )
-
-
-def _without_times(ranks: Sequence[RankNumbers]) -> list[RankNumbers]:
-    """The ranks with their waiting for each other, and without what that is worked out from."""
-    launches = [rank.launches for rank in ranks if rank.launches is not None]
-    waits = iter(waits_of_ranks(launches))
-    return [
-        replace(
-            rank, times=NO_TIMES, launches=None, wait_ns=next(waits) if rank.launches is not None else None
-        )
-        for rank in ranks
-    ]
 
 
 def _each_rank(stored: Stored) -> Iterator[RankNumbers]:

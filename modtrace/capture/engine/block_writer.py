@@ -29,10 +29,12 @@ from modtrace.capture.engine.decode import (
 )
 from modtrace.capture.engine.thinning import TakenRows, Thinning
 from modtrace.capture.engine.thread_buffer import KIND_SHIFT, ThreadBuffer
+from modtrace.capture.mechanisms.asked_steps import asked_row
 from modtrace.device_peaks.measure import device_key
 from modtrace.errors import SizeLimitError
 from modtrace.systems.this_process import clock_name
 from modtrace.trace.folder import write_json
+from modtrace.trace.full_steps import ALL, OVER, STEPS, FullAnswer, FullRequests
 from modtrace.trace.schema import BEYOND_LIMIT, FUNCTION, MODULE, PROCESS_FILE, THREAD_SHIFT
 from modtrace.trace.writer import Writer
 
@@ -78,6 +80,7 @@ class Blocks:
     def __init__(
         self,
         writer: Writer,
+        folder: Path,
         context: TraceContext,
         *,
         further_rows: Callable[[], list[tuple[str, Mapping[str, list[Any]]]]],
@@ -87,6 +90,7 @@ class Blocks:
     ) -> None:
         """Args:
         writer: of the process folder.
+        folder: that folder.
         context: shared with the tracer; its counts of calls are kept here.
         further_rows: hands out new rows of recorders.
         latest_rows: hands out rows of recorders that replace earlier ones.
@@ -102,12 +106,14 @@ class Blocks:
         self._more, self._latest = further_rows, latest_rows
         self._limit_reached = limit_reached
         self._sums_alone = False
+        self._requests = FullRequests(folder)
         self._call_cost_ns = call_cost_ns
         self._carried: dict[int, Carried] = {}
 
     def write(self, blocks: list[TakenBlock], at_ns: int) -> None:
         """Decode and write one block of every thread buffer; `at_ns` is now, since the start of recording."""
         decoded = self._decode(blocks)
+        wanted = self._wanted_steps()
         thinning = self._context.thinning
         if thinning is not None:
             thinning.room_bytes = self.writer.room_bytes(thinning.sums_growth)
@@ -117,7 +123,7 @@ class Blocks:
             self._registry.look_again(distinct(block.nodes.module[block.nodes.kind == MODULE]).tolist())
         self._registry.refresh()
         module_rows, name_rows = self._registry.rows()
-        further = self._more()
+        further = [*self._more(), *wanted]
         if thinning is not None:
             decoded, further = _thinned(thinning, blocks, decoded, further, at_ns)
         interned = (
@@ -140,6 +146,22 @@ class Blocks:
             self.writer.replace(table, columns, at_ns=at_ns)
         if not self._sums_alone:
             self.written_ns = at_ns
+
+    def _wanted_steps(self) -> list[tuple[str, Mapping[str, list[Any]]]]:
+        """Take what somebody who looks at the run asks for: the next steps in full."""
+        request = self._requests.new()
+        if request is None:
+            return []
+        if self._sums_alone:
+            self._requests.answer(request, FullAnswer(OVER))
+            return []
+        if self._context.thinning is None:
+            self._requests.answer(request, FullAnswer(ALL))
+            return []
+        first = self._context.thinning.step + 1
+        end = first + request.steps
+        self._requests.answer(request, FullAnswer(STEPS, first, end))
+        return [("asked", asked_row("full", (first, end)))]
 
     def _append(self, table: str, columns: Mapping[str, Any], nulls: Mapping[str, Any], at_ns: int) -> None:
         """Write rows; where single calls are not written any more, of some tables alone."""

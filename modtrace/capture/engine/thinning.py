@@ -205,6 +205,14 @@ class Thinning:
                 stretches = zip(rows["what"], rows["first_step"], rows["end_step"], strict=True)
                 self._asked += [(first, end) for what, first, end in stretches if what != "values"]
 
+    @property
+    def step(self) -> int:
+        """The number of the step in progress."""
+        return self._numbers[-1]
+
+    def _is_asked(self, step: int) -> bool:
+        return any(first <= step < end for first, end in self._asked)
+
     def give_up(self) -> None:
         """Write all steps from here on: what counts them has failed."""
         self._has_failed = True
@@ -219,7 +227,8 @@ class Thinning:
     ) -> tuple[list[Block], list[tuple[str, Rows]]]:
         """Decide the step in progress where that can be, and sort out what has been decided."""
         waiting = sum(len(chunk.first) for chunks in self._waiting.values() for chunk in chunks)
-        if self.is_over or (self._decided == current and current % self._every == 0):
+        is_written = current % self._every == 0 or self._is_asked(current)
+        if self.is_over or (self._decided == current and is_written):
             self._keep(current)
         elif waiting > MANY_WAITING and self._decided <= current:
             for step in range(self._decided, current + 1):
@@ -381,14 +390,14 @@ class Thinning:
         is_new = signature > self._highest_signature >= 0
         self._highest_signature = max(self._highest_signature, signature)
         remarkable = bool(counted) or step in self._marked
-        remarkable |= any(first <= step < end for first, end in self._asked)
         for place, has_reason in enumerate((self._is_slow(step), bool(failed), is_new)):
             if has_reason and self._alike[place] < MANY_ALIKE:
                 self._alike[place] += 1
                 remarkable = True
         remarkable |= self._is_far
         is_chosen = step % self._every == 0 or self._has_failed
-        if (is_chosen and 2 * size <= usual_room) or (remarkable and 8 * size <= room):
+        is_asked = self._is_asked(step) and size <= room
+        if is_asked or (is_chosen and 2 * size <= usual_room) or (remarkable and 8 * size <= room):
             self._used += size
             self._keep(step)
         else:

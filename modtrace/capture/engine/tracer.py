@@ -167,6 +167,7 @@ class Tracer:
         sums_bytes = min((max_bytes or 0) // SUMS_SHARE, MOST_SUMS_BYTES) if keeps_sums else 0
         return Blocks(
             Writer(folder, max_bytes=max_bytes, sums_bytes=sums_bytes),
+            folder,
             self._context,
             further_rows=self._more_rows,
             latest_rows=self._latest_rows,

@@ -155,6 +155,11 @@ def _figures(stored: Stored, summaries: list[Summary]) -> list[tuple[str, str]]:
                 f"{len(summaries)}; this screen is of rank {first.process.rank}, the tree of all",
             )
         )
+    elif stored.process_count > 1:
+        several = count(stored.process_count)
+        figures.append(
+            ("processes", f"{several}; this page is of rank {first.process.rank}: modtrace report --rank N")
+        )
     return figures
 
 

@@ -22,7 +22,7 @@ from modtrace.analysis.memory_peaks import peaks
 from modtrace.analysis.module_repeats import folded
 from modtrace.analysis.phases import Steps
 from modtrace.analysis.ranks.heat_map import HeatColumn, HeatMap, heat_map
-from modtrace.analysis.ranks.rank_report import rank_report
+from modtrace.analysis.ranks.rank_report import few_to_open, has_sums, rank_report
 from modtrace.analysis.statistics import chosen_steps, quantile
 from modtrace.analysis.summary import Summary, summarise
 from modtrace.analysis.timeline import timeline
@@ -346,11 +346,13 @@ def _memory(stored: Stored) -> str:
 
 def _ranks(stored: Stored) -> str:
     """Ranks beside phases and modules, darker where one takes longer than usual: which rank the others wait for, and in
-    what; "" for a single process. A click on a rank shows its steps.
+    what; "" for a single process. A click on a rank that is in the page shows its steps. Where ranks are many and wrote
+    no sums, none is opened for this.
     """
-    if len(stored.processes) < 2:
+    job = stored.whole()
+    if job.process_count < 2 or not (few_to_open(job) or has_sums(job)):
         return ""
-    report = rank_report(stored)
+    report = rank_report(job)
     heat = heat_map(report, MOST_RANK_MODULES)
     process_of = {about.folder: number for number, about in enumerate(stored.processes)}
     rows = _rank_rows(heat)
@@ -379,11 +381,15 @@ def _heat_table(
             f'<td class="heat-{column.levels[row]}">{_heat_text(column.times_ns[row])}</td>'
             for column in columns
         )
-        body += (
-            f'<tr><th scope="row"><a class="rank-link" href="#timeline" data-process="{process_of[rank.folder]}">'
-            f"rank {rank.rank}</a></th>{cells}</tr>"
-        )
+        body += f'<tr><th scope="row">{_rank_name(rank.rank, process_of.get(rank.folder))}</th>{cells}</tr>'
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _rank_name(rank: int, process: int | None) -> str:
+    """Name of a rank; it leads to its steps where the page has them."""
+    if process is None:
+        return f'<span title="modtrace report --rank {rank}">rank {rank}</span>'
+    return f'<a class="rank-link" href="#timeline" data-process="{process}">rank {rank}</a>'
 
 
 def _rank_rows(heat: HeatMap) -> list[int]:

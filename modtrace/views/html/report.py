@@ -16,6 +16,7 @@ from modtrace.analysis.flat_profile import flat_profile
 from modtrace.analysis.kernels import ran
 from modtrace.analysis.metrics import METRICS, OPERATOR_COLUMNS, SUMS, comparable, of_groups, table_columns
 from modtrace.analysis.phases import NAMES
+from modtrace.analysis.ranks.rank_report import few_to_open, has_sums, rank_report
 from modtrace.analysis.statistics import chosen_steps
 from modtrace.analysis.timeline import timeline
 from modtrace.errors import UsageError
@@ -84,10 +85,10 @@ class _Parts:
 
 
 def report(stored: Stored, *, full: bool = False, max_bytes: int | None = None) -> Report:
-    """The page of a trace.
+    """The page of a trace; of many ranks or of several with many calls that of the first, with numbers of the others.
 
     Args:
-        stored: the trace.
+        stored: the trace, or one rank of it.
         full: with every call, whatever the size.
         max_bytes: its size at the most, DEFAULT_BYTES where nothing is said; the merged tree is always whole, though,
             so a page of very many modules may be larger.
@@ -95,12 +96,17 @@ def report(stored: Stored, *, full: bool = False, max_bytes: int | None = None) 
     Raises:
         UsageError: `full` without a size, of more than MOST_CALLS rows.
     """
+    if not few_to_open(stored):
+        stored = stored.alone(stored.folders()[0])
     if full and max_bytes is None:
         rows = stored.call_count
         if rows > MOST_CALLS:
             raise UsageError(
                 f"{count(rows)} calls are too many for one page; say how large it may get, such as --max-size 20MB"
             )
+    job = stored.whole()
+    if job.process_count > 1 and (few_to_open(job) or has_sums(job)):
+        rank_report(job)  # the heat map has it; numbers over ranks are known by it
     limit = max_bytes if max_bytes is not None else None if full else DEFAULT_BYTES
     words = facts(stored)
     if limit is None:

@@ -114,6 +114,7 @@ class Tree {
   shown(metric, node) {
     const value = this.stored[metric.name][node];
     if (!this.stored.calls[node] && metric.adds !== "calls" && meta.sums.includes(metric.name)) return "-";
+    if (value < 0 && metric.adds === "ranks") return "";
     return metric.unit === "FLOP" ? bounded(value, metric.bound ? this.stored[metric.bound][node] : -1, "") : inUnit(value, metric.unit);
   }
 

@@ -24,7 +24,7 @@ from modtrace.analysis.timeline import timeline
 from modtrace.analysis.tree import MergedTree
 from modtrace.text import plain
 from modtrace.trace.arrow import give_back
-from modtrace.trace.reader import Stored, open_trace
+from modtrace.trace.reader import Stored, folder_of_rank, open_trace
 from modtrace.trace.schema import BACKWARD, FUNCTION, STEP, SUFFIX
 from modtrace.units import duration, plural, size
 from modtrace.views.models.boxes import Boxes, Icicle, callers, icicle
@@ -33,6 +33,8 @@ from modtrace.views.models.nonfinite_texts import nonfinite_lines
 from modtrace.views.models.trees import MODES, PlacedTree, ProcessRows, grouped, grown
 
 _WIDE: Final = 200
+_KEPT: Final = 8
+"""So many processes stay open."""
 
 
 @dataclass(frozen=True)
@@ -45,38 +47,53 @@ class StepRows:
 
 
 class ViewerModel:
-    """A trace and what has been worked out of it. Everything stays in memory, so that the files may go."""
+    """A trace of one or several processes, and what has been worked out of those that were looked at.
 
-    def __init__(self, path: Path, *, max_memory_bytes: int | None = None) -> None:
+    The calls of a process are opened when it is asked for. Those of the last few stay in memory, so that the files of
+    the one that is shown may go.
+
+    first: number of the process to look at first.
+    """
+
+    def __init__(self, path: Path, *, rank: int | None = None, max_memory_bytes: int | None = None) -> None:
+        """Open the process of a rank, the last of them where it was restarted; the first where none is named.
+
+        Raises:
+            UsageError: the rank is not there.
+            TraceError: it cannot be read.
+        """
         self.path = path
         self.max_memory_bytes = max_memory_bytes
-        self.stored: Stored = open_trace(path, max_memory_bytes=max_memory_bytes)
-        timeline(self.stored)
-        # The calls stay in the timeline. Without this a large trace takes twice the memory.
-        self.stored.release()
-        give_back()
+        self.trace: Stored = open_trace(path, max_memory_bytes=max_memory_bytes)
+        self.folders = self.trace.folders()
+        self.first = 0 if rank is None else self.folders.index(folder_of_rank(self.folders, rank))
         self._ranks: dict[int, Rank] = {}
+        self._lock = Lock()
+        self.rank(self.first)
 
     @property
     def processes(self) -> int:
-        return len(self.stored.processes)
-
-    @property
-    def notes(self) -> list[str]:
-        """Gaps and faults of the trace, for people."""
-        return [*self.stored.table("gaps").column("reason").to_pylist(), *self.stored.notes]
+        return len(self.folders)
 
     def rank(self, process: int) -> Rank:
-        """One process of the trace."""
-        if process not in self._ranks:
-            self._ranks[process] = Rank(self.stored, process)
-        return self._ranks[process]
+        """One process of the trace, opened if it is not.
+
+        Raises:
+            TraceError: it cannot be read.
+        """
+        rank = self._ranks.get(process) or _opened(self.trace, self.folders[process])
+        with self._lock:  # one is opened in the background while another is shown
+            self._ranks.pop(process, None)
+            self._ranks[process] = rank  # the last one that was asked for is the last
+            for number in [*self._ranks][:-_KEPT]:
+                del self._ranks[number]
+        return rank
 
     def title(self, process: int) -> str:
         """Name of the trace, how it ended, model, steps, wall time and peak, as for the head of a screen."""
         rank = self.rank(process)
         name = plain(self.path.name).removesuffix(SUFFIX)
-        parts = [name, plain(rank.outcome.state), plain(headline_of(self.stored, process)), rank.model]
+        parts = [name, plain(rank.outcome.state), plain(headline_of(rank.stored)), rank.model]
         parts.append(plural(len(rank.steps), "call" if rank.steps.by == "root" else "step"))
         parts.append(duration(rank.part.wall_ns))
         if rank.peak_bytes is not None:
@@ -84,8 +101,18 @@ class ViewerModel:
         return "  ".join(part for part in parts if part)
 
 
+def _opened(trace: Stored, folder: Path) -> Rank:
+    """One process of a trace, which is whole in memory then."""
+    stored = trace.alone(folder)
+    timeline(stored)
+    # The calls stay in the timeline. Without this a large trace takes twice the memory.
+    stored.release()
+    give_back()
+    return Rank(stored, 0)
+
+
 class Rank:
-    """One process of an open trace."""
+    """One process of an open trace: the only one of `stored`."""
 
     def __init__(self, stored: Stored, process: int) -> None:
         self.stored = stored
@@ -95,6 +122,11 @@ class Rank:
         self._groups: dict[str, MergedTree | None] = {}
         self._trees: dict[tuple[str, bool], PlacedTree] = {}
         self._boxes: dict[tuple[bool, bool], Icicle] = {}
+
+    @property
+    def notes(self) -> list[str]:
+        """Gaps and faults of it, for people."""
+        return [*self.stored.table("gaps").column("reason").to_pylist(), *self.stored.notes]
 
     @property
     def why_nothing(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from textual.worker import Worker, WorkerState
 
 from modtrace.analysis.findings import Finding, findings
 from modtrace.analysis.live import LiveTrace
+from modtrace.analysis.ranks.times_over_ranks import place_times
 from modtrace.text import plain
 from modtrace.trace.arrow import give_back
 from modtrace.views.models.viewer_model import Rank, ViewerModel
@@ -88,8 +90,8 @@ class Viewer(App[str]):
         super().__init__()
         self._opened = opened
         self.live = live
-        self.process = 0
-        self.step = 0 if opened is None else opened.rank(0).first_step
+        self.process = 0 if opened is None else opened.first
+        self.step = 0 if opened is None else opened.rank(opened.first).first_step
         self.whole_run = False
         self.findings: list[Finding] | None = None
         self.findings_fault = ""
@@ -146,6 +148,7 @@ class Viewer(App[str]):
         rank, self.findings, self.findings_fault = self.rank, None, ""
 
         def make() -> list[Finding]:
+            place_times(rank.stored)
             for mode in ("merged", "calls"):
                 rank.tree(mode)
             ranked = findings(rank.stored)
@@ -193,11 +196,11 @@ class Viewer(App[str]):
         """Become the viewer of a trace; where it cannot be read what is shown stays."""
         try:
             opened = ViewerModel(path)
-            step = opened.rank(0).first_step
+            step = opened.rank(opened.first).first_step
         except Exception as error:  # the run that was looked at ends as it ended, whatever is in its trace
             self.notify(f"cannot be opened: {plain(str(error), 200)}", severity="error", markup=False)
             return
-        self._opened, self._seen, self.step = opened, _fingerprint(path), step
+        self._opened, self._seen, self.process, self.step = opened, _fingerprint(path), opened.first, step
         self._make_views()
         self.switch_screen(self.first_view)
         self._watch_files()
@@ -258,29 +261,39 @@ class Viewer(App[str]):
             self.step = step
             self._tell("step_changed")
 
-    def action_rank(self, by: int) -> None:
+    async def action_rank(self, by: int) -> None:
         """The next process, or the one before."""
         if isinstance(self.screen, LiveScreen):
             self.screen.next_rank(by)
             return
         if self._opened is None:
             return
-        process = min(max(self.process + by, 0), self.opened.processes - 1)
-        if process != self.process:
-            self.process = process
-            self.step = min(self.step, max(len(self.rank.steps) - 1, 0))
-            self._tell("rank_changed")
+        await self._show_process(min(max(self.process + by, 0), self.opened.processes - 1))
+
+    async def _show_process(self, process: int) -> None:
+        """Open a process, beside the screen, and show it; where it cannot be read the one before stays."""
+        if process == self.process:
+            return
+        try:
+            rank = await asyncio.to_thread(self.opened.rank, process)
+        except Exception as error:  # whatever is in its files, the process that is shown can be looked at
+            text = plain(str(error), 200)
+            self.notify(f"cannot be opened: {text}", severity="error", markup=False)
+            return
+        self.process = process
+        self.step = min(self.step, max(len(rank.steps) - 1, 0))
+        self._tell("rank_changed")
+        self._look_ahead()
 
     def action_ranks(self) -> None:
         """The ranks beside each other, to choose one of them."""
-        processes = self.opened.stored.processes
+        folders = [folder.name for folder in self.opened.folders]
 
-        def choose(folder: str | None) -> None:
-            for number, about in enumerate(processes):
-                if about.folder == folder:
-                    self.action_rank(number - self.process)
+        async def choose(folder: str | None) -> None:
+            if folder in folders:
+                await self._show_process(folders.index(folder))
 
-        self.push_screen(RanksPopup(self.opened.stored, processes[self.process].folder), choose)
+        self.push_screen(RanksPopup(self.opened.trace, folders[self.process]), choose)
 
     def action_whole_run(self) -> None:
         """Shares of the steps that count, or of the whole run."""
@@ -305,12 +318,14 @@ class Viewer(App[str]):
         from modtrace.errors import ModtraceError
 
         try:
-            opened = ViewerModel(self.opened.path, max_memory_bytes=self.opened.max_memory_bytes)
-            step = opened.rank(0).first_step
+            opened = ViewerModel(
+                self.opened.path, rank=self.rank.part.rank, max_memory_bytes=self.opened.max_memory_bytes
+            )
+            step = opened.rank(opened.first).first_step
         except (ModtraceError, OSError) as error:
             self.notify(f"not read again: {plain(str(error), 200)}", severity="warning", markup=False)
             return
-        self._opened, self.process, self.step, self.changed_on_disk = opened, 0, step, ""
+        self._opened, self.process, self.step, self.changed_on_disk = opened, opened.first, step, ""
         self._seen = _fingerprint(opened.path)
         old = list(self.views.values())
         self._make_views()
@@ -369,16 +384,22 @@ def _fingerprint(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def run(path: Path, *, max_memory_bytes: int | None = None) -> None:
+def run(path: Path, *, rank: int | None = None, max_memory_bytes: int | None = None) -> None:
     """Open a trace and show it until the user leaves.
 
+    Args:
+        path: its directory.
+        rank: of several ranks this one first.
+        max_memory_bytes: what one of its ranks may take in memory.
+
     Raises:
+        UsageError: the rank is not there.
         TraceError: it cannot be read.
     """
     with reading(path):
-        opened = ViewerModel(path, max_memory_bytes=max_memory_bytes)
+        opened = ViewerModel(path, rank=rank, max_memory_bytes=max_memory_bytes)
         app = Viewer(opened)
-        opened.rank(0).profile()
+        opened.rank(opened.first).profile()
     app.run()
 
 

@@ -205,7 +205,7 @@ class View(BaseScreen):
 
     @property
     def notes(self) -> list[str]:
-        return self.opened.notes
+        return self.rank.notes
 
     @property
     def trace_path(self) -> Path:
@@ -215,7 +215,7 @@ class View(BaseScreen):
         viewer = self.viewer
         several = self.opened.processes > 1
         right = f"rank {self.rank.part.rank}/{self.opened.processes}" if several else ""
-        notes = len(self.opened.notes)
+        notes = len(self.notes)
         mark = f"! {plural(notes, 'note')}  " if notes else ""
         title = viewer.changed_on_disk or ""
         self.query_one(HeadLine).put(

@@ -140,8 +140,8 @@ class FindingsScreen(View):
             self.call_after_refresh(self._draw)
 
     def _use(self) -> None:
-        self.shown = remarks(self.findings, self.opened.notes, self.hot)
-        notes = len(self.opened.notes)
+        self.shown = remarks(self.findings, self.rank.notes, self.hot)
+        notes = len(self.rank.notes)
         title = f"Findings  {len(self.findings)}" + (f"   {plural(notes, 'note')}" if notes else "")
         self.listed.border_title = title
         self._draw()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, cast
 
 from textual.app import ComposeResult, SuspendNotSupported
 from textual.binding import Binding, BindingType
@@ -18,12 +18,13 @@ from modtrace.analysis import live
 from modtrace.analysis.filters import parse
 from modtrace.analysis.live import LiveTrace
 from modtrace.analysis.live_tree import WINDOWS, LiveTree
-from modtrace.errors import TraceError
+from modtrace.errors import ModtraceError, TraceError
 from modtrace.filter_language import Filter
 from modtrace.text import fit, plain, width
 from modtrace.trace.schema import OUTPUT_FILE
 from modtrace.units import duration, percent, plural
 from modtrace.views.live import live_text
+from modtrace.views.live.full_question import SECONDS, FullQuestion, number_of
 from modtrace.views.live.live_lines import fit_lines, live_lines
 from modtrace.views.live.prompt_relay import answer
 from modtrace.views.live.scrollback import OutputFile
@@ -89,6 +90,7 @@ class LiveScreen(TreeKeys):
         Binding("c", "change", "Change column", id="live.change", show=False),
         Binding("greater_than_sign", "rate(1)", "Look more often", id="live.faster", show=False),
         Binding("less_than_sign", "rate(-1)", "Look less often", id="live.slower", show=False),
+        Binding("u", "full", "Next steps in full", id="live.full", show=False),
         Binding("i", "type", "Type to the script", id="live.type", show=False),
         Binding("K,ctrl+c", "stop", "Stop", id="live.stop", key_display="K"),
         Binding("enter", "view", "Viewer", id="live.view"),
@@ -112,6 +114,8 @@ class LiveScreen(TreeKeys):
         self.rate_hz = USUAL_HZ
         self._has_focus = True
         self._fault: str | None = None
+        self._question: FullQuestion | None = None
+        self._unanswered_looks = 0
         self._timer: Timer | None = None
         encoding = (getattr(sys.__stdout__, "encoding", None) or "").lower()
         self._ascii = not encoding.startswith("utf")
@@ -181,6 +185,7 @@ class LiveScreen(TreeKeys):
     def look(self) -> None:
         """Read what is new, and show it."""
         ended = self._has_ended()
+        self._look_for_answer()
         printed = not self.ended and self.output.look()
         if printed and self.script is not None:
             spoken = self.script.marks.feed(self.output.fresh)
@@ -362,7 +367,7 @@ class LiveScreen(TreeKeys):
             return self.script is not None and not self.ended
         if action == "view":
             return self.can_open
-        if action in ("pause", "rate"):
+        if action in ("pause", "rate", "full"):
             return not self.ended
         return True
 
@@ -413,7 +418,36 @@ class LiveScreen(TreeKeys):
     def action_type(self) -> None:
         self.ask_bar.ask("type", "a line for the script:", "")
 
+    def action_full(self) -> None:
+        """Ask the run for its next steps in full."""
+        self.ask_bar.ask("full", "steps in full, from the next one on:", "3")
+
+    def _ask_for_steps(self, text: str) -> None:
+        """Ask for so many; what the run says is shown when it has answered."""
+        try:
+            self._question = FullQuestion(self.trace.path, number_of(text))
+        except ModtraceError as error:
+            self.ask_bar.say(str(error), trouble=True)
+            return
+        self._unanswered_looks = 0
+        self.ask_bar.close()
+        self.after_asking()
+
+    def _look_for_answer(self) -> None:
+        """Show what the run says to the question for steps, or that it has said nothing for a while."""
+        if self._question is None:
+            return
+        answered = self._question.look()
+        self._unanswered_looks += 1
+        if answered or self._unanswered_looks > SECONDS * self.rate_hz:
+            severity: Literal["information", "warning"] = "information" if answered else "warning"
+            self.app.notify(self._question.text, severity=severity, markup=False)
+            self._question = None
+
     def entered(self, purpose: str, text: str) -> None:
+        if purpose == "full":
+            self._ask_for_steps(text)
+            return
         if purpose != "type":
             super().entered(purpose, text)
             return

@@ -11,7 +11,7 @@ from threading import Timer
 from typing import Final
 
 from modtrace.trace.schema import END_FILE
-from modtrace.units import plural, size
+from modtrace.units import count, plural, size
 
 DELAY_SECONDS: Final = 0.3
 """Traces that are opened sooner need no line."""
@@ -19,7 +19,12 @@ _MAX_BYTES: Final = 1 << 20
 
 
 def reading_text(path: Path) -> str:
-    """`reading 882,000 calls`; of a trace whose processes did not say how many they wrote its size."""
+    """`reading 882,000 calls`; of a trace whose processes did not say how many they wrote its size. Of several ranks
+    one is read: `reading 1 of 256 ranks`.
+    """
+    several = sum(1 for _ in path.glob("rank-*"))
+    if several > 1:
+        return f"reading 1 of {count(several)} ranks"
     calls = _calls(path)
     if calls is not None:
         return f"reading {plural(calls, 'call')}"

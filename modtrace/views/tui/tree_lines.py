@@ -235,7 +235,7 @@ class TreeLines:
             text = fit(self.texts[name](node), columns - 1)
             return [(" " + pad(text, columns - 1) if name in _LEFT_ALIGNED else text.rjust(columns), "")]
         metric, value = METRICS[name], nodes.value(name, node)
-        if not (nodes.is_counted(node) or self.timed or metric.adds == "calls"):
+        if not (nodes.is_counted(node) or self.timed or metric.adds in ("calls", "ranks")):
             return [("-".rjust(columns), "dim")]
         least = nodes.number(metric.bound, node) if metric.bound else None
         text = "" if value is None and metric.adds == "calls" else metric.text(value, least)
