@@ -111,6 +111,17 @@ def test_causes(loop, tmp_path, dry, later_ns, expected):
     assert causes(with_device(loop, tmp_path / "t.mtrace", dry=dry, later_ns=later_ns)) == expected
 
 
+@pytest.mark.parametrize("dry", [False, True])
+def test_the_phase_of_a_forward_begins_as_its_root_call_does(loop, tmp_path, dry):
+    """It has no row of its own in a trace; phases that have one and were not asked are not known."""
+    with_device(loop, tmp_path / "t.mtrace", dry={"forward": dry})
+    calls = modtrace.load(tmp_path / "t.mtrace").calls
+    phases = calls[calls["kind"] == "phase"]
+    forward = phases[phases["name"] == "forward"]
+    assert forward["device_dry"].tolist() == [dry] * STEPS
+    assert phases.drop(forward.index)["device_dry"].isna().all()
+
+
 def test_without_device_times_no_cause_is_told(loop, tmp_path):
     stored = with_device(loop, tmp_path / "t.mtrace", dry={"backward": True})
     image = Image(stored.path)

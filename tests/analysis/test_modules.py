@@ -172,3 +172,14 @@ def test_a_module_that_never_ran_has_no_times(trace):
     for prefix in ("forward", "backward"):
         for figure in ("mean", "p50", "p95", "max", "total", "self"):
             assert row[f"{prefix}_{figure}_ns"] is trace.modules[f"{prefix}_{figure}_ns"].dtype.na_value
+
+
+def test_parameters_that_did_not_exist_at_first_are_counted():
+    """Those of a lazy module are made in its first call, which is behind the moment at which it was first met."""
+    model = nn.Sequential(nn.LazyLinear(3), nn.LazyLinear(2))
+    with modtrace.trace(flops=False) as recorded:
+        for _ in range(2):
+            model(torch.ones(5, 4))
+    modules = recorded.modules.set_index("name")
+    assert modules.loc[["", "0", "1"], "parameter_count"].tolist() == [15 + 8, 4 * 3 + 3, 3 * 2 + 2]
+    assert modules.loc[["0", "1"], "type"].tolist() == ["Linear", "Linear"]
