@@ -149,9 +149,10 @@ def _known(values: Ints) -> pd.arrays.IntegerArray:
     """A nullable column from values that are -1 where they are not known."""
     import pandas as pd
 
-    if constant(values) and values[0] < 0:  # zeros that nobody reads take no memory
-        return pd.arrays.IntegerArray(np.zeros(len(values), np.int64), np.ones(len(values), np.bool_))
-    return pd.arrays.IntegerArray(np.maximum(values, 0), values < 0)
+    null = np.ones(len(values), np.bool_) if constant(values) and values[0] < 0 else values < 0
+    if null.all():  # zeros that nobody reads take no memory
+        return pd.arrays.IntegerArray(np.zeros(len(values), np.int64), null)
+    return pd.arrays.IntegerArray(np.maximum(values, 0), null)
 
 
 class CallNames:

@@ -55,6 +55,19 @@ def distinct_pairs(first: Ints, second: Ints) -> tuple[Ints, Ints, Ints]:
     return pairs // width, pairs % width, number[code]
 
 
+def distinct_keys(keys: Ints) -> Ints:
+    """Distinct keys in order; those below zero, which are none, are left out.
+
+    Keys are counted off instead of hashed where none is far beyond the number of rows: a tenth of the time.
+    """
+    if constant(keys):
+        keys = keys[:1]
+    if not len(keys) or int(keys.max()) > 4 * len(keys) + (1 << 16):
+        return np.unique(keys[keys >= 0])
+    codes = keys if int(keys.min()) >= 0 else keys[keys >= 0]
+    return np.flatnonzero(np.bincount(codes))
+
+
 def counted_pairs(first: Ints, second: Ints) -> tuple[Ints, Ints, Ints]:
     """Distinct pairs of keys in order, and how many rows have each; keys are not below zero.
 
@@ -81,7 +94,10 @@ def nullable(table: pa.Table | CallTable, name: str) -> pd.arrays.IntegerArray:
 
     if isinstance(table, CallTable):
         stored, null = table.stored(name)
-        values = stored.astype(np.int64)
+        nothing = constant(stored) and (not stored[0] or (name in CODED and stored[0] < 0))
+        values = np.zeros(len(stored), np.int64) if nothing else stored.astype(np.int64)
+        if nothing and name in CODED:
+            return pd.arrays.IntegerArray(values, np.full(len(values), bool(stored[0] < 0)))
         if name in CODED:
             null = stored < 0
             np.maximum(values, 0, out=values)
@@ -103,7 +119,10 @@ def floats(values: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]) -> pd.
 
 def integers(table: CallTable, name: str) -> Ints:
     """A column of calls that has no nulls, for a DataFrame: an array of its own."""
-    return table.stored(name)[0].astype(np.int64)
+    values = table.stored(name)[0]
+    if constant(values) and not values[0]:  # such zeros take no memory until they are written to
+        return np.zeros(len(values), np.int64)
+    return values.astype(np.int64)
 
 
 def nullable_codes(table: pa.Table | CallTable, name: str) -> Ints:

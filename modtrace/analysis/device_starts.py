@@ -115,6 +115,8 @@ def _causes(stored: Stored, row: Ints, phase: Ints, dry: Ints) -> Ints:
 
 def dry_of_steps(stored: Stored, process: int, count: int) -> tuple[Ints, Ints]:
     """At how many starts of each step of a process it was asked, and at how many the device had run dry."""
+    if not len(stored.table("device_starts")):
+        return np.zeros(count, np.int64), np.zeros(count, np.int64)
     calls, starts = timeline(stored).calls, device_starts(stored)
     step = nullable_codes(calls, "step")
     in_steps = (column(calls, "process") == process) & (step >= 0) & (step < count) & _own_starts(stored)
@@ -131,6 +133,8 @@ def _own_starts(stored: Stored) -> Bools:
 
 def dry_in(stored: Stored, process: int, chosen: Bools) -> DrySteps:
     """Dry starts in the chosen steps of a process."""
+    if not len(stored.table("device_starts")):
+        return DrySteps(0, 0, {})
     calls, starts = timeline(stored).calls, device_starts(stored)
     step = nullable_codes(calls, "step")
     in_chosen = (column(calls, "process") == process) & (step < len(chosen)) & _own_starts(stored)

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.columns import column, distinct_keys, nullable_codes, values_and_known
 from modtrace.analysis.phases import EVAL, FORWARD
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.batch_columns import values_of
@@ -62,7 +62,7 @@ def accelerators(stored: Stored) -> list[str]:
     outputs = nullable_codes(table, "outputs")
     tensors = stored.table("signatures").column("tensors")
     kinds: set[str] = set()
-    for code in np.unique(outputs[(column(table, "kind") == MODULE) & (outputs >= 0)]).tolist():
+    for code in distinct_keys(outputs[column(table, "kind") == MODULE]).tolist():
         kinds.update(tensor["device"].partition(":")[0] for tensor in tensors[code].as_py() or ())
     return sorted(kinds - {HOST})
 

@@ -60,6 +60,9 @@ def work(stored: Stored) -> Work:
     call_kind, status = column(table, "kind"), column(table, "status")
     last = column(table, "last_call")
     count = len(table)
+    is_work = (call_kind == MODULE) | (call_kind == BACKWARD) | recompute.below_backward(table)
+    if not len(work_table):
+        return _nothing_counted(is_work, last)
     rows = line.place[column(work_table, "call")]
     is_whole = values_of(work_table.column("whole"))
     units = np.zeros(count, np.bool_)
@@ -71,7 +74,6 @@ def work(stored: Stored) -> Work:
     own_row, own_known = row, known
     if known.any():
         own_row, own_known = _looked_up(*_keys(stored, table), row, known, work_table)
-    is_work = (call_kind == MODULE) | (call_kind == BACKWARD) | recompute.below_backward(table)
     uncounted = np.append(_lengths(work_table, "uncounted") > 0, False)
     flops = np.append(column(work_table, "flops").astype(np.int64), 0)
     own_flops = np.where(is_work, flops[own_row], 0)
@@ -82,11 +84,22 @@ def work(stored: Stored) -> Work:
     least -= total[:-1]
     lacking = _sums_before(unknown, np.int32)
     inclusive = np.where(lacking[behind] > lacking[:-1], UNKNOWN, least)
-    if not len(work_table):  # nothing was counted at all: that is no lower bound
-        least = own_least = own_row = same(UNKNOWN, np.int64, count)
-    else:
-        own_least = own_flops
-    return Work(inclusive, np.where(unknown, UNKNOWN, own_flops), least, own_least, own_row, counted)
+    return Work(inclusive, np.where(unknown, UNKNOWN, own_flops), least, own_flops, own_row, counted)
+
+
+def _nothing_counted(is_work: Bools, last: Ints) -> Work:
+    """Work of calls of which none was counted: unknown where there is any, and there is no lower bound."""
+    before = _sums_before(is_work, np.int32)
+    has_work = before[last + 1] > before[:-1]
+    unknown = same(UNKNOWN, np.int64, len(last))
+    return Work(
+        flops=np.where(has_work, UNKNOWN, 0),
+        own=np.where(is_work, UNKNOWN, 0),
+        least=unknown,
+        own_least=unknown,
+        row=unknown,
+        counted=same(False, np.bool_, len(last)),
+    )
 
 
 def _sums_before(values: Ints | Bools, dtype: Any) -> Ints:

@@ -14,7 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from modtrace.analysis.columns import column, nullable_codes, taken, values_and_known, values_at
+from modtrace.analysis.columns import (
+    column,
+    distinct_keys,
+    nullable_codes,
+    taken,
+    values_and_known,
+    values_at,
+)
 from modtrace.analysis.phases import BACK, EVAL, FORWARD
 from modtrace.analysis.timeline import NAMES_PUT_IN, Timeline, timeline
 from modtrace.analysis.watching import MEMORY, stretches, window
@@ -194,7 +201,7 @@ def placed(calls: CallTable, at_ns: Ints, thread: Ints) -> Ints:
     apart = np.flatnonzero(thread < 0)
     if len(apart) and len(calls):
         phase = nullable_codes(calls, "phase")
-        for number in np.unique(column(calls, "thread")).tolist():
+        for number in distinct_keys(column(calls, "thread")).tolist():
             other = innermost(calls, at_ns[apart], np.full(len(apart), number, np.int64))
             inside = (other >= 0) & (phase[other] == BACK)
             calls_at[apart[inside]] = other[inside]

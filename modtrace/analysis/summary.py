@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.calls import tensor_devices
-from modtrace.analysis.columns import column, nullable_codes
+from modtrace.analysis.columns import column, distinct_keys, nullable_codes
 from modtrace.analysis.device_starts import DrySteps, dry_in
 from modtrace.analysis.device_times import device_of_steps
 from modtrace.analysis.failure import Failure
@@ -168,10 +168,11 @@ def _models(stored: Stored, called: Ints, trained: Ints) -> list[tuple[str, int 
     table, names = stored.table("modules"), roots(stored).name
     types = table.column("type").to_pylist()
     parameters = table.column("parameter_count").to_pylist()
-    numbers, times = np.unique(called, return_counts=True)
-    through = set(trained.tolist())
+    times = np.bincount(called)
+    numbers = np.flatnonzero(times)
+    through = set(distinct_keys(trained).tolist())
     order = sorted(
-        zip(numbers.tolist(), times.tolist(), strict=True),
+        zip(numbers.tolist(), times[numbers].tolist(), strict=True),
         key=lambda pair: (pair[0] in through, parameters[pair[0]] or 0, pair[1]),
         reverse=True,
     )

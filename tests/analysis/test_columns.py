@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 import modtrace
-from modtrace.analysis.columns import nullable_codes
+from modtrace.analysis.columns import distinct_keys, nullable_codes
 from modtrace.analysis.timeline import timeline
 from modtrace.trace.call_table import CODED
 from modtrace.trace.schema import UNFINISHED
@@ -43,3 +44,14 @@ def test_null_is_below_zero_in_both_kinds_of_table(calls):
         assert nullable_codes(calls, name).tolist() == expected, name
         assert nullable_codes(arrow, name).tolist() == expected, name
     assert -1 in nullable_codes(calls, "duration_ns")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [[], [-1, -1], [3, -1, 0, 3], [5, 2, 2], [1 << 40, 7, -1, 7]],
+    ids=["no", "none", "few", "all", "far"],
+)
+def test_distinct_keys_are_those_that_occur_in_order(keys):
+    expected = sorted({key for key in keys if key >= 0})
+    assert distinct_keys(np.array(keys, np.int64)).tolist() == expected
+    assert distinct_keys(np.broadcast_to(np.int64(4), 3)).tolist() == [4]

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from modtrace.analysis.columns import column, nullable_codes, values_and_known
+from modtrace.analysis.columns import column, distinct_keys, nullable_codes, values_and_known
 from modtrace.analysis.findings.base import Facts, Finding, ended_early, listed
 from modtrace.analysis.module_parameters import own_parameters
 from modtrace.analysis.modules import module_names
@@ -130,7 +130,7 @@ def unused(stored: Stored, steps: int) -> list[tuple[str, str]]:
         return []
     known = _parameters(stored)
     calls = timeline(stored).calls
-    ran = set(np.unique(nullable_codes(calls, "module")).tolist()) - {-1}
+    ran = set(distinct_keys(nullable_codes(calls, "module")).tolist())
     trained = {module for module in known.of_module if known.any(module, "in_optimizer", "had_gradient")}
     quiet = {module for module in known.of_module if module not in ran}
     if not trained or not quiet:
@@ -215,9 +215,9 @@ def no_gradient(facts: Facts) -> Iterator[Finding]:
     forward = facts.in_steps(facts.complete) & (call_kind == MODULE) & (phase == FORWARD)
     of = nullable_codes(facts.calls, "forward")[backward]
     tops = roots(facts.stored).name
-    trained = {tops[top] for top in np.unique(root[of[of >= 0]]).tolist() if top >= 0}
-    reached = set(np.unique(module[backward | (phase == RECOMPUTE)]).tolist())
-    ran = set(np.unique(module[forward]).tolist()) - reached - {-1}
+    trained = {tops[top] for top in distinct_keys(root[of[of >= 0]]).tolist()}
+    reached = set(distinct_keys(module[backward | (phase == RECOMPUTE)]).tolist())
+    ran = set(distinct_keys(module[forward]).tolist()) - reached
     types = facts.stored.table("modules").column("type").to_pylist()
     named, _, root_of = module_names(facts.stored)
     names = [
@@ -268,7 +268,7 @@ def no_optimizer(facts: Facts) -> Iterator[Finding]:
 def _reached(stored: Stored) -> set[int]:
     """Modules that a backward went through."""
     calls = timeline(stored).calls
-    return set(np.unique(nullable_codes(calls, "module")[column(calls, "kind") == BACKWARD]).tolist()) - {-1}
+    return set(distinct_keys(nullable_codes(calls, "module")[column(calls, "kind") == BACKWARD]).tolist())
 
 
 def _is_loose(row: Mapping[str, object]) -> bool:
