@@ -68,7 +68,7 @@ SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         (r"too many traces are named|too many folders", "Remove or move old traces, or name another place with `-o`."),
         (r"is not a directory|is not a modtrace trace; it|is not a regular file; it|is this very trace|is being recorded by process", "Name another place: modtrace replaces nothing but a trace or a file that it may have written."),
         (r"no report can be written|cannot write|cannot make|^\.\.\. cannot be read: |its folder is not there|is not for a terminal|there is no (trace at )?\.\.\.$", "Check that the folder is there, and that you may write to it."),
-        (r"has ended: steps in full|cannot be asked|no answer within", "[Steps in full](long-runs.md#steps-in-full-when-you-want-them) are asked of a run that goes on and calls modules, by the user whose run it is."),
+        (r"has ended: steps in full|cannot be asked|no answer within|is no number of steps from", "[Steps in full](long-runs.md#steps-in-full-when-you-want-them) are asked of a run that goes on and calls modules, by the user whose run it is."),
         (r"calls are too many for one page", "Leave `--full` out, or say how large the page may get."),
         (r"--|-t |engine is|one trace at a time|ls takes|measuring a device|say what to export|no recorder has|is not measured|\.\.\.: \.\.\.", AGAIN),
      )),

@@ -80,7 +80,7 @@ def test_a_late_rank_and_its_failure(tmp_path, capsys):
     assert frame["late"].tolist() == [False, True]
     assert frame["role"].tolist() == [0, 0]
     assert frame["backward_ns"][0] > PAUSE_NS / 2  # the waiting is in the phase ...
-    assert frame["modules_ns"][0] < PAUSE_NS / 2 < frame["modules_ns"][1]  # ... and in no module
+    assert frame["modules_ns"][1] - frame["modules_ns"][0] > PAUSE_NS / 2  # ... and in no module
 
 
 def test_nobody_is_late_in_the_same_job_without_the_pause(tmp_path, capsys):
