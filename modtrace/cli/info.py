@@ -44,7 +44,7 @@ OPTIONS: Final = (
     ),
     Option(("--json",), None, "for programs: times in ns, unknown is null"),
     Option(("--depth",), "N", "with --tree: no deeper than this", beside=("tree",)),
-    Option(("--sort",), "KEY", f"a table of modules, or with --tree the tree, by {_KEYS}", beside=_TABLE),
+    Option(("--sort",), "KEY", f"a table of modules, or with --tree the tree. KEY: {_KEYS}", beside=_TABLE),
     Option(("--top",), "N", "a table of the first N modules", beside=("",)),
     Option(
         ("--where",),

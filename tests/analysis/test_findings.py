@@ -292,7 +292,7 @@ def test_batch_norm_that_is_synchronized():
     class Ranks:
         def __init__(self, stored):
             self.stored = stored
-            self.processes = (0, 1)
+            self.process_count = 2
 
         def __getattr__(self, name):
             return getattr(self.stored, name)
