@@ -47,9 +47,9 @@ dist.destroy_process_group()
 PAUSE_NS = 30_000_000
 
 
-def run(folder, *arguments):
+def run(folder, *arguments, script=SCRIPT):
     """The trace of two ranks."""
-    (folder / "train.py").write_text(SCRIPT)
+    (folder / "train.py").write_text(script)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*launcher, "-m", "modtrace", "run", "-q", "-o", "job.mtrace", "train.py", *map(str, arguments)],
@@ -147,3 +147,43 @@ def test_a_killed_rank_of_a_thinned_run_is_named_and_leaves_its_steps(tmp_path, 
     assert {*range(10), *range(10, 40, 5)} <= steps <= {*range(40)}
     assert len(steps) < 40
     assert steps_in_sums(path, 1) == 39
+
+
+REDUCES = """
+import sys, time
+import torch, torch.distributed as dist
+from torch import nn
+
+class Sum(nn.Module):
+    def forward(self, x):
+        dist.all_reduce(x.detach())
+        return x * 2
+
+class Slow(nn.Module):
+    def forward(self, x):
+        time.sleep(0.03 * (dist.get_rank() == 1))
+        return x + 1
+
+dist.init_process_group("gloo")
+model = nn.Sequential(nn.Linear(8, 8), Slow(), Sum(), nn.Linear(8, 8))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for _ in range(30):
+    optimizer.zero_grad()
+    model(torch.ones(4, 8)).sum().backward()
+    optimizer.step()
+dist.destroy_process_group()
+"""
+
+
+def test_waiting_in_a_forward_hides_no_late_rank(tmp_path, capsys):
+    """Rank 0 takes as long in the module that adds up as rank 1 in the one that pauses: it stands there."""
+    path = run(tmp_path, script=REDUCES)
+    report = shown(path, capsys)
+    (late,) = report["late"]
+    assert (late["rank"], late["module"], late["direction"]) == (1, "1", "forward")
+    assert PAUSE_NS / 2 < late["excess_ns"] < 2 * PAUSE_NS
+    calls = modtrace.load(path).calls
+    sums = calls[(calls["type"] == "Sum") & (calls["kind"] == "module") & (calls["rank"] == 0)]
+    assert sums["self_ns"].median() > PAUSE_NS / 2, "the call itself has its whole time"
+    (added,) = [row for row in report["modules"] if (row["name"], row["direction"]) == ("2", "forward")]
+    assert added["most_ns"] < PAUSE_NS / 2

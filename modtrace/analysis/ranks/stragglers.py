@@ -3,8 +3,8 @@
 Each rank's own time in a module, and in waiting for data, is held against that of its peers: ranks of the same modules
 in the same steps. Time in which a rank is known to wait for others is in no place that is looked at, and a rank is
 named only if its whole time without that is longer than that of any other, but of those that are late by the same
-thing. Where waiting shows in a module all the same (collectives in a forward), whoever waits takes as long as the rank
-that is waited for, and none is named.
+thing. Where waiting shows in a module all the same (a collective of which nothing was recorded), whoever waits takes
+as long as the rank that is waited for, and none is named.
 
 The unit of evidence is a block of steps, not a step: steps beside each other are not independent. A difference must be
 there in nearly all blocks, stand out from the differences that modules without a fault have between these very ranks,

@@ -26,9 +26,9 @@ Rows = Mapping[str, Any]
 
 FIRST_STEPS: Final = 10
 """So many steps are always written."""
-SLOWEST: Final = 32
+SLOWEST: Final = 24
 """A step beyond the 99th percentile up to its end is written, if it is among so many slowest too. Of a million steps
-that are alike these are about 220; those beyond the percentile would be 10,000.
+that are alike these are about 200; those beyond the percentile would be 10,000.
 """
 MANY_ALIKE: Final = 100
 """So many steps are written for each reason until steps are thinned further: where they get slower all the time, each
@@ -141,8 +141,8 @@ class Thinning:
     @property
     def sums_growth(self) -> float:
         """Times as large as now the sums over windows of steps will be after a million steps."""
-        now = max(_windows_before(self._numbers[-1]) - _windows_before(self.begin[0]), 1.0)
-        return max((_windows_before(MANY_STEPS) - _windows_before(self.begin[0])) / now, 1.0)
+        now = max(_weight_before(self._numbers[-1]) - _weight_before(self.begin[0]), 1.0)
+        return max((_weight_before(MANY_STEPS) - _weight_before(self.begin[0])) / now, 1.0)
 
     # blocks ---------------------------------------------------------------------------------------------------------
 
@@ -502,9 +502,12 @@ class Thinning:
             del self._numbers[:place], self._since[:place], self._is_known[:place]
 
 
-def _windows_before(step: int) -> float:
-    """About the number of windows of sums before a step: as many are of each length, which doubles."""
-    return LEVEL_WINDOWS * math.log2(step / LEVEL_WINDOWS + 1)
+def _weight_before(step: int) -> float:
+    """About the size of the windows of sums before a step, in windows of one step. There are as many of each length,
+    which doubles; each time a window has about as many filled buckets more as it has in one step.
+    """
+    levels = math.log2(step / LEVEL_WINDOWS + 1)
+    return LEVEL_WINDOWS * (levels + levels * levels / 2)
 
 
 def _some(chunk: _Chunk, rows: Bools) -> _Chunk:
