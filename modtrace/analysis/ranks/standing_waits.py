@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modtrace.analysis.ranks.rank_arrivals import RankLaunches, median_wait, waits_beside
-from modtrace.analysis.ranks.rank_numbers import RankNumbers
+from modtrace.analysis.ranks.rank_numbers import RankNumbers, median_of
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -104,4 +104,6 @@ def _less(rank: RankNumbers, launches: RankLaunches, stood_ns: Ints) -> RankNumb
     own, wait = times.own_ns.copy(), times.wait_ns.copy()
     np.subtract.at(own, (position, launches.place[rows]), stood_ns[rows].astype(np.float32))
     np.add.at(wait, position, stood_ns[rows].astype(np.float32))
-    return replace(rank, times=replace(times, own_ns=np.maximum(own, 0), wait_ns=wait))
+    own = np.maximum(own, 0)
+    phases_ns = rank.phases_ns | {"modules_ns": median_of(own[times.counts].sum(axis=1))}
+    return replace(rank, phases_ns=phases_ns, times=replace(times, own_ns=own, wait_ns=wait))
