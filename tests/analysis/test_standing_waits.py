@@ -18,7 +18,7 @@ OWN, TRANSFER = 400_000, 90_000
 PLACES = (Place("before", "M", "forward"), Place("reduces", "M", "forward"))
 
 
-def played(before_ns, *, stands, clocks=("clock",) * 4, seed=0, gap=None):
+def played(before_ns, *, stands, clocks=("clock",) * 4, seed=0, gap=None, waits_at_the_end=False):
     """Ranks of two modules: the first takes what is given (steps, ranks), the second launches a collective at once and
     then works for OWN. Where it stands it begins to work once all have launched and the transfer is done; else it goes
     on, and waits at the end of the step. Steps begin on all ranks at once.
@@ -30,7 +30,9 @@ def played(before_ns, *, stands, clocks=("clock",) * 4, seed=0, gap=None):
     launch = np.arange(STEPS)[:, None] * 1_000_000_000 + before_ns
     goes_on = launch.max(axis=1, keepdims=True) + transfer if stands else launch
     ends = goes_on + work
-    free = goes_on + work if gap is None else np.minimum(goes_on + work, launch + gap)
+    if waits_at_the_end:
+        ends = np.maximum(ends, launch.max(axis=1, keepdims=True) + transfer)
+    free = ends if gap is None else np.minimum(ends, launch + gap)
     made = []
     for rank in range(ranks):
         own = np.stack([before_ns[:, rank], (ends - launch)[:, rank]], axis=1).astype(np.float32)
@@ -62,17 +64,36 @@ def before(ranks, slow_ns, seed=0):
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("slow_ns", [0, 300_000, 5_000_000])
 def test_what_ranks_stood_is_taken_out(ranks, slow_ns):
-    """What is left is work and transfer, which these ranks had: by how they are played, not by what was measured."""
+    """What is left is work and transfer, which these ranks had: by how they are played, not by what was measured. It is
+    no less than those of last ranks.
+    """
     made, work, transfer = played(before(ranks, slow_ns), stands=True)
     waited = [*np.transpose(before(ranks, slow_ns).max(axis=1, keepdims=True) - before(ranks, slow_ns))]
+    spent = work + transfer
+    least = np.median(spent[np.arange(STEPS), before(ranks, slow_ns).argmax(axis=1)])
     for rank, (one, less) in enumerate(zip(made, without_waits(made), strict=True)):
-        np.testing.assert_allclose(less.times.own_ns[:, 1], (work + transfer)[:, rank], rtol=1e-5, atol=4)
+        left = np.minimum(np.maximum(spent[:, rank], least), spent[:, rank] + waited[rank])
+        np.testing.assert_allclose(less.times.own_ns[:, 1], left, rtol=1e-5, atol=4)
         np.testing.assert_array_equal(less.times.own_ns[:, 0], one.times.own_ns[:, 0])
-        np.testing.assert_allclose(less.times.wait_ns, waited[rank], rtol=1e-5)
+        np.testing.assert_allclose(
+            less.times.wait_ns, spent[:, rank] + waited[rank] - left, rtol=1e-5, atol=40
+        )
         if waited[rank].any():  # else its numbers are as they were
-            own = sorted(before(ranks, slow_ns)[:, rank] + (work + transfer)[:, rank])
+            own = sorted(before(ranks, slow_ns)[:, rank] + left)
             assert less.phases_ns["modules_ns"] == pytest.approx(own[(STEPS - 1) // 2], rel=1e-5)
         assert less.wait_ns == sorted(waited[rank])[(STEPS - 1) // 2]
+
+
+@pytest.mark.parametrize("slow_ns", [0, 150_000, 300_000, 5_000_000])
+def test_work_beside_a_collective_is_not_taken_out(slow_ns):
+    """Launched, worked, and then waited for: each rank has its work left, however long it stood behind that."""
+    made, work, _ = played(before(4, slow_ns), stands=False, waits_at_the_end=True)
+    for rank, less in enumerate(without_waits(made)):
+        over = less.times.own_ns[:, 1] - work[:, rank]
+        assert over.min() > -60_000
+        assert over.max() < (
+            60_000 if slow_ns > 1_000_000 else slow_ns + 200_000
+        )  # short waits are not told apart
 
 
 @pytest.mark.parametrize("gap", [None, 30_000, 3_000_000])

@@ -67,11 +67,13 @@ def _stood(ranks: Sequence[RankNumbers], known: Sequence[int], waits: Sequence[I
         slots.append(np.where((wait_ns >= 0) & (one.free_ns >= 0), np.array(own, np.int64), -1))
         rests.append(one.free_ns - one.at_ns)
     slot, wait, rest = (np.concatenate(parts) for parts in (slots, waits, rests))
-    stands = np.zeros(len(numbers) + 1, np.bool_)
+    each = np.zeros(len(slot), np.int64)
     for number in range(len(numbers)):
-        rows = slot == number
-        stands[number] = _are_stood(wait[rows], rest[rows])
-    each = np.where(stands[slot], np.minimum(wait, rest), 0)
+        rows = np.flatnonzero(slot == number)
+        if _are_stood(wait[rows], rest[rows]):
+            # What may have gone on meanwhile took the last one so long, which waited for nobody.
+            own = int(np.median(rest[rows][wait[rows] == 0]))
+            each[rows] = np.minimum(wait[rows], np.maximum(rest[rows] - own, 0))
     edges = np.cumsum([len(wait_ns) for wait_ns in waits])[:-1]
     return [*np.split(each, edges)]
 
