@@ -72,8 +72,8 @@ def _stood(ranks: Sequence[RankNumbers], known: Sequence[int], waits: Sequence[I
         rows = np.flatnonzero(slot == number)
         if _are_stood(wait[rows], rest[rows]):
             # What may have gone on meanwhile took the last one so long, which waited for nobody.
-            own = int(np.median(rest[rows][wait[rows] == 0]))
-            each[rows] = np.minimum(wait[rows], np.maximum(rest[rows] - own, 0))
+            last_ns = int(np.median(rest[rows][wait[rows] == 0]))
+            each[rows] = np.minimum(wait[rows], np.maximum(rest[rows] - last_ns, 0))
     edges = np.cumsum([len(wait_ns) for wait_ns in waits])[:-1]
     return [*np.split(each, edges)]
 
