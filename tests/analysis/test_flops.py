@@ -6,10 +6,12 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 
 import modtrace
+from modtrace.analysis import flops
 from modtrace.analysis.columns import column
 from modtrace.analysis.flops import work_of_steps
 from modtrace.analysis.timeline import timeline
@@ -49,3 +51,9 @@ def test_what_is_not_known_is_that_of_the_own_rank(tmp_path):
     process.write_text(json.dumps(json.loads(process.read_text()) | {"rank": 1}))
     assert uncounted(path, 0) == [[], [], []]
     assert uncounted(path, 1) == alone
+
+
+def test_a_flag_of_an_older_trace_is_taken_for_set():
+    """A trace from before the column says nothing of it: what may be decided by chance is not counted on."""
+    table = pa.table({"unsteady": pa.array([True, False, None], pa.bool_())})
+    assert flops._flags(table, "unsteady").tolist() == [True, False, True]
