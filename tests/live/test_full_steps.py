@@ -250,3 +250,16 @@ def test_the_key_asks_and_shows_the_answer(tmp_path, monkeypatch):
         assert [shown.message for shown in pilot.app._notifications] == ["steps 6 to 9 will be in full"]
 
     with_screen(tmp_path / "t.mtrace", (120, 32), act)
+
+
+def test_where_no_answer_can_be_written_the_recording_goes_on(tmp_path):
+    net = nn.Linear(2, 2)
+    with modtrace.trace(path=tmp_path / "t.mtrace", keep=100) as trace:
+        (folder,) = (tmp_path / "t.mtrace").glob("rank-*")
+        (folder / FULL_ANSWER_FILE).mkdir()
+        ask(folder, 2)
+        trace._tracer.flush()
+        for _ in range(5):
+            net(torch.ones(1, 2)).sum().backward()
+    assert (trace.calls["kind"] == "module").sum() == 5
+    assert not trace._read().notes

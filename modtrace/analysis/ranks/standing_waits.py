@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -18,7 +19,6 @@ from modtrace.analysis.ranks.rank_arrivals import RankLaunches, median_wait, wai
 from modtrace.analysis.ranks.rank_numbers import RankNumbers, median_of
 
 Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 LONG_NS: Final = 20_000
 """Waits that are shorter say nothing about standing."""
@@ -55,21 +55,26 @@ def _stood(ranks: Sequence[RankNumbers], known: Sequence[int], waits: Sequence[I
     for number, wait_ns in zip(known, waits, strict=True):
         rank, one = ranks[number], ranks[number].launches
         assert one is not None
-        triples = zip(one.place.tolist(), one.group.tolist(), one.operation.tolist(), strict=True)
+        triples, which = np.unique(
+            np.stack([one.place, one.group, one.operation]), axis=1, return_inverse=True
+        )
         own = [
             numbers.setdefault(
                 (rank.places[place], one.groups[group].key, one.operations[operation]), len(numbers)
             )
             if place >= 0 and group >= 0
             else -1
-            for place, group, operation in triples
+            for place, group, operation in triples.T.tolist()
         ]
-        slots.append(np.where((wait_ns >= 0) & (one.free_ns >= 0), np.array(own, np.int64), -1))
+        slots.append(
+            np.where((wait_ns >= 0) & (one.free_ns >= 0), np.array(own, np.int64)[which.reshape(-1)], -1)
+        )
         rests.append(one.free_ns - one.at_ns)
     slot, wait, rest = (np.concatenate(parts) for parts in (slots, waits, rests))
     each = np.zeros(len(slot), np.int64)
-    for number in range(len(numbers)):
-        rows = np.flatnonzero(slot == number)
+    order = np.argsort(slot, kind="stable")
+    for low, high in pairwise(np.searchsorted(slot[order], np.arange(len(numbers) + 1)).tolist()):
+        rows = order[low:high]
         if _are_stood(wait[rows], rest[rows]):
             # What may have gone on meanwhile took the last one so long, which waited for nobody.
             last_ns = int(np.median(rest[rows][wait[rows] == 0]))
