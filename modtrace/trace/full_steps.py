@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from modtrace.errors import UsageError
 from modtrace.trace.folder import read_json, write_json
 from modtrace.trace.schema import FULL_ANSWER_FILE, FULL_REQUEST_FILE
 
@@ -100,5 +99,5 @@ class FullRequests:
             said |= {"first_step": answer.first_step, "end_step": answer.end_step}
         try:
             write_json(self._folder, FULL_ANSWER_FILE, said)
-        except (OSError, UsageError):
+        except OSError:
             pass
